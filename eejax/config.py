@@ -1,0 +1,424 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Frozen, validated descriptions of a model and its exits.
+
+These say what a model *is*; how it is trained or decoded lives with the
+training and decoding packages. Every class checks itself on construction, so
+code that receives one need not check again.
+"""
+
+import dataclasses
+import enum
+import json
+from typing import Any
+
+from eejax.errors import ArgumentError
+
+
+class RotaryScaling(enum.Enum):
+  """How rotary frequencies are stretched beyond the trained context.
+
+  Values are the `rope_type` names of Hugging Face configurations.
+  """
+
+  NONE = 'default'
+  LINEAR = 'linear'
+  DYNAMIC = 'dynamic'
+  LLAMA3 = 'llama3'
+  YARN = 'yarn'
+
+
+@dataclasses.dataclass(frozen=True)
+class RotaryConfig:
+  """Describe a rotary position embedding.
+
+  Attributes:
+    theta: base of the geometric series of wavelengths, > 1.
+    scaling: which rule stretches the frequencies.
+    factor: context extension, >= 1; read by every rule but `NONE`.
+    original_max_length: the context the frequencies were trained for; read
+      by `DYNAMIC`, `LLAMA3` and `YARN`.
+    low_frequency_factor: `LLAMA3`: wavelengths above original / this are
+      scaled fully.
+    high_frequency_factor: `LLAMA3`: wavelengths below original / this are
+      left alone.
+    beta_fast: `YARN`: rotations above which a dimension is left alone.
+    beta_slow: `YARN`: rotations below which a dimension is scaled fully.
+    attention_factor: `YARN`: multiplies cosine and sine; None derives it
+      from `factor`.
+    truncate: `YARN`: whether the ramp's ends are rounded to whole
+      dimensions, as in the original code.
+  """
+
+  theta: float = 10_000.0
+  scaling: RotaryScaling = RotaryScaling.NONE
+  factor: float = 1.0
+  original_max_length: int | None = None
+  low_frequency_factor: float = 1.0
+  high_frequency_factor: float = 4.0
+  beta_fast: float = 32.0
+  beta_slow: float = 1.0
+  attention_factor: float | None = None
+  truncate: bool = True
+
+  def __post_init__(self):
+    if self.theta <= 1:
+      raise ArgumentError(f'rotary theta must be above 1, not {self.theta}.')
+    if self.factor < 1:
+      raise ArgumentError(f'rotary factor must be >= 1, not {self.factor}.')
+    needs_length = self.scaling in (
+      RotaryScaling.DYNAMIC,
+      RotaryScaling.LLAMA3,
+      RotaryScaling.YARN,
+    )
+    if needs_length and not self.original_max_length:
+      raise ArgumentError(
+        f'rotary scaling {self.scaling.value!r} needs original_max_length.'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """Describe a decoder backbone of the Llama family of shapes.
+
+  Attributes:
+    vocab_size: rows of the embedding table (V).
+    num_layers: blocks (L).
+    embed_dim: width of the residual stream (D).
+    num_heads: query heads (N), a multiple of `num_kv_heads`.
+    num_kv_heads: key/value heads (K).
+    head_dim: width of a head (H), even.
+    mlp_dim: width of the gated MLP (F).
+    max_length: longest context the model may be used with, in tokens.
+    norm_epsilon: added to the mean square in every RMS norm.
+    rotary: position embedding.
+    qkv_bias: whether query, key and value projections have biases (Qwen2).
+    output_bias: whether the attention output projection has a bias.
+    mlp_bias: whether the MLP's three projections have biases.
+    qk_norm: whether queries and keys are RMS-normalised per head (Qwen3).
+    tied_head: whether the final head is the embedding table.
+    sliding_window: keys a query sees, itself included; None sees all.
+    full_attention_blocks: how many blocks from the bottom ignore
+      `sliding_window` (Qwen2's `max_window_layers`).
+    bos_id: token that starts a text, or None.
+    eos_ids: tokens that end a text.
+    family: Hugging Face `model_type` the shape came from; used by export.
+  """
+
+  vocab_size: int
+  num_layers: int
+  embed_dim: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  mlp_dim: int
+  max_length: int
+  norm_epsilon: float = 1e-5
+  rotary: RotaryConfig = RotaryConfig()
+  qkv_bias: bool = False
+  output_bias: bool = False
+  mlp_bias: bool = False
+  qk_norm: bool = False
+  tied_head: bool = False
+  sliding_window: int | None = None
+  full_attention_blocks: int = 0
+  bos_id: int | None = None
+  eos_ids: tuple[int, ...] = ()
+  family: str = 'llama'
+
+  def __post_init__(self):
+    for name in (
+      'vocab_size',
+      'num_layers',
+      'embed_dim',
+      'num_heads',
+      'num_kv_heads',
+      'head_dim',
+      'mlp_dim',
+      'max_length',
+    ):
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < 1:
+        raise ArgumentError(f'{name} must be a positive integer, not {value}.')
+    if self.num_heads % self.num_kv_heads:
+      raise ArgumentError(
+        f'num_heads ({self.num_heads}) must be a multiple of num_kv_heads '
+        f'({self.num_kv_heads}).'
+      )
+    if self.head_dim % 2:
+      raise ArgumentError(
+        f'head_dim must be even for rotary positions, not {self.head_dim}.'
+      )
+    if self.sliding_window is not None and self.sliding_window < 1:
+      raise ArgumentError(
+        f'sliding_window must be at least 1, not {self.sliding_window}.'
+      )
+
+  def window_of(self, block: int) -> int | None:
+    """Return how many keys block `block` (0-based) sees, or None for all."""
+    return None if block < self.full_attention_blocks else self.sliding_window
+
+  def with_depth(self, depth: int) -> 'ModelConfig':
+    """Return the same model with only its first `depth` blocks."""
+    return dataclasses.replace(self, num_layers=depth)
+
+
+class ExitHeadKind(enum.Enum):
+  """What stands between the residual stream and an exit's output matrix.
+
+  With r the stream after a block's attention and u = norm(r) the input of
+  its MLP, both of the exit's own block, and h the stream after the block:
+
+    EMBEDDING       z = h
+    NORM            z = norm_e(h)
+    MLP             z = norm_e(r + mlp_e(u)), a twin of the block's own MLP
+    BOTTLENECK_MLP  z = norm_e(h + low-rank mlp_e(norm'_e(h)))
+    BLOCK           z = norm_e(block_e(h)), a whole extra block
+
+  Reference: EE-LLM (arXiv 2312.04916), exit layer structures.
+  """
+
+  EMBEDDING = 'embedding'
+  NORM = 'norm'
+  MLP = 'mlp'
+  BOTTLENECK_MLP = 'bottleneck_mlp'
+  BLOCK = 'block'
+
+
+class OutputMatrix(enum.Enum):
+  """Which matrix an exit multiplies by to get logits.
+
+    UNTIED          its own, trained
+    TIED_EMBEDDING  the embedding table, shared both ways when trained jointly
+    SHARED          the backbone's final head, whatever that is
+  """
+
+  UNTIED = 'untied'
+  TIED_EMBEDDING = 'tied_embedding'
+  SHARED = 'shared'
+
+
+class GateKind(enum.Enum):
+  """Which probe, read before the output matrix, predicts a safe exit."""
+
+  NONE = 'none'
+  LINEAR = 'linear'
+  MLP = 'mlp'
+
+
+class Initialization(enum.Enum):
+  """How a new exit's parameters start."""
+
+  COPY = 'copy'
+  RANDOM = 'random'
+
+
+@dataclasses.dataclass(frozen=True)
+class ExitConfig:
+  """Describe one exit.
+
+  Attributes:
+    depth: blocks run before the exit reads the stream, 0..L.
+    head: what stands before the output matrix.
+    output: which output matrix is used.
+    rank: width of the bottleneck; `BOTTLENECK_MLP` needs it, others refuse it.
+    gate: which probe is trained beside the head.
+  """
+
+  depth: int
+  head: ExitHeadKind = ExitHeadKind.NORM
+  output: OutputMatrix = OutputMatrix.SHARED
+  rank: int | None = None
+  gate: GateKind = GateKind.NONE
+
+  def __post_init__(self):
+    if self.depth < 0:
+      raise ArgumentError(f'an exit depth must be >= 0, not {self.depth}.')
+    bottleneck = self.head is ExitHeadKind.BOTTLENECK_MLP
+    if bottleneck and (self.rank is None or self.rank < 1):
+      raise ArgumentError(
+        f'the bottleneck_mlp exit at depth {self.depth} needs a rank >= 1.'
+      )
+    if not bottleneck and self.rank is not None:
+      raise ArgumentError(
+        f'the {self.head.value} exit at depth {self.depth} takes no rank.'
+      )
+    if self.head is ExitHeadKind.MLP and self.depth == 0:
+      raise ArgumentError(
+        'an mlp exit is the twin of the MLP below it, so depth 0 has none; '
+        'use norm, embedding or block there.'
+      )
+
+  @property
+  def name(self) -> str:
+    """Return the exit's key in a parameter tree."""
+    return exit_name(self.depth)
+
+
+def exit_name(depth: int) -> str:
+  """Return the key under which an exit's parameters are kept."""
+  return f'exit_{depth}'
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyExitConfig:
+  """Describe a backbone with its exits, sorted by depth.
+
+  Attributes:
+    model: the backbone.
+    exits: the exits, at most one per depth, shallowest first.
+  """
+
+  model: ModelConfig
+  exits: tuple[ExitConfig, ...] = ()
+
+  def __post_init__(self):
+    depths = [e.depth for e in self.exits]
+    if len(set(depths)) < len(depths):
+      twice = sorted({d for d in depths if depths.count(d) > 1})
+      raise ArgumentError(
+        f'there is more than one exit at depth {twice[0]}; keep one.'
+      )
+    if depths and max(depths) > self.model.num_layers:
+      raise ArgumentError(
+        f'an exit at depth {max(depths)} lies beyond the model, which has '
+        f'{self.model.num_layers} blocks.'
+      )
+    ordered = tuple(sorted(self.exits, key=lambda e: e.depth))
+    object.__setattr__(self, 'exits', ordered)
+
+  @property
+  def exit_depths(self) -> tuple[int, ...]:
+    """Return the depths of the exits, shallowest first."""
+    return tuple(e.depth for e in self.exits)
+
+  @property
+  def deepest_exit(self) -> int:
+    """Return the depth of the deepest exit, 0 without exits."""
+    return max(self.exit_depths, default=0)
+
+  def exit_at(self, depth: int) -> ExitConfig:
+    """Return the exit at `depth`.
+
+    Raises:
+      ArgumentError: no exit is there.
+    """
+    for e in self.exits:
+      if e.depth == depth:
+        return e
+    have = ', '.join(map(str, self.exit_depths)) or 'none'
+    raise ArgumentError(f'there is no exit at depth {depth} (exits: {have}).')
+
+  def with_exits(self, exits: tuple[ExitConfig, ...]) -> 'EarlyExitConfig':
+    """Return the same backbone with other exits."""
+    return dataclasses.replace(self, exits=exits)
+
+
+def parse_exits(text: str) -> tuple[ExitConfig, ...]:
+  """Read exits as the command line writes them.
+
+  Each is `DEPTH:HEAD[(RANK)][:OUTPUT][:gate|:mlp_gate]`, separated by commas;
+  HEAD is an `ExitHeadKind`, OUTPUT an `OutputMatrix`.
+
+  Example:
+    >>> [e.depth for e in parse_exits('3:norm,6:bottleneck_mlp(8):untied')]
+    [3, 6]
+
+  Raises:
+    ArgumentError: a part is not understood; it is named.
+  """
+  return tuple(_parse_exit(part.strip()) for part in text.split(','))
+
+
+def _parse_exit(text: str) -> ExitConfig:
+  depth, *rest = text.split(':')
+  if not depth.isdigit():
+    raise ArgumentError(
+      f'{text!r} is not an exit; write DEPTH:HEAD, for example 6:mlp.'
+    )
+  fields: dict[str, Any] = {'depth': int(depth)}
+  head, _, rank = (rest[0] if rest else 'norm').partition('(')
+  fields['head'] = _member(ExitHeadKind, head, text)
+  if rank:
+    if not rank.rstrip(')').isdigit():
+      raise ArgumentError(f'{text!r}: the rank must be a number.')
+    fields['rank'] = int(rank.rstrip(')'))
+  for option in rest[1:]:
+    if option in ('gate', 'mlp_gate'):
+      fields['gate'] = GateKind.MLP if option == 'mlp_gate' else GateKind.LINEAR
+    else:
+      fields['output'] = _member(OutputMatrix, option, text)
+  return ExitConfig(**fields)
+
+
+def _member(kind: type[enum.Enum], value: str, text: str) -> Any:
+  try:
+    return kind(value)
+  except ValueError:
+    known = ', '.join(m.value for m in kind)
+    raise ArgumentError(
+      f'{value!r} in {text!r} is not one of: {known}.'
+    ) from None
+
+
+def to_json(config: EarlyExitConfig) -> dict[str, Any]:
+  """Return `config` as plain values that `json` can write."""
+
+  def plain(x):
+    if isinstance(x, enum.Enum):
+      return x.value
+    if isinstance(x, dict):
+      return {k: plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+      return [plain(v) for v in x]
+    return x
+
+  return plain(dataclasses.asdict(config))
+
+
+def from_json(values: dict[str, Any]) -> EarlyExitConfig:
+  """Rebuild a configuration that `to_json` wrote.
+
+  Raises:
+    ArgumentError: a field is unknown, missing or out of range.
+  """
+  try:
+    model = dict(values['model'])
+    rotary = dict(model.pop('rotary'))
+    rotary['scaling'] = RotaryScaling(rotary['scaling'])
+    model['eos_ids'] = tuple(model['eos_ids'])
+    return EarlyExitConfig(
+      model=ModelConfig(rotary=RotaryConfig(**rotary), **model),
+      exits=tuple(exit_from_json(e) for e in values['exits']),
+    )
+  except (KeyError, TypeError, ValueError) as error:
+    if isinstance(error, ArgumentError):
+      raise
+    raise ArgumentError(f'the model description is broken: {error}.') from error
+
+
+def exit_from_json(values: dict[str, Any]) -> ExitConfig:
+  """Rebuild one exit that `to_json` wrote."""
+  return ExitConfig(
+    depth=values['depth'],
+    head=ExitHeadKind(values['head']),
+    output=OutputMatrix(values['output']),
+    rank=values['rank'],
+    gate=GateKind(values['gate']),
+  )
+
+
+def dumps(config: EarlyExitConfig) -> str:
+  """Return `config` as indented JSON text."""
+  return json.dumps(to_json(config), indent=2)
