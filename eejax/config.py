@@ -199,9 +199,9 @@ class ExitHeadKind(enum.Enum):
 class OutputMatrix(enum.Enum):
   """Which matrix an exit multiplies by to get logits.
 
-    UNTIED          its own, trained
-    TIED_EMBEDDING  the embedding table, shared both ways when trained jointly
-    SHARED          the backbone's final head, whatever that is
+  UNTIED          its own, trained
+  TIED_EMBEDDING  the embedding table
+  SHARED          the backbone's final head, whatever that is
   """
 
   UNTIED = 'untied'
