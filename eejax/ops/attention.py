@@ -1,0 +1,231 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Grouped-query attention: one function, several implementations.
+
+Keys and values are head-major, `[B, K, S, H]`, because a cache laid out that
+way is read without a transpose (design 5.1).
+"""
+
+import enum
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from eejax.errors import ArgumentError
+from eejax.types import Array, Bool, Float, Int
+
+# Queries scored at once: above this many, attention goes chunk by chunk and
+# its memory is linear in the sequence length.
+QUERY_CHUNK = 512
+
+_MASKED = -1e30  # finite, so that a row that sees nothing gives no NaN
+
+
+class AttentionImplementation(enum.Enum):
+  """Which kernel computes self-attention; `XLA` is the oracle of the tests."""
+
+  XLA = 'xla'
+  CUDNN = 'cudnn'
+
+
+@flax.struct.dataclass
+class Context:
+  """Hold keys and values computed earlier, which new queries may read.
+
+  Attributes:
+    keys: `[B, K, S, H]`, rotary positions applied.
+    values: `[B, K, S, H]`.
+    mask: `[B, T, S]`, true where a query may see a slot.
+  """
+
+  keys: Float[Array, 'B K S H']
+  values: Float[Array, 'B K S H']
+  mask: Bool[Array, 'B T S']
+
+
+def attention(
+  query: Float[Array, 'B T N H'],
+  *,
+  keys: Float[Array, 'B K T H'],
+  values: Float[Array, 'B K T H'],
+  segment_ids: Int[Array, 'B T'] | None = None,
+  window: int | Int[Array, ''] | None = None,
+  context: Context | None = None,
+  implementation: AttentionImplementation = AttentionImplementation.XLA,
+) -> Float[Array, 'B T N H']:
+  """Attend causally to the tokens beside each query, and to a context.
+
+  Args:
+    query: queries, unscaled.
+    keys: keys of the same tokens.
+    values: values of the same tokens.
+    segment_ids: tokens attend only within equal ids; None is one segment.
+    window: keys a query sees among `keys`, itself included; None sees all.
+    context: earlier keys and values; its mask alone says what is seen of
+      them.
+    implementation: kernel for self-attention without a context.
+
+  Raises:
+    ArgumentError: a kernel other than XLA is asked to read a context.
+  """
+  if context is not None:
+    if implementation is not AttentionImplementation.XLA:
+      raise ArgumentError(
+        f'{implementation.value} attention cannot read a cache; decode with '
+        'xla.'
+      )
+    return _attend_with_context(
+      query, keys, values, segment_ids, window, context
+    )
+  if implementation is AttentionImplementation.CUDNN:
+    return _cudnn_attention(query, keys, values, segment_ids, window)
+  length = query.shape[1]
+  if length <= QUERY_CHUNK:
+    index = jnp.arange(length)
+    mask = _self_mask(index, index, segment_ids, segment_ids, window)
+    return _attend(query, keys, values, mask)
+  return _attend_in_chunks(query, keys, values, segment_ids, window)
+
+
+def _self_mask(
+  query_index: Int[Array, 'T'],
+  key_index: Int[Array, 'S'],
+  query_segments: Int[Array, 'B T'] | None,
+  key_segments: Int[Array, 'B S'] | None,
+  window: int | Int[Array, ''] | None,
+) -> Bool[Array, '#B T S']:
+  """Return who sees whom among the tokens of one call."""
+  distance = query_index[:, None] - key_index[None, :]
+  mask = distance >= 0
+  if window is not None:
+    mask = mask & (distance < window)
+  mask = mask[None]
+  if query_segments is not None and key_segments is not None:
+    mask = mask & (query_segments[:, :, None] == key_segments[:, None, :])
+  return mask
+
+
+def _scores(
+  query: Float[Array, 'B T N H'], keys: Float[Array, 'B K S H']
+) -> Float[Array, 'B K G T S']:
+  batch, length, heads, head_dim = query.shape
+  grouped = query.reshape(batch, length, keys.shape[1], -1, head_dim)
+  return jnp.einsum(
+    'BTKGH,BKSH->BKGTS',
+    grouped * head_dim**-0.5,
+    keys,
+    preferred_element_type=jnp.float32,
+  )
+
+
+def _attend(
+  query: Float[Array, 'B T N H'],
+  keys: Float[Array, 'B K S H'],
+  values: Float[Array, 'B K S H'],
+  mask: Bool[Array, '#B T S'],
+) -> Float[Array, 'B T N H']:
+  scores = jnp.where(mask[:, None, None], _scores(query, keys), _MASKED)
+  weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+  mixed = jnp.einsum('BKGTS,BKSH->BTKGH', weights, values)
+  return mixed.reshape(query.shape)
+
+
+def _attend_in_chunks(
+  query: Float[Array, 'B T N H'],
+  keys: Float[Array, 'B K T H'],
+  values: Float[Array, 'B K T H'],
+  segment_ids: Int[Array, 'B T'] | None,
+  window: int | Int[Array, ''] | None,
+) -> Float[Array, 'B T N H']:
+  """Score `QUERY_CHUNK` queries at a time; recompute them backward."""
+  batch, length, heads, head_dim = query.shape
+  padding = -length % QUERY_CHUNK
+  count = (length + padding) // QUERY_CHUNK
+  padded = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
+  chunks = padded.reshape(batch, count, QUERY_CHUNK, heads, head_dim)
+  segments = segment_ids
+  if segments is None:
+    segments = jnp.zeros((batch, length), jnp.int32)
+  segment_chunks = jnp.pad(segments, ((0, 0), (0, padding))).reshape(
+    batch, count, QUERY_CHUNK
+  )
+
+  @jax.checkpoint
+  def one_chunk(step):
+    chunk, chunk_segments, number = step
+    index = number * QUERY_CHUNK + jnp.arange(QUERY_CHUNK)
+    mask = _self_mask(
+      index, jnp.arange(length), chunk_segments, segments, window
+    )
+    return _attend(chunk, keys, values, mask)
+
+  mixed = jax.lax.map(
+    one_chunk,
+    (
+      jnp.moveaxis(chunks, 1, 0),
+      jnp.moveaxis(segment_chunks, 1, 0),
+      jnp.arange(count),
+    ),
+  )
+  joined = jnp.moveaxis(mixed, 0, 1).reshape(batch, -1, heads, head_dim)
+  return joined[:, :length]
+
+
+def _attend_with_context(
+  query: Float[Array, 'B T N H'],
+  keys: Float[Array, 'B K T H'],
+  values: Float[Array, 'B K T H'],
+  segment_ids: Int[Array, 'B T'] | None,
+  window: int | Int[Array, ''] | None,
+  context: Context,
+) -> Float[Array, 'B T N H']:
+  """Join two softmaxes, so that the cache is read where it lies."""
+  index = jnp.arange(query.shape[1])
+  mask = _self_mask(index, index, segment_ids, segment_ids, window)
+  near = jnp.where(mask[:, None, None], _scores(query, keys), _MASKED)
+  far = _scores(query, context.keys)
+  far = jnp.where(context.mask[:, None, None], far, _MASKED)
+  peak = jnp.maximum(
+    far.max(axis=-1, keepdims=True), near.max(axis=-1, keepdims=True)
+  )
+  far, near = jnp.exp(far - peak), jnp.exp(near - peak)
+  total = far.sum(axis=-1) + near.sum(axis=-1)  # [B, K, G, T]
+  dtype = values.dtype
+  mixed = jnp.einsum(
+    'BKGTS,BKSH->BKGTH', far.astype(dtype), context.values
+  ) + jnp.einsum('BKGTS,BKSH->BKGTH', near.astype(dtype), values)
+  mixed = mixed / total[..., None].astype(dtype)
+  return jnp.moveaxis(mixed, 3, 1).reshape(query.shape)
+
+
+def _cudnn_attention(
+  query: Float[Array, 'B T N H'],
+  keys: Float[Array, 'B K T H'],
+  values: Float[Array, 'B K T H'],
+  segment_ids: Int[Array, 'B T'] | None,
+  window: int | Int[Array, ''] | None,
+) -> Float[Array, 'B T N H']:
+  mask = None
+  if segment_ids is not None or window is not None:
+    index = jnp.arange(query.shape[1])
+    mask = _self_mask(index, index, segment_ids, segment_ids, window)[:, None]
+  return jax.nn.dot_product_attention(
+    query,
+    jnp.moveaxis(keys, 1, 2),
+    jnp.moveaxis(values, 1, 2),
+    mask=mask,
+    is_causal=True,
+    implementation='cudnn',
+  )

@@ -1,0 +1,112 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Rotary position embeddings and the rules that stretch them.
+
+The head is rotated in halves: dimension i pairs with i + H/2, as Hugging Face
+checkpoints are laid out.
+
+References:
+  Su et al. (2021), RoFormer, section 3.4.
+  Peng et al. (2023), YaRN, sections 3.2 to 3.4.
+"""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from eejax.config import RotaryConfig, RotaryScaling
+from eejax.types import Array, Float, Int
+
+
+def rotate(
+  x: Float[Array, 'B T N H'],
+  *,
+  positions: Int[Array, 'B T'],
+  config: RotaryConfig,
+) -> Float[Array, 'B T N H']:
+  """Rotate every head by its position.
+
+  Args:
+    x: queries or keys.
+    positions: position of each token in its own text, >= 0.
+    config: wavelengths and their scaling.
+  """
+  frequencies, magnitude = rotary_frequencies(config, head_dim=x.shape[-1])
+  angles = positions[..., None].astype(jnp.float32) * jnp.asarray(frequencies)
+  cosine = (jnp.cos(angles) * magnitude)[:, :, None, :]  # [B, T, 1, H/2]
+  sine = (jnp.sin(angles) * magnitude)[:, :, None, :]
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  rotated = jnp.concatenate(
+    [first * cosine - second * sine, second * cosine + first * sine], axis=-1
+  )
+  return rotated.astype(x.dtype)
+
+
+def rotary_frequencies(
+  config: RotaryConfig, *, head_dim: int
+) -> tuple[np.ndarray, float]:
+  """Return the angle per position of each pair, and a magnitude.
+
+  Returns:
+    Frequencies of shape [H/2] in radians per token, float32, and the factor
+    that multiplies cosine and sine (1 but for YaRN).
+  """
+  exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
+  base = config.theta**-exponents
+  magnitude = 1.0
+  match config.scaling:
+    case RotaryScaling.LINEAR:
+      base = base / config.factor
+    case RotaryScaling.LLAMA3:
+      base = _llama3(base, config)
+    case RotaryScaling.YARN:
+      base = _yarn(base, config, head_dim)
+      magnitude = config.attention_factor or 0.1 * math.log(config.factor) + 1
+    case RotaryScaling.NONE | RotaryScaling.DYNAMIC:
+      # Dynamic scaling changes nothing within the trained context, which is
+      # as far as eejax lets a dynamically scaled model go.
+      pass
+  return base.astype(np.float32), magnitude
+
+
+def _llama3(base: np.ndarray, config: RotaryConfig) -> np.ndarray:
+  """Scale long wavelengths fully, short ones not, and blend between."""
+  assert config.original_max_length is not None
+  turns = config.original_max_length * base / (2 * np.pi)
+  low, high = config.low_frequency_factor, config.high_frequency_factor
+  keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
+  return (1 - keep) * base / config.factor + keep * base
+
+
+def _yarn(base: np.ndarray, config: RotaryConfig, head_dim: int) -> np.ndarray:
+  """Interpolate slow dimensions, keep fast ones, ramp between by index."""
+  low = _yarn_dimension(config.beta_fast, config, head_dim)
+  high = _yarn_dimension(config.beta_slow, config, head_dim)
+  if config.truncate:
+    low, high = math.floor(low), math.ceil(high)
+  low, high = max(low, 0), min(high, head_dim - 1)
+  if low == high:
+    high += 0.001  # a ramp of no width would divide by zero
+  ramp = np.clip((np.arange(head_dim // 2) - low) / (high - low), 0.0, 1.0)
+  return ramp * base / config.factor + (1 - ramp) * base
+
+
+def _yarn_dimension(
+  rotations: float, config: RotaryConfig, head_dim: int
+) -> float:
+  """Return the index whose pair turns `rotations` times in the context."""
+  assert config.original_max_length is not None
+  wavelength = config.original_max_length / (rotations * 2 * math.pi)
+  return head_dim * math.log(wavelength) / (2 * math.log(config.theta))
