@@ -318,8 +318,8 @@ def logits(
   dtype: jnp.dtype = jnp.float32,
   positions: Int[Array, 'B T'] | None = None,
   segment_ids: Int[Array, 'B T'] | None = None,
-) -> dict[int | str, Float[Array, 'B T V']]:
-  """Return the logits of every exit, by depth, and of the `'final'` head.
+) -> dict[str, Float[Array, 'B T V']]:
+  """Return the logits of every exit, by its name, and of the `'final'` head.
 
   It holds `[B, T, V]` an exit, so it suits small models and tests.
   """
@@ -333,7 +333,7 @@ def logits(
     positions=positions,
     segment_ids=segment_ids,
   )
-  result: dict[int | str, jax.Array] = {}
+  result = {}
   for e in config.exits:
     ready = apply_exit_head(
       params['exits'].get(e.name, {}),
@@ -344,7 +344,7 @@ def logits(
       segment_ids=segment_ids,
     )
     kernel = output_kernel(params, exit=e, config=config.model)
-    result[e.depth] = ready.hidden @ kernel.astype(dtype)
+    result[e.name] = ready.hidden @ kernel.astype(dtype)
   ready_final = final_hidden(backbone, out.hidden, config=config.model)
   kernel = output_kernel(params, exit=None, config=config.model)
   result['final'] = ready_final @ kernel.astype(dtype)

@@ -35,4 +35,5 @@ def rms_norm(
   wide = x.astype(jnp.float32)
   mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
   normed = (wide * jax.lax.rsqrt(mean_square + epsilon)).astype(x.dtype)
-  return normed * scale.astype(x.dtype)
+  gain = scale.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+  return normed * gain

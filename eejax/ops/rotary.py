@@ -44,7 +44,8 @@ def rotate(
     config: wavelengths and their scaling.
   """
   frequencies, magnitude = rotary_frequencies(config, head_dim=x.shape[-1])
-  angles = positions[..., None].astype(jnp.float32) * jnp.asarray(frequencies)
+  frequencies = jnp.asarray(frequencies)[None, None]  # [1, 1, H/2]
+  angles = positions[..., None].astype(jnp.float32) * frequencies
   cosine = (jnp.cos(angles) * magnitude)[:, :, None, :]  # [B, T, 1, H/2]
   sine = (jnp.sin(angles) * magnitude)[:, :, None, :]
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
