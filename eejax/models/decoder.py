@@ -297,9 +297,9 @@ class _Taps:
       hidden = residual = mlp_input = None
       if e.depth == 0:
         hidden = x
-      if e.depth in self.stream_depths:
+      if streams is not None and e.depth in self.stream_depths:
         hidden = streams[self.stream_depths.index(e.depth)]
-      if e.depth in self.mlp_depths:
+      if residuals is not None and e.depth in self.mlp_depths:
         residual = residuals[self.mlp_depths.index(e.depth)]
         mlp_input = rms_norm(
           residual,

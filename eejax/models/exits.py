@@ -19,6 +19,7 @@ exit would agree with the full model.
 """
 
 import dataclasses
+from typing import cast
 
 import flax.linen as nn
 import flax.struct
@@ -121,15 +122,17 @@ class ExitHead(nn.Module):
       context: earlier keys and values of a BLOCK head's own block.
     """
     c, dtype = self.config, self.param_dtype
-    hidden, keys, values = inputs.hidden, None, None
+    keys = values = None
+    if self.exit.head is ExitHeadKind.MLP:
+      assert inputs.mlp_residual is not None and inputs.mlp_input is not None
+      twin = GatedMLP(c, param_dtype=dtype, name='mlp')
+      hidden = inputs.mlp_residual + twin(inputs.mlp_input)
+    else:
+      assert inputs.hidden is not None
+      hidden = inputs.hidden
     match self.exit.head:
       case ExitHeadKind.EMBEDDING:
         return ExitOutput(hidden=hidden)
-      case ExitHeadKind.NORM:
-        pass
-      case ExitHeadKind.MLP:
-        twin = GatedMLP(c, param_dtype=dtype, name='mlp')
-        hidden = inputs.mlp_residual + twin(inputs.mlp_input)
       case ExitHeadKind.BOTTLENECK_MLP:
         assert self.exit.rank is not None
         hidden = hidden + Bottleneck(
@@ -193,7 +196,7 @@ def gate_logit(
 ) -> Float[Array, '*batch']:
   """Return the gate's logit of agreement at an exit."""
   gate = Gate(exit.gate, config.norm_epsilon)
-  return gate.apply({'params': exit_params['gate']}, hidden)
+  return cast(Array, gate.apply({'params': exit_params['gate']}, hidden))
 
 
 def apply_exit_head(
@@ -208,13 +211,14 @@ def apply_exit_head(
 ) -> ExitOutput:
   """Run an exit's head on what the backbone computed at its depth."""
   head = ExitHead(config, exit)
-  return head.apply(
+  output = head.apply(
     {'params': exit_params},
     inputs,
     positions=positions,
     segment_ids=segment_ids,
     context=context,
   )
+  return cast(ExitOutput, output)
 
 
 def init_exit(
