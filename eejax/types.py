@@ -27,10 +27,20 @@ residual stream after e blocks; depth L is the final head's place.
 
 from typing import Any
 
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num
 
 PyTree = Any
 # A nested dict of arrays, laid out as `eejax.models.decoder` documents.
 Params = dict[str, Any]
 
-__all__ = ['Array', 'Bool', 'Float', 'Int', 'Num', 'Params', 'PyTree']
+__all__ = [
+  'Array',
+  'Bool',
+  'DTypeLike',
+  'Float',
+  'Int',
+  'Num',
+  'Params',
+  'PyTree',
+]

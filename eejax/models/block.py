@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from eejax.config import ModelConfig
 from eejax.models.layers import Attention, GatedMLP, Projections, RMSNorm
 from eejax.ops.attention import AttentionImplementation, Context
-from eejax.types import Array, Float, Int
+from eejax.types import Array, DTypeLike, Float, Int
 
 __all__ = ['Block', 'BlockOutput', 'Context', 'Projections']
 
@@ -57,7 +57,7 @@ class Block(nn.Module):
   config: ModelConfig
   implementation: AttentionImplementation = AttentionImplementation.XLA
   projections: Projections = Projections.SEPARATE
-  param_dtype: jnp.dtype = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(

@@ -51,7 +51,7 @@ from eejax.models.layers import INIT_STD
 from eejax.models.stacking import num_blocks
 from eejax.ops.attention import AttentionImplementation
 from eejax.ops.norm import rms_norm
-from eejax.types import Array, Float, Int, Params
+from eejax.types import Array, DTypeLike, Float, Int, Params
 
 
 class Rematerialization(enum.Enum):
@@ -96,7 +96,7 @@ class DecoderOutput:
 
 
 def init(
-  config: EarlyExitConfig, key: jax.Array, *, dtype: jnp.dtype = jnp.float32
+  config: EarlyExitConfig, key: jax.Array, *, dtype: DTypeLike = jnp.float32
 ) -> Params:
   """Return random parameters of the backbone and every exit."""
   embed_key, block_key, head_key, exit_key = jax.random.split(key, 4)
@@ -126,7 +126,7 @@ def init(
 
 
 def embed(
-  backbone: Params, tokens: Int[Array, 'B T'], *, dtype: jnp.dtype
+  backbone: Params, tokens: Int[Array, 'B T'], *, dtype: DTypeLike
 ) -> Float[Array, 'B T D']:
   """Return the residual stream at depth 0."""
   return backbone['embedding']['table'][tokens].astype(dtype)
@@ -315,7 +315,7 @@ def logits(
   tokens: Int[Array, 'B T'],
   *,
   config: EarlyExitConfig,
-  dtype: jnp.dtype = jnp.float32,
+  dtype: DTypeLike = jnp.float32,
   positions: Int[Array, 'B T'] | None = None,
   segment_ids: Int[Array, 'B T'] | None = None,
 ) -> dict[str, Float[Array, 'B T V']]:

@@ -36,7 +36,7 @@ from eejax.config import (
 from eejax.models.block import Block
 from eejax.models.layers import GatedMLP, Projection, RMSNorm
 from eejax.ops.attention import AttentionImplementation, Context
-from eejax.types import Array, Float, Int, Params
+from eejax.types import Array, DTypeLike, Float, Int, Params
 
 # Width of an MLP gate's hidden layer, as a share of the residual stream.
 GATE_HIDDEN_SHARE = 4
@@ -78,7 +78,7 @@ class Bottleneck(nn.Module):
 
   rank: int
   epsilon: float
-  param_dtype: jnp.dtype = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, hidden: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
@@ -102,7 +102,7 @@ class ExitHead(nn.Module):
   config: ModelConfig
   exit: ExitConfig
   implementation: AttentionImplementation = AttentionImplementation.XLA
-  param_dtype: jnp.dtype = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(
@@ -165,7 +165,7 @@ class Gate(nn.Module):
 
   kind: GateKind
   epsilon: float
-  param_dtype: jnp.dtype = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(
@@ -226,7 +226,7 @@ def init_exit(
   *,
   exit: ExitConfig,
   config: ModelConfig,
-  dtype: jnp.dtype = jnp.float32,
+  dtype: DTypeLike = jnp.float32,
 ) -> Params:
   """Return random parameters of one exit, its output matrix and gate.
 

@@ -24,7 +24,7 @@ from eejax.config import ModelConfig
 from eejax.ops.attention import AttentionImplementation, Context, attention
 from eejax.ops.norm import rms_norm
 from eejax.ops.rotary import rotate
-from eejax.types import Array, Float, Int
+from eejax.types import Array, DTypeLike, Float, Int
 
 INIT_STD = 0.02
 
@@ -45,7 +45,7 @@ class RMSNorm(nn.Module):
   """Normalise by the root mean square, with a learned gain."""
 
   epsilon: float
-  param_dtype: jnp.dtype = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, '*batch D']) -> Float[Array, '*batch D']:
@@ -70,7 +70,7 @@ class Projection(nn.Module):
   num_inputs: int = 1
   bias: bool = False
   std: float = INIT_STD
-  param_dtype: jnp.dtype = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
@@ -102,7 +102,7 @@ class Attention(nn.Module):
   config: ModelConfig
   implementation: AttentionImplementation = AttentionImplementation.XLA
   projections: Projections = Projections.SEPARATE
-  param_dtype: jnp.dtype = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(
@@ -183,7 +183,7 @@ class GatedMLP(nn.Module):
 
   config: ModelConfig
   projections: Projections = Projections.SEPARATE
-  param_dtype: jnp.dtype = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
