@@ -1,0 +1,135 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Models small enough to compile in a second.
+
+Every dimension has a size of its own, so that a transposed or mistaken axis
+cannot pass unnoticed.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eejax.config import (
+  EarlyExitConfig,
+  ExitConfig,
+  ModelConfig,
+  parse_exits,
+)
+from eejax.models import decoder
+from eejax.types import Params
+
+# One exit of each kind of head, output matrix and gate.
+EVERY_KIND_OF_EXIT = (
+  '0:embedding:tied_embedding,'
+  '1:norm:gate,'
+  '2:mlp:untied:mlp_gate,'
+  '3:bottleneck_mlp(5),'
+  '4:block'
+)
+
+
+def tiny_model_config(**overrides: Any) -> ModelConfig:
+  """Return a Llama of 4 blocks with grouped queries.
+
+  Args:
+    **overrides: fields of `ModelConfig` to set otherwise.
+  """
+  fields: dict[str, Any] = {
+    'vocab_size': 29,
+    'num_layers': 4,
+    'embed_dim': 16,
+    'num_heads': 4,
+    'num_kv_heads': 2,
+    'head_dim': 6,
+    'mlp_dim': 20,
+    'max_length': 48,
+    'bos_id': 1,
+    'eos_ids': (2,),
+  }
+  return ModelConfig(**{**fields, **overrides})
+
+
+def tiny_exits(
+  text: str = '1:norm,2:mlp,3:norm:gate',
+) -> tuple[ExitConfig, ...]:
+  """Return the exits that `text` names, as on the command line."""
+  return parse_exits(text)
+
+
+def tiny_config(
+  exits: str = '1:norm,2:mlp,3:norm:gate', **overrides: Any
+) -> EarlyExitConfig:
+  """Return a tiny backbone with exits.
+
+  Args:
+    exits: exits as the command line writes them; '' for none.
+    **overrides: fields of `ModelConfig` to set otherwise.
+  """
+  model = tiny_model_config(**overrides)
+  return EarlyExitConfig(model, tiny_exits(exits) if exits else ())
+
+
+def tiny_params(
+  config: EarlyExitConfig, *, seed: int = 0, dtype: Any = jnp.float32
+) -> Params:
+  """Return random parameters, the same for the same arguments.
+
+  Norm scales are moved away from one and biases away from zero, for a norm or
+  a bias that is left out would not show otherwise.
+  """
+  init_key, noise_key = jax.random.split(jax.random.key(seed))
+  return _params(config, init_key, noise_key, dtype=jnp.dtype(dtype))
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames='dtype')
+def _params(
+  config: EarlyExitConfig,
+  init_key: jax.Array,
+  noise_key: jax.Array,
+  *,
+  dtype: jnp.dtype,
+) -> Params:
+  params = decoder.init(config, init_key, dtype=dtype)
+  leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+  keys = jax.random.split(noise_key, len(leaves))
+  moved = [
+    _move(path[-1].key, leaf, key)
+    for (path, leaf), key in zip(leaves, keys, strict=True)
+  ]
+  return jax.tree_util.tree_unflatten(structure, moved)
+
+
+def _move(name: str, leaf: jax.Array, key: jax.Array) -> jax.Array:
+  if name not in ('scale', 'bias'):
+    return leaf
+  return leaf + 0.2 * jax.random.normal(key, leaf.shape, leaf.dtype)
+
+
+def tiny_tokens(
+  config: EarlyExitConfig,
+  *,
+  batch_size: int = 2,
+  length: int = 7,
+  seed: int = 0,
+) -> jax.Array:
+  """Return random token ids [B, T] above the special ones."""
+  return jax.random.randint(
+    jax.random.key(seed),
+    (batch_size, length),
+    min(3, config.model.vocab_size - 1),
+    config.model.vocab_size,
+  )
