@@ -13,6 +13,8 @@
 # limitations under the License.
 """Test that the tiny models are usable, deterministic and telling."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -90,7 +92,14 @@ class TestSettings:
     assert jax.devices()[0].platform == 'cpu'
 
   def test_a_warning_is_an_error(self):
-    import warnings
-
     with pytest.raises(UserWarning):
       warnings.warn('unexpected', stacklevel=1)
+
+  def test_a_deprecated_call_is_an_error_where_it_is_ours(self):
+    def warn(module):
+      warnings.warn_explicit('old', DeprecationWarning, 'x.py', 1, module)
+
+    for ours in ('eejax', 'eejax.models.decoder', 'tests.cli.main_test'):
+      with pytest.raises(DeprecationWarning):
+        warn(ours)
+    warn('tensorflow.python')
