@@ -43,8 +43,8 @@ def rotate(
     positions: position of each token in its own text, >= 0.
     config: wavelengths and their scaling.
   """
-  frequencies, magnitude = rotary_frequencies(config, head_dim=x.shape[-1])
-  frequencies = jnp.asarray(frequencies)[None, None]  # [1, 1, H/2]
+  steps, magnitude = rotary_frequencies(config, head_dim=x.shape[-1])
+  frequencies = jnp.asarray(steps)[None, None]  # [1, 1, H/2]
   angles = positions[..., None].astype(jnp.float32) * frequencies
   cosine = (jnp.cos(angles) * magnitude)[:, :, None, :]  # [B, T, 1, H/2]
   sine = (jnp.sin(angles) * magnitude)[:, :, None, :]
