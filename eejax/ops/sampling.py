@@ -1,0 +1,267 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Choosing tokens from logits, row by row.
+
+Nothing here sorts: a sort of a vocabulary costs more than the whole rest of a
+decode step on a CPU (0.6 ms at 4,096 tokens, 12 ms at 32,768), so thresholds
+are found by bisection, in 32 passes over the row (0.06 and 0.2 ms).
+"""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Callable, Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eejax.errors import ArgumentError
+from eejax.types import Array, Bool, Float, Int
+
+_LOWEST = -(2**31)
+_HIGHEST = 2**31 - 1
+
+
+class SamplingMethod(enum.Enum):
+  """What a program that chooses tokens is compiled for.
+
+  GREEDY programs know no randomness; RANDOM ones take every row's
+  temperature and filters as they come, temperature 0 included.
+  """
+
+  GREEDY = 'greedy'
+  RANDOM = 'random'
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+  """Say how tokens are chosen.
+
+  Filters act on the tempered distribution, one after the other: top-k, then
+  top-p on what is left, then min-p. Tokens that tie at an edge stay together.
+
+  Attributes:
+    temperature: divides the logits; 0 takes the likeliest token.
+    top_k: how many of the likeliest tokens may be chosen; 0 is all.
+    top_p: the likeliest tokens that together reach this probability may be
+      chosen, in (0, 1].
+    min_p: tokens less probable than this share of the likeliest are not
+      chosen, in [0, 1].
+    seed: where randomness starts.
+  """
+
+  temperature: float = 0.0
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  seed: int = 0
+
+  def __post_init__(self):
+    if not (math.isfinite(self.temperature) and self.temperature >= 0):
+      raise ArgumentError(
+        f'temperature must be 0 (greedy) or above, not {self.temperature}.'
+      )
+    if self.top_k < 0:
+      raise ArgumentError(f'top-k must be 0 (off) or above, not {self.top_k}.')
+    if not 0 < self.top_p <= 1:
+      raise ArgumentError(f'top-p must be in (0, 1], not {self.top_p}.')
+    if not 0 <= self.min_p <= 1:
+      raise ArgumentError(f'min-p must be in [0, 1], not {self.min_p}.')
+
+  @property
+  def method(self) -> SamplingMethod:
+    """Return what has to be compiled for it."""
+    if self.temperature == 0:
+      return SamplingMethod.GREEDY
+    return SamplingMethod.RANDOM
+
+
+@flax.struct.dataclass
+class RowSampling:
+  """Hold every row's sampling settings as arrays; see `SamplingConfig`.
+
+  Attributes:
+    temperature: 0 is greedy.
+    top_k: 0 is all.
+    top_p: 1 is all.
+    min_p: 0 is all.
+    seed: rows with equal seeds and positions draw equal numbers.
+  """
+
+  temperature: Float[Array, 'B']
+  top_k: Int[Array, 'B']
+  top_p: Float[Array, 'B']
+  min_p: Float[Array, 'B']
+  seed: Int[Array, 'B']
+
+
+def row_sampling(
+  config: SamplingConfig, *, seeds: Sequence[int]
+) -> RowSampling:
+  """Return `config` for rows with the given seeds."""
+  rows = lambda value, dtype: jnp.full((len(seeds),), value, dtype)
+  return RowSampling(
+    temperature=rows(config.temperature, jnp.float32),
+    top_k=rows(config.top_k, jnp.int32),
+    top_p=rows(config.top_p, jnp.float32),
+    min_p=rows(config.min_p, jnp.float32),
+    # Python's numbers have no end, a key takes 32 bits.
+    seed=jnp.asarray(
+      np.array([s % 2**32 for s in seeds], np.uint32).view('i4')
+    ),
+  )
+
+
+def greedy(logits: Float[Array, 'B V']) -> Int[Array, 'B']:
+  """Return each row's likeliest token, the first of equals.
+
+  Two plain reductions are three times as fast as XLA's argmax on a CPU. A row
+  with a NaN has no likeliest token and gets the last one.
+  """
+  best = jnp.max(logits, axis=-1, keepdims=True)
+  index = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+  last = logits.shape[-1] - 1
+  return jnp.min(jnp.where(logits == best, index, last), axis=-1)
+
+
+def log_probability(
+  logits: Float[Array, 'B V'], tokens: Int[Array, 'B']
+) -> Float[Array, 'B']:
+  """Return the log-probability of one token a row, untempered."""
+  chosen = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+  return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def choose(
+  logits: Float[Array, 'B V'],
+  *,
+  method: SamplingMethod,
+  sampling: RowSampling,
+  positions: Int[Array, 'B'],
+) -> Int[Array, 'B']:
+  """Return a token for each row.
+
+  A row's random numbers come from its seed and the position of the token to
+  be chosen in its own text, so they depend on nothing else in the batch, nor
+  on which exit asks.
+
+  Args:
+    logits: float32.
+    method: what the program is compiled for.
+    sampling: settings by row.
+    positions: position of the new token in its row's text.
+  """
+  if method is SamplingMethod.GREEDY:
+    return greedy(logits)
+  noise = jax.vmap(
+    lambda seed, position: jax.random.gumbel(
+      jax.random.fold_in(jax.random.key(seed), position), logits.shape[1:]
+    )
+  )(sampling.seed, positions)
+  is_greedy = sampling.temperature == 0
+  temperature = jnp.where(is_greedy, 1.0, sampling.temperature)
+  kept = filtered(logits / temperature[:, None], sampling=sampling)
+  noise = jnp.where(is_greedy[:, None], 0.0, noise)
+  return greedy(kept + noise)
+
+
+def filtered(
+  logits: Float[Array, 'B V'], *, sampling: RowSampling
+) -> Float[Array, 'B V']:
+  """Return tempered logits with -inf where a token may not be chosen.
+
+  References:
+    Fan et al. (2018), Hierarchical Neural Story Generation, section 5 (top-k).
+    Holtzman et al. (2020), The Curious Case of Neural Text Degeneration,
+    section 3.1 (top-p). Nguyen et al. (2024), Min-p Sampling, section 3.
+  """
+  vocabulary = logits.shape[-1]
+  k = jnp.where(sampling.top_k > 0, sampling.top_k, vocabulary)
+  logits = _unless(
+    jnp.all(k >= vocabulary), lambda x: _keep_top_k(x, k), logits
+  )
+  p = sampling.top_p
+  logits = _unless(jnp.all(p >= 1), lambda x: _keep_top_p(x, p), logits)
+  # min_p = 0 has the logarithm -inf, which drops nothing.
+  floor = jnp.max(logits, axis=-1) + jnp.log(sampling.min_p)
+  return _keep(logits, logits >= floor[:, None])
+
+
+def _keep_top_k(
+  logits: Float[Array, 'B V'], k: Int[Array, 'B']
+) -> Float[Array, 'B V']:
+  ordered = _ordered_bits(logits)
+  edge = _highest_where(
+    lambda edge: jnp.sum(ordered >= edge[:, None], axis=-1) >= k, k.shape
+  )
+  return _keep(logits, ordered >= edge[:, None])
+
+
+def _keep_top_p(
+  logits: Float[Array, 'B V'], p: Float[Array, 'B']
+) -> Float[Array, 'B V']:
+  ordered = _ordered_bits(logits)
+  probabilities = jax.nn.softmax(logits)
+
+  def enough(edge: Int[Array, 'B']) -> Bool[Array, 'B']:
+    above = jnp.where(ordered >= edge[:, None], probabilities, 0.0)
+    return jnp.sum(above, axis=-1) >= p
+
+  edge = _highest_where(enough, p.shape)
+  kept = _keep(logits, ordered >= edge[:, None])
+  # Rounding may leave a sum of all short of a p just below 1.
+  return jnp.where((p >= 1)[:, None], logits, kept)
+
+
+def _unless(
+  is_needless: Bool[Array, ''],
+  change: Callable[[jax.Array], jax.Array],
+  logits: Float[Array, 'B V'],
+) -> Float[Array, 'B V']:
+  return jax.lax.cond(is_needless, lambda x: x, change, logits)
+
+
+def _keep(
+  logits: Float[Array, 'B V'], mask: Bool[Array, 'B V']
+) -> Float[Array, 'B V']:
+  return jnp.where(mask, logits, -jnp.inf)
+
+
+def _ordered_bits(x: Float[Array, 'B V']) -> Int[Array, 'B V']:
+  """Return integers in the order of the numbers they stand for."""
+  bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
+  return jnp.where(bits < 0, bits ^ _HIGHEST, bits)
+
+
+def _highest_where(
+  holds: Callable[[jax.Array], jax.Array], shape: tuple[int, ...]
+) -> Int[Array, 'B']:
+  """Return the highest integer at which `holds`, which falls, is true.
+
+  It is taken to hold at the lowest integer of all.
+  """
+
+  def halve(_, bounds):
+    low, high = bounds
+    middle = (low >> 1) + (high >> 1) + (low & high & 1)
+    is_true = holds(middle)
+    return jnp.where(is_true, middle, low), jnp.where(is_true, high, middle)
+
+  bounds = (
+    jnp.full(shape, _LOWEST, jnp.int32),
+    jnp.full(shape, _HIGHEST, jnp.int32),
+  )
+  return jax.lax.fori_loop(0, 32, halve, bounds)[0]
