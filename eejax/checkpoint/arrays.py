@@ -1,0 +1,109 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Write small trees of arrays through Orbax, and read named leaves back.
+
+Leaves lie in one folder each, without compression (weights do not compress),
+so that a missing or shortened one is found and named.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from eejax.errors import CheckpointError
+from eejax.types import PyTree
+
+Path = tuple[str, ...]
+
+
+class _QuietOrbax(logging.Filter):
+  """Drop what Orbax logs: its inner workings, and errors it raises as well."""
+
+  def filter(self, record: logging.LogRecord) -> bool:
+    return f'{os.sep}orbax{os.sep}' not in record.pathname
+
+
+# Orbax logs through absl, whose logger exists once Orbax is imported.
+logging.getLogger('absl').addFilter(_QuietOrbax())
+
+
+def write_tree(path: str | os.PathLike, tree: PyTree) -> None:
+  """Write a tree of NumPy or JAX arrays as the new folder `path`."""
+  with ocp.Checkpointer(_handler()) as checkpointer:
+    checkpointer.save(os.path.abspath(path), args=ocp.args.PyTreeSave(tree))
+
+
+def read_leaves(
+  path: str | os.PathLike, shapes: Mapping[Path, tuple[int, ...]]
+) -> dict[Path, np.ndarray]:
+  """Read the leaves at the paths of `shapes` from a folder of `write_tree`.
+
+  Other leaves are not read. The dtype is that of the file.
+
+  Raises:
+    CheckpointError: a leaf is missing, cut short or misshapen.
+  """
+  item = unflatten({at: np.empty(0) for at in shapes})
+  as_stored = ocp.RestoreArgs(restore_type=np.ndarray)
+  arguments = ocp.args.PyTreeRestore(
+    item=item,
+    restore_args=jax.tree.map(lambda _: as_stored, item),
+    partial_restore=True,
+  )
+  for at in shapes:
+    # Orbax returns what it was given for a leaf that it does not know.
+    if not os.path.isdir(os.path.join(path, '.'.join(at))):
+      raise CheckpointError(f'{path} lacks the array {"/".join(at)}.')
+  try:
+    with ocp.Checkpointer(_handler()) as checkpointer:
+      tree = checkpointer.restore(os.path.abspath(path), args=arguments)
+  except (ValueError, KeyError, OSError) as error:
+    reason = ' '.join(str(error).split())
+    raise CheckpointError(
+      f'{path} is broken; copy or make the checkpoint again ({reason}).'
+    ) from error
+  leaves = {at: np.asarray(leaf) for at, leaf in flatten(tree).items()}
+  for at, shape in shapes.items():
+    if leaves[at].shape != shape:
+      raise CheckpointError(
+        f'{path}: {"/".join(at)} has shape {leaves[at].shape}, not {shape}.'
+      )
+  return leaves
+
+
+def flatten(tree: PyTree) -> dict[Path, jax.Array | np.ndarray]:
+  """Return the leaves of nested dicts by their path, in path order."""
+  flat, _ = jax.tree.flatten_with_path(tree)
+  return {tuple(key.key for key in path): leaf for path, leaf in flat}
+
+
+def unflatten(leaves: Mapping[Path, object]) -> PyTree:
+  """Return the nested dicts that `flatten` took apart."""
+  tree: dict = {}
+  for path, leaf in leaves.items():
+    node = tree
+    for key in path[:-1]:
+      node = node.setdefault(key, {})
+    node[path[-1]] = leaf
+  return tree
+
+
+def _handler() -> ocp.PyTreeCheckpointHandler:
+  return ocp.PyTreeCheckpointHandler(
+    use_ocdbt=False, use_zarr3=False, use_compression=False
+  )

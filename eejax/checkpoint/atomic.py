@@ -1,0 +1,153 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Write a folder so that it is there whole or not at all."""
+
+import contextlib
+import enum
+import errno
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from eejax.errors import ArgumentError, CheckpointError
+
+
+class Existing(enum.Enum):
+  """What to do where the destination already holds something.
+
+  REFUSE: leave it and raise. OVERWRITE: replace it, if it is something this
+  project wrote.
+  """
+
+  REFUSE = 'refuse'
+  OVERWRITE = 'overwrite'
+
+
+@contextlib.contextmanager
+def whole_folder(
+  path: str | os.PathLike,
+  *,
+  existing: Existing = Existing.REFUSE,
+  marker: str,
+) -> Iterator[pathlib.Path]:
+  """Yield an empty folder that becomes `path` when the block ends well.
+
+  The folder is a hidden sibling of `path`; its files are flushed to the disk
+  before it is renamed. When the block raises, it is removed and `path` is as
+  before.
+
+  Args:
+    path: the destination.
+    existing: what to do when `path` is there and not empty.
+    marker: a file by which a folder that may be overwritten is recognised.
+
+  Raises:
+    ArgumentError: `path` is occupied.
+    CheckpointError: the disk is full or cannot be written.
+  """
+  # absolute() keeps a symbolic link as the name that is replaced.
+  path = pathlib.Path(path).absolute()
+  _check_free(path, existing, marker)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = tempfile.mkdtemp(prefix=f'.{path.name}.part-', dir=path.parent)
+  except OSError as error:
+    raise _cannot_write(path, error) from error
+  partial_path = pathlib.Path(partial)
+  try:
+    yield partial_path
+    _flush(partial_path)
+    _swap(partial_path, path)
+  except Exception as error:
+    if _is_disk_error(error):
+      raise _cannot_write(path, error) from error
+    raise
+  finally:
+    shutil.rmtree(partial_path, ignore_errors=True)
+
+
+def _check_free(path: pathlib.Path, existing: Existing, marker: str) -> None:
+  if not path.exists():
+    return
+  if not path.is_dir():
+    raise ArgumentError(f'{path} is a file; name a folder that is free.')
+  if not any(path.iterdir()):
+    return
+  if existing is Existing.REFUSE:
+    raise ArgumentError(
+      f'{path} is not empty; name another folder, or ask to overwrite it.'
+    )
+  if not (path / marker).exists():
+    raise ArgumentError(
+      f'{path} will not be overwritten: it holds no {marker}, so it is not '
+      'what this command writes; remove it yourself or name another folder.'
+    )
+
+
+def _flush(folder: pathlib.Path) -> None:
+  """Force every file and folder below `folder` onto the disk."""
+  # mkdtemp makes a folder that only its owner may read; a checkpoint is made
+  # like any other folder.
+  mask = os.umask(0)
+  os.umask(mask)
+  folder.chmod(0o777 & ~mask)
+  for root, _, files in os.walk(folder):
+    for name in files:
+      _sync(os.path.join(root, name))
+    _sync(root)
+
+
+def _sync(path: str) -> None:
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def _swap(partial: pathlib.Path, path: pathlib.Path) -> None:
+  """Put `partial` in the place of `path`, whose old content is removed."""
+  old = None
+  if path.exists() and any(path.iterdir()):
+    old = tempfile.mkdtemp(prefix=f'.{path.name}.old-', dir=path.parent)
+    os.rename(path, old)
+  try:
+    os.rename(partial, path)
+  except OSError:
+    if old is not None:
+      os.rename(old, path)
+    raise
+  _sync(str(path.parent))
+  if old is not None:
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_disk_error(error: BaseException) -> bool:
+  if isinstance(error, OSError):
+    return True
+  # TensorStore turns the system's error into text.
+  return 'No space left on device' in str(error)
+
+
+def _cannot_write(path: pathlib.Path, error: BaseException) -> CheckpointError:
+  full = {errno.ENOSPC, errno.EDQUOT}
+  code = getattr(error, 'errno', None)
+  if code in full or 'No space left on device' in str(error):
+    return CheckpointError(
+      f'the disk is full: {path} was not written; make room and try again.'
+    )
+  reason = getattr(error, 'strerror', None) or str(error)
+  return CheckpointError(f'{path} was not written: {reason}.')

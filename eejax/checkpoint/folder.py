@@ -1,0 +1,259 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The eejax checkpoint: a folder that holds a backbone and its exits.
+
+eejax.json           what is here: format, configuration, hash of the
+                     backbone, shapes and dtypes, file sizes, provenance
+backbone/outer/      Orbax: embedding, final norm, head
+backbone/blocks/000/ Orbax: a folder a block, so that a prefix can be read
+exits/exit_6/        Orbax: a folder an exit
+tokenizer.json ...   as in the Hugging Face folder it came from
+"""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from eejax.checkpoint import arrays, partial, shapes, tree
+from eejax.checkpoint import manifest as manifest_lib
+from eejax.checkpoint.atomic import Existing, whole_folder
+from eejax.checkpoint.manifest import (
+  Manifest,
+  check_files,
+  read_config,
+  read_manifest,
+)
+from eejax.checkpoint.tokenizer_files import copy_tokenizer, find_tokenizer
+from eejax.checkpoint.tree import Layout, backbone_hash
+from eejax.config import EarlyExitConfig
+from eejax.errors import ArgumentError
+from eejax.models.stacking import truncate
+from eejax.types import Params, PyTree
+
+__all__ = [
+  'Checkpoint',
+  'Existing',
+  'Layout',
+  'backbone_hash',
+  'load',
+  'read_config',
+  'read_manifest',
+  'replace_exits',
+  'save',
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """Hold a model in memory.
+
+  Attributes:
+    config: the model and its exits.
+    params: the parameter tree, blocks stacked or not. After a load of the
+      first blocks alone it has fewer of them than `config.model.num_layers`.
+    tokenizer_folder: where the tokenizer's files are, if it has any.
+    backbone_hash: `backbone_hash` of the whole backbone as it is on disk.
+    provenance: where the model came from, plain values for JSON.
+  """
+
+  config: EarlyExitConfig
+  params: Params
+  tokenizer_folder: pathlib.Path | None = None
+  backbone_hash: str | None = None
+  provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def load(
+  path: str | os.PathLike,
+  *,
+  depth: int | None = None,
+  layout: Layout = Layout.STACKED,
+  dtype: jnp.dtype | str | None = None,
+) -> Checkpoint:
+  """Read a checkpoint, or its first blocks alone.
+
+  Args:
+    path: the folder.
+    depth: how many blocks to read, all by default. Exits beyond are left out
+      of the configuration and not read; deeper blocks may even be missing.
+    layout: whether the blocks are stacked.
+    dtype: what every array is converted to; by default each stays as stored.
+
+  Raises:
+    ArgumentError: there is no checkpoint, or it has fewer blocks.
+    CheckpointError: an array is missing, cut short or misshapen.
+  """
+  path = pathlib.Path(path)
+  manifest = read_manifest(path)
+  blocks = manifest.config.model.num_layers
+  depth = blocks if depth is None else depth
+  if not 0 <= depth <= blocks:
+    raise ArgumentError(
+      f'cannot load {depth} blocks: the model at {path} has {blocks}.'
+    )
+  exits = tuple(e for e in manifest.config.exits if e.depth <= depth)
+  # Blocks of a stack know their shapes, so a stack of none is cut from one.
+  read_depth = max(depth, 1) if layout is Layout.STACKED else depth
+  held = {
+    'backbone': partial.read_backbone(path, manifest, depth=read_depth),
+    'exits': {e.name: partial.read_exit(path, manifest, exit=e) for e in exits},
+  }
+  params = tree.on_device(
+    held, layout=layout, dtype=None if dtype is None else jnp.dtype(dtype)
+  )
+  if read_depth > depth:
+    params = truncate(params, depth=depth)
+  return Checkpoint(
+    config=manifest.config.with_exits(exits),
+    params=params,
+    tokenizer_folder=find_tokenizer(path),
+    backbone_hash=manifest.backbone_hash,
+    provenance=manifest.provenance,
+  )
+
+
+def save(
+  path: str | os.PathLike,
+  checkpoint: Checkpoint,
+  *,
+  existing: Existing = Existing.REFUSE,
+) -> Checkpoint:
+  """Write a checkpoint, whole or not at all.
+
+  Args:
+    path: the folder to make.
+    checkpoint: what to write; its backbone must be whole, its blocks may be
+      stacked or not, its arrays on a device or on the host.
+    existing: what to do when something is at `path`.
+
+  Returns:
+    `checkpoint` with the hash of what was written, and its tokenizer there.
+
+  Raises:
+    ArgumentError: `path` is occupied.
+    CheckpointError: the arrays do not fit the configuration, or the disk is
+      full.
+  """
+  params = checkpoint.params
+  shapes.check_backbone(tree.shapes(params), checkpoint.config.model)
+  shapes.check_exits(params['exits'], checkpoint.config)
+  with whole_folder(path, existing=existing, marker=manifest_lib.NAME) as new:
+    described = _write(new, partial.OUTER, tree.outer(params))
+    for index in range(tree.count_blocks(params)):
+      values = tree.block(params, index)
+      described |= _write(new, partial.block_folder(index), values)
+    hashed = dataclasses.replace(
+      checkpoint, backbone_hash=backbone_hash(params)
+    )
+    _finish(new, hashed, described)
+  return _at(hashed, path)
+
+
+def replace_exits(
+  path: str | os.PathLike,
+  *,
+  source: str | os.PathLike,
+  config: EarlyExitConfig,
+  exits: Params,
+  provenance: Mapping[str, Any] | None = None,
+  existing: Existing = Existing.REFUSE,
+) -> Checkpoint:
+  """Write a checkpoint with the backbone of another one and other exits.
+
+  The backbone's files are copied as they are, byte for byte, and never held
+  in memory: a run that tuned exits needs to have read no block beyond them.
+
+  Args:
+    path: the folder to make; with `existing` it may be `source` itself.
+    source: the checkpoint whose backbone and tokenizer are taken.
+    config: the same backbone with the new exits.
+    exits: parameters by exit name, as in `params['exits']`.
+    provenance: what to add to the source's.
+    existing: what to do when something is at `path`.
+
+  Returns:
+    What was written; its `params` hold the exits alone.
+
+  Raises:
+    ArgumentError: `path` is occupied, or the backbones differ.
+    CheckpointError: the source is broken, or the disk is full.
+  """
+  source = pathlib.Path(source)
+  manifest = read_manifest(source)
+  if manifest.config.model != config.model:
+    raise ArgumentError(
+      f'the backbone at {source} is not the one that the new exits are for.'
+    )
+  check_files(source, manifest, 'backbone')
+  shapes.check_exits(exits, config)
+  checkpoint = Checkpoint(
+    config=config,
+    params={'exits': exits},
+    tokenizer_folder=find_tokenizer(source),
+    backbone_hash=manifest.backbone_hash,
+    provenance={**manifest.provenance, **(provenance or {})},
+  )
+  described = {
+    name: info
+    for name, info in manifest.arrays.items()
+    if name.startswith('backbone/')
+  }
+  with whole_folder(path, existing=existing, marker=manifest_lib.NAME) as new:
+    shutil.copytree(source / 'backbone', new / 'backbone')
+    _finish(new, checkpoint, described)
+  return _at(checkpoint, path)
+
+
+def _finish(
+  new: pathlib.Path,
+  checkpoint: Checkpoint,
+  described: dict[str, manifest_lib.ArrayInfo],
+) -> None:
+  """Write what follows the backbone: exits, tokenizer, manifest."""
+  exits = checkpoint.params['exits']
+  for exit in checkpoint.config.exits:
+    # An embedding exit with a shared head has no parameters of its own.
+    if exits.get(exit.name):
+      values = exits[exit.name]
+      described |= _write(new, partial.exit_folder(exit), values)
+  files = manifest_lib.list_files(new)
+  copy_tokenizer(checkpoint.tokenizer_folder, new)
+  assert checkpoint.backbone_hash is not None
+  manifest_lib.write_manifest(
+    new,
+    Manifest(
+      config=checkpoint.config,
+      backbone_hash=checkpoint.backbone_hash,
+      arrays=described,
+      files=files,
+      provenance=checkpoint.provenance,
+    ),
+  )
+
+
+def _at(checkpoint: Checkpoint, path: str | os.PathLike) -> Checkpoint:
+  found = find_tokenizer(pathlib.Path(path))
+  return dataclasses.replace(checkpoint, tokenizer_folder=found)
+
+
+def _write(
+  new: pathlib.Path, name: str, values: PyTree
+) -> dict[str, manifest_lib.ArrayInfo]:
+  arrays.write_tree(new / name, values)
+  return manifest_lib.describe(name, arrays.flatten(values))

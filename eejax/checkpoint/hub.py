@@ -1,0 +1,50 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Fetch a model from the Hugging Face hub."""
+
+import pathlib
+import re
+
+from eejax.errors import CheckpointError
+
+# Nothing that could be a pickle is asked for, nor what lies in subfolders.
+_PATTERNS = ('*.safetensors', '*.json', '*.jinja', 'tokenizer.model')
+_NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[\w.-]+')
+
+
+def is_hub_name(source: str) -> bool:
+  """Return whether `source` looks like `organisation/model`."""
+  return _NAME.fullmatch(source) is not None
+
+
+def download(name: str) -> pathlib.Path:
+  """Return the folder where the hub's model `name` lies, fetching it first.
+
+  Raises:
+    CheckpointError: the hub cannot be reached, or has no such model for us.
+  """
+  import huggingface_hub
+
+  try:
+    folder = huggingface_hub.snapshot_download(
+      name, allow_patterns=list(_PATTERNS), ignore_patterns=['*/*']
+    )
+  except Exception as error:  # of its HTTP library too, which may change
+    reason = ' '.join(str(error).split()).removesuffix('.')
+    raise CheckpointError(
+      f'there is no folder {name!r}, and the Hugging Face hub could not be '
+      f'reached for it or does not have it ({type(error).__name__}: '
+      f'{reason[:200]}); download the model elsewhere and name its folder.'
+    ) from error
+  return pathlib.Path(folder)

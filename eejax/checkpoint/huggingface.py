@@ -1,0 +1,273 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Read Hugging Face folders, and those with exits that we write.
+
+Beside what transformers knows, a folder may hold `exits.safetensors` (every
+parameter of every exit in the layout of our tree, named `exit_6.mlp.up.kernel`)
+and `exits.json` (their configurations and the hash of the backbone that they
+were made for). Writing is in `eejax.checkpoint.huggingface_export`.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from eejax.checkpoint import arrays, hub, shapes, tree
+from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.huggingface_export import (
+  EXITS,
+  EXITS_CONFIG,
+  WEIGHTS,
+  WEIGHTS_INDEX,
+  export_folder,
+)
+from eejax.checkpoint.safetensors_file import SafetensorsFile
+from eejax.checkpoint.tokenizer_files import check_vocabulary, find_tokenizer
+from eejax.checkpoint.tree import Layout, backbone_hash
+from eejax.config import EarlyExitConfig, ModelConfig, exit_from_json
+from eejax.errors import ArgumentError, CheckpointError
+from eejax.models import families
+from eejax.models.families.tensors import Tensor, tensors
+from eejax.types import Params
+
+__all__ = ['export_folder', 'import_folder', 'map_folder']
+
+_TABLE, _HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
+_PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt', '*.pkl')
+
+
+def import_folder(
+  source: str | os.PathLike,
+  *,
+  layout: Layout = Layout.STACKED,
+  dtype: jnp.dtype | str | None = None,
+) -> Checkpoint:
+  """Return the model of a Hugging Face folder or hub name.
+
+  Args:
+    source: the folder, or `organisation/model` where no such folder is.
+    layout: whether the blocks are stacked.
+    dtype: what every array is converted to; by default each stays as stored.
+
+  Raises:
+    ArgumentError: there is no such folder.
+    CheckpointError: the folder is incomplete, broken or not supported.
+  """
+  checkpoint = map_folder(source)
+  params = tree.on_device(
+    checkpoint.params,
+    layout=layout,
+    dtype=None if dtype is None else jnp.dtype(dtype),
+  )
+  return Checkpoint(
+    config=checkpoint.config,
+    params=params,
+    tokenizer_folder=checkpoint.tokenizer_folder,
+    provenance=checkpoint.provenance,
+  )
+
+
+def map_folder(source: str | os.PathLike) -> Checkpoint:
+  """Return the model of a folder without loading it.
+
+  Blocks are unstacked; every leaf is a NumPy view of its file, read when it
+  is used, so that a model larger than the memory can be saved elsewhere.
+
+  Raises:
+    ArgumentError: there is no such folder.
+    CheckpointError: the folder is incomplete, broken or not supported.
+  """
+  folder = _find(source)
+  values = _read_json(folder / 'config.json')
+  generation = None
+  if (folder / 'generation_config.json').is_file():
+    generation = _read_json(folder / 'generation_config.json')
+  files = dict(_open(folder))
+  model = _read_model(values, generation, files)
+  backbone = _read_backbone(files, model)
+  config, exits = _read_exits(folder, model, backbone)
+  check_vocabulary(folder, vocab_size=model.vocab_size)
+  return Checkpoint(
+    config=config,
+    params={'backbone': backbone, 'exits': exits},
+    tokenizer_folder=find_tokenizer(folder),
+    provenance={
+      'source': str(source),
+      'huggingface': {'config': values, 'generation_config': generation},
+    },
+  )
+
+
+def _find(source: str | os.PathLike) -> pathlib.Path:
+  folder = pathlib.Path(source)
+  if not folder.exists() and hub.is_hub_name(str(source)):
+    folder = hub.download(str(source))
+  if not folder.is_dir():
+    raise ArgumentError(f'there is no folder {source}.')
+  if not (folder / 'config.json').is_file():
+    raise CheckpointError(
+      f'{folder} has no config.json, so it is not a Hugging Face model.'
+    )
+  return folder
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    values = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise CheckpointError(f'{path} cannot be read: {error}.') from error
+  if not isinstance(values, dict):
+    raise CheckpointError(f'{path} does not hold a JSON object.')
+  return values
+
+
+def _open(folder: pathlib.Path) -> Iterator[tuple[str, SafetensorsFile]]:
+  """Yield every tensor of a folder with the file it is in."""
+  if (folder / WEIGHTS_INDEX).is_file():
+    index = _read_json(folder / WEIGHTS_INDEX).get('weight_map')
+    if not isinstance(index, dict):
+      raise CheckpointError(f'{folder / WEIGHTS_INDEX} has no weight_map.')
+    names = sorted(set(index.values()))
+  elif (folder / WEIGHTS).is_file():
+    names = [WEIGHTS]
+  else:
+    raise _no_weights(folder)
+  for name in names:
+    # An index must not lead out of its folder.
+    if pathlib.PurePath(name).name != name or not (folder / name).is_file():
+      raise CheckpointError(f'{folder} lacks {name}, which its index names.')
+    file = SafetensorsFile(folder / name)
+    yield from ((tensor, file) for tensor in file)
+
+
+def _no_weights(folder: pathlib.Path) -> CheckpointError:
+  pickles = [p.name for end in _PICKLES for p in folder.glob(end)]
+  if pickles:
+    return CheckpointError(
+      f'{folder} has {pickles[0]} but no safetensors: a pickle can run any '
+      'code, so none is read; convert it with transformers, '
+      'model.save_pretrained(folder).'
+    )
+  return CheckpointError(f'{folder} has neither {WEIGHTS} nor {WEIGHTS_INDEX}.')
+
+
+def _read_model(
+  values: Mapping[str, Any],
+  generation: Mapping[str, Any] | None,
+  files: dict[str, SafetensorsFile],
+) -> ModelConfig:
+  """Return the configuration, settling what only the tensors can tell.
+
+  Where a head is said to be tied and both matrices are there, transformers
+  ties them only if they are equal; where the table is missing, the head takes
+  its place.
+  """
+  values = dict(values)
+  stops = (generation or {}).get('eos_token_id')
+  if stops is not None:
+    values['eos_token_id'] = stops
+  model = families.read_config(values)
+  if model.tied_head and _HEAD in files:
+    if _TABLE not in files:
+      raise CheckpointError(
+        f'the head is tied, but {_TABLE} is missing and {_HEAD} is there; '
+        'save the model again with transformers.'
+      )
+    table, head = files[_TABLE].tensor(_TABLE), files[_HEAD].tensor(_HEAD)
+    if np.array_equal(table, head):
+      del files[_HEAD]
+    else:
+      model = families.read_config({**values, 'tie_word_embeddings': False})
+  return model
+
+
+def _read_backbone(
+  files: dict[str, SafetensorsFile], model: ModelConfig
+) -> Params:
+  leaves, blocks = {}, [{} for _ in range(model.num_layers)]  # type: ignore
+  expected = {t.name: t for t in tensors(model)}
+  for name in files.keys() - expected.keys():
+    # Early Llama files carry the rotary frequencies, which follow from the
+    # configuration.
+    if not name.endswith('.rotary_emb.inv_freq'):
+      raise CheckpointError(
+        f'the tensor {name} has no place in a {model.family} model of this '
+        'configuration; it is not passed over, for the model might need it.'
+      )
+  for tensor in expected.values():
+    leaf = _read_tensor(files, tensor, model)
+    if tensor.path[0] == 'blocks':
+      blocks[int(tensor.path[1])][tensor.path[2:]] = leaf
+    else:
+      leaves[tensor.path] = leaf
+  stack = tuple(arrays.unflatten(b) for b in blocks)
+  return {**arrays.unflatten(leaves), 'blocks': stack}
+
+
+def _read_tensor(
+  files: Mapping[str, SafetensorsFile], tensor: Tensor, model: ModelConfig
+) -> np.ndarray:
+  if tensor.name not in files:
+    hint = ''
+    if tensor.name == _HEAD:
+      hint = ' (or tie_word_embeddings should be true)'
+    raise CheckpointError(
+      f'the tensor {tensor.name} of shape {tensor.file_shape} is missing'
+      f'{hint}; copy or download the model again.'
+    )
+  file = files[tensor.name]
+  found = file.shape(tensor.name)
+  if found != tensor.file_shape:
+    if tensor.name == _TABLE and found[1:] == tensor.file_shape[1:]:
+      raise CheckpointError(
+        f'config.json says vocab_size {model.vocab_size}, but {_TABLE} has '
+        f'{found[0]} rows; correct config.json.'
+      )
+    raise CheckpointError(
+      f'the tensor {tensor.name} has shape {found}, but config.json asks for '
+      f'{tensor.file_shape}.'
+    )
+  return tensor.from_file(file.tensor(tensor.name))
+
+
+def _read_exits(
+  folder: pathlib.Path, model: ModelConfig, backbone: Params
+) -> tuple[EarlyExitConfig, Params]:
+  """Return the exits that `export_folder` put beside the backbone."""
+  if not (folder / EXITS_CONFIG).is_file():
+    return EarlyExitConfig(model), {}
+  values = _read_json(folder / EXITS_CONFIG)
+  try:
+    exits = tuple(exit_from_json(e) for e in values['exits'])
+    config = EarlyExitConfig(model, exits)
+    digest = values['backbone_hash']
+  except (KeyError, TypeError, ValueError) as error:
+    raise CheckpointError(f'{folder / EXITS_CONFIG}: {error}.') from error
+  if digest != backbone_hash({'backbone': backbone}):
+    raise CheckpointError(
+      f'the exits in {folder} were made for another backbone; remove '
+      f'{EXITS_CONFIG} and {EXITS} to import the backbone alone.'
+    )
+  held: dict[str, Any] = {e.name: {} for e in exits}
+  if (folder / EXITS).is_file():
+    file = SafetensorsFile(folder / EXITS)
+    leaves = {tuple(name.split('.')): file.tensor(name) for name in file}
+    held |= arrays.unflatten(leaves)
+  shapes.check_exits(held, config)
+  return config, held

@@ -1,0 +1,87 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Read a part of a checkpoint: its first blocks, some of its exits."""
+
+import pathlib
+from collections.abc import Mapping
+
+from eejax.checkpoint import arrays, shapes
+from eejax.checkpoint.arrays import Path
+from eejax.checkpoint.manifest import Manifest, check_files
+from eejax.config import ExitConfig
+from eejax.models.families.tensors import block_key, tensors
+from eejax.types import Params, PyTree
+
+# The Orbax folder of what a backbone has besides its blocks.
+OUTER = 'backbone/outer'
+
+
+def block_folder(index: int) -> str:
+  """Return the Orbax folder of block `index` (0-based)."""
+  return f'backbone/blocks/{block_key(index)}'
+
+
+def exit_folder(exit: ExitConfig) -> str:
+  """Return the Orbax folder of an exit."""
+  return f'exits/{exit.name}'
+
+
+def read_backbone(
+  path: pathlib.Path, manifest: Manifest, *, depth: int
+) -> Params:
+  """Return the outer part and the first `depth` blocks, unstacked, on the host.
+
+  Raises:
+    CheckpointError: an array of these is missing, cut short or misshapen.
+  """
+  expected: dict[str, dict[Path, tuple[int, ...]]] = {}
+  for tensor in tensors(manifest.config.model):
+    folder, at = OUTER, tensor.path
+    if at[0] == 'blocks':
+      folder, at = f'backbone/blocks/{at[1]}', at[2:]
+    expected.setdefault(folder, {})[at] = tensor.shape
+  read = lambda folder: _read(path, manifest, folder, expected[folder])
+  blocks = tuple(read(block_folder(i)) for i in range(depth))
+  return {**read(OUTER), 'blocks': blocks}
+
+
+def read_exit(
+  path: pathlib.Path, manifest: Manifest, *, exit: ExitConfig
+) -> Params:
+  """Return the parameters of an exit, on the host.
+
+  Raises:
+    CheckpointError: an array of it is missing, cut short or misshapen.
+  """
+  expected = shapes.exit_shapes(exit, manifest.config.model)
+  return _read(path, manifest, exit_folder(exit), expected)
+
+
+def _read(
+  path: pathlib.Path,
+  manifest: Manifest,
+  folder: str,
+  expected: Mapping[Path, tuple[int, ...]],
+) -> PyTree:
+  """Return one Orbax folder as nested dicts, checked against `expected`."""
+  described = {
+    tuple(name.removeprefix(folder + '/').split('/')): info.shape
+    for name, info in manifest.arrays.items()
+    if name.startswith(folder + '/')
+  }
+  shapes.compare(f'{path}: {folder}', described, expected)
+  if not described:
+    return {}
+  check_files(path, manifest, folder)
+  return arrays.unflatten(arrays.read_leaves(path / folder, described))

@@ -1,0 +1,176 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Walk a backbone block by block, whether its blocks are stacked or not."""
+
+import enum
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eejax.checkpoint.arrays import Path, flatten, unflatten
+from eejax.errors import CheckpointError
+from eejax.models.families.tensors import block_key
+from eejax.models.stacking import num_blocks
+from eejax.types import Params, PyTree
+
+
+class Layout(enum.Enum):
+  """How the blocks of a tree are held.
+
+  STACKED: one tree whose leaves have a leading L, for training.
+  UNSTACKED: a tuple with a tree a block, for decoding.
+  """
+
+  STACKED = 'stacked'
+  UNSTACKED = 'unstacked'
+
+
+def layout_of(params: Params) -> Layout:
+  """Return how the blocks of `params` are held."""
+  blocks = params['backbone']['blocks']
+  is_stacked = isinstance(blocks, Mapping)
+  return Layout.STACKED if is_stacked else Layout.UNSTACKED
+
+
+def count_blocks(params: Params) -> int:
+  """Return how many blocks `params` holds."""
+  blocks = params['backbone']['blocks']
+  if layout_of(params) is Layout.STACKED:
+    return num_blocks(blocks)
+  return len(blocks)
+
+
+def block(params: Params, index: int) -> PyTree:
+  """Return block `index` (0-based) as a tree of its own."""
+  blocks = params['backbone']['blocks']
+  if layout_of(params) is Layout.UNSTACKED:
+    return blocks[index]
+  return jax.tree.map(lambda leaf: leaf[index], blocks)
+
+
+def shapes(params: Params) -> dict[Path, tuple[int, ...]]:
+  """Return the shape of every leaf of the backbone, by its path in `leaves`."""
+  found = {p: tuple(leaf.shape) for p, leaf in flatten(outer(params)).items()}
+  blocks = params['backbone']['blocks']
+  for index in range(count_blocks(params)):
+    is_stacked = layout_of(params) is Layout.STACKED
+    held = flatten(blocks if is_stacked else blocks[index])
+    for path, leaf in held.items():
+      shape = tuple(leaf.shape[1:] if is_stacked else leaf.shape)
+      found['blocks', block_key(index), *path] = shape
+  return found
+
+
+def outer(params: Params) -> PyTree:
+  """Return what a backbone has besides its blocks."""
+  return {k: v for k, v in params['backbone'].items() if k != 'blocks'}
+
+
+def leaf(params: Params, path: Path) -> jax.Array | np.ndarray:
+  """Return one leaf of the backbone by its path in `leaves`."""
+  node: PyTree = params['backbone']
+  if path[0] != 'blocks':
+    return _at(node, path)
+  if layout_of(params) is Layout.STACKED:
+    return _at(node['blocks'], path[2:])[int(path[1])]
+  return _at(node['blocks'][int(path[1])], path[2:])
+
+
+def leaf_dtype(params: Params, path: Path) -> np.dtype:
+  """Return the dtype of that leaf without cutting it from a stack."""
+  node: PyTree = params['backbone']
+  if path[0] == 'blocks':
+    is_stacked = layout_of(params) is Layout.STACKED
+    node = node['blocks'] if is_stacked else node['blocks'][int(path[1])]
+    path = path[2:]
+  return np.dtype(_at(node, path).dtype)
+
+
+def leaves(params: Params) -> Iterator[tuple[Path, np.ndarray]]:
+  """Yield every leaf of the backbone with its path, one block at a time.
+
+  Blocks come first, as `('blocks', '000', ...)`; the order and the arrays do
+  not depend on the layout.
+  """
+  for index in range(count_blocks(params)):
+    for path, leaf in sorted(flatten(block(params, index)).items()):
+      yield ('blocks', block_key(index), *path), np.asarray(leaf)
+  for path, leaf in sorted(flatten(outer(params)).items()):
+    yield path, np.asarray(leaf)
+
+
+def backbone_hash(params: Params) -> str:
+  """Return a SHA-256 over every path, dtype, shape and byte of the backbone.
+
+  Equal for stacked and unstacked trees; different for every other dtype.
+  Policies keep it, to be used with no other model than their own.
+  """
+  digest = hashlib.sha256()
+  for path, leaf in leaves(params):
+    head = f'{"/".join(path)} {leaf.dtype.name} {leaf.shape}\n'
+    digest.update(head.encode())
+    digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+  return digest.hexdigest()
+
+
+def on_device(
+  params: Params, *, layout: Layout, dtype: jnp.dtype | None = None
+) -> Params:
+  """Return unstacked host arrays as JAX arrays of the wanted layout and dtype.
+
+  Blocks are joined leaf by leaf, so there is one copy of the model and not
+  two.
+  """
+  place = lambda leaf: jnp.asarray(_copy(leaf, dtype))
+  blocks = params['backbone']['blocks']
+  if layout is Layout.STACKED:
+    placed = _stack([flatten(b) for b in blocks], dtype)
+  else:
+    placed = tuple(jax.tree.map(place, b) for b in blocks)
+  backbone = {**jax.tree.map(place, outer(params)), 'blocks': placed}
+  exits = jax.tree.map(place, params['exits'])
+  return {'backbone': backbone, 'exits': exits}
+
+
+def _at(node: PyTree, path: Path) -> PyTree:
+  for key in path:
+    node = node[key]
+  return node
+
+
+def _stack(
+  blocks: Sequence[Mapping[Path, jax.Array | np.ndarray]],
+  dtype: jnp.dtype | None,
+) -> PyTree:
+  if not blocks:
+    raise CheckpointError(
+      'a stack needs at least one block; load none of them unstacked.'
+    )
+  stacked = {}
+  for path, first in blocks[0].items():
+    found = {b[path].dtype for b in blocks}
+    kind = dtype or jnp.result_type(*found)
+    joined = np.empty((len(blocks), *first.shape), kind)
+    for index, held in enumerate(blocks):
+      joined[index] = held[path]
+    stacked[path] = jnp.asarray(joined)
+  return unflatten(stacked)
+
+
+def _copy(leaf: np.ndarray, dtype: jnp.dtype | None) -> np.ndarray:
+  # JAX may keep the memory it is given, which can be a mapped file.
+  return np.array(leaf, dtype=dtype or leaf.dtype, order='C')
