@@ -1,0 +1,348 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The training loop: batches in, checkpoints and metrics out.
+
+Everything that decides the losses is in the `Task` and the batches; the loop
+adds only bookkeeping, so a run that was killed anywhere continues from its
+last checkpoint with the same numbers, bit for bit.
+"""
+
+import contextlib
+import dataclasses
+import enum
+import math
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from eejax.checkpoint.manager import RunCheckpoints
+from eejax.config import EarlyExitConfig
+from eejax.data.batch import Batch, PackedBatches
+from eejax.errors import ArgumentError, EejaxError
+from eejax.training import freeze, losses, metrics, run_folder, state, step
+from eejax.training.interrupt import StopRequest
+from eejax.training.losses import Objective, TokenBatch
+from eejax.training.metrics import MetricWriter, Record
+from eejax.training.reporting import Reporter, Silence
+from eejax.training.step import StepConfig, StepMetrics
+from eejax.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+  """Say how long a run is and when it tells and keeps something.
+
+  Attributes:
+    steps: optimizer steps in all.
+    log_every: steps between looks at the metrics; every step is recorded
+      whatever this is.
+    eval_every: steps between held-out evaluations; 0 has none but the first
+      and the last.
+    save_every: steps between checkpoints; 0 has the last alone.
+    keep: checkpoints kept.
+  """
+
+  steps: int
+  log_every: int = 10
+  eval_every: int = 200
+  save_every: int = 200
+  keep: int = 2
+
+  def __post_init__(self):
+    for name, least in (
+      ('steps', 1),
+      ('log_every', 1),
+      ('eval_every', 0),
+      ('save_every', 0),
+      ('keep', 1),
+    ):
+      if getattr(self, name) < least:
+        raise ArgumentError(
+          f'{name} must be at least {least}, not {getattr(self, name)}.'
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """Hold what is learned, from what start and how.
+
+  Attributes:
+    config: the model with its exits.
+    params: parameters to start from; never changed. Of a tuned model the
+      first blocks suffice where nothing looks at the final head.
+    objective: what is minimised.
+    optimizer: of the trainable part.
+    settings: how a step is computed.
+    learning_rate: the optimizer's schedule, to be reported.
+  """
+
+  config: EarlyExitConfig
+  params: Params
+  objective: Objective
+  optimizer: optax.GradientTransformation
+  settings: StepConfig = StepConfig()
+  learning_rate: optax.Schedule | None = None
+
+
+class Ending(enum.Enum):
+  """How a run ended: at its last step, or early and saved."""
+
+  FINISHED = 'finished'
+  INTERRUPTED = 'interrupted'
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """Hold what a run leaves.
+
+  Attributes:
+    ending: how it ended.
+    step: steps taken in all.
+    trainable: the trained part of the tree.
+    held_out: the last held-out means.
+  """
+
+  ending: Ending
+  step: int
+  trainable: Params
+  held_out: Mapping[str, float]
+
+
+def train(
+  task: Task,
+  *,
+  folder: pathlib.Path,
+  settings: LoopConfig,
+  batches: PackedBatches,
+  held_out: Sequence[Batch] = (),
+  reporter: Reporter | None = None,
+) -> Outcome:
+  """Train to the end, or until SIGTERM or the first Ctrl-C.
+
+  The folder should be held by `run_folder.claim`.
+
+  Args:
+    task: what is learned.
+    folder: the run's folder; a checkpoint in it is continued.
+    settings: length and cadence.
+    batches: training data at its start.
+    held_out: batches of held-out text, measured at every exit.
+    reporter: tells how it goes.
+
+  Raises:
+    EejaxError: the loss is not a number, or a checkpoint cannot be used.
+  """
+  reporter = reporter or Silence()
+  with contextlib.ExitStack() as stack:
+    checkpoints = stack.enter_context(
+      RunCheckpoints(
+        folder / run_folder.CHECKPOINTS,
+        keep=settings.keep,
+        warn=reporter.say,
+      )
+    )
+    stop = stack.enter_context(StopRequest())
+    stack.callback(reporter.close)
+    run = _Run(task, settings, batches, held_out, checkpoints, reporter)
+    resumed = run.resume()
+    run.writer = stack.enter_context(
+      MetricWriter(folder, resume_step=run.step if resumed else None)
+    )
+    return run.until_end(stop)
+
+
+class _Run:
+  """Carry a run's state between steps; one method a thing that happens."""
+
+  def __init__(self, task, settings, batches, held_out, checkpoints, reporter):
+    self.task = task
+    self.settings = settings
+    self.batches = batches
+    self.held_out = [to_device(b) for b in held_out]
+    self.checkpoints = checkpoints
+    self.reporter = reporter
+    self.writer: MetricWriter | None = None
+    self.full_depth = task.objective.full_depth(task.config)
+    params = freeze.cut_to_depth(
+      task.params, config=task.config, full_depth=self.full_depth
+    )
+    trainable, self.frozen = freeze.split(params, regime=task.objective.regime)
+    # A copy, for the step donates its state; float32, whatever was loaded.
+    trainable = jax.tree.map(
+      lambda x: jnp.array(x, jnp.float32, copy=True), trainable
+    )
+    self.state = state.create(trainable, optimizer=task.optimizer)
+    self.step = 0
+    self.saved_step: int | None = None
+    self.pending: list[StepMetrics] = []
+    self.last_held_out: dict[str, float] = {}
+    self.clock = time.monotonic()
+    self.train_step = step.compile_train_step(
+      step.make_train_step(
+        task.config,
+        objective=task.objective,
+        optimizer=task.optimizer,
+        settings=task.settings,
+      )
+    )
+    self.evaluate_batch = jax.jit(self._evaluation_sums)
+
+  def _evaluation_sums(self, trainable, frozen, batch):
+    return losses.evaluation_sums(
+      freeze.merge(trainable, frozen),
+      batch,
+      config=self.task.config,
+      forward=self.task.settings.forward,
+      full_depth=self.full_depth,
+      chunk_size=self.task.objective.chunk_size,
+    )
+
+  def resume(self) -> bool:
+    """Take up the latest checkpoint; return whether there is one."""
+    restored = self.checkpoints.restore_latest(self.state)
+    if restored is None:
+      return False
+    self.state = restored.state
+    self.step = self.saved_step = restored.step
+    self.batches.restore(restored.metadata['data'])
+    self.reporter.say(f'continuing at step {self.step}.')
+    return True
+
+  def until_end(self, stop: StopRequest) -> Outcome:
+    """Take steps until there are none left or somebody says stop."""
+    steps = self.settings.steps
+    self.reporter.start(step=self.step, steps=steps)
+    if self.step == 0:
+      self.evaluate()
+    while self.step < steps and not stop.requested:
+      self.take_step()
+      # What is written before a checkpoint stays when a run goes on from it,
+      # so the order of these three matters.
+      if self._due(self.settings.log_every):
+        self.flush()
+      if self._due(self.settings.eval_every) and self.step < steps:
+        self.evaluate()
+      if self._due(self.settings.save_every) and self.step < steps:
+        self.save()
+    finished = self.step == steps
+    if self.saved_step != self.step:
+      self.flush()
+      if finished:
+        self.evaluate()
+      self.save()
+    self.checkpoints.wait()
+    return Outcome(
+      ending=Ending.FINISHED if finished else Ending.INTERRUPTED,
+      step=self.step,
+      trainable=self.state.trainable,
+      held_out=self.last_held_out,
+    )
+
+  def _due(self, every: int) -> bool:
+    return bool(every) and self.step % every == 0
+
+  def take_step(self) -> None:
+    """Train on the next batch."""
+    batch = to_device(next(self.batches))
+    self.state, measured = self.train_step(self.state, self.frozen, batch)
+    self.pending.append(measured)
+    self.step += 1
+
+  def flush(self) -> None:
+    """Fetch the metrics of the steps since the last time and write them.
+
+    Fetching waits for the device, so it is not done every step.
+    """
+    if not self.pending:
+      return
+    first = self.step - len(self.pending) + 1
+    records = [
+      self._train_record(first + i, jax.device_get(m))
+      for i, m in enumerate(self.pending)
+    ]
+    tokens = sum(r.values['tokens'] for r in records)
+    now = time.monotonic()
+    rate = tokens / max(now - self.clock, 1e-9)
+    self.clock = now
+    timing = Record(self.step, metrics.TIMING, {'tokens_per_s': rate})
+    self.pending = []
+    self._write([*records, timing])
+    self._check_finite(records)
+    shown = {'loss': records[-1].values['loss'], 'tokens_per_s': rate}
+    self.reporter.advance(len(records), shown)
+
+  def _train_record(self, number: int, measured: StepMetrics) -> Record:
+    """Describe the step that made the state of `number` steps."""
+    values = metrics.means(measured.sums, config=self.task.config)
+    values['tokens'] = float(measured.sums.tokens)
+    values['grad_norm'] = float(measured.grad_norm)
+    if self.task.learning_rate is not None:
+      values['learning_rate'] = float(self.task.learning_rate(number - 1))
+    weights = np.asarray(measured.exit_weights)
+    for e, weight in zip(self.task.config.exits, weights, strict=True):
+      if f'{e.name}/loss' in values:
+        values[f'{e.name}/weight'] = float(weight)
+    return Record(number, metrics.TRAIN, values)
+
+  def _check_finite(self, records: Sequence[Record]) -> None:
+    for record in records:
+      if not math.isfinite(record.values['loss'] + record.values['grad_norm']):
+        kept = (
+          f'the checkpoint at step {self.saved_step} is kept'
+          if self.saved_step
+          else 'no checkpoint was written yet'
+        )
+        raise EejaxError(
+          f'the loss or its gradient is not a finite number at step '
+          f'{record.step}; try a lower learning rate or a longer warm-up in a '
+          f'new folder ({kept}).'
+        )
+
+  def evaluate(self) -> None:
+    """Measure held-out text at every exit."""
+    if not self.held_out:
+      return
+    parts = [
+      self.evaluate_batch(self.state.trainable, self.frozen, batch)
+      for batch in self.held_out
+    ]
+    total = metrics.add_sums(parts)
+    values = metrics.means(total, config=self.task.config)
+    values.pop('loss')  # the objective of no regime
+    self.last_held_out = values
+    self._write([Record(self.step, metrics.HELD_OUT, values)])
+    self.reporter.evaluated(self.step, values)
+    self.clock = time.monotonic()
+
+  def save(self) -> None:
+    """Write a checkpoint, in the background."""
+    self.flush()
+    self.checkpoints.save(
+      self.step, self.state, {'data': self.batches.state()}
+    )
+    self.saved_step = self.step
+
+  def _write(self, records: Sequence[Record]) -> None:
+    assert self.writer is not None
+    self.writer.write(records)
+
+
+def to_device(batch: Batch) -> TokenBatch:
+  """Return a batch of the data pipeline as arrays on the device."""
+  return TokenBatch(**{k: jnp.asarray(v) for k, v in batch.as_dict().items()})

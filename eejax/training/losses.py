@@ -1,0 +1,433 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Objectives of the three regimes, as sums over tokens.
+
+Everything is a sum rather than a mean, so that microbatches of different
+numbers of tokens add up to exactly the batch's loss: `objective` returns the
+sum whose gradient, over the batch's token count, is the gradient of
+
+  L_final + sum_i w_i(t) L_i                     (`joint`)
+  sum_i w_i(t) L_i                               (`tune`)
+
+with L_i = sum_t m_t c_it CE_it / sum_t m_t, m the loss mask and c the token
+weights (EE-LLM, arXiv 2312.04916, eq. 2 and the dynamic weights of its code).
+"""
+
+import dataclasses
+import enum
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from eejax.config import EarlyExitConfig, GateKind
+from eejax.errors import ArgumentError
+from eejax.models import decoder
+from eejax.models.decoder import DecoderOutput, LayerDropout, Rematerialization
+from eejax.models.exits import apply_exit_head, gate_logit, output_kernel
+from eejax.ops.attention import AttentionImplementation
+from eejax.ops.cross_entropy import (
+  OutputHead,
+  TokenStatistics,
+  cross_entropy,
+  head_statistics,
+)
+from eejax.training import freeze, weight_schedules
+from eejax.training.freeze import Regime
+from eejax.training.weight_schedules import ExitWeights
+from eejax.types import Array, Float, Int, Params
+
+
+class TokenWeights(enum.Enum):
+  """How much a token counts in an exit's loss.
+
+  CONFIDENCE weighs it by the exit's largest probability, not differentiated:
+  the exit spends itself on tokens it may one day be trusted with.
+  """
+
+  UNIFORM = 'uniform'
+  CONFIDENCE = 'confidence'
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """Describe what a run minimises.
+
+  Attributes:
+    regime: which losses and parameters take part.
+    exit_weights: how much each exit's loss counts over time.
+    token_weights: how much each token counts in it.
+    distillation_weight: share of an exit's loss that is
+      temperature^2 KL(final || exit), the final distribution detached; the
+      rest is cross-entropy with the text. In [0, 1].
+    temperature: softens both distributions of the distillation, > 0.
+    gate_weight: factor of the gates' binary cross-entropy; gates read
+      detached streams, so it changes nothing but their own rate.
+    chunk_size: tokens whose logits stand at once.
+  """
+
+  regime: Regime = Regime.STANDARD
+  exit_weights: ExitWeights = ExitWeights()
+  token_weights: TokenWeights = TokenWeights.UNIFORM
+  distillation_weight: float = 0.0
+  temperature: float = 1.0
+  gate_weight: float = 1.0
+  chunk_size: int = 1024
+
+  def __post_init__(self):
+    if not 0 <= self.distillation_weight <= 1:
+      raise ArgumentError(
+        'distillation_weight is a share between 0 and 1, not '
+        f'{self.distillation_weight}.'
+      )
+    if self.temperature <= 0:
+      raise ArgumentError(
+        f'temperature must be above 0, not {self.temperature}.'
+      )
+    if self.gate_weight < 0:
+      raise ArgumentError(f'gate_weight must be >= 0, not {self.gate_weight}.')
+    if self.chunk_size < 1:
+      raise ArgumentError(
+        f'chunk_size must be at least 1, not {self.chunk_size}.'
+      )
+
+  def full_depth(self, config: EarlyExitConfig) -> bool:
+    """Return whether a step runs every block and the final head."""
+    return freeze.needs_full_depth(
+      config,
+      regime=self.regime,
+      distillation_weight=self.distillation_weight,
+      gate_weight=self.gate_weight,
+    )
+
+
+@flax.struct.dataclass
+class TokenBatch:
+  """Hold a batch of token rows on the device.
+
+  Attributes:
+    tokens: inputs.
+    targets: what should follow each.
+    weights: 1 where the target counts, else 0.
+    positions: position of each token in its own text.
+    segment_ids: which text of its row a token belongs to; 0 is padding.
+  """
+
+  tokens: Int[Array, '*rows T']
+  targets: Int[Array, '*rows T']
+  weights: Float[Array, '*rows T']
+  positions: Int[Array, '*rows T']
+  segment_ids: Int[Array, '*rows T']
+
+
+@flax.struct.dataclass
+class HeadSums:
+  """Hold sums over the tokens that count; divide them by `tokens`.
+
+  Attributes:
+    tokens: tokens counted: 0 where the head took no part.
+    loss: cross-entropy, in nats.
+    correct: tokens whose likeliest next token is the target.
+    agree: tokens whose likeliest next token is the final head's.
+    confidence: largest probability.
+    divergence: KL(final || exit) at the objective's temperature.
+    gate_loss: the gate's binary cross-entropy.
+    gate_correct: tokens where the gate, at 1/2, predicts agreement rightly.
+  """
+
+  tokens: Float[Array, '*E']
+  loss: Float[Array, '*E']
+  correct: Float[Array, '*E']
+  agree: Float[Array, '*E']
+  confidence: Float[Array, '*E']
+  divergence: Float[Array, '*E']
+  gate_loss: Float[Array, '*E']
+  gate_correct: Float[Array, '*E']
+
+
+@flax.struct.dataclass
+class LossSums:
+  """Hold a step's sums; microbatches are added leaf by leaf.
+
+  Attributes:
+    objective: what is differentiated, times the number of tokens.
+    tokens: tokens that count.
+    final: of the final head; its `tokens` is 0 where it was not run.
+    exits: of every exit, shallowest first.
+  """
+
+  objective: Float[Array, '']
+  tokens: Float[Array, '']
+  final: HeadSums
+  exits: HeadSums
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+  """Say how the backbone is run.
+
+  Attributes:
+    dtype: compute dtype.
+    rematerialization: what the backward pass recomputes.
+    implementation: attention kernel.
+  """
+
+  dtype: str = 'float32'
+  rematerialization: Rematerialization = Rematerialization.NONE
+  implementation: AttentionImplementation = AttentionImplementation.XLA
+
+
+def objective_sum(
+  trainable: Params,
+  frozen: Params,
+  batch: TokenBatch,
+  *,
+  config: EarlyExitConfig,
+  objective: Objective,
+  forward: Forward,
+  step: Int[Array, ''] | int,
+  layer_dropout: LayerDropout | None = None,
+) -> tuple[Float[Array, ''], LossSums]:
+  """Return the objective times the token count, and what it is made of.
+
+  Args:
+    trainable: the part of the tree that is differentiated.
+    frozen: the rest. A backbone that need not run to its end is truncated
+      already (`freeze.cut_to_depth`).
+    batch: one microbatch.
+    config: the model with its exits.
+    objective: what is minimised.
+    forward: how the backbone is run.
+    step: counts from 0; sets weights and curriculum.
+    layer_dropout: random skipping of blocks.
+  """
+  params = freeze.merge(trainable, frozen)
+  out = _run(params, batch, config, forward, layer_dropout)
+  tokens = jnp.sum(batch.weights)
+  final = _final_statistics(params, out, batch, config, objective, forward)
+  total = jnp.zeros((), jnp.float32)
+  final_sums = _no_sums(())
+  if final is not None:
+    final_sums = _head_sums(final, batch, final.top1)
+    if objective.regime is not Regime.TUNE:
+      total += final_sums.loss
+  exit_sums = _no_sums((len(config.exits),))
+  if objective.regime is not Regime.STANDARD and config.exits:
+    weighted, exit_sums = _exit_losses(
+      params, out, batch, final, config, objective, forward, step
+    )
+    total += weighted
+  return total, LossSums(
+    objective=jax.lax.stop_gradient(total),
+    tokens=tokens,
+    final=final_sums,
+    exits=exit_sums,
+  )
+
+
+def evaluation_sums(
+  params: Params,
+  batch: TokenBatch,
+  *,
+  config: EarlyExitConfig,
+  forward: Forward,
+  full_depth: bool,
+  chunk_size: int = 1024,
+) -> LossSums:
+  """Return the sums of every head, whatever the regime trains.
+
+  Args:
+    params: the whole tree; the backbone may end at the deepest exit.
+    batch: one batch.
+    config: the model with its exits.
+    forward: how the backbone is run.
+    full_depth: whether the backbone is whole, so that the final head and
+      agreement with it can be measured.
+    chunk_size: tokens whose logits stand at once.
+  """
+  every = Objective(
+    regime=Regime.JOINT if full_depth else Regime.TUNE,
+    gate_weight=1.0 if full_depth else 0.0,
+    chunk_size=chunk_size,
+  )
+  _, sums = objective_sum(
+    params, {}, batch, config=config, objective=every, forward=forward, step=0
+  )
+  return sums
+
+
+def _run(params, batch, config, forward, layer_dropout) -> DecoderOutput:
+  backbone = params['backbone']
+  return decoder.run_blocks(
+    backbone,
+    decoder.embed(backbone, batch.tokens, dtype=jnp.dtype(forward.dtype)),
+    config=config,
+    positions=batch.positions,
+    segment_ids=batch.segment_ids,
+    rematerialization=forward.rematerialization,
+    layer_dropout=layer_dropout,
+    implementation=forward.implementation,
+  )
+
+
+def _final_head(params, out, config) -> OutputHead:
+  hidden = decoder.final_hidden(
+    params['backbone'], out.hidden, config=config.model
+  )
+  kernel = output_kernel(params, exit=None, config=config.model)
+  return OutputHead(hidden=hidden, kernel=kernel)
+
+
+def _final_statistics(
+  params, out, batch, config, objective, forward
+) -> TokenStatistics | None:
+  """Return what the final head says, or None where nobody asks it."""
+  if not objective.full_depth(config):
+    return None
+  head = _final_head(params, out, config)
+  if objective.regime is Regime.TUNE:
+    head = jax.lax.stop_gradient(head)
+  return cross_entropy(
+    head.hidden,
+    kernel=head.kernel,
+    targets=batch.targets,
+    chunk_size=objective.chunk_size,
+    dtype=jnp.dtype(forward.dtype),
+  )
+
+
+def _exit_losses(
+  params, out, batch, final, config, objective, forward, step
+) -> tuple[Float[Array, ''], HeadSums]:
+  """Return the weighted losses of the exits whose turn it is."""
+  count = len(config.exits)
+  schedule = objective.exit_weights
+  weights = weight_schedules.weights_at(
+    step, schedule=schedule, num_exits=count
+  )
+
+  def run(group: tuple[int, ...]):
+    return _group_losses(
+      params, out, batch, final, config, objective, forward, weights, group
+    )
+
+  groups = weight_schedules.groups(schedule.curriculum, count)
+  if len(groups) == 1:
+    return run(groups[0])
+  index = weight_schedules.group_at(step, schedule=schedule, num_exits=count)
+  return jax.lax.switch(index, [lambda g=g: run(g) for g in groups])
+
+
+def _group_losses(
+  params, out, batch, final, config, objective, forward, weights, group
+) -> tuple[Float[Array, ''], HeadSums]:
+  """Return the weighted loss and the sums of the exits in `group`."""
+  exits = [config.exits[i] for i in group]
+  distilled = objective.distillation_weight > 0
+  statistics = head_statistics(
+    [_exit_head(params, out, batch, config, e) for e in exits],
+    targets=batch.targets,
+    teacher=_final_head(params, out, config) if distilled else None,
+    temperature=objective.temperature,
+    chunk_size=objective.chunk_size,
+    dtype=jnp.dtype(forward.dtype),
+  )
+  total = jnp.zeros((), jnp.float32)
+  sums = _no_sums((len(config.exits),))
+  final_top1 = None if final is None else final.top1
+  for i, e, stats in zip(group, exits, statistics.heads, strict=True):
+    total += weights[i] * jnp.sum(
+      batch.weights * _token_losses(stats, objective)
+    )
+    one = _head_sums(stats, batch, final_top1)
+    if e.gate is not GateKind.NONE and final is not None:
+      one = _with_gate(one, params, out, batch, stats, final.top1, e, config)
+      total += objective.gate_weight * one.gate_loss
+    sums = jax.tree.map(
+      lambda s, v, i=i: s.at[i].set(jax.lax.stop_gradient(v)), sums, one
+    )
+  return total, sums
+
+
+def _exit_head(params, out, batch, config, exit) -> OutputHead:
+  z = apply_exit_head(
+    params['exits'].get(exit.name, {}),
+    out.exit_inputs[exit.name],
+    exit=exit,
+    config=config.model,
+    positions=batch.positions,
+    segment_ids=batch.segment_ids,
+  )
+  kernel = output_kernel(params, exit=exit, config=config.model)
+  return OutputHead(hidden=z.hidden, kernel=kernel)
+
+
+def _token_losses(
+  stats: TokenStatistics, objective: Objective
+) -> Float[Array, 'B T']:
+  losses = stats.loss
+  share = objective.distillation_weight
+  if share > 0:
+    # The square keeps gradients of the same size whatever the temperature
+    # (Hinton et al. 2015, Distilling the Knowledge, section 2).
+    soft = objective.temperature**2 * stats.divergence
+    losses = (1 - share) * losses + share * soft
+  if objective.token_weights is TokenWeights.CONFIDENCE:
+    losses = losses * jnp.exp(stats.max_log_prob)
+  return losses
+
+
+def _with_gate(
+  sums, params, out, batch, stats, final_top1, exit, config
+) -> HeadSums:
+  stream = jax.lax.stop_gradient(out.exit_inputs[exit.name].hidden)
+  logit = gate_logit(
+    params['exits'][exit.name], stream, exit=exit, config=config.model
+  )
+  label = (stats.top1 == final_top1).astype(jnp.float32)
+  loss = optax.sigmoid_binary_cross_entropy(logit, label)
+  right = (logit > 0) == (label > 0)
+  return sums.replace(
+    gate_loss=jnp.sum(batch.weights * loss),
+    gate_correct=jnp.sum(batch.weights * right),
+  )
+
+
+def _head_sums(
+  stats: TokenStatistics, batch: TokenBatch, final_top1: Any
+) -> HeadSums:
+  mask = batch.weights
+  zero = jnp.zeros((), jnp.float32)
+  agree = divergence = zero
+  if final_top1 is not None:
+    agree = jnp.sum(mask * (stats.top1 == final_top1))
+  if stats.divergence is not None:
+    divergence = jnp.sum(mask * stats.divergence)
+  return HeadSums(
+    tokens=jnp.sum(mask),
+    loss=jnp.sum(mask * stats.loss),
+    correct=jnp.sum(mask * (stats.top1 == batch.targets)),
+    agree=agree,
+    confidence=jnp.sum(mask * jnp.exp(stats.max_log_prob)),
+    divergence=divergence,
+    gate_loss=zero,
+    gate_correct=zero,
+  )
+
+
+def _no_sums(shape: tuple[int, ...]) -> HeadSums:
+  names = [f.name for f in dataclasses.fields(HeadSums)]
+  return HeadSums(**{name: jnp.zeros(shape, jnp.float32) for name in names})

@@ -1,0 +1,176 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What a run reports: means from sums, JSON lines and TensorBoard."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from eejax.config import EarlyExitConfig, GateKind
+from eejax.training.losses import HeadSums, LossSums
+
+TRAIN = 'train'
+HELD_OUT = 'held_out'
+TIMING = 'timing'
+
+FILE = 'metrics.jsonl'
+
+
+def means(sums: LossSums, *, config: EarlyExitConfig) -> dict[str, float]:
+  """Return named means of a step's or an evaluation's sums.
+
+  Heads that took no part are left out. Names are `loss` (the objective),
+  `final/...` and `exit_6/...` with `loss` (nats), `accuracy`, `confidence`,
+  and where they are known `agreement` (with the final head), `divergence`,
+  `gate_loss` and `gate_accuracy`.
+
+  Args:
+    sums: arrays or numbers.
+    config: the model with its exits.
+  """
+  sums = jax.tree.map(np.asarray, sums)
+  values = {'loss': _ratio(sums.objective, sums.tokens)}
+  final_known = bool(sums.final.tokens)
+  if final_known:
+    values |= _head_means('final', sums.final, gated=False, final_known=False)
+  for i, e in enumerate(config.exits):
+    one = jax.tree.map(lambda x, i=i: x[i], sums.exits)
+    if one.tokens:
+      gated = e.gate is not GateKind.NONE
+      values |= _head_means(e.name, one, gated=gated, final_known=final_known)
+  return values
+
+
+def _head_means(
+  name: str, head: HeadSums, *, gated: bool, final_known: bool
+) -> dict[str, float]:
+  values = {
+    'loss': head.loss,
+    'accuracy': head.correct,
+    'confidence': head.confidence,
+  }
+  if final_known:
+    values['agreement'] = head.agree
+  if head.divergence:
+    values['divergence'] = head.divergence
+  if gated and final_known:
+    values['gate_loss'] = head.gate_loss
+    values['gate_accuracy'] = head.gate_correct
+  return {f'{name}/{k}': _ratio(v, head.tokens) for k, v in values.items()}
+
+
+def _ratio(total: Any, tokens: Any) -> float:
+  return float(total) / max(float(tokens), 1.0)
+
+
+def add_sums(parts: Sequence[LossSums]) -> LossSums:
+  """Add up the sums of several batches, in float64 on the host."""
+  host = [
+    jax.tree.map(lambda x: np.asarray(x, np.float64), part) for part in parts
+  ]
+  return jax.tree.map(lambda *leaves: sum(leaves), *host)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """Hold one line of the metrics file.
+
+  Attributes:
+    step: optimizer steps taken when it was measured.
+    kind: `train`, `held_out` or `timing`.
+    values: named numbers.
+  """
+
+  step: int
+  kind: str
+  values: Mapping[str, float]
+
+  def line(self) -> str:
+    """Return the record as a line of JSON; not-a-number becomes null."""
+    plain = {k: v if math.isfinite(v) else None for k, v in self.values.items()}
+    return json.dumps({'step': self.step, 'kind': self.kind, **plain})
+
+
+def read_records(folder: str | os.PathLike) -> list[dict[str, Any]]:
+  """Return the metrics of a run folder; a line cut short is left out."""
+  path = pathlib.Path(folder) / FILE
+  records = []
+  if path.exists():
+    for line in path.read_text(encoding='utf-8').splitlines():
+      try:
+        records.append(json.loads(line))
+      except json.JSONDecodeError:
+        continue
+  return records
+
+
+class MetricWriter:
+  """Append records to `metrics.jsonl` and to TensorBoard.
+
+  What an earlier process wrote beyond the step that this one resumes from is
+  removed first, so that every step stands in the file once.
+
+  Args of the constructor: the run's folder, and the step it resumes from,
+  None if it starts anew.
+  """
+
+  def __init__(self, folder: str | os.PathLike, *, resume_step: int | None):
+    from tensorboardX import SummaryWriter
+
+    self._folder = pathlib.Path(folder)
+    self._folder.mkdir(parents=True, exist_ok=True)
+    self._cut_after(-1 if resume_step is None else resume_step)
+    self._file = (self._folder / FILE).open('a', encoding='utf-8')
+    self._board = SummaryWriter(
+      str(self._folder / 'tensorboard'),
+      purge_step=0 if resume_step is None else resume_step + 1,
+    )
+
+  def _cut_after(self, step: int) -> None:
+    path = self._folder / FILE
+    if not path.exists():
+      return
+    kept = [r for r in read_records(self._folder) if r['step'] <= step]
+    partial = path.with_name(f'.{FILE}.partial')
+    partial.write_text(
+      ''.join(json.dumps(r) + '\n' for r in kept), encoding='utf-8'
+    )
+    os.replace(partial, path)
+
+  def write(self, records: Sequence[Record]) -> None:
+    """Append `records` and flush them."""
+    for record in records:
+      self._file.write(record.line() + '\n')
+      for name, value in record.values.items():
+        self._board.add_scalar(f'{record.kind}/{name}', value, record.step)
+    self._file.flush()
+    self._board.flush()
+
+  def close(self) -> None:
+    """Close both files."""
+    self._file.close()
+    self._board.close()
+
+  def __enter__(self) -> 'MetricWriter':
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()

@@ -1,0 +1,107 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The folder of a run: what it was made with, and who is working in it.
+
+config.json       what decides the losses; another run is refused the folder
+metrics.jsonl     a line a step, and a line a held-out evaluation
+tensorboard/      the same for TensorBoard
+checkpoints/      to resume from
+model/            the result, an eejax checkpoint
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from eejax.errors import ArgumentError, EejaxError
+
+CONFIG = 'config.json'
+CHECKPOINTS = 'checkpoints'
+MODEL = 'model'
+_LOCK = '.lock'
+_MOST_DIFFERENCES = 5
+
+
+@contextlib.contextmanager
+def claim(
+  folder: str | os.PathLike, *, identity: Mapping[str, Any]
+) -> Iterator[pathlib.Path]:
+  """Hold a run folder for this process and this configuration.
+
+  Args:
+    folder: the run's folder; made if it is not there.
+    identity: plain values that decide the losses. The first run writes them
+      down; a later one must bring the same.
+
+  Raises:
+    ArgumentError: the folder belongs to a run with another configuration.
+    EejaxError: another process is working in it.
+  """
+  folder = pathlib.Path(folder)
+  if folder.exists() and not folder.is_dir():
+    raise ArgumentError(f'{folder} is a file; name a folder for the run.')
+  folder.mkdir(parents=True, exist_ok=True)
+  with (folder / _LOCK).open('w') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise EejaxError(
+        f'another process is training in {folder}; wait for it, stop it, or '
+        'name another folder.'
+      ) from error
+    _check_identity(folder, identity)
+    yield folder
+
+
+def _check_identity(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
+  path = folder / CONFIG
+  mine = json.loads(json.dumps(identity))
+  if not path.exists():
+    partial = path.with_name(f'.{CONFIG}.partial')
+    partial.write_text(json.dumps(mine, indent=2) + '\n', encoding='utf-8')
+    os.replace(partial, path)
+    return
+  theirs = json.loads(path.read_text(encoding='utf-8'))
+  different = differences(theirs, mine)
+  if different:
+    more = len(different) - _MOST_DIFFERENCES
+    listed = '; '.join(different[:_MOST_DIFFERENCES])
+    raise ArgumentError(
+      f'{folder} holds a run with another configuration: {listed}'
+      f'{f"; and {more} more" if more > 0 else ""}. Name another folder, or '
+      'take back the change.'
+    )
+
+
+def differences(theirs: Any, mine: Any, *, name: str = '') -> list[str]:
+  """Return where two trees of plain values differ, each in a few words."""
+  if isinstance(theirs, dict) and isinstance(mine, dict):
+    found = []
+    for key in [*theirs, *(k for k in mine if k not in theirs)]:
+      inner = f'{name}.{key}' if name else str(key)
+      found += differences(theirs.get(key), mine.get(key), name=inner)
+    return found
+  if isinstance(theirs, list) and isinstance(mine, list):
+    if len(theirs) == len(mine) and theirs != mine:
+      pairs = enumerate(zip(theirs, mine, strict=True))
+      return [
+        d for i, (a, b) in pairs for d in differences(a, b, name=f'{name}[{i}]')
+      ]
+  if theirs == mine:
+    return []
+  return [f'{name} was {theirs!r} and is now {mine!r}']
