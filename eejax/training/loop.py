@@ -333,9 +333,7 @@ class _Run:
   def save(self) -> None:
     """Write a checkpoint, in the background."""
     self.flush()
-    self.checkpoints.save(
-      self.step, self.state, {'data': self.batches.state()}
-    )
+    self.checkpoints.save(self.step, self.state, {'data': self.batches.state()})
     self.saved_step = self.step
 
   def _write(self, records: Sequence[Record]) -> None:

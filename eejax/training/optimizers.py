@@ -22,7 +22,7 @@ import optax
 from eejax.training.freeze import decay_mask
 
 
-def adamw(
+def clipped_adamw(
   learning_rate: optax.ScalarOrSchedule,
   *,
   b1: float = 0.9,
@@ -31,7 +31,7 @@ def adamw(
   weight_decay: float = 0.1,
   clip_norm: float | None = 1.0,
 ) -> optax.GradientTransformation:
-  """Return AdamW that leaves norm gains and biases undecayed.
+  """Return AdamW that clips, and leaves norm gains and biases undecayed.
 
   Args:
     learning_rate: a number, or any optax schedule.

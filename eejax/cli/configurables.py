@@ -1,0 +1,123 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What gin files may name.
+
+Importing this module registers it all; only the command line does. Our own
+dataclasses and functions go by their bare names, optax's by `optax.NAME`,
+members of enums as `%Regime.JOINT`.
+"""
+
+import gin
+import optax
+
+from eejax.cli import training_runs
+from eejax.config import (
+  ExitConfig,
+  ExitHeadKind,
+  GateKind,
+  Initialization,
+  ModelConfig,
+  OutputMatrix,
+  RotaryConfig,
+  RotaryScaling,
+  parse_exits,
+)
+from eejax.data.batch import Packing
+from eejax.data.batches import DataConfig
+from eejax.data.corpus import TextUnit
+from eejax.models.decoder import Rematerialization
+from eejax.ops.attention import AttentionImplementation
+from eejax.training import optimizers
+from eejax.training.freeze import Regime
+from eejax.training.loop import LoopConfig
+from eejax.training.losses import Forward, Objective, TokenWeights
+from eejax.training.step import StepConfig
+from eejax.training.weight_schedules import Curriculum, ExitWeights, Ramp
+
+OWN = (
+  DataConfig,
+  ExitConfig,
+  ExitWeights,
+  Forward,
+  LoopConfig,
+  ModelConfig,
+  Objective,
+  RotaryConfig,
+  StepConfig,
+  optimizers.clipped_adamw,
+  optimizers.warmup_cosine,
+  parse_exits,
+  training_runs.pretrain,
+  training_runs.tune,
+)
+
+ENUMS = (
+  AttentionImplementation,
+  Curriculum,
+  ExitHeadKind,
+  GateKind,
+  Initialization,
+  OutputMatrix,
+  Packing,
+  Ramp,
+  Regime,
+  Rematerialization,
+  RotaryScaling,
+  TextUnit,
+  TokenWeights,
+  training_runs.KeptExits,
+)
+
+# Schedules, and optimizers that take a `learning_rate`.
+OPTAX = (
+  'constant_schedule',
+  'cosine_decay_schedule',
+  'exponential_decay',
+  'join_schedules',
+  'linear_schedule',
+  'piecewise_constant_schedule',
+  'polynomial_schedule',
+  'sgdr_schedule',
+  'warmup_constant_schedule',
+  'warmup_cosine_decay_schedule',
+  'warmup_exponential_decay_schedule',
+  'adafactor',
+  'adagrad',
+  'adam',
+  'adamax',
+  'adamw',
+  'amsgrad',
+  'lamb',
+  'lars',
+  'lion',
+  'nadamw',
+  'novograd',
+  'radam',
+  'rmsprop',
+  'sgd',
+  'sm3',
+  'yogi',
+)
+
+
+def _register() -> None:
+  for configurable in OWN:
+    gin.external_configurable(configurable, module='eejax')
+  for kind in ENUMS:
+    gin.constants_from_enum(kind, module='eejax')
+  for name in OPTAX:
+    gin.external_configurable(getattr(optax, name), name, module='optax')
+
+
+_register()

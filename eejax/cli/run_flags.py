@@ -1,0 +1,103 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Flags of the gin runs that stand for the macros people set most."""
+
+import argparse
+import dataclasses
+from typing import Any
+
+from eejax.cli import gin_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Shorthand:
+  """Pair a plain flag with the macro it sets.
+
+  Attributes:
+    flag: with its dashes.
+    macro: of the run's gin file.
+    help: one line.
+    type: what argparse makes of the text.
+  """
+
+  flag: str
+  macro: str
+  help: str
+  type: Any = str
+
+  @property
+  def dest(self) -> str:
+    """Return the attribute of the parsed arguments."""
+    return self.flag.removeprefix('--').replace('-', '_')
+
+
+def numbers(text: str) -> float | tuple[float, ...]:
+  """Read one number, or several between commas."""
+  values = tuple(float(part) for part in text.split(','))
+  return values[0] if len(values) == 1 else values
+
+
+BOTH = (
+  Shorthand('--run', 'RUN', 'folder of the run; an earlier one continues'),
+  Shorthand('--steps', 'STEPS', 'optimizer steps in all', int),
+  Shorthand('--learning-rate', 'LEARNING_RATE', 'peak learning rate', float),
+  Shorthand('--batch-size', 'BATCH_SIZE', 'sequences a step', int),
+  Shorthand('--sequence-length', 'SEQUENCE_LENGTH', 'tokens a sequence', int),
+  Shorthand(
+    '--data', 'DATA', "'stdlib', a file, a folder, seqio:TASK or tfds:NAME"
+  ),
+  Shorthand(
+    '--exit-weights',
+    'EXIT_WEIGHTS',
+    'weight of the exit losses: one number, or one for each exit: 0.1,0.2',
+    numbers,
+  ),
+  Shorthand('--seed', 'SEED', 'seed of everything random', int),
+)
+
+
+def add_arguments(
+  parser: argparse.ArgumentParser, shorthands: tuple[Shorthand, ...]
+) -> None:
+  """Add the flags and those of gin."""
+  group = parser.add_argument_group('commonest settings')
+  for s in shorthands:
+    group.add_argument(
+      s.flag,
+      dest=s.dest,
+      type=s.type,
+      help=f'{s.help} (--gin.{s.macro})',
+      metavar=s.dest.rpartition('_')[2].upper(),
+    )
+  gin_config.add_gin_arguments(parser)
+
+
+def parse(
+  args: argparse.Namespace,
+  shorthands: tuple[Shorthand, ...],
+  *,
+  default_file: str,
+) -> None:
+  """Set gin's configuration from files, bindings and plain flags.
+
+  A plain flag wins over a binding of the same macro.
+  """
+  plain = [
+    f'{s.macro} = {getattr(args, s.dest)!r}'
+    for s in shorthands
+    if getattr(args, s.dest) is not None
+  ]
+  merged = argparse.Namespace(**vars(args))
+  merged.gin_bindings = [*args.gin_bindings, *plain]
+  gin_config.parse(merged, default_files=(default_file,))
