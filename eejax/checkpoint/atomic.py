@@ -13,6 +13,7 @@
 # limitations under the License.
 """Write a folder so that it is there whole or not at all."""
 
+import concurrent.futures
 import contextlib
 import enum
 import errno
@@ -60,7 +61,7 @@ def whole_folder(
   """
   # absolute() keeps a symbolic link as the name that is replaced.
   path = pathlib.Path(path).absolute()
-  _check_free(path, existing, marker)
+  check_destination(path, existing=existing, marker=marker)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = tempfile.mkdtemp(prefix=f'.{path.name}.part-', dir=path.parent)
@@ -79,7 +80,15 @@ def whole_folder(
     shutil.rmtree(partial_path, ignore_errors=True)
 
 
-def _check_free(path: pathlib.Path, existing: Existing, marker: str) -> None:
+def check_destination(
+  path: str | os.PathLike, *, existing: Existing, marker: str
+) -> None:
+  """Check that a folder may be written, before long work is begun for it.
+
+  Raises:
+    ArgumentError: `path` is occupied.
+  """
+  path = pathlib.Path(path)
   if not path.exists():
     return
   if not path.is_dir():
@@ -104,10 +113,9 @@ def _flush(folder: pathlib.Path) -> None:
   mask = os.umask(0)
   os.umask(mask)
   folder.chmod(0o777 & ~mask)
-  for root, _, files in os.walk(folder):
-    for name in files:
-      _sync(os.path.join(root, name))
-    _sync(root)
+  paths = [str(folder), *map(str, folder.rglob('*'))]
+  with concurrent.futures.ThreadPoolExecutor(max_workers=16) as pool:
+    list(pool.map(_sync, paths))  # a list raises what a thread raised
 
 
 def _sync(path: str) -> None:

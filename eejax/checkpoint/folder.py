@@ -28,7 +28,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 
 from eejax.checkpoint import arrays, partial, shapes, tree
 from eejax.checkpoint import manifest as manifest_lib
@@ -84,7 +84,7 @@ def load(
   *,
   depth: int | None = None,
   layout: Layout = Layout.STACKED,
-  dtype: jnp.dtype | str | None = None,
+  dtype: Any = None,
 ) -> Checkpoint:
   """Read a checkpoint, or its first blocks alone.
 
@@ -114,9 +114,7 @@ def load(
     'backbone': partial.read_backbone(path, manifest, depth=read_depth),
     'exits': {e.name: partial.read_exit(path, manifest, exit=e) for e in exits},
   }
-  params = tree.on_device(
-    held, layout=layout, dtype=None if dtype is None else jnp.dtype(dtype)
-  )
+  params = tree.on_device(held, layout=layout, dtype=dtype)
   if read_depth > depth:
     params = truncate(params, depth=depth)
   return Checkpoint(
@@ -132,6 +130,7 @@ def save(
   path: str | os.PathLike,
   checkpoint: Checkpoint,
   *,
+  dtype: Any = None,
   existing: Existing = Existing.REFUSE,
 ) -> Checkpoint:
   """Write a checkpoint, whole or not at all.
@@ -139,11 +138,14 @@ def save(
   Args:
     path: the folder to make.
     checkpoint: what to write; its backbone must be whole, its blocks may be
-      stacked or not, its arrays on a device or on the host.
+      stacked or not, its arrays on a device, on the host or in mapped files;
+      it is copied a block at a time.
+    dtype: what every array is converted to; by default each stays as it is.
     existing: what to do when something is at `path`.
 
   Returns:
     `checkpoint` with the hash of what was written, and its tokenizer there.
+    The arrays are those that were given, not converted.
 
   Raises:
     ArgumentError: `path` is occupied.
@@ -154,15 +156,16 @@ def save(
   shapes.check_backbone(tree.shapes(params), checkpoint.config.model)
   shapes.check_exits(params['exits'], checkpoint.config)
   with whole_folder(path, existing=existing, marker=manifest_lib.NAME) as new:
-    described = _write(new, partial.OUTER, tree.outer(params))
-    for index in range(tree.count_blocks(params)):
-      values = tree.block(params, index)
-      described |= _write(new, partial.block_folder(index), values)
-    hashed = dataclasses.replace(
-      checkpoint, backbone_hash=backbone_hash(params)
-    )
-    _finish(new, hashed, described)
-  return _at(hashed, path)
+    digest = tree.BackboneDigest()
+    described: dict[str, manifest_lib.ArrayInfo] = {}
+    for prefix, part in tree.parts(params):
+      values = jax.tree.map(lambda leaf: tree.host_copy(leaf, dtype), part)
+      digest.update(prefix, values)
+      at = '/'.join(('backbone', *(prefix or ('outer',))))
+      described |= _write(new, at, values)
+    written = dataclasses.replace(checkpoint, backbone_hash=digest.hexdigest())
+    _finish(new, written, described, dtype)
+  return _at(written, path)
 
 
 def replace_exits(
@@ -224,13 +227,15 @@ def _finish(
   new: pathlib.Path,
   checkpoint: Checkpoint,
   described: dict[str, manifest_lib.ArrayInfo],
+  dtype: Any = None,
 ) -> None:
   """Write what follows the backbone: exits, tokenizer, manifest."""
   exits = checkpoint.params['exits']
   for exit in checkpoint.config.exits:
     # An embedding exit with a shared head has no parameters of its own.
     if exits.get(exit.name):
-      values = exits[exit.name]
+      convert = lambda leaf: tree.host_copy(leaf, dtype)
+      values = jax.tree.map(convert, exits[exit.name])
       described |= _write(new, partial.exit_folder(exit), values)
   files = manifest_lib.list_files(new)
   copy_tokenizer(checkpoint.tokenizer_folder, new)

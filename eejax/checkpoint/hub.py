@@ -35,16 +35,26 @@ def download(name: str) -> pathlib.Path:
     CheckpointError: the hub cannot be reached, or has no such model for us.
   """
   import huggingface_hub
+  from huggingface_hub import errors
 
   try:
     folder = huggingface_hub.snapshot_download(
       name, allow_patterns=list(_PATTERNS), ignore_patterns=['*/*']
     )
-  except Exception as error:  # of its HTTP library too, which may change
-    reason = ' '.join(str(error).split()).removesuffix('.')
+  except errors.GatedRepoError as error:
     raise CheckpointError(
-      f'there is no folder {name!r}, and the Hugging Face hub could not be '
-      f'reached for it or does not have it ({type(error).__name__}: '
-      f'{reason[:200]}); download the model elsewhere and name its folder.'
+      f'the model {name!r} is gated: ask for access on its page on the hub, '
+      'then log in with `hf auth login`.'
+    ) from error
+  except errors.RepositoryNotFoundError as error:
+    raise CheckpointError(
+      f'there is neither a folder nor a model on the hub named {name!r} (a '
+      'private one needs `hf auth login`).'
+    ) from error
+  except Exception as error:  # of its HTTP library too, which may change
+    raise CheckpointError(
+      f'there is no folder {name!r}, and the Hugging Face hub cannot be '
+      f'reached to look for it ({type(error).__name__}); download the model '
+      'elsewhere and name its folder.'
     ) from error
   return pathlib.Path(folder)

@@ -25,7 +25,6 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from eejax.checkpoint import arrays, hub, shapes, tree
@@ -56,7 +55,7 @@ def import_folder(
   source: str | os.PathLike,
   *,
   layout: Layout = Layout.STACKED,
-  dtype: jnp.dtype | str | None = None,
+  dtype: Any = None,
 ) -> Checkpoint:
   """Return the model of a Hugging Face folder or hub name.
 
@@ -70,11 +69,7 @@ def import_folder(
     CheckpointError: the folder is incomplete, broken or not supported.
   """
   checkpoint = map_folder(source)
-  params = tree.on_device(
-    checkpoint.params,
-    layout=layout,
-    dtype=None if dtype is None else jnp.dtype(dtype),
-  )
+  params = tree.on_device(checkpoint.params, layout=layout, dtype=dtype)
   return Checkpoint(
     config=checkpoint.config,
     params=params,

@@ -77,15 +77,7 @@ def add_exits(
       a block to be copied is not loaded.
   """
   exits = tuple(exits)
-  taken = set(config.exit_depths)
-  for exit in exits:
-    if exit.depth in taken:
-      raise ArgumentError(
-        f'there is already an exit at depth {exit.depth}; drop it first or '
-        'choose another depth.'
-      )
-    taken.add(exit.depth)
-  config = config.with_exits(config.exits + exits)
+  config = planned(config, add=exits)
   added = {
     exit.name: new_exit(
       params,
@@ -107,11 +99,51 @@ def drop_exits(
   Raises:
     ArgumentError: there is no exit at one of the depths.
   """
-  dropped = {config.exit_at(depth) for depth in depths}
-  names = {exit.name for exit in dropped}
-  kept = tuple(exit for exit in config.exits if exit not in dropped)
-  exits = {k: v for k, v in params['exits'].items() if k not in names}
-  return {**params, 'exits': exits}, config.with_exits(kept)
+  config = planned(config, drop=depths)
+  kept = {e.name: params['exits'].get(e.name, {}) for e in config.exits}
+  return {**params, 'exits': kept}, config
+
+
+def planned(
+  config: EarlyExitConfig,
+  *,
+  add: Iterable[ExitConfig] = (),
+  drop: Iterable[int] = (),
+) -> EarlyExitConfig:
+  """Return the configuration after `drop` and then `add`.
+
+  Raises:
+    ArgumentError: there is no exit to drop, or an exit to add is at a depth
+      that is taken or beyond the model.
+  """
+  dropped = [config.exit_at(depth) for depth in drop]
+  exits = [e for e in config.exits if e not in dropped]
+  for exit in add:
+    if exit.depth in {e.depth for e in exits}:
+      raise ArgumentError(
+        f'there is already an exit at depth {exit.depth}; drop it first or '
+        'choose another depth.'
+      )
+    exits.append(exit)
+  return config.with_exits(tuple(exits))
+
+
+def blocks_read(
+  config: EarlyExitConfig,
+  added: Iterable[ExitConfig],
+  initialization: Initialization,
+) -> int:
+  """Return how many blocks must be loaded to add exits to a checkpoint.
+
+  Args:
+    config: the model with all its exits, the new ones too.
+    added: the new ones.
+    initialization: how they start.
+  """
+  is_block = any(e.head is ExitHeadKind.BLOCK for e in added)
+  if is_block and initialization is Initialization.COPY:
+    return config.model.num_layers
+  return config.deepest_exit
 
 
 def new_exit(
@@ -123,28 +155,36 @@ def new_exit(
   key: jax.Array,
 ) -> Params:
   """Return the parameters of one new exit; see `add_exits`."""
-  final_norm = params['backbone']['final_norm']
-  dtype = jnp.dtype(final_norm['scale'].dtype)
-  fresh = init_exit(key, exit=exit, config=config, dtype=dtype)
+  dtype = jnp.dtype(params['backbone']['final_norm']['scale'].dtype)
+  init = lambda k: init_exit(k, exit=exit, config=config, dtype=dtype)
   if initialization is Initialization.RANDOM:
-    return fresh
-  if 'norm' in fresh:
-    fresh['norm'] = _copy(final_norm)
-  match exit.head:
-    case ExitHeadKind.MLP:
-      fresh['mlp'] = _copy(_block(params, exit.depth - 1)['mlp'])
-    case ExitHeadKind.BLOCK:
-      fresh['block'] = _copy(_block(params, config.num_layers - 1))
-    case ExitHeadKind.BOTTLENECK_MLP:
-      up = jax.tree.map(jnp.zeros_like, fresh['bottleneck']['up'])
-      fresh['bottleneck'] = {
-        **fresh['bottleneck'],
-        'norm': _copy(final_norm),
-        'up': up,
-      }
+    return jax.jit(init)(key)
+  copied = _copied(params, config, exit)
+  # Only the parts that cannot be copied are made, the rest may be large.
+  random = jax.eval_shape(init, key).keys() - copied.keys()
+  fresh = jax.jit(lambda k: {name: init(k)[name] for name in random})(key)
+  if exit.head is ExitHeadKind.BOTTLENECK_MLP:
+    up = jax.tree.map(jnp.zeros_like, fresh['bottleneck']['up'])
+    fresh['bottleneck'] = {
+      'down': fresh['bottleneck']['down'],
+      'norm': _copy(params['backbone']['final_norm']),
+      'up': up,
+    }
+  return {**copied, **fresh}
+
+
+def _copied(params: Params, config: ModelConfig, exit: ExitConfig) -> Params:
+  """Return the parts of a new exit that the backbone has already."""
+  copied = {}
+  if exit.head is not ExitHeadKind.EMBEDDING:
+    copied['norm'] = _copy(params['backbone']['final_norm'])
+  if exit.head is ExitHeadKind.MLP:
+    copied['mlp'] = _copy(_block(params, exit.depth - 1)['mlp'])
+  if exit.head is ExitHeadKind.BLOCK:
+    copied['block'] = _copy(_block(params, config.num_layers - 1))
   if exit.output is OutputMatrix.UNTIED:
-    fresh['output'] = {'kernel': _copy(_head(params['backbone'], config))}
-  return fresh
+    copied['output'] = {'kernel': _copy(_head(params['backbone'], config))}
+  return copied
 
 
 def _block(params: Params, index: int) -> PyTree:

@@ -16,6 +16,7 @@
 import enum
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def block(params: Params, index: int) -> PyTree:
 
 
 def shapes(params: Params) -> dict[Path, tuple[int, ...]]:
-  """Return the shape of every leaf of the backbone, by its path in `leaves`."""
+  """Return the shape of every leaf of the backbone, by its path."""
   found = {p: tuple(leaf.shape) for p, leaf in flatten(outer(params)).items()}
   blocks = params['backbone']['blocks']
   for index in range(count_blocks(params)):
@@ -81,7 +82,7 @@ def outer(params: Params) -> PyTree:
 
 
 def leaf(params: Params, path: Path) -> jax.Array | np.ndarray:
-  """Return one leaf of the backbone by its path in `leaves`."""
+  """Return one leaf of the backbone; blocks are at `('blocks', '000', ...)`."""
   node: PyTree = params['backbone']
   if path[0] != 'blocks':
     return _at(node, path)
@@ -100,17 +101,34 @@ def leaf_dtype(params: Params, path: Path) -> np.dtype:
   return np.dtype(_at(node, path).dtype)
 
 
-def leaves(params: Params) -> Iterator[tuple[Path, np.ndarray]]:
-  """Yield every leaf of the backbone with its path, one block at a time.
+class BackboneDigest:
+  """Build up the hash of a backbone, a part at a time.
 
-  Blocks come first, as `('blocks', '000', ...)`; the order and the arrays do
+  Parts are the blocks in their order and then the outer part; the result does
   not depend on the layout.
   """
+
+  def __init__(self) -> None:
+    self._digest = hashlib.sha256()
+
+  def update(self, prefix: Path, part: PyTree) -> None:
+    """Add the leaves of one part, which lies at `prefix`."""
+    for path, leaf in sorted(flatten(part).items()):
+      array = np.ascontiguousarray(leaf)
+      name = '/'.join((*prefix, *path))
+      self._digest.update(f'{name} {array.dtype} {array.shape}\n'.encode())
+      self._digest.update(array.reshape(-1).view(np.uint8).data)
+
+  def hexdigest(self) -> str:
+    """Return the hash of what was added."""
+    return self._digest.hexdigest()
+
+
+def parts(params: Params) -> Iterator[tuple[Path, PyTree]]:
+  """Yield the blocks in their order, then the outer part, with their paths."""
   for index in range(count_blocks(params)):
-    for path, leaf in sorted(flatten(block(params, index)).items()):
-      yield ('blocks', block_key(index), *path), np.asarray(leaf)
-  for path, leaf in sorted(flatten(outer(params)).items()):
-    yield path, np.asarray(leaf)
+    yield ('blocks', block_key(index)), block(params, index)
+  yield (), outer(params)
 
 
 def backbone_hash(params: Params) -> str:
@@ -119,23 +137,19 @@ def backbone_hash(params: Params) -> str:
   Equal for stacked and unstacked trees; different for every other dtype.
   Policies keep it, to be used with no other model than their own.
   """
-  digest = hashlib.sha256()
-  for path, leaf in leaves(params):
-    head = f'{"/".join(path)} {leaf.dtype.name} {leaf.shape}\n'
-    digest.update(head.encode())
-    digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+  digest = BackboneDigest()
+  for prefix, part in parts(params):
+    digest.update(prefix, part)
   return digest.hexdigest()
 
 
-def on_device(
-  params: Params, *, layout: Layout, dtype: jnp.dtype | None = None
-) -> Params:
+def on_device(params: Params, *, layout: Layout, dtype: Any = None) -> Params:
   """Return unstacked host arrays as JAX arrays of the wanted layout and dtype.
 
   Blocks are joined leaf by leaf, so there is one copy of the model and not
   two.
   """
-  place = lambda leaf: jnp.asarray(_copy(leaf, dtype))
+  place = lambda leaf: jnp.asarray(host_copy(leaf, dtype))
   blocks = params['backbone']['blocks']
   if layout is Layout.STACKED:
     placed = _stack([flatten(b) for b in blocks], dtype)
@@ -154,7 +168,7 @@ def _at(node: PyTree, path: Path) -> PyTree:
 
 def _stack(
   blocks: Sequence[Mapping[Path, jax.Array | np.ndarray]],
-  dtype: jnp.dtype | None,
+  dtype: Any,
 ) -> PyTree:
   if not blocks:
     raise CheckpointError(
@@ -171,6 +185,7 @@ def _stack(
   return unflatten(stacked)
 
 
-def _copy(leaf: np.ndarray, dtype: jnp.dtype | None) -> np.ndarray:
+def host_copy(leaf: jax.Array | np.ndarray, dtype: Any = None) -> np.ndarray:
+  """Return a leaf as a new contiguous NumPy array, converted if asked."""
   # JAX may keep the memory it is given, which can be a mapped file.
   return np.array(leaf, dtype=dtype or leaf.dtype, order='C')
