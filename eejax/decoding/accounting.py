@@ -1,0 +1,165 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Counting work where it is done.
+
+The decode loop counts, for every stage, how often it ran and for how many
+tokens of each row; block counts follow from the stage's size. Exit rates are
+no measure of speed: an exited token's deeper blocks are caught up later.
+"""
+
+import dataclasses
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+
+from eejax.decoding.plan import Plan
+from eejax.types import Array, Bool, Int
+
+
+@flax.struct.dataclass
+class Counts:
+  """Hold counts of a running loop; X stages.
+
+  Attributes:
+    stage_runs: how often each stage ran, however many tokens it took.
+    head_runs: how often each stage's output matrix was read.
+    passes: tokens of each row that each stage processed while the row lived.
+    catch_up: those of `passes` whose token had been emitted before.
+    head_calls: how often each row needed a stage's logits.
+  """
+
+  stage_runs: Int[Array, 'X']
+  head_runs: Int[Array, 'X']
+  passes: Int[Array, 'B X']
+  catch_up: Int[Array, 'B X']
+  head_calls: Int[Array, 'B X']
+
+
+def no_counts(*, batch_size: int, num_stages: int) -> Counts:
+  """Return counts at the start."""
+  row = lambda: jnp.zeros((num_stages,), jnp.int32)
+  table = lambda: jnp.zeros((batch_size, num_stages), jnp.int32)
+  return Counts(row(), row(), table(), table(), table())
+
+
+@flax.struct.dataclass
+class StageEvent:
+  """Hold what happened at one stage in one step.
+
+  Attributes:
+    ran: whether the stage ran.
+    width: how many tokens of each row it took.
+    active: rows that asked for it, their token not emitted yet.
+    asked: rows that needed its head's logits.
+  """
+
+  ran: Bool[Array, '']
+  width: Int[Array, '']
+  active: Bool[Array, 'B']
+  asked: Bool[Array, 'B']
+
+
+def count_step(
+  counts: Counts, events: tuple[StageEvent, ...], *, live: Bool[Array, 'B']
+) -> Counts:
+  """Return `counts` after one more step.
+
+  A window of n tokens counts n passes for every live row: n - 1 catch up,
+  and so does the last one in a row that had emitted its token at an earlier
+  exit and rides along.
+  """
+  ran = jnp.stack([e.ran for e in events])  # [X]
+  width = jnp.where(ran, jnp.stack([e.width for e in events]), 0)
+  active = jnp.stack([e.active for e in events], axis=1)  # [B, X]
+  asked = jnp.stack([e.asked for e in events], axis=1)
+  passes = jnp.where(live[:, None], width[None], 0)
+  return Counts(
+    stage_runs=counts.stage_runs + ran,
+    head_runs=counts.head_runs + jnp.any(asked, axis=0),
+    passes=counts.passes + passes,
+    catch_up=counts.catch_up + passes - (ran[None] & active),
+    head_calls=counts.head_calls + asked,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Accounting:
+  """Report the work of decoding one prompt or several.
+
+  A block-pass is one block run for one token of one row. Prefill counts
+  nowhere.
+
+  Attributes:
+    blocks_run: block-passes of the backbone's blocks; windows count each of
+      their real tokens, rows that have finished count nothing.
+    blocks_full: what full decoding would have run for the same tokens.
+    catch_up_blocks: those of `blocks_run` spent on tokens emitted earlier.
+    exit_blocks_run: passes of the own blocks of `block` exits.
+    head_calls: full-vocabulary products that rows needed.
+  """
+
+  blocks_run: int = 0
+  blocks_full: int = 0
+  catch_up_blocks: int = 0
+  exit_blocks_run: int = 0
+  head_calls: int = 0
+
+  def __add__(self, other: 'Accounting') -> 'Accounting':
+    ours, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
+    return Accounting(*(a + b for a, b in zip(ours, theirs, strict=True)))
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchAccounting:
+  """Report the work of a batch as the machine sees it.
+
+  Attributes:
+    block_reads: how often a block's weights were read; what time follows
+      where memory bandwidth decides.
+    head_reads: how often an output matrix was read.
+  """
+
+  block_reads: int = 0
+  head_reads: int = 0
+
+  def __add__(self, other: 'BatchAccounting') -> 'BatchAccounting':
+    return BatchAccounting(
+      self.block_reads + other.block_reads, self.head_reads + other.head_reads
+    )
+
+
+def row_accounting(
+  counts: Counts, *, plan: Plan, row: int, num_tokens: int
+) -> Accounting:
+  """Return the work done for one row that emitted `num_tokens` tokens."""
+  sizes = np.array([s.last - s.first for s in plan.stages])
+  has_block = np.array([s.has_block_head for s in plan.stages])
+  passes = np.asarray(counts.passes)[row]
+  return Accounting(
+    blocks_run=int(passes @ sizes),
+    blocks_full=num_tokens * plan.config.model.num_layers,
+    catch_up_blocks=int(np.asarray(counts.catch_up)[row] @ sizes),
+    exit_blocks_run=int(passes @ has_block),
+    head_calls=int(np.asarray(counts.head_calls)[row].sum()),
+  )
+
+
+def batch_accounting(counts: Counts, *, plan: Plan) -> BatchAccounting:
+  """Return what the whole batch read."""
+  sizes = np.array([s.num_caches for s in plan.stages])
+  return BatchAccounting(
+    block_reads=int(np.asarray(counts.stage_runs) @ sizes),
+    head_reads=int(np.asarray(counts.head_runs).sum()),
+  )

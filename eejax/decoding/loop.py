@@ -1,0 +1,112 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The token loop: one XLA `while_loop`, entered chunk by chunk.
+
+It knows no model: whatever steps a state and emits something for each row can
+be looped.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from eejax.types import Array, Bool, Int, PyTree
+
+
+class LoopState(Protocol):
+  """What the loop has to know of a state."""
+
+  @property
+  def live(self) -> Bool[Array, 'B']:
+    """Return the rows that still generate."""
+
+
+State = TypeVar('State', bound=LoopState)
+
+
+@flax.struct.dataclass
+class Chunk:
+  """Hold what rows emitted in one call of the loop.
+
+  Attributes:
+    emitted: leaves [C, B], one row a step.
+    counts: how many of them belong to each row of the batch: rows end, and
+      emit nothing from there on.
+  """
+
+  emitted: PyTree
+  counts: Int[Array, 'B']
+
+
+@flax.struct.dataclass
+class _Carry:
+  """Hold the loop's carry.
+
+  Attributes:
+    step: steps done.
+    state: what is stepped.
+    chunk: what was emitted so far.
+  """
+
+  step: Int[Array, '']
+  state: Any
+  chunk: Chunk
+
+
+def run_steps(
+  step: Callable[[State], tuple[State, PyTree]],
+  state: State,
+  *,
+  max_steps: Int[Array, ''],
+  capacity: int,
+) -> tuple[State, Chunk]:
+  """Step until no row is live, at most `max_steps` times.
+
+  Args:
+    step: returns the next state, and what each row emitted: leaves [B].
+    state: where to start.
+    max_steps: data, so that any number of steps up to `capacity` shares one
+      program.
+    capacity: steps that there is room for.
+  """
+  _, shapes = jax.eval_shape(step, state)
+  room = lambda s: jnp.zeros((capacity, *s.shape), s.dtype)
+  counts = jnp.zeros(state.live.shape, jnp.int32)
+  carry = _Carry(
+    step=jnp.zeros((), jnp.int32),
+    state=state,
+    chunk=Chunk(jax.tree.map(room, shapes), counts),
+  )
+  last = jnp.minimum(max_steps, capacity)
+
+  def goes_on(carry: _Carry) -> Bool[Array, '']:
+    return (carry.step < last) & jnp.any(carry.state.live)
+
+  def advance(carry: _Carry) -> _Carry:
+    new_state, emission = step(carry.state)
+    put = lambda buffer, value: lax.dynamic_update_index_in_dim(
+      buffer, value, carry.step, axis=0
+    )
+    chunk = Chunk(
+      emitted=jax.tree.map(put, carry.chunk.emitted, emission),
+      counts=carry.chunk.counts + carry.state.live,
+    )
+    return _Carry(carry.step + 1, new_state, chunk)
+
+  carry = lax.while_loop(goes_on, advance, carry)
+  return carry.state, carry.chunk

@@ -1,0 +1,169 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Plans: the static shape of a decoding program.
+
+A plan says which blocks run before which exit; everything that changes from
+call to call (thresholds, sampling settings, prompts) is data. Two policies
+with equal plans share one compiled program.
+"""
+
+import dataclasses
+
+from eejax.config import EarlyExitConfig, ExitConfig, ExitHeadKind
+from eejax.decoding.policy import Mode, Policy, Threshold
+from eejax.ops.sampling import SamplingMethod
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """Describe a segment of blocks and the head that stands after it.
+
+  Attributes:
+    first: first block of the segment, 0-based.
+    last: one past its last block; the depth its head reads at.
+    exit: the exit read there; None is the model's final head.
+  """
+
+  first: int
+  last: int
+  exit: ExitConfig | None
+
+  @property
+  def has_block_head(self) -> bool:
+    """Return whether the exit has a block, with keys and values, of its own."""
+    return self.exit is not None and self.exit.head is ExitHeadKind.BLOCK
+
+  @property
+  def num_caches(self) -> int:
+    """Return how many blocks keep keys and values here."""
+    return self.last - self.first + self.has_block_head
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Describe a decoding program.
+
+  Invariants: stages touch; every stage but the last has an exit; a row that
+  takes no earlier exit takes the last stage's head.
+
+  Attributes:
+    config: the model with all its exits.
+    stages: what runs, in order.
+    criterion: which score is asked; None without exits.
+    window: how many tokens at most go through a stage together.
+    widths: the compiled widths of such windows, rising, `window` the last.
+    method: how tokens are chosen.
+  """
+
+  config: EarlyExitConfig
+  stages: tuple[Stage, ...]
+  criterion: str | None
+  window: int
+  widths: tuple[int, ...]
+  method: SamplingMethod
+
+  @property
+  def depth(self) -> int:
+    """Return how many blocks the plan can run at most."""
+    return self.stages[-1].last
+
+  @property
+  def num_exits(self) -> int:
+    """Return how many stages a row may leave before the last."""
+    return len(self.stages) - 1
+
+
+def make_plan(
+  config: EarlyExitConfig,
+  *,
+  policy: Policy,
+  method: SamplingMethod,
+  batch_size: int,
+) -> tuple[Plan, tuple[Threshold, ...]]:
+  """Return the program a policy asks for, and the thresholds it reads.
+
+  An exit with threshold 0 is always taken, so the model ends there: deeper
+  blocks are not run, have no cache and nothing to catch up.
+
+  Args:
+    config: the model.
+    policy: when to exit.
+    method: how tokens are chosen.
+    batch_size: rows decoded together; sets which windows are worth compiling.
+
+  Returns:
+    The plan, and a threshold for each of its exits but a last one.
+
+  Raises:
+    ArgumentError: the policy cannot be used with the model.
+  """
+  whole = config.model.num_layers
+  if policy.mode is Mode.FULL:
+    stages = (Stage(0, whole, None),)
+    return Plan(config, stages, None, 1, (1,), method), ()
+  usable = policy.usable_exits(config)
+  stages_list: list[Stage] = []
+  thresholds: list[Threshold] = []
+  first = 0
+  for exit, threshold in usable:
+    stages_list.append(Stage(first, exit.depth, exit))
+    first = exit.depth
+    if threshold == 0:
+      break
+    thresholds.append(threshold)
+  else:
+    stages_list.append(Stage(first, whole, None))
+  window = policy.window if len(stages_list) > 1 else 1
+  return (
+    Plan(
+      config,
+      tuple(stages_list),
+      policy.criterion,
+      window,
+      window_widths(window, batch_size=batch_size),
+      method,
+    ),
+    tuple(thresholds),
+  )
+
+
+def window_widths(window: int, *, batch_size: int) -> tuple[int, ...]:
+  """Return which window widths are compiled, rising.
+
+  One row's window costs about as much as one token of it, for reading the
+  weights outweighs all else; several rows multiply the arithmetic, so powers
+  of two between are compiled, too.
+  """
+  if window == 1:
+    return (1,)
+  if batch_size == 1:
+    return (1, window)
+  widths = [1]
+  while widths[-1] * 2 < window:
+    widths.append(widths[-1] * 2)
+  return (*widths, window)
+
+
+def bucket(length: int, *, smallest: int) -> int:
+  """Return the padded length for `length`, one of few.
+
+  Lengths are `smallest` times powers of two and once and a half of them, so
+  programs are few and at most a third of a length is padding.
+  """
+  size = smallest
+  while size < length:
+    if size + size // 2 >= length and size % 2 == 0:
+      return size + size // 2
+    size *= 2
+  return size

@@ -1,0 +1,236 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Policies: when to leave the model early, and what becomes of the rest."""
+
+import dataclasses
+import enum
+import json
+import os
+import pathlib
+from typing import Any
+
+from eejax.config import EarlyExitConfig, ExitConfig
+from eejax.decoding.criteria import get_criterion
+from eejax.errors import ArgumentError
+
+NEVER = 'never'
+
+# None stands for `never`: no score, however high, takes the exit.
+Threshold = float | None
+
+
+class Mode(enum.Enum):
+  """What decoding does with exits.
+
+  FULL: exits are not compiled in.
+  EARLY_EXIT: a row that is confident enough takes an exit's token.
+  """
+
+  FULL = 'full'
+  EARLY_EXIT = 'early_exit'
+
+
+class KVStrategy(enum.Enum):
+  """What stands in for keys and values of blocks a token skipped.
+
+  DEFERRED: they are computed later, exactly; see `eejax.decoding.step`.
+  """
+
+  DEFERRED = 'deferred'
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+  """Say when a row takes an exit.
+
+  Attributes:
+    mode: what is done with exits.
+    criterion: name of the score, see `eejax.decoding.criteria`.
+    thresholds: a row exits iff its score >= the exit's threshold, in [0, 1];
+      one for all exits or one an exit, shallowest first. 0 always exits, so
+      the model ends there; None never does.
+    minimum_depth: exits at this depth or deeper alone are used.
+    window: every `window`-th token at the latest goes through the whole
+      model; it bounds how many tokens wait for their deeper keys and values.
+    kv_strategy: what stands in for keys and values of skipped blocks.
+    backbone_hash: the model that thresholds were fitted for, or None.
+  """
+
+  mode: Mode = Mode.FULL
+  criterion: str = 'max_prob'
+  thresholds: tuple[Threshold, ...] = (None,)
+  minimum_depth: int = 0
+  window: int = 8
+  kv_strategy: KVStrategy = KVStrategy.DEFERRED
+  backbone_hash: str | None = None
+
+  def __post_init__(self):
+    object.__setattr__(self, 'thresholds', tuple(self.thresholds))
+    get_criterion(self.criterion)
+    if not self.thresholds:
+      raise ArgumentError('a policy needs a threshold, or never.')
+    for threshold in self.thresholds:
+      if threshold is not None and not 0 <= threshold <= 1:
+        raise ArgumentError(
+          f'a threshold must lie in [0, 1] or be never, not {threshold}.'
+        )
+    if self.window < 1:
+      raise ArgumentError(f'window must be at least 1, not {self.window}.')
+    if self.minimum_depth < 0:
+      raise ArgumentError(
+        f'minimum depth must be at least 0, not {self.minimum_depth}.'
+      )
+
+  def usable_exits(
+    self, config: EarlyExitConfig
+  ) -> tuple[tuple[ExitConfig, Threshold], ...]:
+    """Return the exits a row may take with their thresholds, in order.
+
+    Raises:
+      ArgumentError: there is none, the thresholds are not one an exit, or the
+        criterion cannot be used.
+    """
+    exits = config.exits
+    if not exits:
+      raise ArgumentError(
+        'this model has no exits; add some with eejax add-exits, or decode '
+        'with mode full.'
+      )
+    thresholds = self.thresholds
+    if len(thresholds) == 1:
+      thresholds = thresholds * len(exits)
+    if len(thresholds) != len(exits):
+      depths = ', '.join(str(e.depth) for e in exits)
+      raise ArgumentError(
+        f'there are {len(thresholds)} thresholds for {len(exits)} exits (at '
+        f'depths {depths}); give one for all or one an exit.'
+      )
+    usable = tuple(
+      (e, t)
+      for e, t in zip(exits, thresholds, strict=True)
+      if e.depth >= self.minimum_depth
+    )
+    if not usable:
+      raise ArgumentError(
+        f'no exit is as deep as the minimum depth {self.minimum_depth}; the '
+        f'deepest is at {config.deepest_exit}.'
+      )
+    get_criterion(self.criterion).check(tuple(e for e, _ in usable))
+    return usable
+
+
+def parse_thresholds(text: str) -> tuple[Threshold, ...]:
+  """Read thresholds as the command line writes them.
+
+  Example:
+    >>> parse_thresholds('0.9,0.8,never')
+    (0.9, 0.8, None)
+
+  Raises:
+    ArgumentError: a part is neither a number nor `never`.
+  """
+  return tuple(_parse_threshold(part.strip()) for part in text.split(','))
+
+
+def _parse_threshold(text: str) -> Threshold:
+  if text == NEVER:
+    return None
+  try:
+    return float(text)
+  except ValueError:
+    raise ArgumentError(
+      f'{text!r} is not a threshold; give a number in [0, 1], or never.'
+    ) from None
+
+
+def to_json(policy: Policy) -> dict[str, Any]:
+  """Return `policy` as plain values that `json` can write."""
+  values = dataclasses.asdict(policy)
+  for name, value in values.items():
+    if isinstance(value, enum.Enum):
+      values[name] = value.value
+  values['thresholds'] = [NEVER if t is None else t for t in policy.thresholds]
+  return values
+
+
+def from_json(values: dict[str, Any]) -> Policy:
+  """Rebuild a policy that `to_json` wrote; keys it does not know are errors.
+
+  Raises:
+    ArgumentError: a field is unknown or out of range.
+  """
+  known = {f.name for f in dataclasses.fields(Policy)}
+  unknown = sorted(set(values) - known)
+  if unknown:
+    raise ArgumentError(
+      f'a policy has no field {unknown[0]!r}; it has '
+      f'{", ".join(sorted(known))}.'
+    )
+  fields = dict(values)
+  try:
+    if 'mode' in fields:
+      fields['mode'] = Mode(fields['mode'])
+    if 'kv_strategy' in fields:
+      fields['kv_strategy'] = KVStrategy(fields['kv_strategy'])
+    if 'thresholds' in fields:
+      fields['thresholds'] = tuple(
+        None if t == NEVER else float(t) for t in fields['thresholds']
+      )
+    return Policy(**fields)
+  except (TypeError, ValueError) as error:
+    if isinstance(error, ArgumentError):
+      raise
+    raise ArgumentError(f'the policy is broken: {error}.') from error
+
+
+def save_policy(policy: Policy, path: str | os.PathLike) -> None:
+  """Write a policy as a JSON file."""
+  text = json.dumps(to_json(policy), indent=2)
+  pathlib.Path(path).write_text(text + '\n', encoding='utf-8')
+
+
+def load_policy(path: str | os.PathLike) -> Policy:
+  """Read a policy file.
+
+  Raises:
+    ArgumentError: it is not there, no JSON object, or no policy.
+  """
+  path = pathlib.Path(path)
+  try:
+    values = json.loads(path.read_text(encoding='utf-8'))
+  except OSError as error:
+    raise ArgumentError(
+      f'the policy {path} cannot be read ({error.strerror}).'
+    ) from error
+  except ValueError as error:
+    raise ArgumentError(f'the policy {path} is not JSON: {error}.') from error
+  if not isinstance(values, dict):
+    raise ArgumentError(f'the policy {path} is not a JSON object.')
+  return from_json(values)
+
+
+def check_policy_fits(policy: Policy, backbone_hash: str | None) -> None:
+  """Check that a policy was fitted for the model with this hash.
+
+  Raises:
+    ArgumentError: it was fitted for another one.
+  """
+  if policy.backbone_hash is None or backbone_hash is None:
+    return
+  if policy.backbone_hash != backbone_hash:
+    raise ArgumentError(
+      f'the policy was fitted for another model (its backbone is '
+      f'{policy.backbone_hash[:12]}, this one {backbone_hash[:12]}); '
+      'calibrate again on this one.'
+    )

@@ -1,0 +1,136 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Parameters as decoding reads them, made once, outside jit.
+
+Blocks become arguments of their own (a slice of a stack taken inside jit is a
+second copy of the model), input projections are fused, everything is cast,
+and each output matrix stands once, `[D, V]`.
+"""
+
+from collections.abc import Mapping
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from eejax.config import EarlyExitConfig, ExitConfig, OutputMatrix
+from eejax.decoding.plan import Plan
+from eejax.errors import ArgumentError
+from eejax.models.exits import output_kernel
+from eejax.models.stacking import fuse, num_blocks
+from eejax.types import Array, Float, Params, PyTree
+
+_FINAL = 'final'
+_EMBEDDING = 'embedding'
+
+
+@flax.struct.dataclass
+class Prepared:
+  """Hold a model ready for decoding.
+
+  Attributes:
+    table: embedding, its dtype is the compute dtype.
+    blocks: one tree a block, projections fused.
+    final_norm: gain of the norm before the final head.
+    exits: head and gate of each exit, by the exit's name.
+    kernels: output matrices by `kernel_name`; shared ones stand once.
+    config: the model.
+  """
+
+  table: Float[Array, 'V D']
+  blocks: tuple[Params, ...]
+  final_norm: Float[Array, 'D']
+  exits: dict[str, Params]
+  kernels: dict[str, Float[Array, 'D V']]
+  config: EarlyExitConfig = flax.struct.field(pytree_node=False)
+
+  @property
+  def dtype(self) -> jnp.dtype:
+    """Return the compute dtype."""
+    return self.table.dtype
+
+
+def prepare(
+  params: Params, *, config: EarlyExitConfig, dtype: jnp.dtype = jnp.float32
+) -> Prepared:
+  """Return `params` laid out for decoding.
+
+  Args:
+    params: the parameter tree; blocks may be stacked or a sequence, and
+      fewer than the model has.
+    config: the model with its exits.
+    dtype: what everything but the gates is cast to.
+  """
+  cast = lambda tree: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+  backbone = params['backbone']
+  kernels = {}
+  for exit in (None, *config.exits):
+    name = kernel_name(exit, config=config)
+    if name not in kernels:
+      kernel = output_kernel(params, exit=exit, config=config.model)
+      kernels[name] = kernel.astype(dtype)
+  return Prepared(
+    table=backbone['embedding']['table'].astype(dtype),
+    blocks=tuple(fuse(cast(block)) for block in _blocks(backbone['blocks'])),
+    final_norm=backbone['final_norm']['scale'].astype(dtype),
+    exits={
+      e.name: _prepare_exit(params['exits'].get(e.name, {}), dtype)
+      for e in config.exits
+    },
+    kernels=kernels,
+    config=config,
+  )
+
+
+def kernel_name(exit: ExitConfig | None, *, config: EarlyExitConfig) -> str:
+  """Return the name of the output matrix an exit, or the final head, uses."""
+  if exit is not None and exit.output is OutputMatrix.UNTIED:
+    return exit.name
+  if exit is not None and exit.output is OutputMatrix.TIED_EMBEDDING:
+    return _FINAL if config.model.tied_head else _EMBEDDING
+  return _FINAL
+
+
+def check_plan(params: Prepared, plan: Plan) -> None:
+  """Check that the blocks a plan runs were loaded.
+
+  Raises:
+    ArgumentError: they were not.
+  """
+  if plan.depth > len(params.blocks):
+    raise ArgumentError(
+      f'this asks for {plan.depth} blocks, and {len(params.blocks)} were '
+      'loaded; load the whole model, or exit earlier with threshold 0.'
+    )
+
+
+def _blocks(blocks: PyTree) -> list[PyTree]:
+  if not isinstance(blocks, Mapping):
+    return list(blocks)
+  count = num_blocks(blocks)
+  return [jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(count)]
+
+
+def _prepare_exit(exit_params: Params, dtype: jnp.dtype) -> Params:
+  """Cast an exit's head; its gate stays exact, its matrix stands elsewhere."""
+  return {
+    name: jax.tree.map(
+      lambda leaf, name=name: leaf.astype(
+        jnp.float32 if name == 'gate' else dtype
+      ),
+      tree,
+    )
+    for name, tree in exit_params.items()
+    if name != 'output'
+  }

@@ -1,0 +1,175 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Replay decoding on logged scores: what would it have done, at what work?
+
+Given the score of every exit at every token of a text, this walks through the
+text as `eejax.decoding.step` walks through a generation of one row, for many
+settings of the thresholds at once, in NumPy. Keys and values are exact in
+deferred catch-up, so scores logged in one full pass are those that decoding
+would have seen along the same tokens, and the replay is no approximation.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from eejax.decoding.plan import window_widths
+from eejax.decoding.policy import Threshold
+from eejax.errors import ArgumentError
+from eejax.types import Bool, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """Count what decoding some text took; X stages, the last ends the model.
+
+  Attributes:
+    tokens: tokens emitted.
+    stage_runs: how often each stage ran, by the compiled width of its window.
+    widths: these widths, rising; the first is one token.
+    checks: how often each exit was asked whether to stop, the last stage
+      never.
+    taken: how often a token was emitted at each stage.
+  """
+
+  tokens: int
+  stage_runs: Int[np.ndarray, 'X widths']
+  widths: tuple[int, ...]
+  checks: Int[np.ndarray, 'X']
+  taken: Int[np.ndarray, 'X']
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+  """Hold what decoding would have done with each setting.
+
+  Attributes:
+    taken: stage at which each token was emitted, E at full depth; -1 where
+      no token counts.
+    work: of each setting.
+  """
+
+  taken: Int[np.ndarray, 'settings rows T']
+  work: tuple[Work, ...]
+
+
+def full_work(num_tokens: int, *, num_exits: int) -> Work:
+  """Return the work of full decoding, in the stages of a model with exits."""
+  stages = num_exits + 1
+  runs = np.full((stages, 1), num_tokens)
+  taken = np.zeros(stages, int)
+  taken[-1] = num_tokens
+  return Work(num_tokens, runs, (1,), np.zeros(stages, int), taken)
+
+
+def threshold_array(
+  settings: Sequence[Sequence[Threshold]],
+) -> Float[np.ndarray, 'settings E']:
+  """Return thresholds as numbers, `never` (None) as infinity."""
+  return np.array(
+    [[np.inf if t is None else t for t in setting] for setting in settings],
+    np.float32,
+  )
+
+
+def replay(
+  scores: Float[np.ndarray, 'E rows T'],
+  *,
+  counted: Bool[np.ndarray, 'rows T'],
+  thresholds: Float[np.ndarray, 'settings E'],
+  window: int,
+) -> Replay:
+  """Walk through rows of text with each setting of the thresholds.
+
+  Args:
+    scores: of each exit at each token.
+    counted: tokens that are there; they stand at the start of their row.
+    thresholds: one an exit; infinity is never, 0 ends the model.
+    window: every `window`-th token at the latest goes to the end.
+
+  Raises:
+    ArgumentError: `window` is not positive.
+  """
+  if window < 1:
+    raise ArgumentError(f'window must be at least 1, not {window}.')
+  walk = _Walk(scores, thresholds, window)
+  taken = np.full((len(thresholds), *counted.shape), -1, np.int8)
+  for t in range(counted.shape[1]):
+    if not counted[:, t].any():
+      break
+    taken[:, :, t] = walk.step(t, counted[:, t])
+  return Replay(taken=taken, work=walk.work())
+
+
+class _Walk:
+  """Carry what decoding remembers between tokens; see `StageState`."""
+
+  def __init__(self, scores, thresholds, window: int):
+    exits, rows, _ = scores.shape
+    settings = len(thresholds)
+    self.scores = scores
+    self.thresholds = thresholds
+    self.window = window
+    self.widths = window_widths(window, batch_size=1)
+    # The first exit with threshold 0 is where the model ends.
+    ends = thresholds == 0
+    self.last = np.where(ends.any(axis=1), ends.argmax(axis=1), exits)
+    self.done_to = np.zeros((exits + 1, settings, rows), np.int32)
+    self.since_full = np.zeros((settings, rows), np.int32)
+    shape = (settings, exits + 1)
+    self.runs = np.zeros((*shape, len(self.widths)), np.int64)
+    self.checks = np.zeros(shape, np.int64)
+    self.taken = np.zeros(shape, np.int64)
+
+  def step(self, t: int, present) -> np.ndarray:
+    """Emit token `t` of every row; return the stages it was emitted at."""
+    exits = len(self.scores)
+    active = np.broadcast_to(present, self.since_full.shape).copy()
+    stage_of = np.where(active, self.last[:, None], -1)
+    may_exit = self.since_full + 1 < self.window
+    for stage in range(exits + 1):
+      active &= (stage <= self.last)[:, None]
+      self._run(stage, t, active)
+      ends = (stage == self.last)[:, None]
+      if stage < exits:
+        asked = active & may_exit & ~ends
+        sure = self.scores[stage, :, t] >= self.thresholds[:, stage, None]
+        leave = asked & sure
+        self.checks[:, stage] += asked.sum(axis=1)
+        stage_of[leave] = stage
+      else:
+        leave = np.zeros_like(active)
+      self.taken[:, stage] += (leave | (active & ends)).sum(axis=1)
+      active &= ~leave
+    full = stage_of == self.last[:, None]
+    self.since_full = np.where(full, 0, self.since_full + 1)
+    return stage_of
+
+  def _run(self, stage: int, t: int, active) -> None:
+    """Run a stage for the rows that are there and all that waits for it."""
+    waiting = t + 1 - self.done_to[stage]
+    for i, width in enumerate(self.widths):
+      narrower = self.widths[i - 1] if i else 0
+      fits = (waiting > narrower) & (waiting <= width)
+      self.runs[:, stage, i] += (active & fits).sum(axis=1)
+    self.done_to[stage] = np.where(active, t + 1, self.done_to[stage])
+
+  def work(self) -> tuple[Work, ...]:
+    return tuple(
+      Work(int(taken.sum()), runs, self.widths, checks, taken)
+      for runs, checks, taken in zip(
+        self.runs, self.checks, self.taken, strict=True
+      )
+    )
