@@ -13,6 +13,7 @@
 # limitations under the License.
 """Settings and fixtures of every test."""
 
+import importlib.util
 import os
 import pathlib
 
@@ -20,6 +21,13 @@ import pathlib
 # the same on every machine.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+# Tests compile far more than they compute: without LLVM's optimisations they
+# take half the processor time. One thread a compilation, for the workers of
+# pytest-xdist already share the cores.
+os.environ.setdefault(
+  'XLA_FLAGS',
+  '--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1',
+)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -35,6 +43,37 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_compilation_cache_dir', str(REPOSITORY / '.cache/jax'))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    '--no-skips',
+    action='store_true',
+    help='fail where a test is skipped: nothing may be left out in CI',
+  )
+
+
+def pytest_collection_modifyitems(config, items):
+  """Skip what needs a package that an extra brings and that is not here."""
+  needs = {'parity': ('torch', 'transformers'), 'seqio': ('seqio',)}
+  for marker, packages in needs.items():
+    if all(importlib.util.find_spec(package) for package in packages):
+      continue
+    extra = 'train' if marker == 'seqio' else marker
+    skip = pytest.mark.skip(reason=f'the {extra} extra is not installed')
+    for item in items:
+      if item.get_closest_marker(marker):
+        item.add_marker(skip)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+  report = yield
+  expected_to_fail = hasattr(report, 'wasxfail')
+  if report.skipped and not expected_to_fail and item.config.option.no_skips:
+    report.outcome = 'failed'
+    report.longrepr = f'skipped, which --no-skips forbids: {report.longrepr}'
+  return report
 
 
 @pytest.fixture

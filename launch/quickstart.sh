@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Make a virtual environment if there is none, install eejax into it, and run
+# `eejax quickstart` with the arguments given here.
+set -euo pipefail
+
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+# The core without extras is enough.
+# shellcheck disable=SC2119
+eejax_environment
+exec "$PYTHON" -m eejax quickstart "$@"
