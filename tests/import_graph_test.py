@@ -214,7 +214,7 @@ def test_the_core_needs_no_optional_package():
     'import importlib, sys\n'
     f'for module in {modules!r}:\n'
     '  importlib.import_module(module)\n'
-    'heavy = {"tensorflow", "seqio", "torch", "transformers", "t5x", "gin"}\n'
+    'heavy = {"tensorflow", "seqio", "torch", "transformers", "t5x"}\n'
     'print(sorted(heavy & set(sys.modules)))\n'
   )
   done = subprocess.run(
