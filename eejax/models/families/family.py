@@ -107,7 +107,6 @@ def write_config(family: Family, config: ModelConfig) -> dict[str, Any]:
     'attention_dropout': 0.0,
     'bos_token_id': config.bos_id,
     'eos_token_id': write_eos(config.eos_ids),
-    'head_dim': config.head_dim,
     'hidden_act': 'silu',
     'initializer_range': 0.02,
     'max_position_embeddings': stated_length(config.rotary, config.max_length),

@@ -40,6 +40,7 @@ def _write(config: ModelConfig) -> Fields:
   )
   return {
     'attention_bias': config.qkv_bias,
+    'head_dim': config.head_dim,
     'mlp_bias': config.mlp_bias,
     'pretraining_tp': 1,
   }

@@ -33,7 +33,10 @@ def _write(config: ModelConfig) -> Fields:
       config.sliding_window is not None and config.full_attention_blocks > 0
     ),
   )
-  return {'sliding_window': config.sliding_window}
+  return {
+    'head_dim': config.head_dim,
+    'sliding_window': config.sliding_window,
+  }
 
 
 MISTRAL = Family(

@@ -32,7 +32,11 @@ def _write(config: ModelConfig) -> Fields:
     no_query_key_and_value_biases=not config.qkv_bias,
     output_or_MLP_biases=config.output_bias or config.mlp_bias,
   )
-  return qwen.write_windows(config)
+  values = qwen.write_windows(config)
+  # Theirs has no such key of its own, but heeds one that is there.
+  if config.head_dim * config.num_heads != config.embed_dim:
+    values['head_dim'] = config.head_dim
+  return values
 
 
 QWEN2 = Family(

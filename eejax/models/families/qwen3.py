@@ -40,7 +40,11 @@ def _write(config: ModelConfig) -> Fields:
     ),
     MLP_biases=config.mlp_bias,
   )
-  return {'attention_bias': config.qkv_bias, **qwen.write_windows(config)}
+  return {
+    'attention_bias': config.qkv_bias,
+    'head_dim': config.head_dim,
+    **qwen.write_windows(config),
+  }
 
 
 QWEN3 = Family(
