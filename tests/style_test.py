@@ -14,6 +14,7 @@
 """Hold what no linter holds: licences, names, sizes, the tests' places."""
 
 import ast
+import configparser
 import pathlib
 
 import pytest
@@ -77,6 +78,24 @@ def test_folders_of_tests_are_no_packages():
   # Two of them would be one package of the same name to Python.
   assert list(TESTS.rglob('__init__.py')) == []
   assert not (REPOSITORY / 'gin' / '__init__.py').exists()
+
+
+def test_an_installation_carries_every_data_file():
+  config = configparser.ConfigParser()
+  config.read(REPOSITORY / 'setup.cfg')
+  carried = {
+    target: pattern.strip()
+    for target, pattern in config['options.data_files'].items()
+  }
+  assert carried
+  for name in ('gin', 'configs', 'assets'):
+    for path in sorted((REPOSITORY / name).rglob('*')):
+      if path.is_dir():
+        continue
+      folder = path.parent.relative_to(REPOSITORY).as_posix()
+      pattern = carried.get(f'share/eejax/{folder}')
+      assert pattern, f'name {folder} in [options.data_files] of setup.cfg'
+      assert path in REPOSITORY.glob(pattern), path
 
 
 def test_names_say_something():

@@ -168,12 +168,14 @@ def _find(file: str, search_paths: Sequence[str]) -> pathlib.Path:
   raise ArgumentError(_not_found(file, folders))
 
 
-def _not_found(file: str, folders: Iterable[pathlib.Path]) -> str:
+def _not_found(file: str, folders: Sequence[pathlib.Path]) -> str:
   searched = [str(f) if f.parts else 'the working folder' for f in folders]
-  known = [p.name for f in folders if f.is_dir() for p in f.glob('*.gin')]
+  known = [p.name for f in folders for p in f.glob('*.gin')]
+  own = folders[-1]
+  known += [p.relative_to(own).as_posix() for p in own.rglob('*.gin')]
   return (
     f'there is no gin file {file!r} in {", ".join(searched)}'
-    f'{gin_errors.near(pathlib.PurePath(file).name, known)}.'
+    f'{gin_errors.near(file, known)}.'
   )
 
 

@@ -142,6 +142,9 @@ class TestComplaints:
     assert "'trian.gin'" in text
     assert "did you mean 'train.gin'?" in text
 
+  def test_missing_file_may_mean_a_shipped_one(self):
+    assert "did you mean 'runs/tune.gin'?" in complaint('--gin_file=tune.gin')
+
   def test_missing_include_names_the_place_and_logs_nothing(
     self, workplace, caplog
   ):
