@@ -28,6 +28,7 @@ without training can save: a ceiling, for nobody knows it in advance.
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import flax.struct
 import jax
@@ -223,7 +224,7 @@ def read_depths(
     positions=batch['positions'],
     segment_ids=batch['segment_ids'],
   )
-  streams = [inputs.hidden for inputs in out.exit_inputs.values()]
+  streams = [cast(Array, x.hidden) for x in out.exit_inputs.values()]
   tall = rms_norm(
     jnp.concatenate(streams),
     scale=backbone['final_norm']['scale'],

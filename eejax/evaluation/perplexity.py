@@ -188,9 +188,13 @@ def _summarise(
   sums: RowSums, config: EarlyExitConfig, bootstrap: Bootstrap
 ) -> Evaluation:
   names, depths = head_names(config), head_depths(config)
-  counts = np.asarray(sums.tokens, float)
-  if not np.isfinite(sums.loss).all():
-    worst = int(np.argmin(np.isfinite(sums.loss).all(axis=1)))
+  counts, losses, correct, agree = (
+    np.asarray(x, np.float64)
+    for x in (sums.tokens, sums.loss, sums.correct, sums.agree)
+  )
+  finite = np.isfinite(losses).all(axis=1)
+  if not finite.all():
+    worst = int(np.argmin(finite))
     raise EejaxError(
       f'the loss of {names[worst]} is not finite; the checkpoint is damaged, '
       'or its numbers do not fit the compute dtype (try float32).'
@@ -198,17 +202,17 @@ def _summarise(
   estimate = functools.partial(ratio_interval, bootstrap=bootstrap)
   heads = []
   for i, (name, depth) in enumerate(zip(names, depths, strict=True)):
-    loss = estimate(sums.loss[i], counts)
+    loss = estimate(losses[i], counts)
     heads.append(
       HeadQuality(
         name=name,
         depth=depth,
         loss=loss,
         perplexity=Interval(*map(_exp, dataclasses.astuple(loss))),
-        accuracy=estimate(sums.correct[i], counts),
-        agreement=estimate(sums.agree[i], counts),
+        accuracy=estimate(correct[i], counts),
+        agreement=estimate(agree[i], counts),
         loss_gap=difference_interval(
-          sums.loss[i], sums.loss[-1], counts, bootstrap=bootstrap
+          losses[i], losses[-1], counts, bootstrap=bootstrap
         ),
       )
     )

@@ -1,0 +1,141 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What decoding costs, from the shapes of a model.
+
+At batch 1 a token's time is the time to read the weights it needs, so costs
+are bytes read: of blocks, of exit heads with their output matrix, of gates. A
+window of waiting tokens reads a block's weights once; what the arithmetic of
+its other tokens adds is `window_factor`. Attention over the cache and the
+embedding row are left out: they are small where weights decide.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import numpy as np
+
+from eejax.config import EarlyExitConfig, ExitHeadKind
+from eejax.decoding.replay import Work
+from eejax.errors import ArgumentError
+from eejax.models import decoder
+from eejax.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCost:
+  """Hold what the parts of a model with E exits cost, in bytes read.
+
+  Attributes:
+    block: a block of the backbone.
+    stage_blocks: blocks of each stage; the last one ends the model.
+    exit_blocks: an exit's own block, which runs with its stage; usually 0.
+    heads: each stage's exit head and output matrix.
+    gates: each stage's gate.
+  """
+
+  block: float
+  stage_blocks: tuple[int, ...]
+  exit_blocks: tuple[float, ...]
+  heads: tuple[float, ...]
+  gates: tuple[float, ...]
+
+  @property
+  def full_token(self) -> float:
+    """Return what full decoding costs a token, exits not compiled in."""
+    return sum(self.stage_blocks) * self.block + self.heads[-1]
+
+  @property
+  def head_in_blocks(self) -> float:
+    """Return what the final head costs, in blocks."""
+    return self.heads[-1] / self.block
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeCost:
+  """Predict the cost of decoding at batch 1.
+
+  Attributes:
+    model: what the parts cost.
+    reads_logits: whether the criterion reads an exit's logits; else it reads
+      the gate, and only the head that is taken is read.
+    window_factor: cost of a window of tokens over that of one, at least 1.
+  """
+
+  model: ModelCost
+  reads_logits: bool
+  window_factor: float = 1.0
+
+  def __post_init__(self):
+    if self.window_factor < 1:
+      raise ArgumentError(
+        f'window_factor must be at least 1, not {self.window_factor}.'
+      )
+
+  def of(self, work: Work) -> float:
+    """Return what some work costs, in bytes."""
+    m = self.model
+    stages = np.array(m.stage_blocks) * m.block + np.array(m.exit_blocks)
+    single = work.stage_runs[:, 0]
+    wide = work.stage_runs[:, 1:].sum(axis=1)
+    cost = (single + self.window_factor * wide) @ stages
+    if self.reads_logits:
+      # A check reads the head that it may take; where the model ends there is
+      # no check.
+      reads = np.where(work.checks > 0, work.checks, work.taken)
+      return float(cost + reads @ np.array(m.heads))
+    heads, gates = np.array(m.heads), np.array(m.gates)
+    return float(cost + work.taken @ heads + work.checks @ gates)
+
+  def speedup(self, work: Work) -> float:
+    """Return how many times faster than full decoding some work is."""
+    return self.model.full_token * work.tokens / self.of(work)
+
+
+def model_cost(
+  config: EarlyExitConfig, *, bytes_per_value: int = 4
+) -> ModelCost:
+  """Return what the parts of a model cost by their shapes.
+
+  Args:
+    config: the model with its exits.
+    bytes_per_value: of the dtype that is decoded in.
+  """
+  init = functools.partial(decoder.init, config)
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  backbone, exits = shapes['backbone'], shapes['exits']
+  matrix = config.model.embed_dim * config.model.vocab_size
+  depths = (*config.exit_depths, config.model.num_layers)
+  own_blocks, heads, gates = [], [], []
+  for exit in config.exits:
+    parts = dict(exits.get(exit.name, {}))
+    parts.pop('output', None)
+    gates.append(_size(parts.pop('gate', {})))
+    has_block = exit.head is ExitHeadKind.BLOCK
+    own_blocks.append(_size(parts.pop('block', {})) if has_block else 0)
+    heads.append(_size(parts) + matrix)
+  scale = float(bytes_per_value)
+  size = lambda values: tuple(scale * v for v in values)
+  return ModelCost(
+    block=scale * _size(backbone['blocks']) / config.model.num_layers,
+    stage_blocks=tuple(int(n) for n in np.diff(depths, prepend=0)),
+    exit_blocks=size((*own_blocks, 0)),
+    heads=size((*heads, _size(backbone['final_norm']) + matrix)),
+    gates=size((*gates, 0)),
+  )
+
+
+def _size(tree: PyTree) -> int:
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,220 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Log how safe every exit was at every token of a text, teacher-forced."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eejax.config import EarlyExitConfig
+from eejax.data.batch import Batch
+from eejax.decoding.criteria import Evidence, Reads, get_criterion
+from eejax.errors import ArgumentError
+from eejax.evaluation.heads import Heads, run_heads
+from eejax.models.exits import gate_logit
+from eejax.types import Bool, Float, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class ExitScores:
+  """Hold one criterion's scores of every exit at every token.
+
+  Attributes:
+    criterion: which score it is.
+    depths: of the exits, shallowest first.
+    num_layers: depth of the full model.
+    scores: higher is safer.
+    agree: whether the exit's likeliest token is the full model's.
+    counted: tokens that are there; they stand at the start of their row.
+  """
+
+  criterion: str
+  depths: tuple[int, ...]
+  num_layers: int
+  scores: Float[np.ndarray, 'E rows T']
+  agree: Bool[np.ndarray, 'E rows T']
+  counted: Bool[np.ndarray, 'rows T']
+
+  @property
+  def num_tokens(self) -> int:
+    """Return how many tokens there are."""
+    return int(self.counted.sum())
+
+  def halves(self) -> tuple['ExitScores', 'ExitScores']:
+    """Return every other row, and the rest: one to tune on, one to report.
+
+    Raises:
+      ArgumentError: there are not two rows.
+    """
+    filled = np.flatnonzero(self.counted.any(axis=1))
+    if len(filled) < 2:
+      raise ArgumentError(
+        'thresholds are tuned on one half of the text and reported on the '
+        'other, and this text fills only one row; give more text.'
+      )
+    return self._rows(filled[::2]), self._rows(filled[1::2])
+
+  def _rows(self, rows) -> 'ExitScores':
+    return dataclasses.replace(
+      self,
+      scores=self.scores[:, rows],
+      agree=self.agree[:, rows],
+      counted=self.counted[rows],
+    )
+
+
+def collect_scores(
+  params: Params,
+  batches: Iterable[Batch],
+  *,
+  config: EarlyExitConfig,
+  criteria: Sequence[str],
+  dtype: str = 'float32',
+  chunk_size: int = 1024,
+) -> dict[str, ExitScores]:
+  """Return the scores of several criteria from one pass over a text.
+
+  Args:
+    params: the whole tree, blocks stacked.
+    batches: the text, one document or piece a row, for a row is replayed as
+      one generation.
+    config: the model with its exits.
+    criteria: their names; each must be usable at every exit.
+    dtype: compute dtype.
+    chunk_size: tokens whose logits stand at once.
+
+  Raises:
+    ArgumentError: there is no text, no exit, or a criterion cannot be used.
+  """
+  if not config.exits:
+    raise ArgumentError(
+      'this model has no exits to score; add some with eejax add-exits.'
+    )
+  for name in criteria:
+    get_criterion(name).check(config.exits)
+  score = functools.partial(
+    score_batch,
+    params,
+    config=config,
+    criteria=tuple(criteria),
+    dtype=dtype,
+    chunk_size=chunk_size,
+  )
+  found, counted = [], []
+  for batch in batches:
+    found.append(jax.device_get(score(batch.as_dict())))
+    counted.append(batch.weights > 0)
+  if not found:
+    raise ArgumentError('there is no text to score.')
+  joined = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *found)
+  return {
+    name: ExitScores(
+      criterion=name,
+      depths=config.exit_depths,
+      num_layers=config.model.num_layers,
+      scores=joined[name],
+      agree=joined['agree'],
+      counted=np.concatenate(counted),
+    )
+    for name in criteria
+  }
+
+
+@functools.partial(
+  jax.jit, static_argnames=('config', 'criteria', 'dtype', 'chunk_size')
+)
+def score_batch(
+  params: Params,
+  batch: Mapping[str, jax.Array],
+  *,
+  config: EarlyExitConfig,
+  criteria: tuple[str, ...],
+  dtype: str,
+  chunk_size: int,
+) -> dict[str, jax.Array]:
+  """Return each criterion's scores, and `'agree'`, all [E, B, T]."""
+  ready = run_heads(params, batch, config=config, dtype=dtype)
+  result = _read_logits(ready, criteria, jnp.dtype(dtype), chunk_size)
+  for name in criteria:
+    if get_criterion(name).reads is Reads.GATE:
+      result[name] = _read_gates(params, ready, config, name)
+  return result
+
+
+def _read_gates(params, ready: Heads, config, name: str) -> jax.Array:
+  scores = []
+  for exit in config.exits:
+    stream = ready.exit_inputs[exit.name].hidden
+    assert stream is not None  # what has a gate is given the stream
+    logit = gate_logit(
+      params['exits'][exit.name],
+      stream,
+      exit=exit,
+      config=config.model,
+    )
+    scores.append(get_criterion(name).score(Evidence(gate_logit=logit)))
+  return jnp.stack(scores)
+
+
+def _read_logits(
+  ready: Heads, criteria: tuple[str, ...], dtype, chunk_size: int
+) -> dict[str, jax.Array]:
+  """Pass all heads over the tokens, `chunk_size` at a time."""
+  batch, length, _ = ready.heads[-1].hidden.shape
+  tokens = batch * length
+  count = -(-tokens // chunk_size)
+  width = -(-tokens // count)
+  names = [n for n in criteria if get_criterion(n).reads is Reads.LOGITS]
+
+  def split(hidden):
+    flat = hidden.reshape(tokens, -1)
+    flat = jnp.pad(flat, ((0, count * width - tokens), (0, 0)))
+    return flat.reshape(count, width, -1)
+
+  def read(chunks):
+    *of_exits, of_final = (
+      functools.partial(_logits, hidden, head.kernel, dtype)
+      for hidden, head in zip(chunks, ready.heads, strict=True)
+    )
+    final = jnp.argmax(of_final(), axis=-1)
+    found: dict[str, list] = {name: [] for name in ('agree', *names)}
+    for of_exit in of_exits:
+      logits = of_exit()
+      found['agree'].append(jnp.argmax(logits, axis=-1) == final)
+      for name in names:
+        score = get_criterion(name).score(Evidence(logits=logits))
+        found[name].append(score)
+    return {name: jnp.stack(values) for name, values in found.items()}
+
+  chunks = tuple(split(h.hidden) for h in ready.heads)
+  by_chunk = jax.lax.map(read, chunks)  # [chunks, E, width]
+
+  def join(values):
+    flat = jnp.moveaxis(values, 0, 1).reshape(values.shape[1], count * width)
+    return flat[:, :tokens].reshape(-1, batch, length)
+
+  return {name: join(values) for name, values in by_chunk.items()}
+
+
+def _logits(hidden, kernel, dtype) -> jax.Array:
+  return jnp.einsum(
+    'TD,DV->TV',
+    hidden.astype(dtype),
+    kernel.astype(dtype),
+    preferred_element_type=jnp.float32,
+  )

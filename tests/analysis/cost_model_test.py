@@ -1,0 +1,104 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Test predicted costs against sums by hand."""
+
+import numpy as np
+import pytest
+
+from eejax.analysis.cost_model import DecodeCost, ModelCost, model_cost
+from eejax.decoding.replay import Work, full_work
+from eejax.errors import ArgumentError
+from eejax.testing import tiny
+
+MODEL = ModelCost(
+  block=10.0,
+  stage_blocks=(3, 3, 6),
+  exit_blocks=(0.0, 10.0, 0.0),
+  heads=(7.0, 8.0, 5.0),
+  gates=(1.0, 1.0, 0.0),
+)
+WORK = Work(
+  tokens=10,
+  stage_runs=np.array([[10, 0], [3, 1], [1, 1]]),
+  widths=(1, 8),
+  checks=np.array([9, 4, 0]),
+  taken=np.array([6, 2, 2]),
+)
+
+
+def test_gates_read_only_the_head_that_is_taken():
+  cost = DecodeCost(MODEL, reads_logits=False)
+  blocks = 10 * 30 + 4 * 40 + 2 * 60
+  assert cost.of(WORK) == blocks + 6 * 7 + 2 * 8 + 2 * 5 + 9 + 4
+
+
+def test_criteria_of_logits_read_every_head_that_is_asked():
+  cost = DecodeCost(MODEL, reads_logits=True)
+  blocks = 10 * 30 + 4 * 40 + 2 * 60
+  assert cost.of(WORK) == blocks + 9 * 7 + 4 * 8 + 2 * 5
+
+
+def test_windows_may_cost_more():
+  cheap = DecodeCost(MODEL, reads_logits=False)
+  dear = DecodeCost(MODEL, reads_logits=False, window_factor=1.5)
+  assert dear.of(WORK) - cheap.of(WORK) == 0.5 * (40 + 60)
+
+
+@pytest.mark.parametrize('reads_logits', [True, False])
+def test_full_decoding_is_as_fast_as_itself(reads_logits):
+  model = ModelCost(10.0, (3, 3, 6), (0.0, 0.0, 0.0), (7.0, 8.0, 5.0), (1,) * 3)
+  cost = DecodeCost(model, reads_logits=reads_logits)
+  assert cost.speedup(full_work(9, num_exits=2)) == 1.0
+  assert model.full_token == 125.0
+  assert model.head_in_blocks == 0.5
+
+
+def test_a_model_that_ends_early_reads_that_head():
+  cost = DecodeCost(MODEL, reads_logits=True)
+  ends = Work(
+    tokens=4,
+    stage_runs=np.array([[4, 0], [0, 0], [0, 0]]),
+    widths=(1, 8),
+    checks=np.array([0, 0, 0]),
+    taken=np.array([4, 0, 0]),
+  )
+  assert cost.of(ends) == 4 * (30 + 7)
+
+
+def test_shapes_give_the_sizes():
+  # 16 wide, 4 heads over 2 of 6, MLP of 20, 29 tokens.
+  config = tiny.tiny_config('1:norm:gate,3:mlp:untied')
+  found = model_cost(config, bytes_per_value=2)
+  attention = 16 * 24 + 2 * 16 * 12 + 24 * 16
+  block = attention + 3 * 16 * 20 + 2 * 16
+  assert found.block == 2 * block
+  assert found.stage_blocks == (1, 2, 1)
+  assert found.heads == (
+    2 * (16 + 16 * 29),
+    2 * (16 + 3 * 16 * 20 + 16 * 29),
+    2 * (16 + 16 * 29),
+  )
+  assert found.gates == (2 * (16 + 16 + 1), 0.0, 0.0)
+  assert found.exit_blocks == (0.0, 0.0, 0.0)
+
+
+def test_an_exits_own_block_runs_with_its_stage():
+  found = model_cost(tiny.tiny_config('2:block'))
+  assert found.exit_blocks == (found.block, 0.0)
+  assert found.heads[0] == found.heads[1]
+
+
+def test_the_window_factor_is_checked():
+  with pytest.raises(ArgumentError, match='window_factor'):
+    DecodeCost(MODEL, reads_logits=True, window_factor=0.5)

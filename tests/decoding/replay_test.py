@@ -1,0 +1,137 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Test replays against hand-computed walks and a slow reference."""
+
+import numpy as np
+import pytest
+
+from eejax.decoding import replay as replay_lib
+from eejax.decoding.replay import replay, threshold_array
+from eejax.errors import ArgumentError
+
+
+def one(scores, thresholds, *, window, counted=None):
+  scores = np.asarray(scores, np.float32)
+  if counted is None:
+    counted = np.ones(scores.shape[1:], bool)
+  return replay(
+    scores,
+    counted=counted,
+    thresholds=threshold_array([thresholds]),
+    window=window,
+  )
+
+
+def slow(scores, thresholds, window):
+  """Walk through one row, one token at a time, in plain Python."""
+  exits, length = scores.shape
+  ends = [e for e in range(exits) if thresholds[e] == 0]
+  last = ends[0] if ends else exits
+  waiting = [[] for _ in range(exits + 1)]
+  since_full, stages = 0, []
+  single, wide = [0] * (exits + 1), [0] * (exits + 1)
+  for t in range(length):
+    for stage in range(last + 1):
+      waiting[stage].append(t)
+    for stage in range(last + 1):
+      single[stage] += len(waiting[stage]) == 1
+      wide[stage] += len(waiting[stage]) > 1
+      waiting[stage] = []
+      if stage == last:
+        since_full = 0
+        stages.append(stage)
+        break
+      may = since_full + 1 < window
+      if may and scores[stage, t] >= thresholds[stage]:
+        since_full += 1
+        stages.append(stage)
+        break
+  return stages, single, wide
+
+
+class TestByHand:
+  SCORES = [[[0.9, 0.9, 0.9, 0.1, 0.9]]]
+
+  def test_the_window_forces_full_depth(self):
+    found = one(self.SCORES, [0.5], window=3)
+    assert found.taken[0, 0].tolist() == [0, 0, 1, 1, 0]
+    work = found.work[0]
+    # The third token takes the two that wait along, the fourth goes alone.
+    assert work.widths == (1, 3)
+    assert work.stage_runs.tolist() == [[5, 0], [1, 1]]
+    assert work.checks.tolist() == [4, 0]
+    assert work.taken.tolist() == [3, 2]
+    assert work.tokens == 5
+
+  def test_never_runs_everything_one_by_one(self):
+    work = one(self.SCORES, [None], window=3).work[0]
+    assert work.stage_runs.tolist() == [[5, 0], [5, 0]]
+    assert work.taken.tolist() == [0, 5]
+
+  def test_zero_ends_the_model(self):
+    found = one(self.SCORES, [0.0], window=3)
+    work = found.work[0]
+    assert found.taken[0, 0].tolist() == [0] * 5
+    assert work.stage_runs.tolist() == [[5, 0], [0, 0]]
+    assert work.checks.tolist() == [0, 0]
+
+  def test_a_window_of_one_never_exits(self):
+    assert one(self.SCORES, [0.1], window=1).work[0].taken.tolist() == [0, 5]
+
+  def test_a_score_at_the_threshold_exits(self):
+    assert one([[[0.5]]], [0.5], window=4).taken.tolist() == [[[0]]]
+
+  def test_tokens_that_are_not_there_do_not_count(self):
+    counted = np.array([[True, True, True, False, False]])
+    found = one(self.SCORES, [0.5], window=3, counted=counted)
+    assert found.taken[0, 0].tolist() == [0, 0, 1, -1, -1]
+    assert found.work[0].tokens == 3
+    assert found.work[0].stage_runs.tolist() == [[3, 0], [0, 1]]
+
+
+@pytest.mark.parametrize('window', [2, 4, 8])
+def test_rows_and_settings_equal_slow_walks(window):
+  random = np.random.default_rng(window)
+  scores = random.uniform(size=(3, 4, 40)).astype(np.float32)
+  settings = [[0.7, 0.5, 0.3], [0.9, None, 0.2], [0.8, 0.0, 0.1], [None] * 3]
+  found = replay(
+    scores,
+    counted=np.ones((4, 40), bool),
+    thresholds=threshold_array(settings),
+    window=window,
+  )
+  numbers = threshold_array(settings)
+  for i in range(len(settings)):
+    single, wide = np.zeros(4, int), np.zeros(4, int)
+    for row in range(4):
+      stages, s, w = slow(scores[:, row], numbers[i], window)
+      assert found.taken[i, row].tolist() == stages
+      single += s
+      wide += w
+    assert found.work[i].stage_runs[:, 0].tolist() == single.tolist()
+    assert found.work[i].stage_runs[:, 1].tolist() == wide.tolist()
+    assert found.work[i].taken.sum() == 160
+
+
+def test_full_work_is_that_of_never():
+  full = replay_lib.full_work(5, num_exits=1)
+  never = one(TestByHand.SCORES, [None], window=3).work[0]
+  assert full.stage_runs[:, 0].tolist() == never.stage_runs[:, 0].tolist()
+  assert full.taken.tolist() == never.taken.tolist()
+  assert full.checks.tolist() == [0, 0]
+
+
+def test_the_window_is_checked():
+  with pytest.raises(ArgumentError, match='window'):
+    one([[[0.5]]], [0.5], window=0)
