@@ -76,6 +76,25 @@ def test_equals_dense_softmax(window, packed):
   )
 
 
+def test_gradients_equal_those_of_a_plain_softmax():
+  inputs = _inputs()
+  mask = jnp.asarray(_visible(window=3))[:, None]
+
+  def plain(q, k, v):
+    heads = lambda a: jnp.repeat(a, N // K, axis=1)
+    scores = jnp.einsum('BTNH,BNSH->BNTS', q, heads(k)) / np.sqrt(H)
+    weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf))
+    return jnp.einsum('BNTS,BNSH->BTNH', weights, heads(v))
+
+  def gradients(run):
+    loss = lambda *a: jnp.sum(jnp.sin(run(*a)))
+    return jax.grad(loss, argnums=(0, 1, 2))(*inputs)
+
+  got = gradients(lambda q, k, v: attention(q, keys=k, values=v, window=3))
+  for a, b in zip(got, gradients(plain), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_chunks_equal_the_whole_with_gradients(monkeypatch):
   query, keys, values = _inputs()
 
