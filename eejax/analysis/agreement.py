@@ -132,16 +132,15 @@ class NaturalExits:
     )
     depth = self._depth_of_agreement(0.9)
     if depth < self.num_layers:
-      when = f'nine tokens in ten are decided at depth {depth}'
+      when = f'nine tokens in ten are settled at depth {depth}'
     else:
-      when = 'no depth before the last decides nine tokens in ten'
+      when = 'no depth before the last settles nine tokens in ten'
     return (
       f'{self._opening()}: at best {best} % of the blocks (interval {low} to '
-      f'{high} %) could be skipped without changing a token, by an oracle '
-      f'that knows when each of the {self.tokens} tokens is settled (stable '
-      f'depth; {when}, of {self.num_layers} blocks). Level: {self.level}, '
-      'before heads, gates and key/value work are paid for; a trained exit '
-      'can do better than these untrained readings.'
+      f'{high} %) could be skipped without changing a token. That is the '
+      f'stable-depth ceiling over {self.tokens} tokens, which only an oracle '
+      f'reaches; {when} (of {self.num_layers}). Level: {self.level}; heads, '
+      'gates and key/value work are not counted. Trained exits can do better.'
     )
 
   def _opening(self) -> str:

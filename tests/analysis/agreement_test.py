@@ -143,7 +143,7 @@ class TestHandMade:
   def test_the_verdict_names_ceiling_and_level(self):
     verdict = self.found().verdict()
     assert 'at best 50 % of the blocks' in verdict
-    assert 'stable depth' in verdict
+    assert 'stable-depth ceiling' in verdict
     assert agreement.LEVEL in verdict
 
   def test_the_verdict_says_no_plainly(self):
