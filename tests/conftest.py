@@ -69,8 +69,18 @@ def pytest_collection_modifyitems(config, items):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
   report = yield
+  return _refuse_skip(report, item.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+  report = yield
+  return _refuse_skip(report, collector.config)
+
+
+def _refuse_skip(report, config):
   expected_to_fail = hasattr(report, 'wasxfail')
-  if report.skipped and not expected_to_fail and item.config.option.no_skips:
+  if report.skipped and not expected_to_fail and config.option.no_skips:
     report.outcome = 'failed'
     report.longrepr = f'skipped, which --no-skips forbids: {report.longrepr}'
   return report

@@ -131,8 +131,10 @@ class TestReading:
   def test_search_paths_of_one_run_do_not_reach_the_next(self, workplace):
     (workplace / 'one').mkdir()
     (workplace / 'one' / 'x.gin').write_text('oven.heat = 1\n')
+    before = list(gin.config._LOCATION_PREFIXES)
     parse('--gin_file=x.gin', '--gin_search_paths=one')
     complaint('--gin_file=x.gin')
+    assert gin.config._LOCATION_PREFIXES == before
 
 
 class TestComplaints:
