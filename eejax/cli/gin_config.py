@@ -175,7 +175,7 @@ def _not_found(file: str, folders: Sequence[pathlib.Path]) -> str:
   known += [p.relative_to(own).as_posix() for p in own.rglob('*.gin')]
   return (
     f'there is no gin file {file!r} in {", ".join(searched)}'
-    f'{gin_errors.near(file, known)}.'
+    f'{gin_errors.ending(file, known)}'
   )
 
 
@@ -280,5 +280,5 @@ def _refuse_unused_macros(bindings: Iterable[str], known: set[str]) -> None:
     if '.' not in name and name not in used | known:
       raise ArgumentError(
         f'{FLAG}{name} sets a name that no gin file of this run uses'
-        f'{gin_errors.near(name, used | known)}.'
+        f'{gin_errors.ending(name, used | known)}'
       )

@@ -34,8 +34,8 @@ def sentence_of(error: Exception) -> str:
 
 
 def _unknown_configurable(name: str) -> str:
-  hint = near(name.rpartition('.')[2], _configurables())
-  return f'nothing configurable is called {name!r}{hint}.'
+  end = ending(name.rpartition('.')[2], _configurables())
+  return f'nothing configurable is called {name!r}{end}'
 
 
 def _unknown_reference(name: str, call: str | None) -> str:
@@ -44,8 +44,8 @@ def _unknown_reference(name: str, call: str | None) -> str:
 
 
 def _unknown_parameter(name: str, parameter: str) -> str:
-  hint = near(parameter, _parameters(name))
-  return f'{name!r} has no parameter {parameter!r}{hint}.'
+  end = ending(parameter, _parameters(name))
+  return f'{name!r} has no parameter {parameter!r}{end}'
 
 
 def _locked_parameter(name: str, parameter: str) -> str:
@@ -63,7 +63,7 @@ def _undefined_macro(name: str) -> str:
   defined = [s for s, selector in config._CONFIG if selector == 'gin.macro']
   return (
     f'%{name} has no value; give one with {FLAG}{name}=VALUE'
-    f'{near(name, defined)}.'
+    f'{ending(name, defined)}'
   )
 
 
@@ -130,10 +130,10 @@ def _parameters(name: str) -> list[str]:
   return list(inspect.signature(gin.get_configurable(name)).parameters)
 
 
-def near(name: str, known: Iterable[str]) -> str:
-  """Return a question with the nearest of `known`, or nothing."""
+def ending(name: str, known: Iterable[str]) -> str:
+  """Return the end of a sentence: the nearest of `known`, or a full stop."""
   close = difflib.get_close_matches(name, sorted(set(known)), n=1)
-  return f'; did you mean {close[0]!r}?' if close else ''
+  return f'; did you mean {close[0]!r}?' if close else '.'
 
 
 def quote_hint(text: str, binding: str | None = None) -> str:

@@ -69,7 +69,8 @@ def complaint(*argv, **kwargs):
     parse(*argv, **kwargs)
   text = str(caught.value)
   assert '\n' not in text
-  assert text.endswith(('.', '?'))
+  assert text[-1] in '.?'
+  assert text[-2] not in '.?'
   assert caught.value.exit_code == 2
   return text
 
