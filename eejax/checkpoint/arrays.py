@@ -20,6 +20,7 @@ so that a missing or shortened one is found and named.
 import logging
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -86,8 +87,8 @@ def read_leaves(
   return leaves
 
 
-def flatten(tree: PyTree) -> dict[Path, jax.Array | np.ndarray]:
-  """Return the leaves of nested dicts by their path, in path order."""
+def flatten(tree: PyTree) -> dict[Path, Any]:
+  """Return the arrays of nested dicts by their path, in path order."""
   flat, _ = jax.tree.flatten_with_path(tree)
   return {tuple(key.key for key in path): leaf for path, leaf in flat}
 
