@@ -11,8 +11,95 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Early-exit language models in JAX."""
+"""Early-exit language models in JAX.
+
+The names below are the public interface. Each is imported when it is first
+used, so that `import eejax` and the command line's help cost nothing.
+
+Example:
+  >>> import eejax
+  >>> [e.depth for e in eejax.parse_exits('3:norm,6:mlp')]
+  [3, 6]
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from eejax.version import __version__
 
-__all__ = ['__version__']
+if TYPE_CHECKING:
+  from eejax.checkpoint.folder import Checkpoint, load, save
+  from eejax.checkpoint.huggingface import import_folder
+  from eejax.checkpoint.huggingface_export import export_folder
+  from eejax.checkpoint.surgery import add_exits, drop_exits
+  from eejax.config import (
+    EarlyExitConfig,
+    ExitConfig,
+    ExitHeadKind,
+    GateKind,
+    Initialization,
+    ModelConfig,
+    OutputMatrix,
+    RotaryConfig,
+    parse_exits,
+  )
+  from eejax.data.tokenizer import Tokenizer
+  from eejax.errors import ArgumentError, CheckpointError, EejaxError
+  from eejax.models.decoder import logits
+
+_HOMES = {
+  'checkpoint.folder': ('Checkpoint', 'load', 'save'),
+  'checkpoint.huggingface': ('import_folder',),
+  'checkpoint.huggingface_export': ('export_folder',),
+  'checkpoint.surgery': ('add_exits', 'drop_exits'),
+  'config': (
+    'EarlyExitConfig',
+    'ExitConfig',
+    'ExitHeadKind',
+    'GateKind',
+    'Initialization',
+    'ModelConfig',
+    'OutputMatrix',
+    'RotaryConfig',
+    'parse_exits',
+  ),
+  'data.tokenizer': ('Tokenizer',),
+  'errors': ('ArgumentError', 'CheckpointError', 'EejaxError'),
+  'models.decoder': ('logits',),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+  'ArgumentError',
+  'Checkpoint',
+  'CheckpointError',
+  'EarlyExitConfig',
+  'EejaxError',
+  'ExitConfig',
+  'ExitHeadKind',
+  'GateKind',
+  'Initialization',
+  'ModelConfig',
+  'OutputMatrix',
+  'RotaryConfig',
+  'Tokenizer',
+  '__version__',
+  'add_exits',
+  'drop_exits',
+  'export_folder',
+  'import_folder',
+  'load',
+  'logits',
+  'parse_exits',
+  'save',
+]
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _HOME_OF:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return getattr(importlib.import_module(f'eejax.{_HOME_OF[name]}'), name)
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})
