@@ -18,10 +18,12 @@ appears under its name only once it is whole. One that is damaged later is set
 aside when a run resumes, which then starts from the one before.
 """
 
+import contextlib
+import gc
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -53,7 +55,7 @@ class RunCheckpoints:
 
   Example:
     >>> checkpoints = RunCheckpoints('runs/a/checkpoints', keep=2)
-    >>> checkpoints.save(100, state, {'data': batches.state()})
+    >>> checkpoints.save(100, state, {'data': {}})  # doctest: +SKIP
     >>> checkpoints.close()
   """
 
@@ -140,18 +142,19 @@ class RunCheckpoints:
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     failures: dict[int, str] = {}
     for step in reversed(self.steps):
-      try:
-        restored = self._restore(step, abstract)
-      # A damaged step shows as almost any exception, from JSON's to
-      # TensorStore's.
-      except Exception as error:
-        failures[step] = _reason(error)
-        continue
-      for broken, reason in failures.items():
+      with _unheard_tasks():
+        try:
+          restored = self._restore(step, abstract)
+        # A damaged step shows as almost any exception, from JSON's to
+        # TensorStore's.
+        except Exception as error:
+          failures[step] = _reason(error)
+          continue
+      for broken in failures:
         self._set_aside(broken)
         self._warn(
-          f'the checkpoint of step {broken} in {self.path} is broken '
-          f'({reason}); the one of step {step} is used instead.'
+          f'the checkpoint of step {broken} in {self.path} is cut short or '
+          f'damaged; the one of step {step} is used instead.'
         )
       return restored
     if not failures:
@@ -211,6 +214,22 @@ class RunCheckpoints:
     return CheckpointError(
       f'a checkpoint in {self.path} was not written: {reason}.'
     )
+
+
+@contextlib.contextmanager
+def _unheard_tasks() -> Iterator[None]:
+  """Keep asyncio from logging every read that failed beside the first.
+
+  It does so when the task is collected, hence the collection.
+  """
+  logger = logging.getLogger('asyncio')
+  level = logger.level
+  logger.setLevel(logging.CRITICAL)
+  try:
+    yield
+    gc.collect()
+  finally:
+    logger.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

@@ -147,8 +147,9 @@ def test_saving_the_newest_step_again_does_nothing(tmp_path):
   assert_is(restore(tmp_path)[0], 6)
 
 
-def largest_file(folder):
-  files = [p for p in folder.rglob('*') if p.is_file()]
+def data_file(step):
+  """Return the largest file with array data."""
+  files = list((step / 'state').glob('**/d/*'))
   return max(files, key=lambda p: p.stat().st_size)
 
 
@@ -157,8 +158,9 @@ def truncate(file):
 
 
 DAMAGES = {
-  'a short file': lambda step: truncate(largest_file(step / 'state')),
-  'a lost file': lambda step: largest_file(step / 'state').unlink(),
+  'a short file': lambda step: truncate(data_file(step)),
+  'a lost file': lambda step: data_file(step).unlink(),
+  'short names': lambda step: truncate(step / 'state/_METADATA'),
   'no arrays': lambda step: shutil.rmtree(step / 'state'),
   'no index': lambda step: (step / 'state/manifest.ocdbt').unlink(),
   'no names': lambda step: (step / 'state/_METADATA').unlink(),
