@@ -252,6 +252,19 @@ def init_exit(
   return params
 
 
+def output_matrix_name(exit: ExitConfig | None, *, config: ModelConfig) -> str:
+  """Return the same name for every head that uses the same output matrix.
+
+  Args:
+    exit: the exit, or None for the final head.
+    config: the backbone.
+  """
+  if exit is not None and exit.output is OutputMatrix.UNTIED:
+    return exit.name
+  embedding = exit is not None and exit.output is OutputMatrix.TIED_EMBEDDING
+  return 'embedding' if embedding and not config.tied_head else 'final'
+
+
 def output_kernel(
   params: Params, *, exit: ExitConfig | None, config: ModelConfig
 ) -> Float[Array, 'D V']:

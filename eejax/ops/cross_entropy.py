@@ -130,9 +130,10 @@ def head_statistics(
 ) -> HeadStatistics:
   """Return cross-entropy of several heads, and divergence from a teacher.
 
-  All heads pass over a chunk before the next chunk is taken, so a teacher's
-  logits are made once a chunk however many heads learn from it, and gradients
-  of a shared matrix gather in one place.
+  Heads take turns, so that the logits of one alone stand at a time. Those
+  with the same matrix (the same array object) pass over a chunk before the
+  next chunk is taken: a teacher's logits are made once a chunk for all of
+  them, and gradients of the matrix gather in one place.
 
   Args:
     heads: hidden states and matrices; a matrix may be shared.
@@ -152,25 +153,43 @@ def head_statistics(
     raise ArgumentError(f'temperature must be above 0, not {temperature}.')
   if teacher is not None:
     teacher = jax.lax.stop_gradient(teacher)
-  body = functools.partial(
-    _chunk_statistics,
-    kernels=tuple(h.kernel for h in heads),
-    teacher_kernel=None if teacher is None else teacher.kernel,
-    temperature=temperature,
-    dtype=dtype,
-  )
-  if teacher is not None:
-    body = jax.checkpoint(body)
-  inputs = (
-    tuple(h.hidden for h in heads),
-    targets,
-    None if teacher is None else teacher.hidden,
-  )
+  groups = _same_matrix(heads)
   batch, length = targets.shape
   columns = max(1, chunk_size // batch)
-  if columns >= length:
-    return body(inputs)
-  return _map_columns(body, inputs, columns)
+  if len(groups) > 1:
+    # In a loop of one step, which compilers unroll, groups could overlap.
+    columns = min(columns, -(-length // 2))
+  statistics: list[Any] = [None] * len(heads)
+  teacher_top1 = None
+  for group in groups:
+    body = functools.partial(
+      _chunk_statistics,
+      kernel=heads[group[0]].kernel,
+      teacher_kernel=None if teacher is None else teacher.kernel,
+      temperature=temperature,
+      dtype=dtype,
+    )
+    if teacher is not None:
+      body = jax.checkpoint(body)
+    inputs = (
+      tuple(heads[i].hidden for i in group),
+      targets,
+      None if teacher is None else teacher.hidden,
+    )
+    whole = columns >= length
+    found = body(inputs) if whole else _map_columns(body, inputs, columns)
+    teacher_top1 = found.teacher_top1
+    for i, one in zip(group, found.heads, strict=True):
+      statistics[i] = one
+  return HeadStatistics(heads=tuple(statistics), teacher_top1=teacher_top1)
+
+
+def _same_matrix(heads: Sequence[OutputHead]) -> list[list[int]]:
+  """Return the indices of heads, those with one matrix together."""
+  groups: dict[int, list[int]] = {}
+  for i, head in enumerate(heads):
+    groups.setdefault(id(head.kernel), []).append(i)
+  return list(groups.values())
 
 
 def _map_columns(body, inputs, columns: int):
@@ -193,7 +212,7 @@ def _map_columns(body, inputs, columns: int):
 
 
 def _chunk_statistics(
-  inputs, *, kernels, teacher_kernel, temperature, dtype
+  inputs, *, kernel, teacher_kernel, temperature, dtype
 ) -> HeadStatistics:
   hiddens, targets, teacher_hidden = inputs
   teacher = None
@@ -207,8 +226,11 @@ def _chunk_statistics(
   one = jax.checkpoint(
     functools.partial(_token_statistics, temperature=temperature, dtype=dtype)
   )
+  stacked = jax.lax.map(
+    lambda hidden: one(hidden, kernel, targets, teacher), jnp.stack(hiddens)
+  )
   heads = tuple(
-    one(h, k, targets, teacher) for h, k in zip(hiddens, kernels, strict=True)
+    jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(hiddens))
   )
   return HeadStatistics(
     heads=heads, teacher_top1=None if teacher is None else teacher.top1

@@ -37,7 +37,12 @@ from eejax.config import EarlyExitConfig, GateKind
 from eejax.errors import ArgumentError
 from eejax.models import decoder
 from eejax.models.decoder import DecoderOutput, LayerDropout, Rematerialization
-from eejax.models.exits import apply_exit_head, gate_logit, output_kernel
+from eejax.models.exits import (
+  apply_exit_head,
+  gate_logit,
+  output_kernel,
+  output_matrix_name,
+)
 from eejax.ops.attention import AttentionImplementation
 from eejax.ops.cross_entropy import (
   OutputHead,
@@ -338,7 +343,7 @@ def _group_losses(
   exits = [config.exits[i] for i in group]
   distilled = objective.distillation_weight > 0
   statistics = head_statistics(
-    [_exit_head(params, out, batch, config, e) for e in exits],
+    _exit_heads(params, out, batch, config, exits),
     targets=batch.targets,
     teacher=_final_head(params, out, config) if distilled else None,
     temperature=objective.temperature,
@@ -362,17 +367,24 @@ def _group_losses(
   return total, sums
 
 
-def _exit_head(params, out, batch, config, exit) -> OutputHead:
-  z = apply_exit_head(
-    params['exits'].get(exit.name, {}),
-    out.exit_inputs[exit.name],
-    exit=exit,
-    config=config.model,
-    positions=batch.positions,
-    segment_ids=batch.segment_ids,
-  )
-  kernel = output_kernel(params, exit=exit, config=config.model)
-  return OutputHead(hidden=z.hidden, kernel=kernel)
+def _exit_heads(params, out, batch, config, exits) -> list[OutputHead]:
+  """Return the heads of some exits; a matrix they share is one array."""
+  kernels: dict[str, Any] = {}
+  heads = []
+  for e in exits:
+    ready = apply_exit_head(
+      params['exits'].get(e.name, {}),
+      out.exit_inputs[e.name],
+      exit=e,
+      config=config.model,
+      positions=batch.positions,
+      segment_ids=batch.segment_ids,
+    )
+    name = output_matrix_name(e, config=config.model)
+    if name not in kernels:
+      kernels[name] = output_kernel(params, exit=e, config=config.model)
+    heads.append(OutputHead(hidden=ready.hidden, kernel=kernels[name]))
+  return heads
 
 
 def _token_losses(
