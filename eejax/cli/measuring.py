@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, max_tokens: int) -> None:
     help='part of the text (default: validation of stdlib, all of a file)',
   )
   group.add_argument(
+    '--unit',
+    choices=('file', 'paragraph', 'line'),
+    default='file',
+    help='what one document of a text file is (default: file)',
+  )
+  group.add_argument(
     '--max-tokens',
     type=int,
     default=max_tokens,
@@ -83,6 +89,7 @@ class Text:
   Attributes:
     data: where it comes from.
     split: which part, or None for the usual one.
+    unit: what one document of a text file is.
     max_tokens: tokens read, spread over it.
     sequence_length: tokens in a row, or None for the usual number.
     batch_size: rows at a time.
@@ -90,6 +97,7 @@ class Text:
 
   data: str = STANDARD_LIBRARY
   split: str | None = None
+  unit: str = 'file'
   max_tokens: int = 20_000
   sequence_length: int | None = None
   batch_size: int = 4
@@ -164,7 +172,7 @@ def read_text(
   """
   from eejax.cli import output
   from eejax.data.batches import DataConfig, make_batches
-  from eejax.data.corpus import Split
+  from eejax.data.corpus import Split, TextUnit
   from eejax.data.memory_source import Passes
   from eejax.evaluation.rows import spread_rows
 
@@ -173,6 +181,7 @@ def read_text(
     sequence_length=text.row_length(model.config.model.max_length),
     batch_size=64,
     packing=packing,
+    unit=TextUnit(text.unit),
   )
   with output.waiting(f'reading {text.data}'):
     everything = make_batches(

@@ -1,0 +1,366 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The quickstart's report: one HTML file from one summary.
+
+It reads the plain values that `summary.json` holds, so a report can be made
+again from a summary alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eejax.analysis import html_page as page
+from eejax.analysis.plots import (
+  Axis,
+  Format,
+  Mark,
+  Series,
+  bar_chart,
+  line_chart,
+  number,
+)
+
+Values = Mapping[str, Any]
+NEVER = 'never'
+
+
+def render(summary: Values) -> str:
+  """Return the report of a quickstart's summary as HTML."""
+  parts = [
+    _opening(summary),
+    _probe(summary),
+    _tuning(summary),
+    _thresholds(summary),
+    _samples(summary),
+    _method(summary),
+  ]
+  title = f'Early exit on {summary["model"]["name"]}'
+  return page.page(title, '\n'.join(parts))
+
+
+# MARK: Sections
+
+
+def _opening(summary: Values) -> str:
+  model, speed = summary['model'], summary['speed']['calibrated']
+  point = summary['sweep']['calibrated']['held_out']
+  layers = model['num_layers']
+  facts = (
+    f'{model["family"]}, {layers} blocks, {model["embed_dim"]} wide, '
+    f'{model["vocab_size"]} tokens, {model["parameters"] / 1e6:.1f} million '
+    f'parameters. Made by eejax {summary["version"]} on {summary["created"]}.'
+  )
+  ceiling = summary['probe']['natural_exits']['saved_if_stable']
+  cards = [
+    (
+      number(speed['measured']['value'], Format.TIMES),
+      'as fast as full decoding on this machine, measured'
+      + (' (slower!)' if speed['measured']['value'] < 1 else ''),
+    ),
+    (
+      _percent(point['agreement']['value'], 1),
+      'of tokens as in full decoding, on text not tuned on '
+      f'({_range(point["agreement"])} %)',
+    ),
+    (
+      f'{speed["mean_depth"]:.1f} of {layers}',
+      'blocks before a token is emitted',
+    ),
+    (
+      _percent(ceiling['value'], 0),
+      'of blocks an oracle could skip without any training',
+    ),
+  ]
+  meaning = ''.join(page.paragraph(line) for line in summary['meaning'])
+  return (
+    f'<h1>Early exit on {page.text(model["name"])}</h1>'
+    f'<p class="soft">{page.text(facts)}</p>{page.cards(cards)}{meaning}'
+  )
+
+
+def _probe(summary: Values) -> str:
+  found = summary['probe']['natural_exits']
+  depths = found['depths']
+  places = [d['depth'] for d in depths]
+  stable, total = [], 0.0
+  for d in depths:
+    total += d['stable']
+    stable.append(total)
+  agreement = line_chart(
+    [
+      Series('agrees with the last', places, _values(depths, 'agreement')),
+      Series('settled by then', places, stable),
+    ],
+    title='Agreement with the last depth, by depth',
+    x=Axis('depth'),
+    y=Axis('share of tokens', Format.PERCENT, low=0.0, high=1.0),
+  )
+  loss = line_chart(
+    [Series('loss', places, _values(depths, 'loss'))],
+    title='Loss by depth',
+    x=Axis('depth'),
+    y=Axis('loss, nats a token'),
+  )
+  return page.section(
+    'Before any training',
+    page.paragraph(summary['probe']['verdict']),
+    page.panels(
+      [
+        ('What every depth would say', agreement),
+        ('Loss when every depth is read', loss),
+      ]
+    ),
+    page.paragraph(
+      "Every depth is read with the model's own final norm and head. A token "
+      'is settled once no deeper block changes it.'
+    ),
+  )
+
+
+def _tuning(summary: Values) -> str:
+  tuning, curve = summary['tuning'], summary['tuning']['curve']
+  names = [h['name'] for h in summary['after']['heads']]
+  series = [
+    Series(
+      _head_name(name),
+      [c['step'] for c in curve],
+      [c.get(f'{name}/loss') for c in curve],
+      dashed=name == 'final',
+    )
+    for name in names
+  ]
+  losses = line_chart(
+    series,
+    title='Held-out loss of every exit over tuning',
+    x=Axis('step'),
+    y=Axis('loss, nats a token'),
+  )
+  agreement = line_chart(
+    [
+      Series(
+        _head_name(name),
+        [c['step'] for c in curve],
+        [c.get(f'{name}/agreement') for c in curve],
+      )
+      for name in names[:-1]
+    ],
+    title='Agreement of every exit with the final head over tuning',
+    x=Axis('step'),
+    y=Axis('agreement with final', Format.PERCENT),
+  )
+  return page.section(
+    'Tuning the exits',
+    page.paragraph(
+      f'{tuning["steps"]} steps of {tuning["tokens_per_step"]} tokens of '
+      f'{summary["data"]["name"]}; the backbone is frozen, the exits imitate '
+      'its final head, and each gate learns when its exit agrees.'
+    ),
+    page.panels(
+      [
+        ('Loss per exit over tuning, held out', losses),
+        ('Agreement per exit over tuning, held out', agreement),
+      ]
+    ),
+    '<h3>Every exit before and after</h3>',
+    page.table(_before_and_after(summary)),
+  )
+
+
+def _thresholds(summary: Values) -> str:
+  speed, sweep = summary['speed'], summary['sweep']
+  target = sweep['calibrated']['target']
+  curve = [s for s in speed['settings'] if not s['calibrated']]
+  names = tuple(_threshold(s['thresholds'][0]) for s in curve)
+  places = list(range(len(curve)))
+  axis = Axis('threshold of all exits', names=names)
+  agreement = line_chart(
+    [
+      Series(
+        'on held-out text',
+        places,
+        [s['point']['agreement']['value'] for s in curve],
+      )
+    ],
+    title='Agreement with full decoding by threshold',
+    x=axis,
+    y=Axis('agreement', Format.PERCENT),
+    marks=[Mark(target, f'target {_percent(target, 0)}')],
+  )
+  faster = line_chart(
+    [
+      Series('measured', places, [s['measured']['value'] for s in curve]),
+      Series(
+        'predicted',
+        places,
+        [s['predicted'] for s in curve],
+        colour=0,
+        dashed=True,
+      ),
+    ],
+    title='Speed-up over full decoding by threshold',
+    x=axis,
+    y=Axis('speed-up', Format.TIMES),
+    marks=[Mark(1.0, 'full decoding')],
+  )
+  return page.section(
+    'When to exit',
+    page.paragraph(summary['calibration']),
+    page.panels(
+      [
+        ('Agreement by threshold', agreement),
+        ('Speed-up by threshold, wall clock', faster),
+      ]
+    ),
+    page.panels([('Where tokens leave, calibrated', _histogram(summary))]),
+    page.table([_setting_row(s) for s in speed['settings']]),
+  )
+
+
+def _samples(summary: Values) -> str:
+  levels = [*summary['sweep']['exit_depths'], summary['model']['num_layers']]
+  shown = [
+    page.paragraph(
+      'Greedy text at the calibrated setting; the prompt is grey. Point at a '
+      'token to see its depth and score.'
+    ),
+    page.depth_legend(levels),
+  ]
+  for sample in summary['samples']:
+    hints = [
+      f'depth {d} of {levels[-1]}' + ('' if s is None else f', score {s:.3f}')
+      for d, s in zip(sample['depths'], sample['scores'], strict=True)
+    ]
+    shown.append(
+      page.coloured_tokens(
+        sample['pieces'],
+        sample['depths'],
+        hints,
+        levels=levels,
+        prompt=sample['prompt'],
+      )
+    )
+    shown.append(page.paragraph(_against_full(sample)))
+  return page.section('What it writes', *shown)
+
+
+def _method(summary: Values) -> str:
+  return page.section(
+    'How this was measured, and what it does not say',
+    page.bullets(summary['limits']),
+    '<h3>The same with single commands</h3>',
+    f'<pre>{page.text(chr(10).join(summary["commands"]))}</pre>',
+    '<h3>Environment</h3>',
+    page.facts(summary['environment']),
+    '<h3>Time</h3>',
+    page.table(
+      [
+        {'stage': s['name'], 'seconds': round(s['seconds'], 1)}
+        for s in summary['stages']
+      ]
+    ),
+  )
+
+
+# MARK: Parts
+
+
+def _before_and_after(summary: Values) -> list[dict[str, object]]:
+  before = {h['name']: h for h in summary['before']['heads']}
+  rows = []
+  for after in summary['after']['heads']:
+    old = before[after['name']]
+    rows.append(
+      {
+        'head': _head_name(after['name']),
+        'kind': summary['exit_kinds'].get(after['name'], 'the backbone'),
+        'loss': _change(old, after, 'loss', '{:.3f}'),
+        'perplexity': _change(old, after, 'perplexity', '{:.1f}'),
+        'top-1 %': _change(old, after, 'accuracy', '{:.1f}', scale=100),
+        'agreement with final %': _change(
+          old, after, 'agreement', '{:.1f}', scale=100
+        ),
+      }
+    )
+  return rows
+
+
+def _change(
+  old: Values, new: Values, name: str, form: str, *, scale: float = 1
+) -> str:
+  before, after = (
+    form.format(scale * head[name]['value']) for head in (old, new)
+  )
+  return before if before == after else f'{before} \u2192 {after}'
+
+
+def _setting_row(setting: Values) -> dict[str, object]:
+  point = setting['point']
+  thresholds = [_threshold(t) for t in setting['thresholds']]
+  alike = len(set(thresholds)) == 1
+  return {
+    'threshold': thresholds[0] if alike else ', '.join(thresholds),
+    'chosen by': 'search' if setting['calibrated'] else 'grid',
+    'agreement': f'{_percent(point["agreement"]["value"], 1)} '
+    f'({_range(point["agreement"])})',
+    'measured': number(setting['measured']['value'], Format.TIMES),
+    'slowest to fastest prompt': f'{setting["measured"]["low"]:.2f} to '
+    f'{setting["measured"]["high"]:.2f}',
+    'predicted': number(setting['predicted'], Format.TIMES),
+    'mean depth': f'{setting["mean_depth"]:.1f}',
+    'tokens/s': f'{setting["tokens_per_s"]:.0f}',
+  }
+
+
+def _histogram(summary: Values) -> str:
+  sweep, calibrated = summary['sweep'], summary['speed']['calibrated']
+  levels = [*sweep['exit_depths'], summary['model']['num_layers']]
+  return bar_chart(
+    [
+      ('held-out text', sweep['calibrated']['held_out']['exit_shares']),
+      ('own continuations', calibrated['exit_shares']),
+    ],
+    title='Share of tokens emitted at each depth',
+    x=Axis('depth', names=tuple(str(d) for d in levels)),
+    y=Axis('share of tokens', Format.PERCENT, low=0.0),
+  )
+
+
+def _against_full(sample: Values) -> str:
+  same, total = sample['same_tokens'], len(sample['pieces'])
+  if same == total:
+    return f'All {total} tokens are those of full decoding.'
+  return (
+    f'The first {same} of {total} tokens are those of full decoding; after a '
+    'different token the two texts go their own ways.'
+  )
+
+
+def _head_name(name: str) -> str:
+  return 'final head' if name == 'final' else f'depth {name.split("_")[-1]}'
+
+
+def _threshold(value: float | None) -> str:
+  return NEVER if value is None else f'{value:.4g}'
+
+
+def _values(rows: Sequence[Values], name: str) -> list[float]:
+  return [row[name]['value'] for row in rows]
+
+
+def _percent(value: float, digits: int) -> str:
+  return f'{100 * value:.{digits}f} %'
+
+
+def _range(interval: Values) -> str:
+  return f'{100 * interval["low"]:.1f} to {100 * interval["high"]:.1f}'

@@ -1,0 +1,146 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""eejax quickstart: the whole path on one small model, with a report."""
+
+import argparse
+import pathlib
+from typing import Any
+
+HELP = 'the whole path on the embedded model: probe, tune, decode, report'
+EXAMPLE = 'eejax quickstart --backbone models/SmolLM2-135M --steps 200'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    '--out',
+    default='runs/quickstart',
+    metavar='FOLDER',
+    help=(
+      'where everything goes (default: runs/quickstart); what is finished '
+      'there is not done again'
+    ),
+  )
+  parser.add_argument(
+    '--force',
+    action='store_true',
+    help='do everything again, also what is finished',
+  )
+  parser.add_argument(
+    '--backbone',
+    metavar='PATH',
+    help=(
+      'a Hugging Face folder or an eejax checkpoint (default: the model that '
+      'is shipped with eejax)'
+    ),
+  )
+  parser.add_argument(
+    '--data',
+    default='stdlib',
+    metavar='FILE',
+    help=(
+      'a text or .jsonl file, a folder or a glob (default: the standard '
+      'library of this Python)'
+    ),
+  )
+  parser.add_argument(
+    '--unit',
+    choices=('file', 'paragraph', 'line'),
+    help=(
+      'what one document of a text file is (default: paragraph, or file for '
+      'stdlib); documents are what is held out'
+    ),
+  )
+  parser.add_argument(
+    '--exits',
+    metavar='DEPTH:HEAD,...',
+    help=(
+      'as add-exits takes them (default: four mlp exits with gates, at about '
+      'a quarter, three eighths, half and three quarters of the depth)'
+    ),
+  )
+  parser.add_argument(
+    '--target',
+    type=float,
+    default=0.97,
+    metavar='SHARE',
+    help='agreement with full decoding to calibrate for (default: 0.97)',
+  )
+  parser.add_argument(
+    '--seed', type=int, default=0, help='of everything random (default: 0)'
+  )
+  _add_sizes(parser)
+
+
+def _add_sizes(parser: argparse.ArgumentParser) -> None:
+  group = parser.add_argument_group('how much is done')
+  for flag, value, words in (
+    ('--steps', 300, 'optimizer steps of tuning'),
+    ('--eval-tokens', 16_000, 'tokens of held-out text each measurement reads'),
+    ('--prompts', 6, 'prompts that are timed'),
+    ('--new-tokens', 96, 'tokens generated for each'),
+    ('--repeats', 5, 'rounds of timing'),
+    ('--window', 8, 'tokens that wait for deeper blocks, at most'),
+  ):
+    group.add_argument(
+      flag,
+      type=_positive,
+      default=value,
+      metavar='N',
+      help=f'{words} (default: {value})',
+    )
+
+
+def _positive(text: str) -> int:
+  from eejax.errors import ArgumentError
+
+  if not text.isdigit() or int(text) < 1:
+    raise ArgumentError(f'{text!r} is not a number above 0.')
+  return int(text)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+  from eejax.analysis import report
+  from eejax.cli import output, quickstart_stages, stages
+
+  settings = quickstart_stages.Settings.of(args)
+  with stages.claimed(args.out) as folder:
+    if args.force:
+      stages.forget(folder)
+    summary = quickstart_stages.run_all(settings, folder)
+    _write(folder / 'summary.json', output.dumps(summary, indent=1) + '\n')
+    _write(folder / 'report.html', report.render(summary))
+  say_summary(summary, folder)
+  return summary
+
+
+def say_summary(summary: dict[str, Any], folder: pathlib.Path) -> None:
+  """Print what came out, and where more of it is."""
+  from eejax.cli import output
+
+  output.show('')
+  for line in summary['meaning']:
+    output.show(line)
+  took = sum(stage['seconds'] for stage in summary['stages'])
+  output.show(
+    f'\nall stages took {output.duration(took)}; figures: '
+    f'{folder / "summary.json"}\nopen in a browser: {folder / "report.html"}'
+  )
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  import os
+
+  partial = path.with_name(f'.{path.name}.partial')
+  partial.write_text(text, encoding='utf-8')
+  os.replace(partial, path)

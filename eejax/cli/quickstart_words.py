@@ -1,0 +1,126 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What the quickstart's figures mean, in words."""
+
+import pathlib
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eejax.cli import measuring
+
+Values = Mapping[str, Any]
+
+
+def with_words(summary: dict[str, Any]) -> dict[str, Any]:
+  """Return a summary with the sentences that report and terminal show."""
+  return {
+    **summary,
+    'meaning': meaning(summary),
+    'calibration': calibration(summary),
+    'limits': limits(summary),
+  }
+
+
+def meaning(summary: Values) -> list[str]:
+  """Return a few sentences for someone in a hurry."""
+  speed = summary['speed']['calibrated']
+  point = summary['sweep']['calibrated']['held_out']
+  target = summary['sweep']['calibrated']['target']
+  layers = summary['model']['num_layers']
+  reached = point['agreement']['value'] >= target
+  sentences = [
+    f'Calibrated for {target:.0%} agreement with full decoding, early exit '
+    f'runs at {speed["measured"]["value"]:.2f} times its speed here '
+    f'({speed["tokens_per_s"]:.0f} against '
+    f'{summary["speed"]["full_tokens_per_s"]:.0f} tokens/s, one prompt at a '
+    'time).',
+    f'On text that the thresholds were not chosen on, '
+    f'{point["agreement"]["value"]:.1%} of the tokens are those of the whole '
+    f'model given the same text (interval {point["agreement"]["low"]:.1%} to '
+    f'{point["agreement"]["high"]:.1%}; empirical, teacher-forced)'
+    + ('.' if reached else ', short of the target.'),
+    f'Tokens are emitted after {speed["mean_depth"]:.1f} of {layers} blocks '
+    'on average; deeper keys and values are caught up later, exactly.',
+  ]
+  if speed['measured']['value'] < 1.05:
+    sentences.append(
+      'Early exit does not pay here at this agreement: '
+      'what is skipped costs no more than the exits themselves.'
+    )
+  if summary['model']['backbone_unchanged']:
+    sentences.append('Not a byte of the backbone was changed by tuning.')
+  return sentences
+
+
+def calibration(summary: Values) -> str:
+  """Return how the thresholds were chosen."""
+  sweep = summary['sweep']
+  best = sweep['calibrated']
+  chosen = measuring.thresholds_text(best['tuned']['thresholds'])
+  return (
+    f'A token leaves at the first exit whose {sweep["criterion"]} score '
+    f'reaches the threshold of that exit. Searched for the least time at '
+    f'{best["target"]:.0%} agreement, the thresholds are {chosen} for depths '
+    f'{", ".join(map(str, sweep["exit_depths"]))}: they were chosen on one '
+    'half of the validation text, where they agree at '
+    f'{best["tuned"]["agreement"]["value"]:.1%}, and all agreement shown is '
+    f'of the other half, {best["held_out"]["agreement"]["value"]:.1%}.'
+  )
+
+
+def limits(summary: Values) -> list[str]:
+  """Return what the figures do not say."""
+  sweep, speed = summary['sweep'], summary['speed']
+  return [
+    'Agreement is empirical and teacher-forced: at each token of held-out '
+    'text, does the exit that decoding would take say what the whole model '
+    'says? In free generation one different token sends the text another '
+    'way; nothing is guaranteed.',
+    f'Speed is wall clock on this machine: {speed["prompts"]} prompts one at '
+    f'a time, {speed["new_tokens"]} tokens each, {speed["repeats"]} rounds '
+    'in which the settings take turns, medians, without compiling and '
+    'without the prompt. The range is over prompts. Other machines, sizes '
+    'and batches differ.',
+    'The prediction counts the weights that are read (blocks, heads, gates) '
+    'for the exits that these generations took; a window of '
+    f'{sweep["window"]} waiting tokens through all blocks was measured to '
+    f'cost {sweep["window_factor"]:.2f} times one token.',
+    f'Every {sweep["window"]}th token at the latest goes through the whole '
+    'model, so the mean depth cannot fall as far as exits alone would allow.',
+    'Intervals of 95 % come from a bootstrap over rows of text, not over '
+    'tokens.',
+  ]
+
+
+def commands(
+  backbone: pathlib.Path,
+  exits: str,
+  tuning: Sequence[str],
+  folder: pathlib.Path,
+) -> list[str]:
+  """Return the commands that do the same one by one."""
+  plain, added = folder / 'backbone', folder / 'with_exits'
+  tuned = folder / 'tuning' / 'model'
+  return [
+    shlex.join(['eejax', *map(str, words)])
+    for words in (
+      ('import', backbone, plain),
+      ('probe', plain),
+      ('add-exits', plain, added, '--exits', exits),
+      ('tune', *tuning),
+      ('eval', tuned, '--sweep'),
+      ('generate', tuned, '--prompt', 'import os', '--mode', 'early_exit'),
+    )
+  ]
