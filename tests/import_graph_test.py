@@ -36,6 +36,7 @@ LEVELS = {
   'axes': 0,
   'errors': 0,
   'version': 0,
+  'architectures': 0,
   'resources': 0,
   'ops': 1,
   'parallel': 1,
