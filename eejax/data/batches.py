@@ -13,74 +13,29 @@
 # limitations under the License.
 """From a run's data settings to batches."""
 
-import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 
 from eejax.data import corpus
-from eejax.data.batch import DocumentSource, PackedBatches, Packing
-from eejax.data.corpus import Split, TextUnit
+from eejax.data.batch import DocumentSource, PackedBatches
+from eejax.data.corpus import Split
+from eejax.data.data_config import STANDARD_LIBRARY, DataConfig
 from eejax.data.memory_source import InMemoryDocuments, Passes
 from eejax.data.tokenizer import Tokenizer
 from eejax.errors import ArgumentError
 
-STANDARD_LIBRARY = 'stdlib'
-SEQIO_PREFIX = 'seqio:'
-TFDS_PREFIX = 'tfds:'
+__all__ = [
+  'DataConfig',
+  'make_batches',
+  'make_source',
+  'read_texts',
+  'tokenize',
+]
+
 # Documents encoded at a time: enough to keep every core busy, few enough that
 # the tokenizer's own records of them stay small.
 _CHUNK = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-  """Describe the data of a run.
-
-  Attributes:
-    corpus: `stdlib`; a file, folder or glob of the user's; `seqio:TASK` for a
-      seqio task or mixture; `tfds:NAME[/CONFIG][:SPLIT[:FIELD]]`.
-    sequence_length: columns of a batch (T).
-    batch_size: rows of a batch over all shards together.
-    packing: how documents share rows.
-    unit: what one document of a text file is.
-    field: where the text is in the objects of a .jsonl file.
-    seed: decides the order of training documents.
-    shard_index: which shard of the documents this host takes.
-    num_shards: how many hosts share the documents.
-  """
-
-  corpus: str = STANDARD_LIBRARY
-  sequence_length: int = 512
-  batch_size: int = 8
-  packing: Packing = Packing.PACKED
-  unit: TextUnit = TextUnit.FILE
-  field: str = 'text'
-  seed: int = 0
-  shard_index: int = 0
-  num_shards: int = 1
-
-  def __post_init__(self):
-    if self.sequence_length < 1 or self.batch_size < 1:
-      raise ArgumentError(
-        'sequence_length and batch_size must be at least 1, not '
-        f'{self.sequence_length} and {self.batch_size}.'
-      )
-    if not 0 <= self.shard_index < self.num_shards:
-      raise ArgumentError(
-        f'shard_index must lie in 0..{self.num_shards - 1}, not '
-        f'{self.shard_index}.'
-      )
-    if self.batch_size % self.num_shards:
-      raise ArgumentError(
-        f'batch_size ({self.batch_size}) must be a multiple of num_shards '
-        f'({self.num_shards}).'
-      )
-
-  @property
-  def uses_seqio(self) -> bool:
-    """Return whether the corpus comes through seqio, hence TensorFlow."""
-    return self.corpus.startswith((SEQIO_PREFIX, TFDS_PREFIX))
 
 
 def read_texts(config: DataConfig, *, split: Split) -> Iterator[str]:
@@ -164,11 +119,13 @@ def make_batches(
   Raises:
     EejaxError: the corpus cannot be read, or the part asked for is empty.
   """
+  # seqio has already taken this host's shard.
+  whole = config.uses_seqio and passes is Passes.ENDLESS
   return PackedBatches(
     make_source(config, tokenizer, split, passes=passes),
     sequence_length=config.sequence_length,
     batch_size=config.batch_size // config.num_shards,
     packing=config.packing,
-    shard_index=config.shard_index,
-    num_shards=config.num_shards,
+    shard_index=0 if whole else config.shard_index,
+    num_shards=1 if whole else config.num_shards,
   )

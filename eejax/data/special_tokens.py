@@ -20,6 +20,7 @@ from typing import Any
 
 import tokenizers
 
+from eejax.data import bpe
 from eejax.errors import CheckpointError
 
 
@@ -79,6 +80,26 @@ def read_special_tokens(
     eos_ids=eos_ids,
     adds_bos=bool(adds_bos) and bos_id is not None,
   )
+
+
+def tokenizer_config(
+  tokenizer: tokenizers.Tokenizer, special: SpecialTokens
+) -> dict[str, Any]:
+  """Return a `tokenizer_config.json` from which the same tokens are read."""
+  config = {
+    'tokenizer_class': 'PreTrainedTokenizerFast',
+    'add_bos_token': special.adds_bos,
+    'clean_up_tokenization_spaces': False,
+  }
+  ids = {
+    'bos_token': special.bos_id,
+    'eos_token': special.eos_ids[0] if special.eos_ids else None,
+    'pad_token': tokenizer.token_to_id(bpe.PAD),
+  }
+  for name, token_id in ids.items():
+    if token_id is not None:
+      config[name] = tokenizer.id_to_token(token_id)
+  return config
 
 
 def _json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:

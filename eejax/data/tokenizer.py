@@ -13,6 +13,8 @@
 # limitations under the License.
 """Text to token ids and back, with Hugging Face `tokenizers`."""
 
+import functools
+import hashlib
 import json
 import pathlib
 import re
@@ -22,7 +24,11 @@ from typing import SupportsIndex
 import tokenizers
 
 from eejax.data import bpe
-from eejax.data.special_tokens import SpecialTokens, read_special_tokens
+from eejax.data.special_tokens import (
+  SpecialTokens,
+  read_special_tokens,
+  tokenizer_config,
+)
 from eejax.errors import ArgumentError, CheckpointError
 
 # What a folder may say about its tokenizer. The first group is the
@@ -63,6 +69,7 @@ class Tokenizer:
     inner.no_truncation()
     inner.no_padding()
     self._inner = inner
+    self._special = special
     self._files = dict(files or {})
     self.bos_id = special.bos_id
     self.eos_ids = special.eos_ids
@@ -113,27 +120,24 @@ class Tokenizer:
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = dict(self._files)
-    files.setdefault('tokenizer.json', self._inner.to_str().encode('utf-8'))
-    config = json.dumps(self._config(), indent=2).encode('utf-8')
-    files.setdefault('tokenizer_config.json', config)
+    files.setdefault('tokenizer.json', self.to_json().encode('utf-8'))
+    config = tokenizer_config(self._inner, self._special)
+    files.setdefault(
+      'tokenizer_config.json', json.dumps(config, indent=2).encode('utf-8')
+    )
     for name, content in files.items():
       (folder / name).write_bytes(content)
 
-  def _config(self) -> dict[str, object]:
-    names = {
-      'bos_token': self._name(self.bos_id),
-      'eos_token': self._name(self.eos_id),
-      'pad_token': self._name(self._inner.token_to_id(bpe.PAD)),
-    }
-    return {
-      'tokenizer_class': 'PreTrainedTokenizerFast',
-      'add_bos_token': self.adds_bos,
-      'clean_up_tokenization_spaces': False,
-      **{k: v for k, v in names.items() if v is not None},
-    }
+  def to_json(self) -> str:
+    """Return what a `tokenizer.json` of this tokenizer holds."""
+    return self._inner.to_str()
 
-  def _name(self, token_id: int | None) -> str | None:
-    return None if token_id is None else self._inner.id_to_token(token_id)
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Return a digest of everything that decides how text is encoded."""
+    ids = f'{self.bos_id} {self.eos_ids} '
+    content = (ids + self.to_json()).encode('utf-8')
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
   @property
   def vocab_size(self) -> int:

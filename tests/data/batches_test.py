@@ -115,6 +115,7 @@ def test_standard_library(tokenizer):
 def test_no_tensorflow(config):
   program = (
     'import sys; from eejax.data.batches import *;'
+    'from eejax.data.corpus import Split;'
     'from eejax.data.tokenizer import train_bpe;'
     'texts = list(read_texts(DataConfig(corpus=sys.argv[1]), split=Split.ALL));'
     'tokenizer = train_bpe(texts, vocab_size=270);'
@@ -127,6 +128,26 @@ def test_no_tensorflow(config):
     text=True,
   )
   assert done.stdout == 'False\n', done.stderr
+
+
+def test_a_missing_extra_is_named(config):
+  program = (
+    "import sys; sys.modules['seqio'] = None\n"
+    'from eejax.data.batches import *\n'
+    'from eejax.data.corpus import Split\n'
+    'from eejax.data.tokenizer import train_bpe\n'
+    'from eejax.errors import EejaxError\n'
+    "tokenizer = train_bpe(['a'], vocab_size=259)\n"
+    'try:\n'
+    "  make_batches(DataConfig('seqio:eejax_stdlib'), tokenizer, Split.ALL)\n"
+    'except EejaxError as error:\n'
+    '  print(error)\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True
+  )
+  assert done.stdout.count('\n') == 1, done.stderr
+  assert "pip install 'eejax[train]'" in done.stdout
 
 
 class TestBadInput:
