@@ -13,6 +13,8 @@
 # limitations under the License.
 """Check parameter trees against the configuration they are said to have."""
 
+import functools
+import types
 from collections.abc import Mapping
 
 import jax
@@ -52,11 +54,13 @@ def check_exits(exits: Params, config: EarlyExitConfig) -> None:
     compare(exit.name, found, exit_shapes(exit, config.model))
 
 
+@functools.cache
 def exit_shapes(exit: ExitConfig, config: ModelConfig) -> Shapes:
   """Return the shape of every parameter of an exit."""
   key = jax.ShapeDtypeStruct((2,), 'uint32')
   tree = jax.eval_shape(lambda k: init_exit(k, exit=exit, config=config), key)
-  return {path: leaf.shape for path, leaf in flatten(tree).items()}
+  shapes = {path: leaf.shape for path, leaf in flatten(tree).items()}
+  return types.MappingProxyType(shapes)  # for it is kept
 
 
 def compare(what: str, found: Shapes, expected: Shapes) -> None:
