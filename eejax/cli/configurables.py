@@ -34,8 +34,8 @@ from eejax.config import (
   parse_exits,
 )
 from eejax.data.batch import Packing
-from eejax.data.batches import DataConfig
 from eejax.data.corpus import TextUnit
+from eejax.data.data_config import DataConfig
 from eejax.models.decoder import Rematerialization
 from eejax.ops.attention import AttentionImplementation
 from eejax.training import optimizers

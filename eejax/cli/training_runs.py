@@ -22,7 +22,7 @@ import dataclasses
 import enum
 import itertools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -33,10 +33,11 @@ from eejax import config as config_lib
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint.folder import Checkpoint, Existing
 from eejax.cli import output, run_identity
+from eejax.cli.run_reporter import ProgressReporter
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.data import batches as data_batches
-from eejax.data.batches import DataConfig
 from eejax.data.corpus import Split
+from eejax.data.data_config import DataConfig
 from eejax.data.memory_source import Passes
 from eejax.data.tokenizer import Tokenizer, check_vocabulary, train_bpe
 from eejax.errors import ArgumentError, EejaxError
@@ -206,7 +207,9 @@ def tune(
 
 
 @contextlib.contextmanager
-def _claimed(folder: str, *, extra: Mapping[str, Any]):
+def _claimed(
+  folder: str, *, extra: Mapping[str, Any]
+) -> Iterator[pathlib.Path]:
   identity = {**run_identity.operative_values(), **extra}
   with run_folder.claim(folder, identity=identity) as claimed:
     run_identity.write_operative_config(claimed)
@@ -291,47 +294,3 @@ def _result(folder: pathlib.Path, outcome: Outcome) -> dict[str, Any]:
     'steps': outcome.step,
     'held_out': dict(outcome.held_out),
   }
-
-
-class ProgressReporter:
-  """Show a run on stderr."""
-
-  def __init__(self, what: str):
-    self._what = what
-    self._stack = contextlib.ExitStack()
-    self._bar: output.Progress | None = None
-
-  def start(self, *, step: int, steps: int) -> None:
-    """Begin; what follows first is compilation."""
-    self._bar = output.progress(self._what, total=steps, unit='step')
-    self._bar.start_at(step)
-    self._stack.enter_context(output.waiting('compiling'))
-
-  def advance(self, count: int, values: Mapping[str, float]) -> None:
-    """Move the bar."""
-    self._stack.close()
-    assert self._bar is not None
-    self._bar.update(
-      count,
-      loss=f'{values["loss"]:.3f}',
-      **{'tokens/s': f'{values["tokens_per_s"]:.0f}'},
-    )
-
-  def evaluated(self, step: int, values: Mapping[str, float]) -> None:
-    """Say the held-out losses."""
-    losses = {k: v for k, v in values.items() if k.endswith('/loss')}
-    parts = [
-      f'{name.removesuffix("/loss").replace("_", " ")} {value:.3f}'
-      for name, value in losses.items()
-    ]
-    output.say(f'step {step}: held-out loss {", ".join(parts)}')
-
-  def say(self, text: str) -> None:
-    """Print a sentence."""
-    output.say(text)
-
-  def close(self) -> None:
-    """Leave the last state standing."""
-    self._stack.close()
-    if self._bar is not None:
-      self._bar.close()

@@ -27,7 +27,7 @@ is the smallest index that reaches the maximum. Both vectorise well, too.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax
@@ -162,7 +162,7 @@ def head_statistics(
   statistics: list[Any] = [None] * len(heads)
   teacher_top1 = None
   for group in groups:
-    body = functools.partial(
+    body: Callable[..., HeadStatistics] = functools.partial(
       _chunk_statistics,
       kernel=heads[group[0]].kernel,
       teacher_kernel=None if teacher is None else teacher.kernel,

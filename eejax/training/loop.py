@@ -164,6 +164,7 @@ def train(
     run.writer = stack.enter_context(
       MetricWriter(folder, resume_step=run.step if resumed else None)
     )
+    run.last_held_out = metrics.last_held_out(folder)
     return run.until_end(stop)
 
 
@@ -193,6 +194,7 @@ class _Run:
     self.pending: list[StepMetrics] = []
     self.last_held_out: dict[str, float] = {}
     self.clock = time.monotonic()
+    self.compiled = False
     self.train_step = step.compile_train_step(
       step.make_train_step(
         task.config,
@@ -234,7 +236,7 @@ class _Run:
       self.take_step()
       # What is written before a checkpoint stays when a run goes on from it,
       # so the order of these three matters.
-      if self._due(self.settings.log_every):
+      if self._due(self.settings.log_every) or not self.compiled:
         self.flush()
       if self._due(self.settings.eval_every) and self.step < steps:
         self.evaluate()
@@ -276,16 +278,22 @@ class _Run:
       self._train_record(first + i, jax.device_get(m))
       for i, m in enumerate(self.pending)
     ]
-    tokens = sum(r.values['tokens'] for r in records)
-    now = time.monotonic()
-    rate = tokens / max(now - self.clock, 1e-9)
-    self.clock = now
-    timing = Record(self.step, metrics.TIMING, {'tokens_per_s': rate})
     self.pending = []
-    self._write([*records, timing])
+    self._write(records)
     self._check_finite(records)
-    shown = {'loss': records[-1].values['loss'], 'tokens_per_s': rate}
+    shown = {'loss': records[-1].values['loss'], **self._speed(records)}
     self.reporter.advance(len(records), shown)
+
+  def _speed(self, records: Sequence[Record]) -> dict[str, float]:
+    """Return tokens a second since the last look; none while compiling."""
+    before, self.clock = self.clock, time.monotonic()
+    if not self.compiled:
+      self.compiled = True
+      return {}
+    tokens = sum(r.values['tokens'] for r in records)
+    speed = {'tokens_per_s': tokens / max(self.clock - before, 1e-9)}
+    self._write([Record(self.step, metrics.TIMING, speed)])
+    return speed
 
   def _train_record(self, number: int, measured: StepMetrics) -> Record:
     """Describe the step that made the state of `number` steps."""

@@ -24,26 +24,21 @@ with L_i = sum_t m_t c_it CE_it / sum_t m_t, m the loss mask and c the token
 weights (EE-LLM, arXiv 2312.04916, eq. 2 and the dynamic weights of its code).
 """
 
-import dataclasses
-import enum
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
 from eejax.config import EarlyExitConfig, GateKind
-from eejax.errors import ArgumentError
 from eejax.models import decoder
-from eejax.models.decoder import DecoderOutput, LayerDropout, Rematerialization
+from eejax.models.decoder import DecoderOutput, LayerDropout
 from eejax.models.exits import (
   apply_exit_head,
   gate_logit,
   output_kernel,
   output_matrix_name,
 )
-from eejax.ops.attention import AttentionImplementation
 from eejax.ops.cross_entropy import (
   OutputHead,
   TokenStatistics,
@@ -52,147 +47,20 @@ from eejax.ops.cross_entropy import (
 )
 from eejax.training import freeze, weight_schedules
 from eejax.training.freeze import Regime
-from eejax.training.weight_schedules import ExitWeights
+from eejax.training.objective import Forward, Objective, TokenWeights
+from eejax.training.sums import HeadSums, LossSums, TokenBatch, no_sums
 from eejax.types import Array, Float, Int, Params
 
-
-class TokenWeights(enum.Enum):
-  """How much a token counts in an exit's loss.
-
-  CONFIDENCE weighs it by the exit's largest probability, not differentiated:
-  the exit spends itself on tokens it may one day be trusted with.
-  """
-
-  UNIFORM = 'uniform'
-  CONFIDENCE = 'confidence'
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-  """Describe what a run minimises.
-
-  Attributes:
-    regime: which losses and parameters take part.
-    exit_weights: how much each exit's loss counts over time.
-    token_weights: how much each token counts in it.
-    distillation_weight: share of an exit's loss that is
-      temperature^2 KL(final || exit), the final distribution detached; the
-      rest is cross-entropy with the text. In [0, 1].
-    temperature: softens both distributions of the distillation, > 0.
-    gate_weight: factor of the gates' binary cross-entropy; gates read
-      detached streams, so it changes nothing but their own rate.
-    chunk_size: tokens whose logits stand at once.
-  """
-
-  regime: Regime = Regime.STANDARD
-  exit_weights: ExitWeights = ExitWeights()
-  token_weights: TokenWeights = TokenWeights.UNIFORM
-  distillation_weight: float = 0.0
-  temperature: float = 1.0
-  gate_weight: float = 1.0
-  chunk_size: int = 1024
-
-  def __post_init__(self):
-    if not 0 <= self.distillation_weight <= 1:
-      raise ArgumentError(
-        'distillation_weight is a share between 0 and 1, not '
-        f'{self.distillation_weight}.'
-      )
-    if self.temperature <= 0:
-      raise ArgumentError(
-        f'temperature must be above 0, not {self.temperature}.'
-      )
-    if self.gate_weight < 0:
-      raise ArgumentError(f'gate_weight must be >= 0, not {self.gate_weight}.')
-    if self.chunk_size < 1:
-      raise ArgumentError(
-        f'chunk_size must be at least 1, not {self.chunk_size}.'
-      )
-
-  def full_depth(self, config: EarlyExitConfig) -> bool:
-    """Return whether a step runs every block and the final head."""
-    return freeze.needs_full_depth(
-      config,
-      regime=self.regime,
-      distillation_weight=self.distillation_weight,
-      gate_weight=self.gate_weight,
-    )
-
-
-@flax.struct.dataclass
-class TokenBatch:
-  """Hold a batch of token rows on the device.
-
-  Attributes:
-    tokens: inputs.
-    targets: what should follow each.
-    weights: 1 where the target counts, else 0.
-    positions: position of each token in its own text.
-    segment_ids: which text of its row a token belongs to; 0 is padding.
-  """
-
-  tokens: Int[Array, '*rows T']
-  targets: Int[Array, '*rows T']
-  weights: Float[Array, '*rows T']
-  positions: Int[Array, '*rows T']
-  segment_ids: Int[Array, '*rows T']
-
-
-@flax.struct.dataclass
-class HeadSums:
-  """Hold sums over the tokens that count; divide them by `tokens`.
-
-  Attributes:
-    tokens: tokens counted: 0 where the head took no part.
-    loss: cross-entropy, in nats.
-    correct: tokens whose likeliest next token is the target.
-    agree: tokens whose likeliest next token is the final head's.
-    confidence: largest probability.
-    divergence: KL(final || exit) at the objective's temperature.
-    gate_loss: the gate's binary cross-entropy.
-    gate_correct: tokens where the gate, at 1/2, predicts agreement rightly.
-  """
-
-  tokens: Float[Array, '*E']
-  loss: Float[Array, '*E']
-  correct: Float[Array, '*E']
-  agree: Float[Array, '*E']
-  confidence: Float[Array, '*E']
-  divergence: Float[Array, '*E']
-  gate_loss: Float[Array, '*E']
-  gate_correct: Float[Array, '*E']
-
-
-@flax.struct.dataclass
-class LossSums:
-  """Hold a step's sums; microbatches are added leaf by leaf.
-
-  Attributes:
-    objective: what is differentiated, times the number of tokens.
-    tokens: tokens that count.
-    final: of the final head; its `tokens` is 0 where it was not run.
-    exits: of every exit, shallowest first.
-  """
-
-  objective: Float[Array, '']
-  tokens: Float[Array, '']
-  final: HeadSums
-  exits: HeadSums
-
-
-@dataclasses.dataclass(frozen=True)
-class Forward:
-  """Say how the backbone is run.
-
-  Attributes:
-    dtype: compute dtype.
-    rematerialization: what the backward pass recomputes.
-    implementation: attention kernel.
-  """
-
-  dtype: str = 'float32'
-  rematerialization: Rematerialization = Rematerialization.NONE
-  implementation: AttentionImplementation = AttentionImplementation.XLA
+__all__ = [
+  'Forward',
+  'HeadSums',
+  'LossSums',
+  'Objective',
+  'TokenBatch',
+  'TokenWeights',
+  'evaluation_sums',
+  'objective_sum',
+]
 
 
 def objective_sum(
@@ -224,12 +92,12 @@ def objective_sum(
   tokens = jnp.sum(batch.weights)
   final = _final_statistics(params, out, batch, config, objective, forward)
   total = jnp.zeros((), jnp.float32)
-  final_sums = _no_sums(())
+  final_sums = no_sums(())
   if final is not None:
     final_sums = _head_sums(final, batch, final.top1)
     if objective.regime is not Regime.TUNE:
       total += final_sums.loss
-  exit_sums = _no_sums((len(config.exits),))
+  exit_sums = no_sums((len(config.exits),))
   if objective.regime is not Regime.STANDARD and config.exits:
     weighted, exit_sums = _exit_losses(
       params, out, batch, final, config, objective, forward, step
@@ -351,7 +219,7 @@ def _group_losses(
     dtype=jnp.dtype(forward.dtype),
   )
   total = jnp.zeros((), jnp.float32)
-  sums = _no_sums((len(config.exits),))
+  sums = no_sums((len(config.exits),))
   final_top1 = None if final is None else final.top1
   for i, e, stats in zip(group, exits, statistics.heads, strict=True):
     total += weights[i] * jnp.sum(
@@ -392,7 +260,7 @@ def _token_losses(
 ) -> Float[Array, 'B T']:
   losses = stats.loss
   share = objective.distillation_weight
-  if share > 0:
+  if share > 0 and stats.divergence is not None:
     # The square keeps gradients of the same size whatever the temperature
     # (Hinton et al. 2015, Distilling the Knowledge, section 2).
     soft = objective.temperature**2 * stats.divergence
@@ -438,8 +306,3 @@ def _head_sums(
     gate_loss=zero,
     gate_correct=zero,
   )
-
-
-def _no_sums(shape: tuple[int, ...]) -> HeadSums:
-  names = [f.name for f in dataclasses.fields(HeadSums)]
-  return HeadSums(**{name: jnp.zeros(shape, jnp.float32) for name in names})

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from eejax.config import EarlyExitConfig, GateKind
-from eejax.training.losses import HeadSums, LossSums
+from eejax.training.sums import HeadSums, LossSums
 
 TRAIN = 'train'
 HELD_OUT = 'held_out'
@@ -120,6 +120,13 @@ def read_records(folder: str | os.PathLike) -> list[dict[str, Any]]:
       except json.JSONDecodeError:
         continue
   return records
+
+
+def last_held_out(folder: str | os.PathLike) -> dict[str, float]:
+  """Return the newest held-out means of a run folder; none without any."""
+  found = [r for r in read_records(folder) if r['kind'] == HELD_OUT]
+  newest = found[-1] if found else {}
+  return {k: v for k, v in newest.items() if k not in ('step', 'kind')}
 
 
 class MetricWriter:

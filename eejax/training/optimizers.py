@@ -62,7 +62,10 @@ def warmup_cosine(
   warmup_steps: int = 0,
   end_fraction: float = 0.1,
 ) -> optax.Schedule:
-  """Return a linear warm-up from 0 and a cosine down to a part of the peak.
+  """Return a linear warm-up and a cosine down to a part of the peak.
+
+  The first step is taken at peak / warmup_steps, not at 0, where it would
+  be lost.
 
   Args:
     peak: highest learning rate.
@@ -71,7 +74,7 @@ def warmup_cosine(
     end_fraction: share of the peak that is left at the end.
   """
   return optax.warmup_cosine_decay_schedule(
-    init_value=0.0 if warmup_steps else peak,
+    init_value=peak / max(warmup_steps, 1),
     peak_value=peak,
     warmup_steps=warmup_steps,
     decay_steps=max(steps, warmup_steps + 1),

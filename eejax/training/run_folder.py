@@ -89,10 +89,14 @@ def _check_identity(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
 
 
 def differences(theirs: Any, mine: Any, *, name: str = '') -> list[str]:
-  """Return where two trees of plain values differ, each in a few words."""
+  """Return where two trees of plain values differ, each in a few words.
+
+  What `theirs` does not know is no difference: a setting that a later version
+  has learned, or a part of something that is named itself.
+  """
   if isinstance(theirs, dict) and isinstance(mine, dict):
     found = []
-    for key in [*theirs, *(k for k in mine if k not in theirs)]:
+    for key in theirs:
       inner = f'{name}.{key}' if name else str(key)
       found += differences(theirs.get(key), mine.get(key), name=inner)
     return found

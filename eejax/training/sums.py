@@ -1,0 +1,88 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What goes into a step and what comes out, as sums over tokens."""
+
+import dataclasses
+
+import flax.struct
+import jax.numpy as jnp
+
+from eejax.types import Array, Float, Int
+
+
+@flax.struct.dataclass
+class TokenBatch:
+  """Hold a batch of token rows on the device.
+
+  Attributes:
+    tokens: inputs.
+    targets: what should follow each.
+    weights: 1 where the target counts, else 0.
+    positions: position of each token in its own text.
+    segment_ids: which text of its row a token belongs to; 0 is padding.
+  """
+
+  tokens: Int[Array, '*rows T']
+  targets: Int[Array, '*rows T']
+  weights: Float[Array, '*rows T']
+  positions: Int[Array, '*rows T']
+  segment_ids: Int[Array, '*rows T']
+
+
+@flax.struct.dataclass
+class HeadSums:
+  """Hold sums over the tokens that count; divide them by `tokens`.
+
+  Attributes:
+    tokens: tokens counted: 0 where the head took no part.
+    loss: cross-entropy, in nats.
+    correct: tokens whose likeliest next token is the target.
+    agree: tokens whose likeliest next token is the final head's.
+    confidence: largest probability.
+    divergence: KL(final || exit) at the objective's temperature.
+    gate_loss: the gate's binary cross-entropy.
+    gate_correct: tokens where the gate, at 1/2, predicts agreement rightly.
+  """
+
+  tokens: Float[Array, '*E']
+  loss: Float[Array, '*E']
+  correct: Float[Array, '*E']
+  agree: Float[Array, '*E']
+  confidence: Float[Array, '*E']
+  divergence: Float[Array, '*E']
+  gate_loss: Float[Array, '*E']
+  gate_correct: Float[Array, '*E']
+
+
+@flax.struct.dataclass
+class LossSums:
+  """Hold a step's sums; microbatches are added leaf by leaf.
+
+  Attributes:
+    objective: what is differentiated, times the number of tokens.
+    tokens: tokens that count.
+    final: of the final head; its `tokens` is 0 where it was not run.
+    exits: of every exit, shallowest first.
+  """
+
+  objective: Float[Array, '']
+  tokens: Float[Array, '']
+  final: HeadSums
+  exits: HeadSums
+
+
+def no_sums(shape: tuple[int, ...]) -> HeadSums:
+  """Return the sums of heads that took no part."""
+  names = [f.name for f in dataclasses.fields(HeadSums)]
+  return HeadSums(**{name: jnp.zeros(shape, jnp.float32) for name in names})
