@@ -33,6 +33,8 @@ if [[ $1 == -c && $2 == *version_info* ]]; then
   [[ {version} == 3.1[123] ]] && echo {version} || exit 1
 elif [[ $1 == -c && $2 == *ensurepip* ]]; then
   exit {ensurepip}
+elif [[ $1 == -c && $2 == 'import torch' ]]; then
+  exit 1
 elif [[ $1 == -m && $2 == venv ]]; then
   folder=${{@: -1}}
   mkdir -p "$folder/bin"
@@ -40,6 +42,7 @@ elif [[ $1 == -m && $2 == venv ]]; then
   echo "venv {version}" >>"$log"
 elif [[ $1 == -m && $2 == pip && $3 == install ]]; then
   echo "pip ${{@: -1}}" >>"$log"
+  [[ -n ${{PIP_LACKS:-}} && $* == *"$PIP_LACKS"* ]] && exit 1
   exit "${{PIP_FAILS:-0}}"
 elif [[ $1 == -m && $2 != pip ]]; then
   echo "run ${{@:2}}" >>"$log"
@@ -60,7 +63,8 @@ class Machine:
     self.log.touch()
     for name in ('setup.cfg', 'pyproject.toml'):
       shutil.copy(REPOSITORY / name, self.root)
-    shutil.copytree(REPOSITORY / 'launch', self.root / 'launch')
+    for name in ('launch', '.ci'):
+      shutil.copytree(REPOSITORY / name, self.root / name)
     tools = ('bash', 'cat', 'cksum', 'cp', 'cut', 'dirname', 'du', 'grep')
     for tool in (*tools, 'head', 'mkdir', 'rm'):
       (self.bin / tool).symlink_to(shutil.which(tool))
@@ -81,7 +85,7 @@ class Machine:
 
   def run(self, script, *arguments, **environment):
     return subprocess.run(
-      [str(self.root / 'launch' / script), *arguments],
+      [str(self.root / script), *arguments],
       capture_output=True,
       text=True,
       cwd=self.root.parent,
@@ -101,7 +105,7 @@ def machine(tmp_path):
 
 def test_makes_an_environment_installs_once_and_runs(machine):
   machine.add_python('python3.12', '3.12')
-  done = machine.run('quickstart.sh', '--json', 'a b')
+  done = machine.run('launch/quickstart.sh', '--json', 'a b')
   assert done.returncode == 0, done.stderr
   assert machine.calls() == [
     'venv 3.12',
@@ -109,47 +113,47 @@ def test_makes_an_environment_installs_once_and_runs(machine):
     'run eejax quickstart --json a b',
   ]
   assert done.stdout == ''
-  machine.run('quickstart.sh')
+  machine.run('launch/quickstart.sh')
   assert machine.calls() == ['run eejax quickstart']
 
 
 def test_tests_share_the_environment_and_add_extras_once(machine):
   machine.add_python('python3', '3.11')
-  machine.run('quickstart.sh')
+  machine.run('launch/quickstart.sh')
   machine.calls()
-  machine.run('test.sh', 'tests/cli', '-x')
+  machine.run('launch/test.sh', 'tests/cli', '-x')
   calls = machine.calls()
   assert calls[0] == f'pip {machine.root}[train,test]'
   assert calls[1:4] == ['run ruff check', 'run ruff format --check', 'run mypy']
   assert calls[4].startswith('run pytest -n 2 ')
   assert calls[4].endswith('-m not slow tests/cli -x')
-  machine.run('test.sh', '--slow')
+  machine.run('launch/test.sh', '--slow')
   calls = machine.calls()
   assert calls[0] == 'run ruff check'
   assert 'slow' not in calls[-1]
-  machine.run('quickstart.sh')
+  machine.run('launch/quickstart.sh')
   assert machine.calls() == ['run eejax quickstart']
 
 
 def test_a_changed_setup_installs_again(machine):
   machine.add_python('python3', '3.11')
-  machine.run('test.sh')
+  machine.run('launch/test.sh')
   machine.calls()
   with (machine.root / 'setup.cfg').open('a') as file:
     file.write('\n# more\n')
-  machine.run('quickstart.sh')
+  machine.run('launch/quickstart.sh')
   assert machine.calls()[0] == f'pip {machine.root}'
-  machine.run('test.sh')
+  machine.run('launch/test.sh')
   assert machine.calls()[0] == f'pip {machine.root}[train,test]'
 
 
 def test_a_failed_installation_is_tried_again(machine):
   machine.add_python('python3', '3.11')
-  done = machine.run('quickstart.sh', PIP_FAILS='1')
+  done = machine.run('launch/quickstart.sh', PIP_FAILS='1')
   assert done.returncode == 1
   assert done.stderr.splitlines()[-1].startswith('eejax: pip could not install')
   machine.calls()
-  assert machine.run('quickstart.sh').returncode == 0
+  assert machine.run('launch/quickstart.sh').returncode == 0
   assert machine.calls()[0] == f'pip {machine.root}'
 
 
@@ -158,14 +162,14 @@ def test_shims_without_a_version_and_wrong_versions_are_passed_over(machine):
   machine.add_python('python3.12', '3.12', ensurepip=False)
   machine.add_python('python3.11', '3.10')
   machine.add_python('python3', '3.11')
-  assert machine.run('quickstart.sh').returncode == 0
+  assert machine.run('launch/quickstart.sh').returncode == 0
   assert machine.calls()[0] == 'venv 3.11'
 
 
 def test_without_a_python_one_sentence_says_what_to_do(machine):
   machine.add_broken('python3')
   machine.add_python('python', '3.14')
-  done = machine.run('quickstart.sh')
+  done = machine.run('launch/quickstart.sh')
   assert done.returncode == 1
   assert done.stderr.startswith('eejax: no Python 3.11 to 3.13')
   assert done.stderr.count('\n') == 1
@@ -176,18 +180,18 @@ def test_a_chosen_python_is_used_or_refused(machine):
   machine.add_python('python3.13', '3.13')
   machine.add_python('mine', '3.11')
   machine.add_python('old', '3.9')
-  done = machine.run('quickstart.sh', EEJAX_PYTHON='old')
+  done = machine.run('launch/quickstart.sh', EEJAX_PYTHON='old')
   assert done.returncode == 1
   assert 'EEJAX_PYTHON=old' in done.stderr
   assert machine.calls() == []
-  machine.run('quickstart.sh', EEJAX_PYTHON='mine')
+  machine.run('launch/quickstart.sh', EEJAX_PYTHON='mine')
   assert machine.calls()[0] == 'venv 3.11'
 
 
 def test_an_active_environment_is_used_as_it_is(machine, tmp_path):
   active = tmp_path / 'active'
   machine.add_python('python', '3.13', folder=active / 'bin')
-  done = machine.run('quickstart.sh', VIRTUAL_ENV=str(active))
+  done = machine.run('launch/quickstart.sh', VIRTUAL_ENV=str(active))
   assert done.returncode == 0, done.stderr
   assert machine.calls() == [f'pip {machine.root}', 'run eejax quickstart']
   assert not (machine.root / '.venv').exists()
@@ -196,7 +200,7 @@ def test_an_active_environment_is_used_as_it_is(machine, tmp_path):
 def test_an_active_environment_of_a_wrong_python_is_refused(machine, tmp_path):
   active = tmp_path / 'active'
   machine.add_python('python', '3.10', folder=active / 'bin')
-  done = machine.run('quickstart.sh', VIRTUAL_ENV=str(active))
+  done = machine.run('launch/quickstart.sh', VIRTUAL_ENV=str(active))
   assert done.returncode == 1
   assert str(active) in done.stderr
   assert machine.calls() == []
@@ -208,14 +212,14 @@ def test_what_an_interrupted_run_left_is_made_again(machine):
   half.mkdir(parents=True)
   (half / 'python').write_text(BROKEN_SHIM)
   (half / 'python').chmod(0o755)
-  assert machine.run('quickstart.sh').returncode == 0
+  assert machine.run('launch/quickstart.sh').returncode == 0
   assert machine.calls()[0] == 'venv 3.11'
 
 
 def test_a_users_own_environment_is_not_erased(machine):
   machine.add_python('python3', '3.11')
   machine.add_python('python', '3.10', folder=machine.root / '.venv' / 'bin')
-  done = machine.run('quickstart.sh')
+  done = machine.run('launch/quickstart.sh')
   assert done.returncode == 1
   assert 'remove it' in done.stderr
   assert (machine.root / '.venv' / 'bin' / 'python').exists()
@@ -228,9 +232,45 @@ def test_scripts_are_executable_and_strict(script):
   assert 'set -euo pipefail' in path.read_text()
 
 
-def test_ci_is_executable_and_calls_the_tests_last():
-  path = REPOSITORY / '.ci' / 'run'
-  assert os.access(path, os.X_OK)
-  assert 'set -euo pipefail' in path.read_text()
-  last = path.read_text().rstrip().splitlines()[-1]
-  assert last.startswith('launch/test.sh ')
+class TestCi:
+  def test_takes_the_small_torch_and_allows_no_skips(self, machine, tmp_path):
+    machine.add_python('python3', '3.11')
+    done = machine.run('.ci/run', VIRTUAL_ENV=str(tmp_path / 'somewhere'))
+    assert done.returncode == 0, done.stderr
+    calls = machine.calls()
+    assert calls[:4] == [
+      'venv 3.11',
+      f'pip {machine.root}[train,test]',
+      'pip torch==2.13.0+cpu',
+      f'pip {machine.root}[train,test,parity]',
+    ]
+    assert calls[-1].startswith('run pytest ')
+    assert calls[-1].endswith(' --no-skips')
+    machine.run('.ci/run')
+    assert [c for c in machine.calls() if c.startswith('venv')] == []
+
+  def test_takes_what_there_is_where_the_small_torch_is_not(self, machine):
+    machine.add_python('python3', '3.11')
+    machine.run('.ci/run', PIP_LACKS='+cpu', EEJAX_TORCH='torch==2.6.0')
+    calls = machine.calls()
+    assert calls[2:5] == [
+      'pip torch==2.6.0+cpu',
+      'pip https://download.pytorch.org/whl/cpu',
+      'pip torch==2.6.0',
+    ]
+
+  def test_a_failure_of_the_tests_is_a_failure_of_ci(self, machine):
+    machine.add_python('python3', '3.11')
+    machine.run('.ci/run')
+    python = machine.root / '.venv' / 'bin' / 'python'
+    python.write_text(
+      python.read_text().replace(
+        '#!/bin/bash\n', '#!/bin/bash\n[[ $2 == pytest ]] && exit 5\n'
+      )
+    )
+    assert machine.run('.ci/run').returncode == 5
+
+  def test_is_executable_and_strict(self):
+    path = REPOSITORY / '.ci' / 'run'
+    assert os.access(path, os.X_OK)
+    assert 'set -euo pipefail' in path.read_text()
