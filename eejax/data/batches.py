@@ -24,11 +24,13 @@ from eejax.data.data_config import STANDARD_LIBRARY, DataConfig
 from eejax.data.memory_source import InMemoryDocuments, Passes
 from eejax.data.tokenizer import Tokenizer
 from eejax.errors import ArgumentError
+from eejax.types import Int
 
 __all__ = [
   'DataConfig',
   'make_batches',
   'make_source',
+  'pieces',
   'read_texts',
   'tokenize',
 ]
@@ -98,7 +100,30 @@ def make_source(
       f'the {split.value} part of {config.corpus} is empty; give more or '
       "smaller documents (unit), or ask for the part 'all'."
     )
+  if passes is Passes.ENDLESS:
+    documents = [
+      piece
+      for document in documents
+      for piece in pieces(document, length=config.sequence_length)
+    ]
   return InMemoryDocuments(documents, passes=passes, seed=config.seed)
+
+
+def pieces(
+  document: Int[np.ndarray, 'T'], *, length: int
+) -> Iterator[Int[np.ndarray, 'S']]:
+  """Cut a document into pieces that each predict at most `length` tokens.
+
+  Training shuffles pieces: whole files in a row would fill a batch with one
+  file, whose gradient says little of the others. Neighbours share a token, so
+  that every token but the first is predicted once.
+
+  Args:
+    document: token ids.
+    length: predictions a piece has at most.
+  """
+  for first in range(0, max(len(document) - 1, 1), length):
+    yield document[first : first + length + 1]
 
 
 def make_batches(

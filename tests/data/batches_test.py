@@ -20,7 +20,13 @@ import sys
 import numpy as np
 import pytest
 
-from eejax.data.batches import DataConfig, make_batches, make_source, read_texts
+from eejax.data.batches import (
+  DataConfig,
+  make_batches,
+  make_source,
+  pieces,
+  read_texts,
+)
 from eejax.data.corpus import Split, TextUnit
 from eejax.data.memory_source import Passes
 from eejax.data.tokenizer import train_bpe
@@ -180,3 +186,12 @@ class TestBadInput:
   def test_texts_of_a_seqio_corpus(self):
     with pytest.raises(ArgumentError, match='through seqio'):
       list(read_texts(DataConfig(corpus='seqio:x'), split=Split.ALL))
+
+
+@pytest.mark.parametrize('size', [0, 1, 2, 7, 8, 9, 16, 17, 30])
+def test_pieces_predict_every_token_but_the_first_once(size):
+  document = np.arange(size, dtype=np.int32)
+  cut = list(pieces(document, length=8))
+  assert all(len(piece) <= 9 for piece in cut)
+  targets = np.concatenate([piece[1:] for piece in cut])
+  np.testing.assert_array_equal(targets, document[1:])
