@@ -168,8 +168,8 @@ def line_chart(
     y: the vertical axis.
     marks: horizontal lines.
   """
-  values = [v for s in series for v in s.y if _drawable(v)]
-  values += [m.value for m in marks]
+  values = [v for s in series for v in s.y if v is not None]
+  values = [*filter(math.isfinite, values), *(m.value for m in marks)]
   places = [float(v) for s in series for v in s.x]
   if x.names:
     places = [0.0, float(max(len(x.names) - 1, 1))]
@@ -195,7 +195,7 @@ def bar_chart(
     y: the vertical axis.
   """
   places = len(x.names)
-  heights = [h for _, hs in groups for h in hs if _drawable(h)]
+  heights = [h for _, hs in groups for h in hs if math.isfinite(h)]
   frame = _Frame((-0.5, places - 0.5), _limits([0.0, *heights], y, pad=0.06))
   slot = frame.width / max(places, 1)
   bar = min(0.8 * slot / max(len(groups), 1), 44)
@@ -274,7 +274,7 @@ def _curve(s: Series, index: int, frame: _Frame, x: Axis, y: Axis) -> str:
   runs: list[list[str]] = [[]]
   dots = []
   for place, value in zip(s.x, s.y, strict=True):
-    if not _drawable(value):
+    if value is None or not math.isfinite(value):
       runs.append([])
       continue
     at = f'{frame.x(place):.1f},{frame.y(value):.1f}'
@@ -343,10 +343,6 @@ def _colour(s: Series, index: int) -> str:
 
 def _is_dashed(s: Series, index: int) -> bool:
   return s.dashed or (s.colour is None and index >= NUM_COLOURS)
-
-
-def _drawable(value: float | None) -> bool:
-  return value is not None and math.isfinite(value)
 
 
 def _text(text: str) -> str:

@@ -17,6 +17,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 from eejax.config import ModelConfig
 from eejax.decoding.prepare import Prepared
 from eejax.errors import ArgumentError
-from eejax.models.block import Block, Projections
+from eejax.models.block import Block, BlockOutput, Projections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,8 @@ def window_factor(
   def run(blocks, x):
     positions = jnp.arange(x.shape[1])[None]
     for block_params in blocks:
-      x = block.apply({'params': block_params}, x, positions=positions).hidden
+      out = block.apply({'params': block_params}, x, positions=positions)
+      x = cast(BlockOutput, out).hidden
     return x
 
   def timed(width: int) -> Callable[[], float]:
