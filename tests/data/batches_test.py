@@ -13,6 +13,7 @@
 # limitations under the License.
 """From a run's data settings to batches, without TensorFlow."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -92,14 +93,7 @@ def test_splits_do_not_share_documents(config, tokenizer):
 def test_a_batch_is_shared_between_hosts(config, tokenizer):
   shards = []
   for i in range(2):
-    shard = DataConfig(
-      corpus=config.corpus,
-      unit=config.unit,
-      sequence_length=16,
-      batch_size=4,
-      shard_index=i,
-      num_shards=2,
-    )
+    shard = dataclasses.replace(config, shard_index=i, num_shards=2)
     batches = make_batches(shard, tokenizer, Split.ALL, passes=Passes.ONCE)
     shards.append(list(batches))
   assert {b.tokens.shape for s in shards for b in s} == {(2, 16)}

@@ -26,6 +26,7 @@ import pytest
 pytest.importorskip('seqio', reason='needs the train extra')
 
 from eejax.data import seqio_pipeline, seqio_tasks
+from eejax.data.batch import Packing
 from eejax.data.batches import DataConfig, make_batches, make_source
 from eejax.data.corpus import Split, TextUnit
 from eejax.data.memory_source import Passes
@@ -221,20 +222,28 @@ class TestSource:
   def test_evaluation_shards_have_equally_many_batches(self, config, tokenizer):
     shards = []
     for i in range(4):
-      shard = DataConfig(
-        corpus=config.corpus,
-        unit=config.unit,
-        sequence_length=16,
-        batch_size=4,
-        shard_index=i,
-        num_shards=4,
-      )
+      shard = dataclasses.replace(config, shard_index=i, num_shards=4)
       batches = make_batches(shard, tokenizer, Split.ALL, passes=Passes.ONCE)
       shards.append(list(batches))
     assert len({len(s) for s in shards}) == 1
     targets = [b.targets[b.weights > 0] for s in shards for b in s]
     ends = (np.concatenate(targets) == tokenizer.eos_id).sum()
     assert ends == len(LINES)
+
+  def test_training_shards_are_disjoint_and_complete(self, config, tokenizer):
+    found = []
+    for i in range(2):
+      shard = dataclasses.replace(
+        config,
+        sequence_length=64,
+        packing=Packing.ONE_PER_ROW,
+        shard_index=i,
+        num_shards=2,
+      )
+      batches = make_batches(shard, tokenizer, Split.ALL)
+      for batch in itertools.islice(batches, 15):  # of 2 documents
+        found += [tokenizer.decode(row) for row in batch.tokens]
+    assert sorted(found) == sorted(LINES)
 
   def test_a_task_without_known_size(self, tokenizer, config):
     """A filter hides how many examples there are."""

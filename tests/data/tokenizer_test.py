@@ -20,6 +20,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, processors
 
+from eejax.data.special_tokens import SpecialTokens
 from eejax.data.tokenizer import (
   IncrementalDecoder,
   Tokenizer,
@@ -223,6 +224,18 @@ class TestIncrementalDecoder:
     decoder = IncrementalDecoder(llama, context=prompt)
     assert decoder.push(new[0]) == ' a'
     assert llama.decode(new) == 'a'
+
+  @pytest.mark.parametrize('seed', range(10))
+  def test_a_decoder_that_strips_two_spaces(self, seed):
+    inner = sentencepiece_like()
+    inner.decoder = decoders.Sequence(
+      [decoders.Replace('▁', ' '), decoders.Fuse(), decoders.Strip(' ', 2, 0)]
+    )
+    tokenizer = Tokenizer(inner, special=SpecialTokens())
+    rng = random.Random(seed)
+    pool = [inner.token_to_id(t) for t in ('▁', '▁', 'a', '▁a')]
+    ids = [rng.choice(pool) for _ in range(30)]
+    assert ''.join(stream(tokenizer, ids)) == tokenizer.decode(ids)
 
   @pytest.mark.parametrize('cut', range(12))
   def test_context_and_pieces_make_the_whole(self, llama, bpe, cut):
