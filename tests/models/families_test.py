@@ -357,6 +357,7 @@ def test_where_a_number_of_a_query_matrix_goes():
     'model.layers.2.self_attn.q_proj.weight'
   ]
   assert tensor.path == ('blocks', '002', 'attention', 'query', 'kernel')
+  assert tensor.file_shape == (4 * 6, 16)
   matrix = np.arange(4 * 6 * 16).reshape(4 * 6, 16)  # [(N H), D]
   kernel = tensor.from_file(matrix)  # [D, N, H]
   assert kernel.shape == (16, 4, 6)
@@ -367,6 +368,7 @@ def test_where_a_number_of_an_output_matrix_goes():
   tensor = by_name(tiny_model_config())[
     'model.layers.0.self_attn.o_proj.weight'
   ]
+  assert tensor.file_shape == (16, 4 * 6)
   matrix = np.arange(16 * 4 * 6).reshape(16, 4 * 6)  # [D, (N H)]
   kernel = tensor.from_file(matrix)  # [N, H, D]
   assert kernel.shape == (4, 6, 16)
