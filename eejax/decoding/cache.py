@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from eejax.decoding.accounting import Counts
 from eejax.decoding.plan import Plan, Stage, bucket
 from eejax.ops.sampling import RowSampling
-from eejax.types import Array, Bool, Float, Int
+from eejax.types import Array, Bool, DTypeLike, Float, Int
 
 # Caches grow in these steps, so that few programs are compiled.
 SMALLEST_CACHE = 64
@@ -128,7 +128,7 @@ def empty_stage(
   *,
   batch_size: int,
   size: int,
-  dtype: jnp.dtype,
+  dtype: DTypeLike,
 ) -> StageState:
   """Return the state of a stage that has seen nothing."""
   c = plan.config.model
@@ -145,3 +145,10 @@ def empty_stage(
     waiting=waiting,
     done_to=jnp.zeros((), jnp.int32),
   )
+
+
+def blank_emission(batch_size: int) -> Emission:
+  """Return an emission that says nothing."""
+  number = jnp.zeros((batch_size,), jnp.int32)
+  zeros = jnp.zeros((batch_size,), jnp.float32)
+  return Emission(token=number, depth=number, score=zeros, log_prob=zeros)

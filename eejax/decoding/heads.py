@@ -78,7 +78,7 @@ def answer_exit(
   """
   criterion = get_criterion(plan.criterion)
   threshold = request.thresholds[index]
-  exit = plan.stages[index].exit
+  exit = plan.stages[index].needed_exit
   if criterion.reads is Reads.GATE:
     score = _gate_score(params, head_input, plan, exit)
     take = may_take & (score >= threshold)
@@ -138,6 +138,7 @@ def answer_last(
 def _gate_score(
   params: Prepared, head_input: HeadInput, plan: Plan, exit: ExitConfig
 ) -> Float[Array, 'B']:
+  assert head_input.last.hidden is not None
   logit = gate_logit(
     params.exits[exit.name],
     head_input.last.hidden[:, 0],
@@ -154,6 +155,7 @@ def _logits(
   config = plan.config.model
   ready = head_input.ready
   if exit is None:
+    assert head_input.last.hidden is not None
     ready = rms_norm(
       head_input.last.hidden,
       scale=params.final_norm,

@@ -18,7 +18,7 @@ be looped.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import flax.struct
 import jax
@@ -27,16 +27,8 @@ from jax import lax
 
 from eejax.types import Array, Bool, Int, PyTree
 
-
-class LoopState(Protocol):
-  """What the loop has to know of a state."""
-
-  @property
-  def live(self) -> Bool[Array, 'B']:
-    """Return the rows that still generate."""
-
-
-State = TypeVar('State', bound=LoopState)
+# A pytree with the attribute `live`, the rows [B] that still generate.
+State = Any
 
 
 @flax.struct.dataclass
@@ -72,6 +64,7 @@ def run_steps(
   step: Callable[[State], tuple[State, PyTree]],
   state: State,
   *,
+  blank: PyTree,
   max_steps: Int[Array, ''],
   capacity: int,
 ) -> tuple[State, Chunk]:
@@ -80,17 +73,17 @@ def run_steps(
   Args:
     step: returns the next state, and what each row emitted: leaves [B].
     state: where to start.
+    blank: what a step emits, with any values.
     max_steps: data, so that any number of steps up to `capacity` shares one
       program.
     capacity: steps that there is room for.
   """
-  _, shapes = jax.eval_shape(step, state)
-  room = lambda s: jnp.zeros((capacity, *s.shape), s.dtype)
+  room = lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype)
   counts = jnp.zeros(state.live.shape, jnp.int32)
   carry = _Carry(
     step=jnp.zeros((), jnp.int32),
     state=state,
-    chunk=Chunk(jax.tree.map(room, shapes), counts),
+    chunk=Chunk(jax.tree.map(room, blank), counts),
   )
   last = jnp.minimum(max_steps, capacity)
 

@@ -40,6 +40,12 @@ class Stage:
   exit: ExitConfig | None
 
   @property
+  def needed_exit(self) -> ExitConfig:
+    """Return the exit of a stage that has one."""
+    assert self.exit is not None
+    return self.exit
+
+  @property
   def has_block_head(self) -> bool:
     """Return whether the exit has a block, with keys and values, of its own."""
     return self.exit is not None and self.exit.head is ExitHeadKind.BLOCK
@@ -60,7 +66,7 @@ class Plan:
   Attributes:
     config: the model with all its exits.
     stages: what runs, in order.
-    criterion: which score is asked; None without exits.
+    criterion: which score is asked; '' without exits.
     window: how many tokens at most go through a stage together.
     widths: the compiled widths of such windows, rising, `window` the last.
     method: how tokens are chosen.
@@ -68,7 +74,7 @@ class Plan:
 
   config: EarlyExitConfig
   stages: tuple[Stage, ...]
-  criterion: str | None
+  criterion: str
   window: int
   widths: tuple[int, ...]
   method: SamplingMethod
@@ -111,7 +117,7 @@ def make_plan(
   whole = config.model.num_layers
   if policy.mode is Mode.FULL:
     stages = (Stage(0, whole, None),)
-    return Plan(config, stages, None, 1, (1,), method), ()
+    return Plan(config, stages, '', 1, (1,), method), ()
   usable = policy.usable_exits(config)
   stages_list: list[Stage] = []
   thresholds: list[Threshold] = []

@@ -18,6 +18,7 @@ second copy of the model), input projections are fused, everything is cast,
 and each output matrix stands once, `[D, V]`.
 """
 
+import typing
 from collections.abc import Mapping
 
 import flax.struct
@@ -29,12 +30,14 @@ from eejax.decoding.plan import Plan
 from eejax.errors import ArgumentError
 from eejax.models.exits import output_kernel
 from eejax.models.stacking import fuse, num_blocks
-from eejax.types import Array, Float, Params, PyTree
+from eejax.types import Array, DTypeLike, Float, Params, PyTree
 
 _FINAL = 'final'
 _EMBEDDING = 'embedding'
 
 
+# Unchecked, for lowering a program fills trees with what are no arrays.
+@typing.no_type_check
 @flax.struct.dataclass
 class Prepared:
   """Hold a model ready for decoding.
@@ -56,13 +59,13 @@ class Prepared:
   config: EarlyExitConfig = flax.struct.field(pytree_node=False)
 
   @property
-  def dtype(self) -> jnp.dtype:
+  def dtype(self) -> DTypeLike:
     """Return the compute dtype."""
     return self.table.dtype
 
 
 def prepare(
-  params: Params, *, config: EarlyExitConfig, dtype: jnp.dtype = jnp.float32
+  params: Params, *, config: EarlyExitConfig, dtype: DTypeLike = jnp.float32
 ) -> Prepared:
   """Return `params` laid out for decoding.
 
@@ -122,7 +125,7 @@ def _blocks(blocks: PyTree) -> list[PyTree]:
   return [jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(count)]
 
 
-def _prepare_exit(exit_params: Params, dtype: jnp.dtype) -> Params:
+def _prepare_exit(exit_params: Params, dtype: DTypeLike) -> Params:
   """Cast an exit's head; its gate stays exact, its matrix stands elsewhere."""
   return {
     name: jax.tree.map(

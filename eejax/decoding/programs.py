@@ -13,25 +13,26 @@
 # limitations under the License.
 """The two compiled programs of decoding: prefill, and a chunk of tokens."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from eejax.decoding import backbone
 from eejax.decoding.accounting import no_counts
 from eejax.decoding.cache import (
   DecodeState,
   Request,
   StageState,
+  blank_emission,
   empty_stage,
 )
 from eejax.decoding.loop import Chunk, run_steps
-from eejax.decoding.plan import Plan, Stage
+from eejax.decoding.plan import Plan
 from eejax.decoding.prepare import Prepared
 from eejax.decoding.step import decode_step
-from eejax.models.block import Block, Projections
-from eejax.models.exits import ExitInput, apply_exit_head
 from eejax.types import Array, Bool, Int
 
 
@@ -67,49 +68,27 @@ def prefill(
     positions = jnp.maximum(index - start[:, None], 0)
     x = params.table[tokens]
     for number, stage in enumerate(plan.stages):
-      x, states[number] = _prefill_stage(
-        params, x, states[number], plan, stage, positions, is_text
+      out = backbone.run_blocks(
+        params,
+        x,
+        plan=plan,
+        stage=stage,
+        positions=positions,
+        contexts=backbone.Contexts(),
+        segment_ids=is_text.astype(jnp.int32),
       )
+      x, states[number] = out.hidden, _fill(states[number], out)
   done_to = jnp.full((), length, jnp.int32)
-  return tuple(s.replace(done_to=done_to) for s in states)
+  return tuple(dataclasses.replace(s, done_to=done_to) for s in states)
 
 
-def _prefill_stage(
-  params: Prepared,
-  x: jax.Array,
-  state: StageState,
-  plan: Plan,
-  stage: Stage,
-  positions: Int[Array, 'B T'],
-  is_text: Bool[Array, 'B T'],
-) -> tuple[jax.Array, StageState]:
-  config, segment_ids = plan.config.model, is_text.astype(jnp.int32)
-  block = Block(config, projections=Projections.FUSED)
-  rows = []
-  for number in range(stage.first, stage.last):
-    out = block.apply(
-      {'params': params.blocks[number]},
-      x,
-      positions=positions,
-      segment_ids=segment_ids,
-      window=config.window_of(number),
-    )
-    rows.append((out.keys, out.values))
-    x = out.hidden
-  if stage.has_block_head:
-    head = apply_exit_head(
-      params.exits[stage.exit.name],
-      ExitInput(hidden=x),
-      exit=stage.exit,
-      config=config,
-      positions=positions,
-      segment_ids=segment_ids,
-    )
-    rows.append((head.keys, head.values))
-  fill = lambda cache, new: lax.dynamic_update_slice(cache, new, (0,) * 4)
-  return x, state.replace(
-    keys=tuple(map(fill, state.keys, [k for k, _ in rows])),
-    values=tuple(map(fill, state.values, [v for _, v in rows])),
+def _fill(state: StageState, out: backbone.StageBlocks) -> StageState:
+  """Write rows at the start of every cache."""
+  fill = lambda cache, rows: lax.dynamic_update_slice(cache, rows, (0,) * 4)
+  return dataclasses.replace(
+    state,
+    keys=tuple(map(fill, state.keys, out.keys)),
+    values=tuple(map(fill, state.values, out.values)),
   )
 
 
@@ -163,4 +142,10 @@ def decode_chunk(
     capacity: the most that `max_steps` may be.
   """
   step = functools.partial(decode_step, params, request, plan=plan)
-  return run_steps(step, state, max_steps=max_steps, capacity=capacity)
+  return run_steps(
+    step,
+    state,
+    blank=blank_emission(state.tokens.shape[0]),
+    max_steps=max_steps,
+    capacity=capacity,
+  )

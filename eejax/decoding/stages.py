@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Running one stage of a plan over a window of tokens.
+"""Running one stage of a plan over a window of tokens, if it is needed.
 
 Caches are read-only inside the conditional, which returns the new rows; one
 write follows for each cache. The conditional is also what orders the reads
@@ -19,6 +19,7 @@ before the write: without it XLA copies every cache for every token, even
 where the stage always runs.
 """
 
+import dataclasses
 import functools
 
 import flax.struct
@@ -26,12 +27,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from eejax.config import ExitHeadKind
+from eejax.decoding import backbone
 from eejax.decoding.cache import StageState
 from eejax.decoding.plan import Plan, Stage
 from eejax.decoding.prepare import Prepared
-from eejax.models.block import Block, BlockOutput, Context, Projections
-from eejax.models.exits import ExitInput, apply_exit_head, exit_window
+from eejax.models.block import Context
+from eejax.models.exits import ExitInput
 from eejax.types import Array, Bool, Float, Int
 
 
@@ -87,21 +88,26 @@ def run_stage_if(
   """
   widths = plan.widths if window.hidden.shape[1] > 1 else (1,)
   caches = (state.keys, state.values)
-  branches = [
-    functools.partial(_run, plan=plan, stage=stage, width=width)
-    for width in widths
-  ]
-  shapes = jax.eval_shape(branches[0], params, window, caches)
-  skip = lambda *_: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  if len(widths) == 1:
-    return lax.cond(is_needed, branches[0], skip, params, window, caches)
-  fitting = jnp.searchsorted(jnp.array(widths), window.count)
+  run = functools.partial(_run, plan=plan, stage=stage)
+  branches = [functools.partial(run, width=width) for width in widths]
+  skip = lambda *_: _zeros(window, plan, stage)
+  which = jnp.searchsorted(jnp.array(widths), window.count) + 1
   return lax.switch(
-    jnp.where(is_needed, fitting + 1, 0),
-    [skip, *branches],
-    params,
-    window,
-    caches,
+    jnp.where(is_needed, which, 0), [skip, *branches], params, window, caches
+  )
+
+
+def write_rows(
+  state: StageState, output: StageOutput, *, base: Int[Array, '']
+) -> StageState:
+  """Write a window's new rows into every cache of a stage."""
+  write = lambda cache, rows: lax.dynamic_update_slice(
+    cache, rows, (0, 0, base, 0)
+  )
+  return dataclasses.replace(
+    state,
+    keys=tuple(map(write, state.keys, output.keys)),
+    values=tuple(map(write, state.values, output.values)),
   )
 
 
@@ -115,98 +121,80 @@ def _run(
   width: int,
 ) -> StageOutput:
   """Run the first `width` tokens of a window; pad what is returned."""
-  config, x = plan.config.model, window.hidden[:, :width]
   index = window.base + jnp.arange(width)
-  positions = index[None] - window.start[:, None]
-  contexts = _Contexts(window, caches, index)
-  block = Block(config, projections=Projections.FUSED)
-  outputs: list[BlockOutput] = []
-  for number in range(stage.first, stage.last):
-    keys_seen = config.window_of(number)
-    out = block.apply(
-      {'params': params.blocks[number]},
-      x,
-      positions=positions,
-      window=keys_seen,
-      context=contexts.get(number - stage.first, keys_seen),
-    )
-    outputs.append(out)
-    x = out.hidden
-  rows = [(o.keys, o.values) for o in outputs]
-  ready = None
-  if stage.has_block_head:
-    head = apply_exit_head(
-      params.exits[stage.exit.name],
-      ExitInput(hidden=x),
-      exit=stage.exit,
-      config=config,
-      positions=positions,
-      context=contexts.get(-1, exit_window(config)),
-    )
-    rows.append((head.keys, head.values))
-    ready = _newest(head.hidden, window)
-  last = ExitInput(hidden=_newest(x, window))
-  if stage.exit is not None and stage.exit.head is ExitHeadKind.MLP:
-    last = last.replace(
-      mlp_residual=_newest(outputs[-1].mlp_residual, window),
-      mlp_input=_newest(outputs[-1].mlp_input, window),
-    )
+  out = backbone.run_blocks(
+    params,
+    window.hidden[:, :width],
+    plan=plan,
+    stage=stage,
+    positions=index[None] - window.start[:, None],
+    contexts=_CachedContexts(window, caches, index),
+  )
+  newest = lambda x: _at_index(x, window.count - 1)
   pad = functools.partial(_pad_to, width=window.hidden.shape[1])
   return StageOutput(
-    keys=tuple(pad(keys, axis=2) for keys, _ in rows),
-    values=tuple(pad(values, axis=2) for _, values in rows),
-    hidden=pad(x, axis=1),
-    last=last,
-    ready=ready,
+    keys=tuple(pad(keys, axis=2) for keys in out.keys),
+    values=tuple(pad(values, axis=2) for values in out.values),
+    hidden=pad(out.hidden, axis=1),
+    last=jax.tree.map(newest, out.exit_input),
+    ready=None if out.ready is None else newest(out.ready),
   )
 
 
-def write_rows(
-  state: StageState, output: StageOutput, *, base: Int[Array, '']
-) -> StageState:
-  """Write a window's new rows into every cache of a stage."""
-  write = lambda cache, rows: lax.dynamic_update_slice(
-    cache, rows, (0, 0, base, 0)
-  )
-  return state.replace(
-    keys=tuple(map(write, state.keys, output.keys)),
-    values=tuple(map(write, state.values, output.values)),
+def _zeros(window: Window, plan: Plan, stage: Stage) -> StageOutput:
+  """Return what a stage that does not run returns."""
+  config = plan.config.model
+  batch_size, width, embed_dim = window.hidden.shape
+  zeros = lambda *shape: jnp.zeros((batch_size, *shape), window.hidden.dtype)
+  rows = (zeros(config.num_kv_heads, width, config.head_dim),)
+  one = zeros(1, embed_dim)
+  return StageOutput(
+    keys=rows * stage.num_caches,
+    values=rows * stage.num_caches,
+    hidden=zeros(width, embed_dim),
+    last=backbone.exit_input(
+      stage, hidden=one, mlp_residual=one, mlp_input=one
+    ),
+    ready=one if stage.has_block_head else None,
   )
 
 
-class _Contexts:
+class _CachedContexts(backbone.Contexts):
   """Show each block its cache, behind one mask for each sliding window."""
 
   def __init__(self, window: Window, caches, index: Int[Array, 'W']):
-    self._window = window
+    self._window, self._index = window, index
     self._keys, self._values = caches
-    self._index = index
     self._masks: dict[int | None, jax.Array] = {}
 
-  def get(self, cache: int, keys_seen: int | None) -> Context:
-    if keys_seen not in self._masks:
-      self._masks[keys_seen] = self._mask(keys_seen)
-    return Context(
-      self._keys[cache], self._values[cache], self._masks[keys_seen]
-    )
+  def get(self, cache: int, *, window: int | None) -> Context:
+    """Return a block's cache, of which slots below the base are valid."""
+    if window not in self._masks:
+      self._masks[window] = self._mask(window)
+    keys, values = self._keys[cache], self._values[cache]
+    return Context(keys, values, self._masks[window])
 
-  def _mask(self, keys_seen: int | None) -> Bool[Array, 'B W S']:
-    slots = jnp.arange(self._keys[0].shape[2])
-    valid = slots[None] >= self._window.start[:, None]  # [B, S]
-    valid = valid & (slots[None] < self._window.base)
+  def _mask(self, window: int | None) -> Bool[Array, 'B W S']:
+    slots = jnp.arange(self._keys[0].shape[2])[None]
+    valid = slots >= self._window.start[:, None]  # [B, S]
+    valid = valid & (slots < self._window.base)
     near = jnp.ones((1, self._index.shape[0], 1), bool)
-    if keys_seen is not None:
-      near = (slots[None] > self._index[:, None] - keys_seen)[None]
+    if window is not None:
+      near = (slots > self._index[:, None] - window)[None]
     return valid[:, None] & near
 
 
-def _newest(x: Float[Array, 'B W D'], window: Window) -> Float[Array, 'B 1 D']:
+def _at_index(
+  x: Float[Array, 'B W D'], index: Int[Array, '']
+) -> Float[Array, 'B 1 D']:
   if x.shape[1] == 1:
     return x
-  return lax.dynamic_slice_in_dim(x, window.count - 1, 1, axis=1)
+  return lax.dynamic_slice_in_dim(x, index, 1, axis=1)
 
 
 def _pad_to(x: jax.Array, *, width: int, axis: int) -> jax.Array:
+  if x.shape[axis] == width:
+    return x
   padding = [(0, 0)] * x.ndim
   padding[axis] = (0, width - x.shape[axis])
-  return jnp.pad(x, padding) if any(map(any, padding)) else x
+  return jnp.pad(x, padding)

@@ -29,17 +29,25 @@ tokens since its own last one at full depth, as if it were alone, and a row
 that rides along gets the same keys and values, only sooner.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 from jax import lax
 
 from eejax.decoding.accounting import StageEvent, count_step
-from eejax.decoding.cache import DecodeState, Emission, Request, StageState
+from eejax.decoding.cache import (
+  DecodeState,
+  Emission,
+  Request,
+  StageState,
+  blank_emission,
+)
 from eejax.decoding.heads import Answer, HeadInput, answer_exit, answer_last
 from eejax.decoding.plan import Plan
 from eejax.decoding.prepare import Prepared
 from eejax.decoding.stages import Window, run_stage_if, write_rows
 from eejax.models.exits import ExitInput
-from eejax.types import Array, Bool, Float, Int
+from eejax.types import Array, Float, Int
 
 
 def decode_step(
@@ -96,7 +104,7 @@ class _Walk:
     # A token that exits waits, and the next one must still fit beside it.
     self._may_exit = state.since_full + 1 < plan.window
     self.active = state.live
-    self.emission = _nothing(state.live)
+    self.emission = blank_emission(state.live.shape[0])
     self.stages: list[StageState] = []
     self.events: list[StageEvent] = []
 
@@ -122,7 +130,7 @@ class _Walk:
       self._last, ready = output.last, output.ready
       self._incoming, self._incoming_base = output.hidden, base
     done_to = jnp.where(is_needed, slot + 1, base)
-    self.stages.append(after.replace(done_to=done_to))
+    self.stages.append(dataclasses.replace(after, done_to=done_to))
     answer = self._ask(index, ready)
     self.events.append(
       StageEvent(is_needed, count, self.active, asked=answer.asked)
@@ -143,7 +151,8 @@ class _Walk:
     waiting = lax.dynamic_update_slice(
       state.waiting, self._incoming, (0, self._incoming_base - base, 0)
     )
-    return state.replace(waiting=waiting), waiting[:, : self._plan.window]
+    after = dataclasses.replace(state, waiting=waiting)
+    return after, waiting[:, : self._plan.window]
 
   def _ask(self, index: int, ready: Float[Array, 'B 1 D'] | None) -> Answer:
     positions = self._state.slot - self._request.start
@@ -164,12 +173,6 @@ class _Walk:
       index=index,
       may_take=self.active & self._may_exit,
     )
-
-
-def _nothing(rows: Bool[Array, 'B']) -> Emission:
-  zeros = jnp.zeros(rows.shape, jnp.float32)
-  number = jnp.zeros(rows.shape, jnp.int32)
-  return Emission(token=number, depth=number, score=zeros, log_prob=zeros)
 
 
 def _merge(emission: Emission, answer: Answer, *, depth: int) -> Emission:

@@ -1,0 +1,304 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Generation from prompts: what callers use.
+
+Example:
+  result = generate(
+    checkpoint.params,
+    config=checkpoint.config,
+    prompts=[tokenizer.encode('def ', add_bos=True)],
+    policy=Policy(Mode.EARLY_EXIT, 'gate', (0.9,)),
+  )
+  print(tokenizer.decode(result.rows[0].tokens), result.accounting)
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eejax.config import EarlyExitConfig, ModelConfig
+from eejax.decoding.accounting import batch_accounting, row_accounting
+from eejax.decoding.cache import DecodeState, Request, cache_size
+from eejax.decoding.loop import Chunk
+from eejax.decoding.plan import Plan, bucket, make_plan
+from eejax.decoding.policy import Policy, Threshold
+from eejax.decoding.prepare import Prepared, check_plan, prepare
+from eejax.decoding.programs import decode_chunk, first_state, prefill
+from eejax.decoding.results import (
+  EmittedTokens,
+  GenerateResult,
+  RowProgress,
+  Timing,
+  TokenUpdate,
+)
+from eejax.decoding.text import TextStream
+from eejax.errors import ArgumentError
+from eejax.ops.sampling import SamplingConfig, row_sampling
+from eejax.types import DTypeLike, Params
+
+# Tokens a call of the compiled loop has room for.
+CHUNK_CAPACITY = 32
+# Stop strings are looked for between calls; what a row emits after one is
+# thrown away, so calls are shorter where there are any.
+CHUNK_WITH_STOPS = 8
+SMALLEST_PREFILL = 16
+
+FULL_DEPTH = Policy()
+GREEDY = SamplingConfig()
+
+
+def generate(
+  params: Params | Prepared,
+  *,
+  config: EarlyExitConfig,
+  prompts: Sequence[Sequence[int]],
+  policy: Policy = FULL_DEPTH,
+  sampling: SamplingConfig = GREEDY,
+  max_new_tokens: int = 128,
+  eos_ids: Sequence[int] | None = None,
+  seeds: Sequence[int] | None = None,
+  dtype: DTypeLike = jnp.float32,
+  texts: Sequence[TextStream] | None = None,
+  on_tokens: Callable[[TokenUpdate], None] | None = None,
+  tokens_per_call: int | None = None,
+) -> GenerateResult:
+  """Generate a continuation of every prompt, all in one batch.
+
+  Rows do not influence one another: each gets the tokens, exit depths and
+  scores it would get alone, up to float rounding.
+
+  Args:
+    params: the model, as loaded or as `prepare` returns it. Prepare it once
+      where there are several calls.
+    config: the model with its exits.
+    prompts: token ids; an empty one becomes the start token.
+    policy: when to exit early.
+    sampling: how tokens are chosen.
+    max_new_tokens: tokens to emit at most, a row; the context may end a row
+      sooner.
+    eos_ids: tokens that end a row, which keeps them; by default the model's.
+    seeds: one a row, by default `sampling.seed` and the numbers that follow.
+    dtype: compute type, where `params` are not prepared yet.
+    texts: one a row, to get text and heed stop strings.
+    on_tokens: called with what a row emitted after every call of the loop.
+    tokens_per_call: tokens a row emits in one call of the compiled loop, at
+      most `CHUNK_CAPACITY`; fewer show sooner, more run faster.
+
+  Raises:
+    ArgumentError: something cannot be used as given.
+  """
+  tokens = check_prompts(prompts, config=config.model)
+  if max_new_tokens < 1:
+    raise ArgumentError(
+      f'max-new-tokens must be at least 1, not {max_new_tokens}.'
+    )
+  seeds = _default_seeds(seeds, sampling, len(tokens))
+  if texts is not None and len(texts) != len(tokens):
+    raise ArgumentError('texts and prompts must be equally many.')
+  if not isinstance(params, Prepared):
+    params = prepare(params, config=config, dtype=dtype)
+  plan, thresholds = make_plan(
+    config, policy=policy, method=sampling.method, batch_size=len(tokens)
+  )
+  check_plan(params, plan)
+  eos = config.model.eos_ids if eos_ids is None else tuple(eos_ids)
+  room = config.model.max_length
+  limits = [min(max_new_tokens, room - len(p)) for p in tokens]
+  run = _Run(params, plan, tokens, limits, texts, eos, on_tokens)
+  run.start(
+    Request(
+      start=run.start_slots(),
+      eos=jnp.array(eos, jnp.int32),
+      thresholds=_threshold_array(thresholds),
+      sampling=row_sampling(sampling, seeds=seeds),
+    )
+  )
+  run.finish(tokens_per_call)
+  return run.result(policy)
+
+
+def check_prompts(
+  prompts: Sequence[Sequence[int]], *, config: ModelConfig
+) -> list[list[int]]:
+  """Return prompts as lists; an empty one becomes the start token.
+
+  Raises:
+    ArgumentError: there is no prompt, one is empty and the model has no start
+      token, one leaves no room in the context, or a token is not the model's.
+  """
+  if not prompts:
+    raise ArgumentError('there is no prompt; give at least one.')
+  checked = []
+  for number, prompt in enumerate(prompts, start=1):
+    ids = [int(t) for t in prompt]
+    if not ids:
+      if config.bos_id is None:
+        raise ArgumentError(
+          f'prompt {number} is empty and the model has no start token; give '
+          'it at least one token.'
+        )
+      ids = [config.bos_id]
+    if len(ids) >= config.max_length:
+      raise ArgumentError(
+        f'prompt {number} has {len(ids)} tokens and the context of the model '
+        f'is {config.max_length}; shorten it to {config.max_length - 1} at '
+        'most.'
+      )
+    wrong = [t for t in ids if not 0 <= t < config.vocab_size]
+    if wrong:
+      raise ArgumentError(
+        f'prompt {number} has token {wrong[0]}, and the model only tokens '
+        f'0 to {config.vocab_size - 1}.'
+      )
+    checked.append(ids)
+  return checked
+
+
+def _default_seeds(
+  seeds: Sequence[int] | None, sampling: SamplingConfig, count: int
+) -> Sequence[int]:
+  if seeds is None:
+    return [sampling.seed + i for i in range(count)]
+  if len(seeds) != count:
+    raise ArgumentError(f'there are {len(seeds)} seeds for {count} prompts.')
+  return seeds
+
+
+def _threshold_array(thresholds: tuple[Threshold, ...]) -> jax.Array:
+  """Return thresholds as the program reads them: no score reaches infinity."""
+  values = [np.inf if t is None else t for t in thresholds]
+  return jnp.array(values, jnp.float32)
+
+
+class _Run:
+  """Drive the compiled programs for one batch and keep what rows emit."""
+
+  def __init__(
+    self,
+    params: Prepared,
+    plan: Plan,
+    prompts: list[list[int]],
+    limits: list[int],
+    texts: Sequence[TextStream] | None,
+    eos_ids: tuple[int, ...],
+    on_tokens: Callable[[TokenUpdate], None] | None,
+  ):
+    self._params, self._plan, self._prompts = params, plan, prompts
+    self._limits, self._on_tokens = limits, on_tokens
+    streams = texts if texts is not None else [None] * len(prompts)
+    self._rows = [RowProgress(t, eos_ids=eos_ids) for t in streams]
+    longest = max(map(len, prompts)) - 1
+    # The last tokens of all prompts share the slot after the prefilled ones.
+    self._prefilled = (
+      bucket(longest, smallest=SMALLEST_PREFILL) if longest else 0
+    )
+    self._timing = Timing()
+
+  def start_slots(self) -> jax.Array:
+    """Return the slot of each row's first token."""
+    return jnp.array([self._prefilled + 1 - len(p) for p in self._prompts])
+
+  def start(self, request: Request) -> None:
+    """Compile both programs and fill the caches."""
+    self._request = request
+    padded = np.zeros((len(self._prompts), self._prefilled), np.int32)
+    for row, prompt in enumerate(self._prompts):
+      if len(prompt) > 1:
+        padded[row, -(len(prompt) - 1) :] = prompt[:-1]
+    size = cache_size(
+      self._plan, prefilled=self._prefilled, max_new_tokens=max(self._limits)
+    )
+    arguments = (self._params, jnp.asarray(padded), request.start)
+    clock = time.perf_counter()
+    program = prefill.lower(*arguments, plan=self._plan, size=size).compile()
+    compile_s = time.perf_counter() - clock
+    clock = time.perf_counter()
+    stages = jax.block_until_ready(program(*arguments))
+    prefill_s = time.perf_counter() - clock
+    state = first_state(
+      stages,
+      tokens=jnp.array([p[-1] for p in self._prompts], jnp.int32),
+      live=jnp.ones(len(self._prompts), bool),
+      remaining=jnp.array(self._limits, jnp.int32),
+    )
+    clock = time.perf_counter()
+    # No step at all, to compile.
+    self._state, _ = jax.block_until_ready(self._call(state, 0))
+    compile_s += time.perf_counter() - clock
+    self._timing = Timing(compile_s=compile_s, prefill_s=prefill_s)
+
+  def finish(self, tokens_per_call: int | None) -> None:
+    """Generate until every row has ended."""
+    steps = tokens_per_call
+    if steps is None:
+      stops = any(r.may_stop for r in self._rows)
+      steps = CHUNK_WITH_STOPS if stops else CHUNK_CAPACITY
+    steps = max(1, min(steps, CHUNK_CAPACITY))
+    clock = time.perf_counter()
+    while not all(r.ended for r in self._rows):
+      self._state, chunk = self._call(self._state, steps)
+      self._take(chunk)
+    decode_s = time.perf_counter() - clock
+    count = sum(len(r.tokens) for r in self._rows)
+    self._timing = self._timing.with_decoding(decode_s, num_tokens=count)
+
+  def result(self, policy: Policy) -> GenerateResult:
+    """Return everything about the rows."""
+    counts = self._state.counts
+    rows = []
+    for number, (prompt, row) in enumerate(
+      zip(self._prompts, self._rows, strict=True)
+    ):
+      accounting = row_accounting(
+        counts, plan=self._plan, row=number, num_tokens=row.num_emitted
+      )
+      rows.append(row.result(prompt, accounting))
+    return GenerateResult(
+      rows=tuple(rows),
+      timing=self._timing,
+      batch=batch_accounting(counts, plan=self._plan),
+      policy=policy,
+    )
+
+  def _call(self, state: DecodeState, steps: int) -> tuple[DecodeState, Chunk]:
+    return decode_chunk(
+      self._params,
+      self._request,
+      state,
+      jnp.int32(steps),
+      plan=self._plan,
+      capacity=CHUNK_CAPACITY,
+    )
+
+  def _take(self, chunk: Chunk) -> None:
+    """Give each row what it emitted; stop rows that met a stop string."""
+    emitted, counts = EmittedTokens.fetch(chunk), np.asarray(chunk.counts)
+    live = np.asarray(self._state.live)
+    for number, row in enumerate(self._rows):
+      if row.ended:
+        continue
+      update = row.take(
+        emitted, number, count=int(counts[number]), is_live=bool(live[number])
+      )
+      if self._on_tokens is not None:
+        self._on_tokens(update)
+    stopped = np.array([r.ended for r in self._rows])
+    if (stopped & live).any():
+      self._state = dataclasses.replace(
+        self._state, live=jnp.asarray(live & ~stopped)
+      )

@@ -1,0 +1,254 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What generation returns."""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from eejax.decoding.accounting import Accounting, BatchAccounting
+from eejax.decoding.loop import Chunk
+from eejax.decoding.policy import Policy
+from eejax.decoding.text import TextStream
+
+
+class FinishReason(enum.Enum):
+  """Why a row ended.
+
+  EOS: it emitted an end token. STOP: its text met a stop string. LENGTH: it
+  reached its number of tokens, or the end of the context.
+  """
+
+  EOS = 'eos'
+  STOP = 'stop'
+  LENGTH = 'length'
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenUpdate:
+  """Tell what one row emitted in one call of the loop.
+
+  Attributes:
+    row: which row.
+    tokens: its new tokens.
+    exit_depths: blocks each went through before it was emitted.
+    scores: score at the exit each came from; None from the final head.
+    logprobs: log-probability of each, untempered, under its own head.
+    text: what the row's text grew by.
+    finish_reason: why the row ended, or None while it goes on.
+  """
+
+  row: int
+  tokens: tuple[int, ...]
+  exit_depths: tuple[int, ...]
+  scores: tuple[float | None, ...]
+  logprobs: tuple[float, ...]
+  text: str
+  finish_reason: FinishReason | None
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedRow:
+  """Hold the continuation of one prompt; its lists are equally long.
+
+  Attributes:
+    prompt_tokens: the prompt.
+    tokens: what was generated, an end token and the token that completed a
+      stop string included.
+    exit_depths: blocks each token went through before it was emitted.
+    scores: score at the exit each came from; None from the final head.
+    logprobs: log-probability of each, untempered, under its own head.
+    text: the text of `tokens` up to a stop string; None without texts.
+    finish_reason: why it ended.
+    accounting: work done for it. Tokens that were thrown away after a stop
+      string count as well.
+  """
+
+  prompt_tokens: tuple[int, ...]
+  tokens: tuple[int, ...]
+  exit_depths: tuple[int, ...]
+  scores: tuple[float | None, ...]
+  logprobs: tuple[float, ...]
+  text: str | None
+  finish_reason: FinishReason
+  accounting: Accounting
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+  """Hold wall-clock times.
+
+  Attributes:
+    compile_s: compiling, next to nothing when the programs were there.
+    prefill_s: running the prompts.
+    decode_s: generating.
+    tokens_per_s: tokens of all rows over `decode_s`.
+  """
+
+  compile_s: float = 0.0
+  prefill_s: float = 0.0
+  decode_s: float = 0.0
+  tokens_per_s: float = 0.0
+
+  def with_decoding(self, seconds: float, *, num_tokens: int) -> 'Timing':
+    """Return these times and those of generating `num_tokens` tokens."""
+    return dataclasses.replace(
+      self, decode_s=seconds, tokens_per_s=num_tokens / max(seconds, 1e-9)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateResult:
+  """Hold the continuations of a batch.
+
+  Attributes:
+    rows: one a prompt, in their order.
+    timing: wall-clock times of the batch.
+    batch: what the batch read from memory.
+    policy: the policy that was followed.
+  """
+
+  rows: tuple[GeneratedRow, ...]
+  timing: Timing
+  batch: BatchAccounting
+  policy: Policy
+
+  @property
+  def accounting(self) -> Accounting:
+    """Return the work of all rows together."""
+    return sum((r.accounting for r in self.rows), start=Accounting())
+
+
+@dataclasses.dataclass(frozen=True)
+class EmittedTokens:
+  """Hold on the host what all rows emitted in one call; arrays [C, B].
+
+  The fields are those of `eejax.decoding.cache.Emission`.
+  """
+
+  token: np.ndarray
+  depth: np.ndarray
+  score: np.ndarray
+  log_prob: np.ndarray
+
+  @classmethod
+  def fetch(cls, chunk: Chunk) -> 'EmittedTokens':
+    """Bring a chunk to the host."""
+    names = [f.name for f in dataclasses.fields(cls)]
+    return cls(**{n: np.asarray(getattr(chunk.emitted, n)) for n in names})
+
+
+class RowProgress:
+  """Gather what one row emits.
+
+  Attributes:
+    tokens: tokens kept so far.
+    num_emitted: tokens emitted so far, those after a stop string included.
+    finish_reason: why the row ended, or None while it goes on.
+  """
+
+  def __init__(self, text: TextStream | None, *, eos_ids: tuple[int, ...]):
+    self._text, self._eos_ids = text, eos_ids
+    self._updates: list[TokenUpdate] = []
+    self.tokens: list[int] = []
+    self.num_emitted = 0
+    self.finish_reason: FinishReason | None = None
+
+  @property
+  def ended(self) -> bool:
+    """Return whether nothing more is wanted of the row."""
+    return self.finish_reason is not None
+
+  @property
+  def may_stop(self) -> bool:
+    """Return whether a stop string may end the row."""
+    return self._text is not None and self._text.may_stop
+
+  def take(
+    self, emitted: EmittedTokens, row: int, *, count: int, is_live: bool
+  ) -> TokenUpdate:
+    """Keep what the row emitted in one call, up to a stop string.
+
+    Args:
+      emitted: what all rows emitted.
+      row: which row this is.
+      count: how many tokens it emitted.
+      is_live: whether it would go on.
+    """
+    self.num_emitted += count
+    emitted_ids = [int(t) for t in emitted.token[:count, row]]
+    kept, text = self._read(emitted_ids)
+    if not self._has_stopped and not is_live:
+      text += self._finish_text()
+      ended = bool(emitted_ids) and emitted_ids[-1] in self._eos_ids
+      self.finish_reason = FinishReason.EOS if ended else FinishReason.LENGTH
+    if self._has_stopped:
+      self.finish_reason = FinishReason.STOP
+    column = lambda values: values[:kept, row].tolist()
+    update = TokenUpdate(
+      row=row,
+      tokens=tuple(emitted_ids[:kept]),
+      exit_depths=tuple(column(emitted.depth)),
+      scores=tuple(None if math.isnan(s) else s for s in column(emitted.score)),
+      logprobs=tuple(column(emitted.log_prob)),
+      text=text,
+      finish_reason=self.finish_reason,
+    )
+    self.tokens += update.tokens
+    self._updates.append(update)
+    return update
+
+  def result(
+    self, prompt: Sequence[int], accounting: Accounting
+  ) -> GeneratedRow:
+    """Return everything about the row, which has ended."""
+    assert self.finish_reason is not None
+    join = lambda name: tuple(
+      value for update in self._updates for value in getattr(update, name)
+    )
+    return GeneratedRow(
+      prompt_tokens=tuple(prompt),
+      tokens=tuple(self.tokens),
+      exit_depths=join('exit_depths'),
+      scores=join('scores'),
+      logprobs=join('logprobs'),
+      text=None if self._text is None else self._text.text,
+      finish_reason=self.finish_reason,
+      accounting=accounting,
+    )
+
+  @property
+  def _has_stopped(self) -> bool:
+    return self._text is not None and self._text.stopped
+
+  def _read(self, tokens: Sequence[int]) -> tuple[int, str]:
+    """Return how many tokens are kept, and their text.
+
+    An end token is kept and has no text.
+    """
+    text = ''
+    if self._text is None:
+      return len(tokens), text
+    for number, token in enumerate(tokens, start=1):
+      if token not in self._eos_ids:
+        text += self._text.push(token)
+      if self._text.stopped:
+        return number, text
+    return len(tokens), text
+
+  def _finish_text(self) -> str:
+    return '' if self._text is None else self._text.finish()

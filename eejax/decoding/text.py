@@ -1,0 +1,102 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Text of a row as it grows: incremental decoding, and stop strings."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from eejax.errors import ArgumentError
+
+
+@runtime_checkable
+class Detokenizer(Protocol):
+  """What turns ids into text one by one; see `eejax.data.tokenizer`."""
+
+  def push(self, token_id: int) -> str:
+    """Take the next id; return the text that is certain now, maybe none."""
+
+  def flush(self) -> str:
+    """Return what was held back, after the last id."""
+
+
+class TextStream:
+  """Turn a row's tokens into text that ends before the first stop string.
+
+  Text that may yet turn out to begin a stop string is held back, so nothing
+  is shown that would have to be taken back.
+
+  Attributes:
+    text: all text that was returned.
+    stopped: whether a stop string was met; no text follows.
+  """
+
+  def __init__(self, detokenizer: Detokenizer, *, stop: Sequence[str] = ()):
+    """Start a text.
+
+    Args:
+      detokenizer: turns ids into text.
+      stop: strings that end it.
+
+    Raises:
+      ArgumentError: a stop string is empty.
+    """
+    if any(not s for s in stop):
+      raise ArgumentError('a stop string must not be empty.')
+    self._detokenizer = detokenizer
+    self._stop = tuple(stop)
+    self._held = ''
+    self.text = ''
+    self.stopped = False
+
+  @property
+  def may_stop(self) -> bool:
+    """Return whether there are stop strings to look for."""
+    return bool(self._stop)
+
+  def push(self, token: int) -> str:
+    """Take the next token; return the text that is certain now."""
+    return self._take(self._detokenizer.push(token))
+
+  def finish(self) -> str:
+    """Return what was held back, after the last token."""
+    shown = self._take(self._detokenizer.flush())
+    if self.stopped:
+      return shown
+    rest, self._held = self._held, ''
+    self.text += rest
+    return shown + rest
+
+  def _take(self, piece: str) -> str:
+    if self.stopped:
+      return ''
+    text = self._held + piece
+    found = [i for i in map(text.find, self._stop) if i >= 0]
+    self.stopped = bool(found)
+    if found:
+      certain = min(found)
+    else:
+      held = max((_overlap(text, s) for s in self._stop), default=0)
+      certain = len(text) - held
+    self._held = '' if self.stopped else text[certain:]
+    self.text += text[:certain]
+    return text[:certain]
+
+
+def _overlap(text: str, stop: str) -> int:
+  """Return the length of the longest end of `text` that begins `stop`."""
+  longest = min(len(text), len(stop) - 1)
+  for length in range(longest, 0, -1):
+    if stop.startswith(text[-length:]):
+      return length
+  return 0
