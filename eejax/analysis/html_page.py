@@ -49,10 +49,11 @@ table{border-collapse:collapse;font-size:.9rem;width:100%}
 th,td{padding:.3rem .6rem;text-align:right;white-space:nowrap;
 border-bottom:1px solid var(--line)}
 th{color:var(--soft);font-weight:600;vertical-align:bottom}
-th:first-child,td:first-child{text-align:left}
+th:first-child,td:first-child,.words{text-align:left}
+td:first-child{white-space:normal;min-width:5rem}
 .facts td,.facts th{white-space:normal;text-align:left;
 overflow-wrap:anywhere}
-.facts th{width:14rem}
+.facts th{width:14rem;vertical-align:top}
 pre,code{font:13px/1.6 ui-monospace,Menlo,Consolas,monospace}
 pre{background:var(--panel);border-radius:10px;padding:.8rem 1rem;
 margin:.6rem 0;white-space:pre-wrap;overflow-wrap:anywhere}
@@ -113,14 +114,24 @@ def panels(entries: Sequence[tuple[str, str]]) -> str:
   return f'<div class="pair">{items}</div>'
 
 
-def table(rows: Sequence[Mapping[str, object]]) -> str:
-  """Return a table; the first row names the columns, None is a dash."""
+def table(
+  rows: Sequence[Mapping[str, object]], *, words: Sequence[str] = ()
+) -> str:
+  """Return a table; the first row names the columns, None is a dash.
+
+  Args:
+    rows: the lines.
+    words: columns that stand on the left, as the first one does.
+  """
   if not rows:
     return ''
   columns = list(rows[0])
-  head = ''.join(f'<th>{text(c)}</th>' for c in columns)
+  kind = {c: ' class="words"' if c in words else '' for c in columns}
+  head = ''.join(f'<th{kind[c]}>{text(c)}</th>' for c in columns)
   body = ''.join(
-    '<tr>' + ''.join(f'<td>{_cell(row.get(c))}</td>' for c in columns) + '</tr>'
+    '<tr>'
+    + ''.join(f'<td{kind[c]}>{_cell(row.get(c))}</td>' for c in columns)
+    + '</tr>'
     for row in rows
   )
   return (

@@ -33,8 +33,8 @@ NUM_COLOURS = len(_LIGHT)
 
 # Drawing units; a chart is scaled to the width it is given. On a phone that
 # is a little less than one pixel a unit.
-_WIDTH, _HEIGHT = 420, 290
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 46
+_WIDTH, _HEIGHT = 380, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 14, 46
 
 
 def _variables(colours: Sequence[str]) -> str:
@@ -46,7 +46,7 @@ STYLE = (
   f'@media(prefers-color-scheme:dark){{:root{{{_variables(_DARK)}'
   '--ink:#e6e9ed;--soft:#9aa5b1;--line:#39414b}}'
   '.chart svg{width:100%;height:auto;display:block;overflow:visible}'
-  '.chart text{font:12px system-ui,sans-serif;fill:var(--soft)}'
+  '.chart text{font:12.5px system-ui,sans-serif;fill:var(--soft)}'
   '.chart .value{fill:var(--ink)}'
   '.chart .grid{stroke:var(--line);stroke-width:1}'
   '.chart .mark{stroke:var(--soft);stroke-width:1.5;stroke-dasharray:2 3}'
@@ -55,7 +55,8 @@ STYLE = (
   '.chart .hit{fill:transparent;stroke:none}'
   '.legend{display:flex;flex-wrap:wrap;gap:.2rem 1rem;list-style:none;'
   'margin:.3rem 0 0;padding:0;font-size:.85rem}'
-  '.legend svg{width:26px;height:10px;margin-right:.35rem}'
+  '.chart .legend svg{display:inline-block;width:26px;height:10px;'
+  'margin-right:.35rem;vertical-align:middle}'
 )
 
 
@@ -301,8 +302,8 @@ def _mark(mark: Mark, frame: _Frame) -> str:
   right = frame.left + frame.width
   return (
     f'<line class="mark" x1="{frame.left}" x2="{right}" y1="{at:.1f}" '
-    f'y2="{at:.1f}"/><text x="{frame.left + 4}" y="{at - 5:.1f}">'
-    f'{_text(mark.label)}</text>'
+    f'y2="{at:.1f}"/><text x="{right - 4}" y="{at + 14:.1f}" '
+    f'text-anchor="end">{_text(mark.label)}</text>'
   )
 
 

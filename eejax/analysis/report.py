@@ -28,7 +28,6 @@ from eejax.analysis.plots import (
   Series,
   bar_chart,
   line_chart,
-  number,
 )
 
 Values = Mapping[str, Any]
@@ -64,7 +63,7 @@ def _opening(summary: Values) -> str:
   ceiling = summary['probe']['natural_exits']['saved_if_stable']
   cards = [
     (
-      number(speed['measured']['value'], Format.TIMES),
+      _times(speed['measured']['value']),
       'as fast as full decoding on this machine, measured'
       + (' (slower!)' if speed['measured']['value'] < 1 else ''),
     ),
@@ -173,7 +172,7 @@ def _tuning(summary: Values) -> str:
       ]
     ),
     '<h3>Every exit before and after</h3>',
-    page.table(_before_and_after(summary)),
+    page.table(_before_and_after(summary), words=['kind']),
   )
 
 
@@ -222,7 +221,12 @@ def _thresholds(summary: Values) -> str:
         ('Speed-up by threshold, wall clock', faster),
       ]
     ),
-    page.panels([('Where tokens leave, calibrated', _histogram(summary))]),
+    page.panels(
+      [
+        ('Speed-up against agreement', _trade(curve, speed['calibrated'])),
+        ('Where tokens leave, calibrated', _histogram(summary)),
+      ]
+    ),
     page.table([_setting_row(s) for s in speed['settings']]),
   )
 
@@ -283,13 +287,13 @@ def _before_and_after(summary: Values) -> list[dict[str, object]]:
     rows.append(
       {
         'head': _head_name(after['name']),
-        'kind': summary['exit_kinds'].get(after['name'], 'the backbone'),
         'loss': _change(old, after, 'loss', '{:.3f}'),
-        'perplexity': _change(old, after, 'perplexity', '{:.1f}'),
+        'perplexity': _change(old, after, 'perplexity', '{:.3g}'),
         'top-1 %': _change(old, after, 'accuracy', '{:.1f}', scale=100),
         'agreement with final %': _change(
           old, after, 'agreement', '{:.1f}', scale=100
         ),
+        'kind': summary['exit_kinds'].get(after['name'], 'the backbone'),
       }
     )
   return rows
@@ -313,13 +317,37 @@ def _setting_row(setting: Values) -> dict[str, object]:
     'chosen by': 'search' if setting['calibrated'] else 'grid',
     'agreement': f'{_percent(point["agreement"]["value"], 1)} '
     f'({_range(point["agreement"])})',
-    'measured': number(setting['measured']['value'], Format.TIMES),
+    'measured': _times(setting['measured']['value']),
     'slowest to fastest prompt': f'{setting["measured"]["low"]:.2f} to '
     f'{setting["measured"]["high"]:.2f}',
-    'predicted': number(setting['predicted'], Format.TIMES),
+    'predicted': _times(setting['predicted']),
     'mean depth': f'{setting["mean_depth"]:.1f}',
     'tokens/s': f'{setting["tokens_per_s"]:.0f}',
   }
+
+
+def _trade(curve: Sequence[Values], calibrated: Values) -> str:
+  agreement = lambda s: s['point']['agreement']['value']
+  speed = lambda s: s['measured']['value']
+  ordered = sorted(curve, key=agreement)
+  return line_chart(
+    [
+      Series(
+        'one threshold for all exits',
+        [agreement(s) for s in ordered],
+        [speed(s) for s in ordered],
+      ),
+      Series(
+        'a threshold for each exit, calibrated',
+        [agreement(calibrated)],
+        [speed(calibrated)],
+      ),
+    ],
+    title='Speed-up against agreement with full decoding',
+    x=Axis('agreement', Format.PERCENT),
+    y=Axis('speed-up, measured', Format.TIMES),
+    marks=[Mark(1.0, 'full decoding')],
+  )
 
 
 def _histogram(summary: Values) -> str:
@@ -360,6 +388,10 @@ def _values(rows: Sequence[Values], name: str) -> list[float]:
 
 def _percent(value: float, digits: int) -> str:
   return f'{100 * value:.{digits}f} %'
+
+
+def _times(value: float) -> str:
+  return f'{value:.2f}x'
 
 
 def _range(interval: Values) -> str:

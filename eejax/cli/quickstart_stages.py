@@ -211,7 +211,7 @@ def run_all(settings: Settings, folder: pathlib.Path) -> dict[str, Any]:
   decoding = quickstart_decoding.run(settings, models, stages)
   summary = {
     'version': __version__,
-    'created': datetime.datetime.now().astimezone().isoformat('T', 'minutes'),
+    'created': datetime.datetime.now().isoformat(' ', 'minutes'),
     'settings': settings,
     'model': _describe_model(backbone, folder),
     'data': {'name': _data_name(settings.data), 'unit': settings.unit},

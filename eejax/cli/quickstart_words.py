@@ -69,6 +69,7 @@ def calibration(summary: Values) -> str:
   sweep = summary['sweep']
   best = sweep['calibrated']
   chosen = measuring.thresholds_text(best['tuned']['thresholds'])
+  chosen = chosen.replace(',', ', ')
   return (
     f'A token leaves at the first exit whose {sweep["criterion"]} score '
     f'reaches the threshold of that exit. Searched for the least time at '

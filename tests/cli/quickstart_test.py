@@ -155,7 +155,7 @@ class TestFinished:
   def test_the_report_is_one_file(self, place, finished):
     text = (place / 'out' / 'report.html').read_text()
     assert text.startswith('<!DOCTYPE html>')
-    assert text.count('<svg viewBox="0 0 420') >= 6
+    assert text.count('<svg viewBox="0 0 380') >= 6
     assert not re.search(r'https?:|<script|<link|src=', text)
 
   def test_the_environment_is_told(self, finished):
