@@ -298,7 +298,9 @@ def quickstart_speedup(summary: pathlib.Path | None) -> Figure:
     subprocess.run(command, check=True, stdout=sys.stderr)
     summary = folder / 'summary.json'
   values = json.loads(summary.read_text())
-  return values['calibrated']['speedup'], values['calibrated']
+  speed = values['speed']['calibrated']
+  held_out = values['sweep']['calibrated']['held_out']
+  return speed['measured']['value'], {'speed': speed, 'held_out': held_out}
 
 
 def _decode(model, config: EarlyExitConfig, policy: Policy):
