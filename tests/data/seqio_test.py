@@ -22,6 +22,7 @@ import sys
 
 import numpy as np
 import pytest
+import tokenizers
 
 pytest.importorskip('seqio', reason='needs the train extra')
 
@@ -34,7 +35,8 @@ from eejax.data.seqio_pipeline import SeqioDocuments
 from eejax.data.seqio_runtime import seqio, tf, tfds
 from eejax.data.seqio_tasks import TfdsSpec
 from eejax.data.seqio_vocabulary import HuggingFaceVocabulary
-from eejax.data.tokenizer import train_bpe
+from eejax.data.special_tokens import SpecialTokens
+from eejax.data.tokenizer import Tokenizer, train_bpe
 from eejax.errors import ArgumentError, EejaxError
 
 pytestmark = pytest.mark.seqio
@@ -124,6 +126,16 @@ class TestVocabulary:
     ids = [*vocabulary.encode('ab'), tokenizer.eos_id, *vocabulary.encode('c')]
     texts = vocabulary.decode_tf(tf.constant([ids, ids[::-1]])).numpy()
     assert [t.decode() for t in texts] == ['ab', 'c']
+
+  def test_padding_that_is_a_token_decodes_to_nothing(self):
+    """Qwen's id 0 is an exclamation mark, and seqio pads with 0."""
+    inner = tokenizers.Tokenizer(
+      tokenizers.models.WordLevel({'!': 0, 'ab': 1}, unk_token='!')
+    )
+    inner.add_special_tokens(['<end>'])
+    special = SpecialTokens(eos_ids=(2,))
+    vocabulary = HuggingFaceVocabulary(Tokenizer(inner, special=special))
+    assert vocabulary.decode_tf(tf.constant([1, 2, 1, 1])).numpy() == b'ab'
 
   def test_in_a_graph(self, tokenizer):
     vocabulary = HuggingFaceVocabulary(tokenizer)
@@ -371,7 +383,6 @@ class TestTfds:
     assert texts == again
 
   def test_as_a_corpus(self, tokenizer, data_dir):
-    seqio.set_tfds_data_dir_override(str(data_dir))
     config = DataConfig(
       corpus='tfds:tiny/plain:test:text', sequence_length=8, batch_size=2
     )
