@@ -36,6 +36,7 @@ from eejax.cli import output, run_identity
 from eejax.cli.run_reporter import ProgressReporter
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.data import batches as data_batches
+from eejax.data.batch import Batch
 from eejax.data.corpus import Split
 from eejax.data.data_config import DataConfig
 from eejax.data.memory_source import Passes
@@ -250,10 +251,7 @@ def _train(
     )
   with output.waiting('reading the corpus'):
     batches = data_batches.make_batches(data, tokenizer, Split.TRAIN)
-    validation = data_batches.make_batches(
-      data, tokenizer, Split.VALIDATION, passes=Passes.ONCE
-    )
-    held_out = list(itertools.islice(validation, held_out_batches))
+    held_out = _held_out(data, tokenizer, held_out_batches)
   what = 'tuning' if task.objective.regime is Regime.TUNE else 'training'
   outcome = loop.train(
     task,
@@ -269,6 +267,22 @@ def _train(
       'saved, so run the same command again to go on.'
     )
   return outcome
+
+
+def _held_out(
+  data: DataConfig, tokenizer: Tokenizer, count: int
+) -> list[Batch]:
+  if not count:
+    return []
+  try:
+    batches = data_batches.make_batches(
+      data, tokenizer, Split.VALIDATION, passes=Passes.ONCE
+    )
+  except ArgumentError as error:
+    raise ArgumentError(
+      f'{str(error).rstrip(".")}, or do without: held_out_batches = 0.'
+    ) from error
+  return list(itertools.islice(batches, count))
 
 
 def _schedule(rate: optax.ScalarOrSchedule) -> optax.Schedule:

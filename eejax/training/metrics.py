@@ -46,35 +46,40 @@ def means(sums: LossSums, *, config: EarlyExitConfig) -> dict[str, float]:
     sums: arrays or numbers.
     config: the model with its exits.
   """
-  sums = jax.tree.map(np.asarray, sums)
   values = {'loss': _ratio(sums.objective, sums.tokens)}
   final_known = bool(sums.final.tokens)
   if final_known:
-    values |= _head_means('final', sums.final, gated=False, final_known=False)
+    head = _head_at(sums.final, ())
+    values |= _head_means('final', head, gated=False, final_known=False)
   for i, e in enumerate(config.exits):
-    one = jax.tree.map(lambda x, i=i: x[i], sums.exits)
-    if one.tokens:
+    head = _head_at(sums.exits, i)
+    if head['tokens']:
       gated = e.gate is not GateKind.NONE
-      values |= _head_means(e.name, one, gated=gated, final_known=final_known)
+      values |= _head_means(e.name, head, gated=gated, final_known=final_known)
   return values
 
 
+def _head_at(sums: HeadSums, index: Any) -> dict[str, float]:
+  names = [f.name for f in dataclasses.fields(HeadSums)]
+  return {n: float(np.asarray(getattr(sums, n))[index]) for n in names}
+
+
 def _head_means(
-  name: str, head: HeadSums, *, gated: bool, final_known: bool
+  name: str, head: Mapping[str, float], *, gated: bool, final_known: bool
 ) -> dict[str, float]:
   values = {
-    'loss': head.loss,
-    'accuracy': head.correct,
-    'confidence': head.confidence,
+    'loss': head['loss'],
+    'accuracy': head['correct'],
+    'confidence': head['confidence'],
   }
   if final_known:
-    values['agreement'] = head.agree
-  if head.divergence:
-    values['divergence'] = head.divergence
+    values['agreement'] = head['agree']
+  if head['divergence']:
+    values['divergence'] = head['divergence']
   if gated and final_known:
-    values['gate_loss'] = head.gate_loss
-    values['gate_accuracy'] = head.gate_correct
-  return {f'{name}/{k}': _ratio(v, head.tokens) for k, v in values.items()}
+    values['gate_loss'] = head['gate_loss']
+    values['gate_accuracy'] = head['gate_correct']
+  return {f'{name}/{k}': _ratio(v, head['tokens']) for k, v in values.items()}
 
 
 def _ratio(total: Any, tokens: Any) -> float:
@@ -83,10 +88,11 @@ def _ratio(total: Any, tokens: Any) -> float:
 
 def add_sums(parts: Sequence[LossSums]) -> LossSums:
   """Add up the sums of several batches, in float64 on the host."""
-  host = [
-    jax.tree.map(lambda x: np.asarray(x, np.float64), part) for part in parts
-  ]
-  return jax.tree.map(lambda *leaves: sum(leaves), *host)
+
+  def add(*leaves):
+    return np.sum([np.asarray(x, np.float64) for x in leaves], axis=0)[...]
+
+  return jax.tree.map(add, *parts)
 
 
 @dataclasses.dataclass(frozen=True)

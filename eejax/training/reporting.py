@@ -14,9 +14,10 @@
 """How the loop talks to whoever shows its progress."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Reporter(Protocol):
   """Tell a person how a run goes."""
 

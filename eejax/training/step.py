@@ -27,6 +27,7 @@ from eejax.models.decoder import LayerDropout
 from eejax.training import losses, weight_schedules
 from eejax.training.losses import Forward, LossSums, Objective, TokenBatch
 from eejax.training.state import TrainState
+from eejax.training.sums import AnyArray
 from eejax.types import Array, Float, Int, Params, PyTree
 
 # Added to the run's seed for layer dropout, so that its masks differ from
@@ -77,8 +78,8 @@ class StepMetrics:
   """
 
   sums: LossSums
-  exit_weights: Float[Array, 'E']
-  grad_norm: Float[Array, '']
+  exit_weights: Float[AnyArray, 'E']
+  grad_norm: Float[AnyArray, '']
 
 
 TrainStep = Callable[

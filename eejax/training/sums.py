@@ -17,6 +17,7 @@ import dataclasses
 
 import flax.struct
 import jax.numpy as jnp
+import numpy as np
 
 from eejax.types import Array, Float, Int
 
@@ -40,6 +41,10 @@ class TokenBatch:
   segment_ids: Int[Array, '*rows T']
 
 
+# On the device in a step, on the host when they are added up and shown.
+AnyArray = Array | np.ndarray
+
+
 @flax.struct.dataclass
 class HeadSums:
   """Hold sums over the tokens that count; divide them by `tokens`.
@@ -55,14 +60,14 @@ class HeadSums:
     gate_correct: tokens where the gate, at 1/2, predicts agreement rightly.
   """
 
-  tokens: Float[Array, '*E']
-  loss: Float[Array, '*E']
-  correct: Float[Array, '*E']
-  agree: Float[Array, '*E']
-  confidence: Float[Array, '*E']
-  divergence: Float[Array, '*E']
-  gate_loss: Float[Array, '*E']
-  gate_correct: Float[Array, '*E']
+  tokens: Float[AnyArray, '*E']
+  loss: Float[AnyArray, '*E']
+  correct: Float[AnyArray, '*E']
+  agree: Float[AnyArray, '*E']
+  confidence: Float[AnyArray, '*E']
+  divergence: Float[AnyArray, '*E']
+  gate_loss: Float[AnyArray, '*E']
+  gate_correct: Float[AnyArray, '*E']
 
 
 @flax.struct.dataclass
@@ -76,8 +81,8 @@ class LossSums:
     exits: of every exit, shallowest first.
   """
 
-  objective: Float[Array, '']
-  tokens: Float[Array, '']
+  objective: Float[AnyArray, '']
+  tokens: Float[AnyArray, '']
   final: HeadSums
   exits: HeadSums
 

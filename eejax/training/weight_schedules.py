@@ -20,6 +20,7 @@ section 3): the final loss always counts 1 and weights are not normalised.
 import dataclasses
 import enum
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 
@@ -65,8 +66,8 @@ class ExitWeights:
     gradual_steps: `GRADUAL`: steps until the last exit takes part.
   """
 
-  weights: tuple[float, ...] = (1.0,)
-  initial: tuple[float, ...] = (0.0,)
+  weights: float | Sequence[float] = (1.0,)
+  initial: float | Sequence[float] = (0.0,)
   ramp: Ramp = Ramp.CONSTANT
   ramp_steps: int = 0
   curriculum: Curriculum = Curriculum.ALL
@@ -74,13 +75,12 @@ class ExitWeights:
 
   def __post_init__(self):
     for name in ('weights', 'initial'):
-      value = getattr(self, name)
-      if isinstance(value, (int, float)):
-        object.__setattr__(self, name, (float(value),))
-      else:
-        object.__setattr__(self, name, tuple(float(v) for v in value))
-      if not all(math.isfinite(v) and v >= 0 for v in getattr(self, name)):
-        raise ArgumentError(f'exit {name} must be numbers >= 0, not {value}.')
+      if isinstance(getattr(self, name), list):  # as gin writes them
+        object.__setattr__(self, name, tuple(getattr(self, name)))
+      values = _as_tuple(getattr(self, name))
+      if not all(math.isfinite(v) and v >= 0 for v in values):
+        listed = ', '.join(map(str, values))
+        raise ArgumentError(f'exit {name} must be numbers >= 0, not {listed}.')
     if self.ramp is not Ramp.CONSTANT and self.ramp_steps < 1:
       raise ArgumentError(
         f'a {self.ramp.value} ramp of exit weights needs ramp_steps >= 1.'
@@ -91,7 +91,7 @@ class ExitWeights:
   def check(self, num_exits: int) -> None:
     """Raise `ArgumentError` unless there is a weight for every exit."""
     for name in ('weights', 'initial'):
-      given = len(getattr(self, name))
+      given = len(_as_tuple(getattr(self, name)))
       if given not in (1, num_exits):
         raise ArgumentError(
           f'there are {given} exit {name} for {num_exits} exits; give one '
@@ -129,7 +129,7 @@ def weights_at(
   schedule.check(num_exits)
 
   def spread(values):
-    values = jnp.asarray(values, jnp.float32)
+    values = jnp.asarray(_as_tuple(values), jnp.float32)
     return jnp.broadcast_to(values, (num_exits,))
 
   return ramp_value(
@@ -168,3 +168,9 @@ def group_at(
     joined = step * (num_exits - 1) // schedule.gradual_steps
     return jnp.minimum(joined, num_exits - 1)
   return jnp.zeros((), jnp.int32)
+
+
+def _as_tuple(values: float | Sequence[float]) -> tuple[float, ...]:
+  if isinstance(values, Sequence):
+    return tuple(float(v) for v in values)
+  return (float(values),)
