@@ -13,9 +13,7 @@
 # limitations under the License.
 """What `eejax quickstart` does, stage by stage."""
 
-import argparse
 import contextlib
-import dataclasses
 import datetime
 import functools
 import pathlib
@@ -24,7 +22,6 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from eejax import config as config_lib
 from eejax import resources
 from eejax.analysis import agreement
 from eejax.analysis.cost_model import model_cost
@@ -43,18 +40,22 @@ from eejax.cli import (
   quickstart_words,
   tune,
 )
-from eejax.cli.measuring import Text
+from eejax.cli.quickstart_settings import (
+  BACKBONE,
+  TUNED,
+  TUNING,
+  WITH_EXITS,
+  Models,
+  Settings,
+)
 from eejax.cli.stages import Stages, fingerprint
 from eejax.config import ModelConfig
 from eejax.data.batch import Packing
 from eejax.errors import ArgumentError, EejaxError
 from eejax.evaluation import perplexity
-from eejax.evaluation.sweep import Search
 from eejax.training import metrics
 from eejax.version import __version__
 
-BACKBONE, WITH_EXITS, TUNING = 'backbone', 'with_exits', 'tuning'
-TUNED = f'{TUNING}/model'
 GIN_FILE = 'runs/quickstart_tune.gin'
 # Shares of the depth at which exits stand by default.
 PLACES = (1 / 4, 3 / 8, 1 / 2, 3 / 4)
@@ -71,78 +72,6 @@ TITLES = {
   'speed': ('timing decoding', 45),
   'samples': ('writing samples', 9),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """Say what a quickstart is made with; see the flags of the verb."""
-
-  backbone: str | None
-  data: str
-  unit: str
-  exits: str | None
-  target: float
-  seed: int
-  steps: int
-  eval_tokens: int
-  prompts: int
-  new_tokens: int
-  repeats: int
-  window: int
-
-  def __post_init__(self):
-    Search(target=self.target)
-    if self.exits:
-      config_lib.parse_exits(self.exits)
-    if self.backbone and not pathlib.Path(self.backbone).exists():
-      raise ArgumentError(f'there is no backbone at {self.backbone}.')
-
-  @classmethod
-  def of(cls, args: argparse.Namespace) -> 'Settings':
-    """Return the settings that the verb's arguments name."""
-    names = {f.name for f in dataclasses.fields(cls)}
-    values = {k: v for k, v in vars(args).items() if k in names}
-    is_library = args.data == measuring.STANDARD_LIBRARY
-    values['unit'] = args.unit or ('file' if is_library else 'paragraph')
-    return cls(**values)
-
-  def text(self, split: str) -> Text:
-    """Return a held-out part of the text."""
-    return Text(
-      data=self.data, split=split, unit=self.unit, max_tokens=self.eval_tokens
-    )
-
-  @property
-  def data_stamp(self) -> list[Any]:
-    """Return what tells whether the text has changed."""
-    path = pathlib.Path(self.data)
-    files = fingerprint(path) if path.exists() else []
-    return [self.data, self.unit, sys.version, files]
-
-
-@dataclasses.dataclass
-class Models:
-  """Hold the quickstart's models, each read when it is first needed."""
-
-  folder: pathlib.Path
-
-  @functools.cached_property
-  def untuned(self) -> Checkpoint:
-    """Return the model whose exits are as they were added."""
-    return self._read(WITH_EXITS)
-
-  @functools.cached_property
-  def tuned(self) -> Checkpoint:
-    """Return the model whose exits are tuned."""
-    return self._read(TUNED)
-
-  @functools.cached_property
-  def backbone(self) -> Checkpoint:
-    """Return the model without exits."""
-    return self._read(BACKBONE)
-
-  def _read(self, name: str) -> Checkpoint:
-    return measuring.open_model(self.folder / name, dtype='float32')
 
 
 def default_backbone() -> pathlib.Path:

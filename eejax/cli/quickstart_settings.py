@@ -1,0 +1,104 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What a quickstart is made with, and the models it makes."""
+
+import argparse
+import dataclasses
+import functools
+import pathlib
+import sys
+from typing import Any
+
+from eejax import config as config_lib
+from eejax.checkpoint.folder import Checkpoint
+from eejax.cli import measuring
+from eejax.cli.measuring import Text
+from eejax.cli.stages import fingerprint
+from eejax.errors import ArgumentError
+from eejax.evaluation.sweep import Search
+
+BACKBONE, WITH_EXITS, TUNING = 'backbone', 'with_exits', 'tuning'
+TUNED = f'{TUNING}/model'
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Say what a quickstart is made with; see the flags of the verb."""
+
+  backbone: str | None
+  data: str
+  unit: str
+  exits: str | None
+  target: float
+  seed: int
+  steps: int
+  eval_tokens: int
+  prompts: int
+  new_tokens: int
+  repeats: int
+  window: int
+
+  def __post_init__(self):
+    Search(target=self.target)
+    if self.exits:
+      config_lib.parse_exits(self.exits)
+    if self.backbone and not pathlib.Path(self.backbone).exists():
+      raise ArgumentError(f'there is no backbone at {self.backbone}.')
+
+  @classmethod
+  def of(cls, args: argparse.Namespace) -> 'Settings':
+    """Return the settings that the verb's arguments name."""
+    names = {f.name for f in dataclasses.fields(cls)}
+    values = {k: v for k, v in vars(args).items() if k in names}
+    is_library = args.data == measuring.STANDARD_LIBRARY
+    values['unit'] = args.unit or ('file' if is_library else 'paragraph')
+    return cls(**values)
+
+  def text(self, split: str) -> Text:
+    """Return a held-out part of the text."""
+    return Text(
+      data=self.data, split=split, unit=self.unit, max_tokens=self.eval_tokens
+    )
+
+  @property
+  def data_stamp(self) -> list[Any]:
+    """Return what tells whether the text has changed."""
+    path = pathlib.Path(self.data)
+    files = fingerprint(path) if path.exists() else []
+    return [self.data, self.unit, sys.version, files]
+
+
+@dataclasses.dataclass
+class Models:
+  """Hold the quickstart's models, each read when it is first needed."""
+
+  folder: pathlib.Path
+
+  @functools.cached_property
+  def untuned(self) -> Checkpoint:
+    """Return the model whose exits are as they were added."""
+    return self._read(WITH_EXITS)
+
+  @functools.cached_property
+  def tuned(self) -> Checkpoint:
+    """Return the model whose exits are tuned."""
+    return self._read(TUNED)
+
+  @functools.cached_property
+  def backbone(self) -> Checkpoint:
+    """Return the model without exits."""
+    return self._read(BACKBONE)
+
+  def _read(self, name: str) -> Checkpoint:
+    return measuring.open_model(self.folder / name, dtype='float32')
