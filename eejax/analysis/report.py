@@ -186,10 +186,15 @@ def _thresholds(summary: Values) -> str:
   agreement = line_chart(
     [
       Series(
-        'on held-out text',
+        'held-out text',
         places,
         [s['point']['agreement']['value'] for s in curve],
-      )
+      ),
+      Series(
+        "the model's own continuations",
+        places,
+        [s['own_agreement']['value'] for s in curve],
+      ),
     ],
     title='Agreement with full decoding by threshold',
     x=axis,
@@ -228,6 +233,13 @@ def _thresholds(summary: Values) -> str:
       ]
     ),
     page.table([_setting_row(s) for s in speed['settings']]),
+    '<h3>Which score to ask</h3>',
+    page.table([_criterion_row(c, sweep) for c in sweep['criteria']]),
+    page.paragraph(
+      'Each score with its own thresholds, searched for the same agreement. '
+      'A gate is read before the head; the others cost a head at every exit '
+      'that is asked.'
+    ),
   )
 
 
@@ -317,12 +329,25 @@ def _setting_row(setting: Values) -> dict[str, object]:
     'chosen by': 'search' if setting['calibrated'] else 'grid',
     'agreement': f'{_percent(point["agreement"]["value"], 1)} '
     f'({_range(point["agreement"])})',
+    'on own text': _percent(setting['own_agreement']['value'], 1),
     'measured': _times(setting['measured']['value']),
     'slowest to fastest prompt': f'{setting["measured"]["low"]:.2f} to '
     f'{setting["measured"]["high"]:.2f}',
     'predicted': _times(setting['predicted']),
     'mean depth': f'{setting["mean_depth"]:.1f}',
     'tokens/s': f'{setting["tokens_per_s"]:.0f}',
+  }
+
+
+def _criterion_row(entry: Values, sweep: Values) -> dict[str, object]:
+  point = entry['calibrated']['held_out']
+  name = entry['criterion']
+  return {
+    'score': f'{name} (used)' if name == sweep['criterion'] else name,
+    'agreement': f'{_percent(point["agreement"]["value"], 1)} '
+    f'({_range(point["agreement"])})',
+    'mean depth': f'{point["mean_depth"]:.1f}',
+    'predicted speed-up': _times(point['predicted_speedup']),
   }
 
 

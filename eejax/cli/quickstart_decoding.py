@@ -13,19 +13,21 @@
 # limitations under the License.
 """The quickstart's decoding stages: thresholds, wall clock, samples."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from eejax.analysis.cost_model import DecodeCost, model_cost
 from eejax.checkpoint.folder import Checkpoint
 from eejax.cli import measuring, output
+from eejax.cli.quickstart_settings import Models, Settings
 from eejax.cli.stages import Stages
-from eejax.data.batch import Packing
-from eejax.decoding.criteria import Reads, default_criterion, get_criterion
+from eejax.data.batch import Batch, Packing
+from eejax.decoding.criteria import Reads, criterion_names, get_criterion
 from eejax.decoding.generate import generate
 from eejax.decoding.policy import Mode, Policy, Threshold
 from eejax.decoding.prepare import Prepared, prepare
@@ -35,18 +37,13 @@ from eejax.errors import ArgumentError
 from eejax.evaluation import scores, sweep, wall_clock
 from eejax.evaluation.sweep import Search
 
-if TYPE_CHECKING:
-  from eejax.cli.quickstart_stages import Models, Settings
-
 # Timed besides the calibrated setting.
 GRID: tuple[Threshold, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, None)
 PROMPT_TOKENS = 32
 SAMPLES = 3
 
 
-def run(
-  settings: 'Settings', models: 'Models', stages: Stages
-) -> dict[str, Any]:
+def run(settings: Settings, models: Models, stages: Stages) -> dict[str, Any]:
   """Run the decoding stages; return their part of the summary."""
   thresholds = stages.run(
     'thresholds',
@@ -67,9 +64,8 @@ def run(
 # MARK: Thresholds
 
 
-def _thresholds(settings: 'Settings', models: 'Models') -> dict[str, Any]:
+def _thresholds(settings: Settings, models: Models) -> dict[str, Any]:
   model = models.tuned
-  criterion = default_criterion(model.config)
   batches = measuring.read_text(
     model, settings.text('validation'), packing=Packing.ONE_PER_ROW
   )
@@ -77,40 +73,52 @@ def _thresholds(settings: 'Settings', models: 'Models') -> dict[str, Any]:
     model.params,
     output.track(batches, 'scoring', unit='step'),
     config=model.config,
-    criteria=(criterion,),
-  )[criterion]
+    criteria=usable_criteria(model),
+  )
   with output.waiting('measuring windows'):
     factor = wall_clock.window_factor(
       prepare(model.params, config=model.config),
       config=model.config.model,
       window=settings.window,
     )
-  cost = _cost(model, criterion, factor)
-  with output.waiting('searching thresholds'):
-    best = sweep.calibrate(
-      logged,
+  found = {}
+  for name in output.track(logged, 'searching', unit='score'):
+    found[name] = sweep.calibrate(
+      logged[name],
       window=settings.window,
-      speedup=cost.speedup,
+      speedup=_cost(model, name, factor).speedup,
       search=Search(target=settings.target),
     )
-    held_out = logged.halves()[1]
-    grid = [t for t in sweep.GRID if t is not None]
-    grid = sorted({*grid, *(t for t in GRID if t is not None)})
-    points = sweep.sweep(
-      held_out,
-      window=settings.window,
-      speedup=cost.speedup,
-      grid=[*grid, None],
-    )
+  # Chosen on the same half as the thresholds.
+  best = max(found, key=lambda name: found[name].tuned.predicted_speedup)
+  points = sweep.sweep(
+    logged[best].halves()[1],
+    window=settings.window,
+    speedup=_cost(model, best, factor).speedup,
+    grid=GRID,
+  )
   return {
-    'criterion': criterion,
+    'criterion': best,
     'window': settings.window,
     'window_factor': factor,
-    'tokens': logged.num_tokens,
-    'exit_depths': logged.depths,
+    'tokens': logged[best].num_tokens,
+    'exit_depths': logged[best].depths,
     'points': points,
-    'calibrated': best,
+    'calibrated': found[best],
+    'criteria': [
+      {'criterion': name, 'calibrated': one} for name, one in found.items()
+    ],
   }
+
+
+def usable_criteria(model: Checkpoint) -> tuple[str, ...]:
+  """Return the criteria that every exit of a model can be asked by."""
+  usable = []
+  for name in criterion_names():
+    with contextlib.suppress(ArgumentError):
+      get_criterion(name).check(model.config.exits)
+      usable.append(name)
+  return tuple(usable)
 
 
 def _cost(model: Checkpoint, criterion: str, factor: float) -> DecodeCost:
@@ -145,7 +153,7 @@ class _Timed:
 
 
 def _speed(
-  settings: 'Settings', models: 'Models', found: dict[str, Any]
+  settings: Settings, models: Models, found: dict[str, Any]
 ) -> dict[str, Any]:
   model = models.tuned
   prompts = held_out_prompts(model, settings)
@@ -158,6 +166,16 @@ def _speed(
     'calibrated': calibrated,
   }
   timed = {k: _Timed(t, [], []) for k, t in settings_of.items()}
+  with output.waiting('compiling the decoder'):
+    for policy in (_policy(None, found), _policy(calibrated, found)):
+      generate(
+        prepared,
+        config=model.config,
+        prompts=prompts[:1],
+        policy=policy,
+        max_new_tokens=settings.new_tokens,
+        eos_ids=(),
+      )
   rounds = settings.repeats + 1
   total = len(prompts) * rounds * len(timed)
   with output.progress('timing', total=total, unit='run') as shown:
@@ -174,8 +192,9 @@ def _speed(
   cost = _cost(model, found['criterion'], found['window_factor'])
   full = timed.pop('full')
   points = {tuple(p['thresholds']): p for p in found['points']}
+  own = _own_text(model, full.rows, list(timed.values()), found, cost)
   described = []
-  for name, one in timed.items():
+  for (name, one), own_point in zip(timed.items(), own, strict=True):
     is_calibrated = name == 'calibrated'
     point = found['calibrated']['held_out'] if is_calibrated else None
     assert one.thresholds is not None
@@ -184,6 +203,7 @@ def _speed(
         **_describe(one, full, model, cost, found['window']),
         'calibrated': is_calibrated,
         'point': point or points[one.thresholds],
+        'own_agreement': own_point.agreement,
       }
     )
   return {
@@ -201,7 +221,7 @@ def _time_one(
   model: Checkpoint,
   prompt: Sequence[int],
   one: _Timed,
-  settings: 'Settings',
+  settings: Settings,
   found: dict[str, Any],
   shown: output.Progress,
 ) -> float:
@@ -219,6 +239,36 @@ def _time_one(
     one.rows.append(result.rows[0])
   shown.update()
   return result.timing.decode_s / len(result.rows[0].tokens)
+
+
+def _own_text(
+  model: Checkpoint,
+  rows: Sequence[GeneratedRow],
+  settings: Sequence[_Timed],
+  found: dict[str, Any],
+  cost: DecodeCost,
+) -> list[sweep.Point]:
+  """Return what settings would do along the full model's own continuations."""
+  begin = len(rows[0].prompt_tokens) - 1
+  ids = np.array([r.prompt_tokens + r.tokens for r in rows], np.int32)
+  shape = ids[:, :-1].shape
+  batch = Batch(
+    tokens=ids[:, :-1],
+    targets=ids[:, 1:],
+    weights=np.ones(shape, np.float32),
+    positions=np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
+    segment_ids=np.ones(shape, np.int32),
+  )
+  name = found['criterion']
+  logged = scores.collect_scores(
+    model.params, [batch], config=model.config, criteria=(name,)
+  )[name]
+  return sweep.evaluate_settings(
+    logged.after(begin),
+    [one.thresholds for one in settings if one.thresholds is not None],
+    window=found['window'],
+    speedup=cost.speedup,
+  )
 
 
 def _describe(
@@ -286,9 +336,7 @@ def _name(threshold: Threshold) -> str:
 # MARK: Samples
 
 
-def held_out_prompts(
-  model: Checkpoint, settings: 'Settings'
-) -> list[list[int]]:
+def held_out_prompts(model: Checkpoint, settings: Settings) -> list[list[int]]:
   """Return the beginnings of pieces of text that nothing was tuned on.
 
   Raises:
@@ -320,7 +368,7 @@ def held_out_prompts(
 
 
 def _samples(
-  settings: 'Settings', models: 'Models', found: dict[str, Any]
+  settings: Settings, models: Models, found: dict[str, Any]
 ) -> list[dict[str, Any]]:
   model = models.tuned
   tokenizer = measuring.open_tokenizer(model)

@@ -69,6 +69,15 @@ class ExitScores:
       )
     return self._rows(filled[::2]), self._rows(filled[1::2])
 
+  def after(self, begin: int) -> 'ExitScores':
+    """Return the tokens from place `begin` of each row on."""
+    return dataclasses.replace(
+      self,
+      scores=self.scores[:, :, begin:],
+      agree=self.agree[:, :, begin:],
+      counted=self.counted[:, begin:],
+    )
+
   def _rows(self, rows) -> 'ExitScores':
     return dataclasses.replace(
       self,

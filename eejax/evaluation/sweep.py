@@ -161,7 +161,7 @@ class Search:
   """
 
   target: float = 0.97
-  margin: float = 1.0
+  margin: float = 1.64
   candidates: int = 24
   prices: int = 16
   rounds: int = 3

@@ -50,7 +50,13 @@ def setting(thresholds, *, calibrated=False):
     'tokens_per_s': 321.0,
     'mean_depth': 8.25,
     'exit_shares': shares,
-    'point': {'agreement': interval(0.975), 'exit_shares': shares},
+    'own_agreement': interval(0.99),
+    'point': {
+      'agreement': interval(0.975),
+      'exit_shares': shares,
+      'mean_depth': 8.0,
+      'predicted_speedup': 1.25,
+    },
   }
 
 
@@ -123,7 +129,12 @@ def make_summary():
     },
     'sweep': {
       'exit_depths': [3, 6],
+      'criterion': 'gate',
       'calibrated': {'target': 0.97, 'held_out': calibrated['point']},
+      'criteria': [
+        {'criterion': name, 'calibrated': {'held_out': calibrated['point']}}
+        for name in ('gate', 'entropy')
+      ],
     },
     'speed': {
       'settings': [setting([0.5, 0.5]), setting([None, None]), calibrated],
@@ -174,6 +185,8 @@ def test_it_is_whole_and_says_what_there_is():
   page = Page(report.render(make_summary()))
   for words in (
     '1.31x',
+    'gate (used)',
+    'entropy',
     '97.5 %',
     '8.2 of 12',
     'It is faster.',

@@ -231,7 +231,8 @@ class TestExits:
     )
     assert code == 0, err
     summary = json.loads(out)
-    assert summary['sweep']['criterion'] == 'max_prob'
+    names = [c['criterion'] for c in summary['sweep']['criteria']]
+    assert names == ['max_prob', 'margin', 'entropy']
     assert list(summary['exit_kinds']) == ['exit_2']
 
 
