@@ -154,6 +154,13 @@ def _parse_threshold(text: str) -> Threshold:
     ) from None
 
 
+def with_mode(policy: Policy, mode: str | None) -> Policy:
+  """Return `policy` in another mode, or as it is for None."""
+  if mode is None:
+    return policy
+  return dataclasses.replace(policy, mode=Mode(mode))
+
+
 def to_json(policy: Policy) -> dict[str, Any]:
   """Return `policy` as plain values that `json` can write."""
   values = dataclasses.asdict(policy)

@@ -48,7 +48,8 @@ class TokenUpdate:
     exit_depths: blocks each went through before it was emitted.
     scores: score at the exit each came from; None from the final head.
     logprobs: log-probability of each, untempered, under its own head.
-    text: what the row's text grew by.
+    pieces: what each token added to the row's text; text that is held back
+      comes with a later token.
     finish_reason: why the row ended, or None while it goes on.
   """
 
@@ -57,7 +58,7 @@ class TokenUpdate:
   exit_depths: tuple[int, ...]
   scores: tuple[float | None, ...]
   logprobs: tuple[float, ...]
-  text: str
+  pieces: tuple[str, ...]
   finish_reason: FinishReason | None
 
 
@@ -72,6 +73,7 @@ class GeneratedRow:
     exit_depths: blocks each token went through before it was emitted.
     scores: score at the exit each came from; None from the final head.
     logprobs: log-probability of each, untempered, under its own head.
+    pieces: what each token added to the text; all empty without texts.
     text: the text of `tokens` up to a stop string; None without texts.
     finish_reason: why it ended.
     accounting: work done for it. Tokens that were thrown away after a stop
@@ -83,6 +85,7 @@ class GeneratedRow:
   exit_depths: tuple[int, ...]
   scores: tuple[float | None, ...]
   logprobs: tuple[float, ...]
+  pieces: tuple[str, ...]
   text: str | None
   finish_reason: FinishReason
   accounting: Accounting
@@ -103,6 +106,16 @@ class Timing:
   prefill_s: float = 0.0
   decode_s: float = 0.0
   tokens_per_s: float = 0.0
+
+  def __add__(self, other: 'Timing') -> 'Timing':
+    """Return the times of two batches, one after the other."""
+    tokens = sum(t.tokens_per_s * t.decode_s for t in (self, other))
+    both = Timing(
+      self.compile_s + other.compile_s, self.prefill_s + other.prefill_s
+    )
+    return both.with_decoding(
+      self.decode_s + other.decode_s, num_tokens=round(tokens)
+    )
 
   def with_decoding(self, seconds: float, *, num_tokens: int) -> 'Timing':
     """Return these times and those of generating `num_tokens` tokens."""
@@ -191,13 +204,14 @@ class RowProgress:
     """
     self.num_emitted += count
     emitted_ids = [int(t) for t in emitted.token[:count, row]]
-    kept, text = self._read(emitted_ids)
+    pieces = self._read(emitted_ids)
     if not self._has_stopped and not is_live:
-      text += self._finish_text()
-      ended = bool(emitted_ids) and emitted_ids[-1] in self._eos_ids
+      pieces[-1] += self._finish_text()
+      ended = emitted_ids[-1] in self._eos_ids
       self.finish_reason = FinishReason.EOS if ended else FinishReason.LENGTH
     if self._has_stopped:
       self.finish_reason = FinishReason.STOP
+    kept = len(pieces)
     column = lambda values: values[:kept, row].tolist()
     update = TokenUpdate(
       row=row,
@@ -205,7 +219,7 @@ class RowProgress:
       exit_depths=tuple(column(emitted.depth)),
       scores=tuple(None if math.isnan(s) else s for s in column(emitted.score)),
       logprobs=tuple(column(emitted.log_prob)),
-      text=text,
+      pieces=tuple(pieces),
       finish_reason=self.finish_reason,
     )
     self.tokens += update.tokens
@@ -226,6 +240,7 @@ class RowProgress:
       exit_depths=join('exit_depths'),
       scores=join('scores'),
       logprobs=join('logprobs'),
+      pieces=join('pieces'),
       text=None if self._text is None else self._text.text,
       finish_reason=self.finish_reason,
       accounting=accounting,
@@ -235,20 +250,20 @@ class RowProgress:
   def _has_stopped(self) -> bool:
     return self._text is not None and self._text.stopped
 
-  def _read(self, tokens: Sequence[int]) -> tuple[int, str]:
-    """Return how many tokens are kept, and their text.
+  def _read(self, tokens: Sequence[int]) -> list[str]:
+    """Return the text of each token that is kept.
 
     An end token is kept and has no text.
     """
-    text = ''
-    if self._text is None:
-      return len(tokens), text
-    for number, token in enumerate(tokens, start=1):
-      if token not in self._eos_ids:
-        text += self._text.push(token)
-      if self._text.stopped:
-        return number, text
-    return len(tokens), text
+    pieces: list[str] = []
+    for token in tokens:
+      piece = ''
+      if self._text is not None and token not in self._eos_ids:
+        piece = self._text.push(token)
+      pieces.append(piece)
+      if self._has_stopped:
+        break
+    return pieces
 
   def _finish_text(self) -> str:
     return '' if self._text is None else self._text.finish()

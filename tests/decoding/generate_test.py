@@ -304,7 +304,7 @@ def test_how_calls_are_cut_changes_nothing(lively, prompts, tokens_per_call):
 
 
 def test_shapes_are_compiled_once(lively):
-  model = lively('1:norm', seed=5)
+  model = lively('1:norm', seed=5, max_length=200)
   programs.decode_chunk.clear_cache()
   programs.prefill.clear_cache()
   for prompt, threshold, tokens in [
