@@ -116,10 +116,11 @@ def _run(
   gates = {}
   for exit in config.exits:
     gates[exit.name] = jnp.full(tokens.shape, jnp.nan)
-    if exit.gate is not GateKind.NONE:
+    hidden = out.exit_inputs[exit.name].hidden
+    if exit.gate is not GateKind.NONE and hidden is not None:
       gates[exit.name] = gate_logit(
         params['exits'][exit.name],
-        out.exit_inputs[exit.name].hidden,
+        hidden,
         exit=exit,
         config=config.model,
       )
