@@ -17,21 +17,23 @@ It reads the plain values that `summary.json` holds, so a report can be made
 again from a summary alone.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from eejax.analysis import html_page as page
-from eejax.analysis.plots import (
-  Axis,
-  Format,
-  Mark,
-  Series,
-  bar_chart,
-  line_chart,
+from eejax.analysis.plots import Axis, Format, Mark, Series, line_chart
+from eejax.analysis.report_parts import (
+  Values,
+  against_full,
+  before_and_after_rows,
+  criterion_row,
+  depth_chart,
+  estimates,
+  head_name,
+  percent,
+  percent_range,
+  setting_row,
+  threshold_text,
+  times,
+  trade_chart,
 )
-
-Values = Mapping[str, Any]
-NEVER = 'never'
 
 
 def render(summary: Values) -> str:
@@ -63,21 +65,21 @@ def _opening(summary: Values) -> str:
   ceiling = summary['probe']['natural_exits']['saved_if_stable']
   cards = [
     (
-      _times(speed['measured']['value']),
+      times(speed['measured']['value']),
       'as fast as full decoding on this machine, measured'
       + (' (slower!)' if speed['measured']['value'] < 1 else ''),
     ),
     (
-      _percent(point['agreement']['value'], 1),
+      percent(point['agreement']['value'], 1),
       'of tokens as in full decoding, on text not tuned on '
-      f'({_range(point["agreement"])} %)',
+      f'({percent_range(point["agreement"])} %)',
     ),
     (
       f'{speed["mean_depth"]:.1f} of {layers}',
       'blocks before a token is emitted',
     ),
     (
-      _percent(ceiling['value'], 0),
+      percent(ceiling['value'], 0),
       'of blocks an oracle could skip without any training',
     ),
   ]
@@ -98,7 +100,7 @@ def _probe(summary: Values) -> str:
     stable.append(total)
   agreement = line_chart(
     [
-      Series('agrees with the last', places, _values(depths, 'agreement')),
+      Series('agrees with the last', places, estimates(depths, 'agreement')),
       Series('settled by then', places, stable),
     ],
     title='Agreement with the last depth, by depth',
@@ -106,7 +108,7 @@ def _probe(summary: Values) -> str:
     y=Axis('share of tokens', Format.PERCENT, low=0.0, high=1.0),
   )
   loss = line_chart(
-    [Series('loss', places, _values(depths, 'loss'))],
+    [Series('loss', places, estimates(depths, 'loss'))],
     title='Loss by depth',
     x=Axis('depth'),
     y=Axis('loss, nats a token'),
@@ -132,7 +134,7 @@ def _tuning(summary: Values) -> str:
   names = [h['name'] for h in summary['after']['heads']]
   series = [
     Series(
-      _head_name(name),
+      head_name(name),
       [c['step'] for c in curve],
       [c.get(f'{name}/loss') for c in curve],
       dashed=name == 'final',
@@ -148,7 +150,7 @@ def _tuning(summary: Values) -> str:
   agreement = line_chart(
     [
       Series(
-        _head_name(name),
+        head_name(name),
         [c['step'] for c in curve],
         [c.get(f'{name}/agreement') for c in curve],
       )
@@ -172,7 +174,7 @@ def _tuning(summary: Values) -> str:
       ]
     ),
     '<h3>Every exit before and after</h3>',
-    page.table(_before_and_after(summary), words=['kind']),
+    page.table(before_and_after_rows(summary), words=['kind']),
   )
 
 
@@ -180,7 +182,7 @@ def _thresholds(summary: Values) -> str:
   speed, sweep = summary['speed'], summary['sweep']
   target = sweep['calibrated']['target']
   curve = [s for s in speed['settings'] if not s['calibrated']]
-  names = tuple(_threshold(s['thresholds'][0]) for s in curve)
+  names = tuple(threshold_text(s['thresholds'][0]) for s in curve)
   places = list(range(len(curve)))
   axis = Axis('threshold of all exits', names=names)
   agreement = line_chart(
@@ -199,7 +201,7 @@ def _thresholds(summary: Values) -> str:
     title='Agreement with full decoding by threshold',
     x=axis,
     y=Axis('agreement', Format.PERCENT),
-    marks=[Mark(target, f'target {_percent(target, 0)}')],
+    marks=[Mark(target, f'target {percent(target, 0)}')],
   )
   faster = line_chart(
     [
@@ -228,13 +230,13 @@ def _thresholds(summary: Values) -> str:
     ),
     page.panels(
       [
-        ('Speed-up against agreement', _trade(curve, speed['calibrated'])),
-        ('Where tokens leave, calibrated', _histogram(summary)),
+        ('Speed-up against agreement', trade_chart(curve, speed['calibrated'])),
+        ('Where tokens leave, calibrated', depth_chart(summary)),
       ]
     ),
-    page.table([_setting_row(s) for s in speed['settings']]),
+    page.table([setting_row(s) for s in speed['settings']]),
     '<h3>Which score to ask</h3>',
-    page.table([_criterion_row(c, sweep) for c in sweep['criteria']]),
+    page.table([criterion_row(c, sweep) for c in sweep['criteria']]),
     page.paragraph(
       'Each score with its own thresholds, searched for the same agreement. '
       'A gate is read before the head; the others cost a head at every exit '
@@ -266,7 +268,7 @@ def _samples(summary: Values) -> str:
         prompt=sample['prompt'],
       )
     )
-    shown.append(page.paragraph(_against_full(sample)))
+    shown.append(page.paragraph(against_full(sample)))
   return page.section('What it writes', *shown)
 
 
@@ -286,138 +288,3 @@ def _method(summary: Values) -> str:
       ]
     ),
   )
-
-
-# MARK: Parts
-
-
-def _before_and_after(summary: Values) -> list[dict[str, object]]:
-  before = {h['name']: h for h in summary['before']['heads']}
-  rows = []
-  for after in summary['after']['heads']:
-    old = before[after['name']]
-    rows.append(
-      {
-        'head': _head_name(after['name']),
-        'loss': _change(old, after, 'loss', '{:.3f}'),
-        'perplexity': _change(old, after, 'perplexity', '{:.3g}'),
-        'top-1 %': _change(old, after, 'accuracy', '{:.1f}', scale=100),
-        'agreement with final %': _change(
-          old, after, 'agreement', '{:.1f}', scale=100
-        ),
-        'kind': summary['exit_kinds'].get(after['name'], 'the backbone'),
-      }
-    )
-  return rows
-
-
-def _change(
-  old: Values, new: Values, name: str, form: str, *, scale: float = 1
-) -> str:
-  before, after = (
-    form.format(scale * head[name]['value']) for head in (old, new)
-  )
-  return before if before == after else f'{before} \u2192 {after}'
-
-
-def _setting_row(setting: Values) -> dict[str, object]:
-  point = setting['point']
-  thresholds = [_threshold(t) for t in setting['thresholds']]
-  alike = len(set(thresholds)) == 1
-  return {
-    'threshold': thresholds[0] if alike else ', '.join(thresholds),
-    'chosen by': 'search' if setting['calibrated'] else 'grid',
-    'agreement': f'{_percent(point["agreement"]["value"], 1)} '
-    f'({_range(point["agreement"])})',
-    'on own text': _percent(setting['own_agreement']['value'], 1),
-    'measured': _times(setting['measured']['value']),
-    'slowest to fastest prompt': f'{setting["measured"]["low"]:.2f} to '
-    f'{setting["measured"]["high"]:.2f}',
-    'predicted': _times(setting['predicted']),
-    'mean depth': f'{setting["mean_depth"]:.1f}',
-    'tokens/s': f'{setting["tokens_per_s"]:.0f}',
-  }
-
-
-def _criterion_row(entry: Values, sweep: Values) -> dict[str, object]:
-  point = entry['calibrated']['held_out']
-  name = entry['criterion']
-  return {
-    'score': f'{name} (used)' if name == sweep['criterion'] else name,
-    'agreement': f'{_percent(point["agreement"]["value"], 1)} '
-    f'({_range(point["agreement"])})',
-    'mean depth': f'{point["mean_depth"]:.1f}',
-    'predicted speed-up': _times(point['predicted_speedup']),
-  }
-
-
-def _trade(curve: Sequence[Values], calibrated: Values) -> str:
-  agreement = lambda s: s['point']['agreement']['value']
-  speed = lambda s: s['measured']['value']
-  ordered = sorted(curve, key=agreement)
-  return line_chart(
-    [
-      Series(
-        'one threshold for all exits',
-        [agreement(s) for s in ordered],
-        [speed(s) for s in ordered],
-      ),
-      Series(
-        'a threshold for each exit, calibrated',
-        [agreement(calibrated)],
-        [speed(calibrated)],
-      ),
-    ],
-    title='Speed-up against agreement with full decoding',
-    x=Axis('agreement', Format.PERCENT),
-    y=Axis('speed-up, measured', Format.TIMES),
-    marks=[Mark(1.0, 'full decoding')],
-  )
-
-
-def _histogram(summary: Values) -> str:
-  sweep, calibrated = summary['sweep'], summary['speed']['calibrated']
-  levels = [*sweep['exit_depths'], summary['model']['num_layers']]
-  return bar_chart(
-    [
-      ('held-out text', sweep['calibrated']['held_out']['exit_shares']),
-      ('own continuations', calibrated['exit_shares']),
-    ],
-    title='Share of tokens emitted at each depth',
-    x=Axis('depth', names=tuple(str(d) for d in levels)),
-    y=Axis('share of tokens', Format.PERCENT, low=0.0),
-  )
-
-
-def _against_full(sample: Values) -> str:
-  same, total = sample['same_tokens'], len(sample['pieces'])
-  if same == total:
-    return f'All {total} tokens are those of full decoding.'
-  return (
-    f'The first {same} of {total} tokens are those of full decoding; after a '
-    'different token the two texts go their own ways.'
-  )
-
-
-def _head_name(name: str) -> str:
-  return 'final head' if name == 'final' else f'depth {name.split("_")[-1]}'
-
-
-def _threshold(value: float | None) -> str:
-  return NEVER if value is None else f'{value:.4g}'
-
-
-def _values(rows: Sequence[Values], name: str) -> list[float]:
-  return [row[name]['value'] for row in rows]
-
-
-def _percent(value: float, digits: int) -> str:
-  return f'{100 * value:.{digits}f} %'
-
-
-def _times(value: float) -> str:
-  return f'{value:.2f}x'
-
-
-def _range(interval: Values) -> str:
-  return f'{100 * interval["low"]:.1f} to {100 * interval["high"]:.1f}'

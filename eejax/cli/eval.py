@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from eejax.cli import measuring
 
 if TYPE_CHECKING:
-  from eejax.analysis.cost_model import DecodeCost
   from eejax.checkpoint.folder import Checkpoint
   from eejax.evaluation.perplexity import Evaluation
   from eejax.evaluation.sweep import Calibration, Point
@@ -131,20 +130,6 @@ def point_rows(
   ]
 
 
-def decode_cost(
-  model: 'Checkpoint', criterion: str, *, window_factor: float = 1.0
-) -> 'DecodeCost':
-  """Return the cost model of a checkpoint decoded in float32."""
-  from eejax.analysis.cost_model import DecodeCost, model_cost
-  from eejax.decoding.criteria import Reads, get_criterion
-
-  return DecodeCost(
-    model_cost(model.config),
-    reads_logits=get_criterion(criterion).reads is Reads.LOGITS,
-    window_factor=window_factor,
-  )
-
-
 def _search(args: argparse.Namespace):
   from eejax.evaluation.sweep import Search
 
@@ -166,7 +151,7 @@ def _sweep(args, model: 'Checkpoint', text, search) -> dict[str, Any]:
     criteria=(criterion,),
     dtype=args.dtype,
   )[criterion]
-  speedup = decode_cost(model, criterion).speedup
+  speedup = measuring.decode_cost(model, criterion).speedup
   points = sweep.sweep(logged, window=args.window, speedup=speedup)
   with output.waiting('searching thresholds'):
     best = sweep.calibrate(

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
+  from eejax.analysis.cost_model import DecodeCost
   from eejax.checkpoint.folder import Checkpoint
   from eejax.data.batch import Batch, Packing
   from eejax.data.tokenizer import Tokenizer
@@ -190,6 +191,20 @@ def read_text(
     return spread_rows(
       everything, max_tokens=text.max_tokens, batch_size=text.batch_size
     )
+
+
+def decode_cost(
+  model: 'Checkpoint', criterion: str, *, window_factor: float = 1.0
+) -> 'DecodeCost':
+  """Return the cost model of a checkpoint decoded in float32."""
+  from eejax.analysis.cost_model import DecodeCost, model_cost
+  from eejax.decoding.criteria import Reads, get_criterion
+
+  return DecodeCost(
+    model_cost(model.config),
+    reads_logits=get_criterion(criterion).reads is Reads.LOGITS,
+    window_factor=window_factor,
+  )
 
 
 def plus_minus(interval: 'Interval', *, digits: int, scale: float = 1) -> str:

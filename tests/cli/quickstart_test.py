@@ -23,7 +23,12 @@ import pytest
 
 from eejax.checkpoint import folder, huggingface_export
 from eejax.checkpoint.folder import Checkpoint
-from eejax.cli import main, quickstart_decoding, quickstart_stages
+from eejax.cli import (
+  main,
+  quickstart_decoding,
+  quickstart_speed,
+  quickstart_stages,
+)
 from eejax.config import parse_exits
 from eejax.data.tokenizer import train_bpe
 from eejax.errors import ArgumentError
@@ -260,7 +265,7 @@ class TestBadInput:
 
 def test_work_of_depths_counts_windows():
   depths = np.array([[3, 3, 12, 6]])
-  work = quickstart_decoding.work_of_depths(depths, [3, 6, 12], window=8)
+  work = quickstart_speed.work_of_depths(depths, [3, 6, 12], window=8)
   assert work.taken.tolist() == [2, 1, 1]
   # The third token takes two along; the fourth stops after the second stage.
   assert work.stage_runs.tolist() == [[4, 0], [1, 1], [0, 1]]

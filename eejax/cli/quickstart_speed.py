@@ -1,0 +1,256 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The quickstart's timing of decoding: every setting against full decoding."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from eejax.analysis.cost_model import DecodeCost
+from eejax.checkpoint.folder import Checkpoint
+from eejax.cli import measuring, output
+from eejax.data.batch import Batch
+from eejax.decoding.generate import generate
+from eejax.decoding.policy import Mode, Policy, Threshold
+from eejax.decoding.prepare import prepare
+from eejax.decoding.replay import Work, replay
+from eejax.decoding.results import GeneratedRow, GenerateResult
+from eejax.evaluation import scores, sweep, wall_clock
+
+# Thresholds that are timed besides the calibrated ones.
+GRID: tuple[Threshold, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """Hold what the search for thresholds found, of its stage's plain result.
+
+  Attributes:
+    criterion: which score is asked.
+    window: of the decoder.
+    window_factor: cost of a window over that of a token.
+    calibrated: thresholds of the exits.
+    calibrated_point: what they do on held-out text.
+    points: the same of each setting of the grid, by its thresholds.
+  """
+
+  criterion: str
+  window: int
+  window_factor: float
+  calibrated: tuple[Threshold, ...]
+  calibrated_point: dict[str, Any]
+  points: dict[tuple[Threshold, ...], dict[str, Any]]
+
+  @classmethod
+  def of(cls, result: dict[str, Any]) -> 'Found':
+    """Return what a stage's result says."""
+    return cls(
+      criterion=result['criterion'],
+      window=result['window'],
+      window_factor=result['window_factor'],
+      calibrated=tuple(result['calibrated']['tuned']['thresholds']),
+      calibrated_point=result['calibrated']['held_out'],
+      points={tuple(p['thresholds']): p for p in result['points']},
+    )
+
+  def policy(self, thresholds: tuple[Threshold, ...] | None) -> Policy:
+    """Return the policy of a setting; None is full decoding."""
+    if thresholds is None:
+      return Policy(Mode.FULL)
+    return Policy(
+      Mode.EARLY_EXIT, self.criterion, thresholds, window=self.window
+    )
+
+
+class Timing:
+  """Time settings on several prompts, each setting in its turn.
+
+  Attributes:
+    seconds: of a token, by setting: of each prompt, several times.
+    rows: the last continuation of each prompt, by setting.
+  """
+
+  FULL, CALIBRATED = 'full', 'calibrated'
+
+  def __init__(
+    self,
+    model: Checkpoint,
+    found: Found,
+    *,
+    prompts: Sequence[list[int]],
+    new_tokens: int,
+  ):
+    """Prepare the model; nothing is run yet.
+
+    Args:
+      model: with tuned exits.
+      found: thresholds.
+      prompts: of equal length.
+      new_tokens: to be generated for each.
+    """
+    self.model, self.found = model, found
+    self.prompts, self.new_tokens = prompts, new_tokens
+    self.prepared = prepare(model.params, config=model.config)
+    exits = len(model.config.exits)
+    self.settings: dict[str, tuple[Threshold, ...] | None] = {
+      self.FULL: None,
+      **{str(t): (t,) * exits for t in GRID},
+      self.CALIBRATED: found.calibrated,
+    }
+    self.seconds: dict[str, list[list[float]]] = {n: [] for n in self.settings}
+    self.rows: dict[str, list[GeneratedRow]] = {n: [] for n in self.settings}
+
+  def run(self, *, repeats: int) -> None:
+    """Time everything."""
+    with output.waiting('compiling the decoder'):
+      for name in (self.FULL, self.CALIBRATED):
+        self._generate(name, self.prompts[0])
+    total = len(self.prompts) * (repeats + 1) * len(self.settings)
+    with output.progress('timing', total=total, unit='run') as shown:
+      for prompt in self.prompts:
+        last: dict[str, GenerateResult] = {}
+        seconds = wall_clock.interleaved(
+          {
+            name: functools.partial(self._time, name, prompt, last, shown)
+            for name in self.settings
+          },
+          repeats=repeats,
+        )
+        for name, values in seconds.items():
+          self.seconds[name].append(values)
+          self.rows[name] += last[name].rows
+
+  def _time(
+    self,
+    name: str,
+    prompt: list[int],
+    last: dict[str, GenerateResult],
+    shown: output.Progress,
+  ) -> float:
+    last[name] = self._generate(name, prompt)
+    shown.update()
+    return last[name].timing.decode_s / len(last[name].rows[0].tokens)
+
+  def _generate(self, name: str, prompt: list[int]) -> GenerateResult:
+    return generate(
+      self.prepared,
+      config=self.model.config,
+      prompts=[prompt],
+      policy=self.found.policy(self.settings[name]),
+      max_new_tokens=self.new_tokens,
+      # Every run has to be of one length to be compared.
+      eos_ids=(),
+    )
+
+  def result(self) -> dict[str, Any]:
+    """Return what was measured, beside what was predicted."""
+    settings = []
+    own = self._own_text()
+    for name, thresholds in self.settings.items():
+      if thresholds is None:
+        continue
+      is_calibrated = name == self.CALIBRATED
+      point = self.found.points.get(thresholds)
+      settings.append(
+        {
+          **self._describe(name),
+          'calibrated': is_calibrated,
+          'point': self.found.calibrated_point if is_calibrated else point,
+          'own_agreement': own[name].agreement,
+        }
+      )
+    return {
+      'prompts': len(self.prompts),
+      'new_tokens': len(self.rows[self.FULL][0].tokens),
+      'full_tokens_per_s': self._tokens_per_s(self.FULL),
+      'settings': settings,
+      'calibrated': settings[-1],
+    }
+
+  def _describe(self, name: str) -> dict[str, Any]:
+    config, rows = self.model.config, self.rows[name]
+    levels = [*config.exit_depths, config.model.num_layers]
+    depths = np.array([row.exit_depths for row in rows])
+    work = work_of_depths(depths, levels, window=self.found.window)
+    tokens = np.array([row.tokens for row in rows])
+    full_tokens = np.array([row.tokens for row in self.rows[self.FULL]])
+    return {
+      'thresholds': self.settings[name],
+      'measured': wall_clock.speed_ratio(
+        self.seconds[name], self.seconds[self.FULL]
+      ),
+      'predicted': self._cost.speedup(work),
+      'tokens_per_s': self._tokens_per_s(name),
+      'mean_depth': float(depths.mean()),
+      'exit_shares': [float((depths == d).mean()) for d in levels],
+      'same_place_same_token': float((tokens == full_tokens).mean()),
+    }
+
+  @property
+  def _cost(self) -> DecodeCost:
+    found = self.found
+    return measuring.decode_cost(
+      self.model, found.criterion, window_factor=found.window_factor
+    )
+
+  def _tokens_per_s(self, name: str) -> float:
+    return 1 / float(np.mean([np.median(s) for s in self.seconds[name]]))
+
+  def _own_text(self) -> dict[str, sweep.Point]:
+    """Return what settings would do along the model's own continuations."""
+    rows = self.rows[self.FULL]
+    ids = np.array([r.prompt_tokens + r.tokens for r in rows], np.int32)
+    shape = ids[:, :-1].shape
+    batch = Batch(
+      tokens=ids[:, :-1],
+      targets=ids[:, 1:],
+      weights=np.ones(shape, np.float32),
+      positions=np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
+      segment_ids=np.ones(shape, np.int32),
+    )
+    name = self.found.criterion
+    logged = scores.collect_scores(
+      self.model.params, [batch], config=self.model.config, criteria=(name,)
+    )[name]
+    settings = {n: t for n, t in self.settings.items() if t is not None}
+    points = sweep.evaluate_settings(
+      logged.after(len(rows[0].prompt_tokens) - 1),
+      list(settings.values()),
+      window=self.found.window,
+      speedup=self._cost.speedup,
+    )
+    return dict(zip(settings, points, strict=True))
+
+
+def work_of_depths(
+  depths: np.ndarray, levels: Sequence[int], *, window: int
+) -> Work:
+  """Return the work behind tokens emitted at known depths.
+
+  Args:
+    depths: of each token, a row a generation.
+    levels: the depths of the exits, and L.
+    window: of the decoder.
+  """
+  exits = len(levels) - 1
+  sure = np.stack([depths == d for d in levels[:-1]]).astype(np.float32)
+  return replay(
+    sure,
+    counted=np.ones(depths.shape, bool),
+    thresholds=np.full((1, exits), 0.5, np.float32),
+    window=window,
+  ).work[0]
