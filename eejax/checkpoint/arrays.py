@@ -19,6 +19,7 @@ so that a missing or shortened one is found and named.
 
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,16 +32,36 @@ from eejax.types import PyTree
 
 Path = tuple[str, ...]
 
+# Part of the name of every file of Orbax's code.
+_ORBAX = f'{os.sep}orbax{os.sep}'
+
 
 class _QuietOrbax(logging.Filter):
   """Drop what Orbax logs: its inner workings, and errors it raises as well."""
 
   def filter(self, record: logging.LogRecord) -> bool:
-    return f'{os.sep}orbax{os.sep}' not in record.pathname
+    return _ORBAX not in record.pathname
 
 
-# Orbax logs through absl, whose logger exists once Orbax is imported.
-logging.getLogger('absl').addFilter(_QuietOrbax())
+def _hush() -> None:
+  """Keep Orbax and TensorStore from writing to stderr by themselves."""
+  # Orbax logs through absl, whose logger exists once Orbax is imported.
+  logging.getLogger('absl').addFilter(_QuietOrbax())
+  # When one read or write fails, the others are abandoned: TensorStore's
+  # threads report them to an event loop that is gone, Orbax's coroutines are
+  # collected half way, and Python prints a traceback for each.
+  previous = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    code = getattr(unraisable.object, 'cr_code', None)
+    is_theirs = code is not None and _ORBAX in code.co_filename
+    if not is_theirs and str(unraisable.exc_value) != 'Event loop is closed':
+      previous(unraisable)
+
+  sys.unraisablehook = hook
+
+
+_hush()
 
 
 def write_tree(path: str | os.PathLike, tree: PyTree) -> None:

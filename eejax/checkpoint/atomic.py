@@ -73,7 +73,7 @@ def whole_folder(
     _flush(partial_path)
     _swap(partial_path, path)
   except Exception as error:
-    if _is_disk_error(error):
+    if isinstance(error, OSError) or is_disk_full(error):
       raise _cannot_write(path, error) from error
     raise
   finally:
@@ -143,17 +143,21 @@ def _swap(partial: pathlib.Path, path: pathlib.Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _is_disk_error(error: BaseException) -> bool:
-  if isinstance(error, OSError):
-    return True
-  # TensorStore turns the system's error into text.
-  return 'No space left on device' in str(error)
+def is_disk_full(error: BaseException) -> bool:
+  """Return whether an error says that there is no room, in whatever words."""
+  seen: BaseException | None = error
+  while seen is not None:
+    if getattr(seen, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
+      return True
+    # TensorStore turns the system's error into text.
+    if os.strerror(errno.ENOSPC) in str(seen):
+      return True
+    seen = seen.__cause__ or seen.__context__
+  return False
 
 
 def _cannot_write(path: pathlib.Path, error: BaseException) -> CheckpointError:
-  full = {errno.ENOSPC, errno.EDQUOT}
-  code = getattr(error, 'errno', None)
-  if code in full or 'No space left on device' in str(error):
+  if is_disk_full(error):
     return CheckpointError(
       f'the disk is full: {path} was not written; make room and try again.'
     )

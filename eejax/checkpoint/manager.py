@@ -29,7 +29,8 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from eejax.checkpoint import arrays  # noqa: F401  (silences Orbax's log)
+from eejax.checkpoint import arrays  # noqa: F401  (keeps Orbax quiet)
+from eejax.checkpoint.atomic import is_disk_full
 from eejax.errors import CheckpointError
 from eejax.types import PyTree
 
@@ -205,14 +206,13 @@ class RunCheckpoints:
     self._manager.reload()
 
   def _not_written(self, error: Exception) -> CheckpointError:
-    reason = _reason(error)
-    if 'No space left on device' in reason:
+    if is_disk_full(error):
       return CheckpointError(
         f'the disk is full: the newest checkpoint in {self.path} was not '
         'written; make room and start again from the one before.'
       )
     return CheckpointError(
-      f'a checkpoint in {self.path} was not written: {reason}.'
+      f'a checkpoint in {self.path} was not written: {_reason(error)}.'
     )
 
 
