@@ -152,8 +152,9 @@ class Timing:
       prompts=[prompt],
       policy=self.found.policy(self.settings[name]),
       max_new_tokens=self.new_tokens,
-      # Every run has to be of one length to be compared.
-      eos_ids=(),
+      # Every run has to be of one length to be compared. No token is -1, and
+      # as many end tokens as usual share their program with the samples.
+      eos_ids=(-1,) * len(self.model.config.model.eos_ids),
     )
 
   def result(self) -> dict[str, Any]:
