@@ -1,0 +1,259 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Tests of `eejax generate`."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from eejax.checkpoint import folder
+from eejax.checkpoint.folder import Checkpoint
+from eejax.cli import exit_colours, main
+from eejax.data.tokenizer import Tokenizer, train_bpe
+from eejax.decoding.policy import Mode, Policy, save_policy
+from eejax.testing import tiny
+
+WORDS = ['alpha', 'beta', 'gamma', 'delta', 'epsilon', 'zeta', 'eta', 'theta']
+EARLY = ('--criterion', 'max_prob', '--threshold', '1e-9,never')
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  """Return a folder with a checkpoint, policies and prompts."""
+  root = tmp_path_factory.mktemp('generate')
+  random = np.random.default_rng(0)
+  text = '\n\n'.join(' '.join(random.choice(WORDS, 30)) for _ in range(40))
+  tokenizer = train_bpe([text], vocab_size=300)
+  tokenizer.save(root / 'tokenizer')
+  config = tiny.tiny_config(
+    '1:norm,3:mlp:gate',
+    vocab_size=300,
+    bos_id=tokenizer.bos_id,
+    eos_ids=(),
+    max_length=64,
+  )
+  params = jax.tree.map(lambda x: 8 * x, tiny.tiny_params(config))
+  model = Checkpoint(config, params, tokenizer_folder=root / 'tokenizer')
+  saved = folder.save(root / 'model', model)
+  save_policy(
+    Policy(
+      Mode.EARLY_EXIT,
+      'margin',
+      (0.5, None),
+      window=4,
+      backbone_hash=saved.backbone_hash,
+    ),
+    root / 'policy.json',
+  )
+  save_policy(Policy(backbone_hash='0' * 64), root / 'other.json')
+  (root / 'prompts.txt').write_text('alpha beta\n\ngamma\n')
+  (root / 'prompts.jsonl').write_text(
+    '{"prompt": "alpha beta"}\n{"prompt": "gamma", "more": 1}\n'
+  )
+  return root
+
+
+def run(capsys, place, *argv, expect=0):
+  words = ['generate', place / 'model', '--max-new-tokens', 9, *argv]
+  code = main.main([str(w) for w in words])
+  out, err = capsys.readouterr()
+  assert code == expect, err
+  return out, err
+
+
+def run_json(capsys, place, *argv):
+  return json.loads(run(capsys, place, '--json', *argv)[0])
+
+
+# MARK: What is printed
+
+
+def test_json_holds_what_the_design_promises(place, capsys):
+  found = run_json(
+    capsys, place, '--prompt', 'alpha', '--prompt', 'beta eta', *EARLY
+  )
+  assert set(found) == {'results', 'timing', 'accounting', 'mode', 'policy'}
+  assert len(found['results']) == 2
+  for row in found['results']:
+    per_token = ('tokens', 'exit_depths', 'scores', 'logprobs')
+    assert {len(row[name]) for name in per_token} == {9}
+    assert row['exit_depths'] == [1] * 7 + [4, 1]
+    assert [s is None for s in row['scores']] == [False] * 7 + [True, False]
+    assert row['finish_reason'] == 'length'
+    tokenizer = Tokenizer.load(place / 'tokenizer')
+    assert tokenizer.decode(row['prompt_tokens']) in ('alpha', 'beta eta')
+    assert row['prompt_tokens'][0] == tokenizer.bos_id
+    whole = tokenizer.decode(row['prompt_tokens'] + row['tokens'])
+    assert whole.endswith(row['text'])
+  timing, work = found['timing'], found['accounting']
+  assert {'prefill_s', 'decode_s', 'tokens_per_s', 'compile_s'} <= set(timing)
+  # Eight tokens of each row went through all four blocks, one through one.
+  assert work['blocks_run'] == 2 * (8 * 4 + 1)
+  assert work['blocks_full'] == 2 * 9 * 4
+  assert work['head_calls'] == 2 * 9
+  assert work['catch_up_blocks'] == 2 * 7 * 3
+  assert found['mode'] == 'early_exit'
+  assert found['policy']['thresholds'] == [1e-9, 'never']
+
+
+def test_people_get_prompt_and_text(place, capsys):
+  out, err = run(capsys, place, '--prompt', 'alpha beta')
+  text = run_json(capsys, place, '--prompt', 'alpha beta')['results'][0]['text']
+  assert out == f'alpha beta{text}\n'
+  assert 'tokens/s' in err and '100% of the block-passes' in err
+
+
+def test_a_stream_shows_the_same_text(place, capsys):
+  streamed, _ = run(capsys, place, '--prompt', 'alpha beta', '--stream')
+  assert streamed == run(capsys, place, '--prompt', 'alpha beta')[0]
+
+
+def test_exits_are_listed_where_there_are_no_colours(place, capsys):
+  out, _ = run(capsys, place, '--prompt', 'alpha', '--show-exits', *EARLY)
+  assert 'exit depths: 1 1 1 1 1 1 1 4 1\n' in out
+  assert 'depth 1 89%' in out and 'full depth 11%' in out
+  assert '\x1b' not in out
+
+
+@pytest.mark.parametrize('stream', [(), ('--stream',)])
+def test_exits_are_coloured_on_a_terminal(place, capsys, monkeypatch, stream):
+  monkeypatch.setattr('sys.stdout.isatty', lambda: True, raising=False)
+  monkeypatch.delenv('NO_COLOR', raising=False)
+  plain, _ = run(capsys, place, '--prompt', 'alpha', *EARLY)
+  out, _ = run(
+    capsys, place, '--prompt', 'alpha', '--show-exits', *stream, *EARLY
+  )
+  text, legend, _ = out.rsplit('\n', 2)
+  assert '\x1b[38;5;46m' in text and '\x1b[38;5;46m' in legend
+  assert re.sub(r'\x1b\[[0-9;]*m', '', text) == plain.rstrip('\n')
+
+
+def test_a_painter_tells_depths_apart():
+  painter = exit_colours.Painter(depths=(2, 4, 6, 8), has_colours=True)
+  painted = [painter.paint(['x'], [d]) for d in painter.depths]
+  assert len(set(painted)) == 4 and painted[-1] == 'x'
+  assert painter.paint(['', ''], [2, 4]) == ''
+
+
+# MARK: What is decoded
+
+
+@pytest.mark.parametrize('name', ['prompts.txt', 'prompts.jsonl'])
+@pytest.mark.parametrize('batch_size', [1, 8])
+def test_prompts_of_a_file(place, capsys, name, batch_size):
+  found = run_json(
+    capsys, place, '--prompts', place / name, '--batch-size', batch_size
+  )
+  typed = run_json(capsys, place, '--prompt', 'alpha beta', '--prompt', 'gamma')
+  tokens = lambda result: [r['tokens'] for r in result['results']]
+  assert tokens(found) == tokens(typed)
+
+
+def test_never_equals_full(place, capsys):
+  full = run_json(capsys, place, '--prompt', 'alpha', '--mode', 'full')
+  never = run_json(capsys, place, '--prompt', 'alpha', '--threshold', 'never')
+  assert full['mode'] == 'full' and never['mode'] == 'early_exit'
+  assert full['results'][0]['tokens'] == never['results'][0]['tokens']
+
+
+def test_a_policy_file_is_followed(place, capsys):
+  policy = ('--policy', place / 'policy.json')
+  found = run_json(capsys, place, '--prompt', 'alpha', *policy)
+  flags = ('--criterion', 'margin', '--threshold', '0.5,never', '--window', 4)
+  typed = run_json(capsys, place, '--prompt', 'alpha', *flags)
+  assert found['results'] == typed['results']
+  full = run_json(capsys, place, '--prompt', 'alpha', *policy, '--mode', 'full')
+  assert full['mode'] == 'full'
+  assert set(full['results'][0]['exit_depths']) == {4}
+
+
+def test_seeds_and_sampling_flags(place, capsys):
+  flags = ('--prompt', 'alpha', '--temperature', 1.3)
+  tokens = lambda *more: run_json(capsys, place, *flags, *more)['results'][0][
+    'tokens'
+  ]
+  assert tokens('--seed', 3) == tokens('--seed', 3)
+  assert tokens('--seed', 3) != tokens('--seed', 4)
+  greedy = run_json(capsys, place, '--prompt', 'alpha')['results'][0]['tokens']
+  assert tokens('--top-k', 1) == tokens('--min-p', 1) == greedy
+
+
+def test_a_stop_text_ends_a_row_and_leaks_nothing(place, capsys):
+  row = run_json(capsys, place, '--prompt', 'alpha')['results'][0]
+  # Over the border of two tokens, wherever it lies.
+  stop = row['text'][len(row['text']) // 2 :][:3]
+  found = run_json(capsys, place, '--prompt', 'alpha', '--stop', stop)
+  cut = found['results'][0]
+  assert cut['finish_reason'] == 'stop'
+  assert cut['text'] == row['text'][: row['text'].index(stop)]
+  assert cut['tokens'] == row['tokens'][: len(cut['tokens'])]
+  assert len(cut['tokens']) == len(cut['exit_depths']) <= 9
+  decoded = Tokenizer.load(place / 'tokenizer').decode(cut['tokens'][:-1])
+  assert stop not in decoded
+
+
+def test_an_empty_prompt_starts_from_the_start_token(place, capsys):
+  found = run_json(capsys, place, '--prompt', '')
+  assert len(found['results'][0]['prompt_tokens']) == 1
+
+
+# MARK: Bad input
+
+
+@pytest.mark.parametrize(
+  'argv, message',
+  [
+    ((), 'there is no prompt'),
+    (('--prompts', 'absent.txt'), 'absent.txt cannot be read'),
+    (('--prompt', 'x', '--threshold', '1.5'), 'must lie in'),
+    (('--prompt', 'x', '--threshold', 'high'), 'is not a threshold'),
+    (('--prompt', 'x', '--threshold', '0.1,0.2,0.3'), '3 thresholds for 2'),
+    (('--prompt', 'x', '--criterion', 'luck'), "no criterion 'luck'"),
+    (('--prompt', 'x', '--criterion', 'gate'), 'none at depth 1'),
+    (('--prompt', 'x', '--mode', 'full', '--window', '4'), 'takes no --window'),
+    (('--prompt', 'x', '--policy', 'p', '--window', '4'), 'give one of them'),
+    (('--prompt', 'x', '--policy', 'absent.json'), 'cannot be read'),
+    (('--prompt', 'x', '--mode', 'fast'), 'invalid choice'),
+    (('--prompt', 'x', '--prompt', 'y', '--stream'), '--stream shows one'),
+    (('--prompt', 'x', '--temperature', '-1'), 'temperature'),
+    (('--prompt', 'x', '--batch-size', '0'), '--batch-size'),
+    (('--prompt', 'x', '--stop', ''), 'stop string'),
+    (('--prompt', 'alpha ' * 99), 'context of the model is 64'),
+  ],
+)
+def test_wrong_arguments_are_one_sentence(place, capsys, argv, message):
+  out, err = run(capsys, place, *argv, expect=2)
+  assert message in err and out == ''
+  assert err.count('\n') == 1
+
+
+def test_a_policy_of_another_model_is_refused(place, capsys):
+  _, err = run(
+    capsys,
+    place,
+    *('--prompt', 'x', '--policy', place / 'other.json'),
+    expect=2,
+  )
+  assert 'fitted for another model' in err
+
+
+@pytest.mark.parametrize('line', ['{', '[]', '{"text": "x"}', '{"prompt": 3}'])
+def test_broken_prompt_files_name_the_line(place, capsys, tmp_path, line):
+  path = tmp_path / 'broken.jsonl'
+  path.write_text('{"prompt": "x"}\n' + line + '\n')
+  _, err = run(capsys, place, '--prompts', path, expect=2)
+  assert 'line 2' in err
