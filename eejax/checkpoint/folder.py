@@ -110,11 +110,13 @@ def load(
   exits = tuple(e for e in manifest.config.exits if e.depth <= depth)
   # Blocks of a stack know their shapes, so a stack of none is cut from one.
   read_depth = max(depth, 1) if layout is Layout.STACKED else depth
-  held = {
-    'backbone': partial.read_backbone(path, manifest, depth=read_depth),
-    'exits': {e.name: partial.read_exit(path, manifest, exit=e) for e in exits},
-  }
-  params = tree.on_device(held, layout=layout, dtype=dtype)
+  params = tree.on_device(
+    partial.read_outer(path, manifest),
+    partial.read_blocks(path, manifest, depth=read_depth),
+    {e.name: partial.read_exit(path, manifest, exit=e) for e in exits},
+    layout=layout,
+    dtype=dtype,
+  )
   if read_depth > depth:
     params = truncate(params, depth=depth)
   return Checkpoint(

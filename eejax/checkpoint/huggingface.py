@@ -69,7 +69,13 @@ def import_folder(
     CheckpointError: the folder is incomplete, broken or not supported.
   """
   checkpoint = map_folder(source)
-  params = tree.on_device(checkpoint.params, layout=layout, dtype=dtype)
+  params = tree.on_device(
+    tree.outer(checkpoint.params),
+    checkpoint.params['backbone']['blocks'],
+    checkpoint.params['exits'],
+    layout=layout,
+    dtype=dtype,
+  )
   return Checkpoint(
     config=checkpoint.config,
     params=params,

@@ -14,7 +14,7 @@
 """Read a part of a checkpoint: its first blocks, some of its exits."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from eejax.checkpoint import arrays, shapes
 from eejax.checkpoint.arrays import Path
@@ -37,23 +37,27 @@ def exit_folder(exit: ExitConfig) -> str:
   return f'exits/{exit.name}'
 
 
-def read_backbone(
-  path: pathlib.Path, manifest: Manifest, *, depth: int
-) -> Params:
-  """Return the outer part and the first `depth` blocks, unstacked, on the host.
+def read_outer(path: pathlib.Path, manifest: Manifest) -> Params:
+  """Return what the backbone has besides its blocks, on the host.
 
   Raises:
-    CheckpointError: an array of these is missing, cut short or misshapen.
+    CheckpointError: an array of it is missing, cut short or misshapen.
   """
-  expected: dict[str, dict[Path, tuple[int, ...]]] = {}
-  for tensor in tensors(manifest.config.model):
-    folder, at = OUTER, tensor.path
-    if at[0] == 'blocks':
-      folder, at = f'backbone/blocks/{at[1]}', at[2:]
-    expected.setdefault(folder, {})[at] = tensor.shape
-  read = lambda folder: _read(path, manifest, folder, expected[folder])
-  blocks = tuple(read(block_folder(i)) for i in range(depth))
-  return {**read(OUTER), 'blocks': blocks}
+  return _read(path, manifest, OUTER, _expected(manifest)[OUTER])
+
+
+def read_blocks(
+  path: pathlib.Path, manifest: Manifest, *, depth: int
+) -> Iterator[PyTree]:
+  """Yield the first `depth` blocks, each read when it is asked for.
+
+  Raises:
+    CheckpointError: an array of one is missing, cut short or misshapen.
+  """
+  expected = _expected(manifest)
+  for index in range(depth):
+    folder = block_folder(index)
+    yield _read(path, manifest, folder, expected[folder])
 
 
 def read_exit(
@@ -66,6 +70,17 @@ def read_exit(
   """
   expected = shapes.exit_shapes(exit, manifest.config.model)
   return _read(path, manifest, exit_folder(exit), expected)
+
+
+def _expected(manifest: Manifest) -> dict[str, dict[Path, tuple[int, ...]]]:
+  """Return the shapes there must be in each Orbax folder of the backbone."""
+  expected: dict[str, dict[Path, tuple[int, ...]]] = {}
+  for tensor in tensors(manifest.config.model):
+    folder, at = OUTER, tensor.path
+    if at[0] == 'blocks':
+      folder, at = f'backbone/blocks/{at[1]}', at[2:]
+    expected.setdefault(folder, {})[at] = tensor.shape
+  return expected
 
 
 def _read(

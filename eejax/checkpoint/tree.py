@@ -15,7 +15,7 @@
 
 import enum
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -23,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from eejax.checkpoint.arrays import Path, flatten, unflatten
-from eejax.errors import CheckpointError
 from eejax.models.families.tensors import block_key
 from eejax.models.stacking import num_blocks
 from eejax.types import Params, PyTree
@@ -143,21 +142,32 @@ def backbone_hash(params: Params) -> str:
   return digest.hexdigest()
 
 
-def on_device(params: Params, *, layout: Layout, dtype: Any = None) -> Params:
-  """Return unstacked host arrays as JAX arrays of the wanted layout and dtype.
+def on_device(
+  outer: PyTree,
+  blocks: Iterable[PyTree],
+  exits: Params,
+  *,
+  layout: Layout,
+  dtype: Any = None,
+) -> Params:
+  """Return host arrays as the JAX arrays of a parameter tree.
 
-  Blocks are joined leaf by leaf, so there is one copy of the model and not
-  two.
+  Args:
+    outer: what the backbone has besides its blocks.
+    blocks: the blocks; each is asked for when the one before is done with,
+      so that a reader holds one at a time.
+    exits: parameters by exit name.
+    layout: whether the blocks are stacked; a stack needs at least one.
+    dtype: what every array is converted to; by default each stays as it is.
   """
   place = lambda leaf: jnp.asarray(host_copy(leaf, dtype))
-  blocks = params['backbone']['blocks']
+  place_all = lambda values: jax.tree.map(place, values)
   if layout is Layout.STACKED:
-    placed = _stack([flatten(b) for b in blocks], dtype)
+    placed = _stack(blocks, dtype)
   else:
-    placed = tuple(jax.tree.map(place, b) for b in blocks)
-  backbone = {**jax.tree.map(place, outer(params)), 'blocks': placed}
-  exits = jax.tree.map(place, params['exits'])
-  return {'backbone': backbone, 'exits': exits}
+    placed = tuple(map(place_all, blocks))
+  backbone = {**place_all(outer), 'blocks': placed}
+  return {'backbone': backbone, 'exits': place_all(exits)}
 
 
 def _at(node: PyTree, path: Path) -> PyTree:
@@ -166,22 +176,17 @@ def _at(node: PyTree, path: Path) -> PyTree:
   return node
 
 
-def _stack(
-  blocks: Sequence[Mapping[Path, jax.Array | np.ndarray]],
-  dtype: Any,
-) -> PyTree:
-  if not blocks:
-    raise CheckpointError(
-      'a stack needs at least one block; load none of them unstacked.'
-    )
+def _stack(blocks: Iterable[PyTree], dtype: Any) -> PyTree:
+  held: dict[Path, list[np.ndarray]] = {}
+  for values in blocks:
+    for path, leaf in flatten(values).items():
+      held.setdefault(path, []).append(host_copy(leaf, dtype))
   stacked = {}
-  for path, first in blocks[0].items():
-    found = {b[path].dtype for b in blocks}
-    kind = dtype or jnp.result_type(*found)
-    joined = np.empty((len(blocks), *first.shape), kind)
-    for index, held in enumerate(blocks):
-      joined[index] = held[path]
-    stacked[path] = jnp.asarray(joined)
+  for path in list(held):
+    # Taken out, so that what is joined does not stay beside the stack.
+    leaves = held.pop(path)
+    kind = jnp.result_type(*{leaf.dtype for leaf in leaves})
+    stacked[path] = jnp.asarray(np.stack(leaves, dtype=kind, casting='safe'))
   return unflatten(stacked)
 
 

@@ -399,7 +399,12 @@ def test_a_backbone_with_too_few_blocks_is_not_written(
 def test_loaded_arrays_do_not_share_memory_with_the_source(params):
   host = jax.tree.map(np.array, params)
   host['backbone']['blocks'] = unstack(host['backbone']['blocks'])
-  placed = tree.on_device(host, layout=Layout.UNSTACKED)
+  placed = tree.on_device(
+    tree.outer(host),
+    host['backbone']['blocks'],
+    host['exits'],
+    layout=Layout.UNSTACKED,
+  )
   for leaf in jax.tree.leaves(host):
     if leaf.flags.writeable:
       leaf[...] = 0
