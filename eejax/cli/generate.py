@@ -126,7 +126,7 @@ def _add_policy_arguments(group: argparse._ArgumentGroup) -> None:
     '--minimum-depth',
     type=int,
     metavar='N',
-    help='exits above this depth are not used (default: 0)',
+    help='exits shallower than this are not used (default: 0)',
   )
 
 

@@ -24,6 +24,7 @@ from eejax.decoding.plan import Plan, Stage
 from eejax.decoding.prepare import Prepared
 from eejax.models.block import Block, BlockOutput, Context, Projections
 from eejax.models.exits import ExitInput, apply_exit_head, exit_window
+from eejax.ops.rotary import Positions
 from eejax.types import Array, Float, Int, Params
 
 
@@ -65,7 +66,7 @@ def run_blocks(
   *,
   plan: Plan,
   stage: Stage,
-  positions: Int[Array, 'B T'],
+  positions: Positions,
   contexts: Contexts,
   segment_ids: Int[Array, 'B T'] | None = None,
 ) -> StageBlocks:
@@ -76,7 +77,7 @@ def run_blocks(
     x: the stream at the stage's entrance.
     plan: what is decoded.
     stage: which blocks run.
-    positions: position of each token in its row's text.
+    positions: position of each token in its row's text, or its rotation.
     contexts: earlier keys and values.
     segment_ids: tokens attend only within equal ids.
   """
@@ -137,7 +138,7 @@ def exit_input(
 def _run_block(
   params: Params,
   x: Float[Array, 'B T D'],
-  positions: Int[Array, 'B T'],
+  positions: Positions,
   segment_ids: Int[Array, 'B T'] | None,
   context: Context | None,
   *,

@@ -33,6 +33,7 @@ from eejax.decoding.plan import Plan, Stage
 from eejax.decoding.prepare import Prepared
 from eejax.models.block import Context
 from eejax.models.exits import ExitInput
+from eejax.ops.rotary import Rotation, rotation
 from eejax.types import Array, Bool, Float, Int
 
 
@@ -63,13 +64,35 @@ class Window:
     hidden: their streams, padded on the right.
     base: slot of the first.
     count: how many there are, at least 1.
+    rotation: by their positions. Computed inside the stage it would be so
+      again for each block.
     start: slot of each row's first token, padding before it.
   """
 
   hidden: Float[Array, 'B W D']
   base: Int[Array, '']
   count: Int[Array, '']
+  rotation: Rotation
   start: Int[Array, 'B']
+
+
+def make_window(
+  hidden: Float[Array, 'B W D'],
+  *,
+  base: Int[Array, ''],
+  count: Int[Array, ''],
+  start: Int[Array, 'B'],
+  plan: Plan,
+) -> Window:
+  """Return a window with the rotation of its tokens; see `Window`."""
+  index = base + jnp.arange(hidden.shape[1])
+  model = plan.config.model
+  turned = rotation(
+    index[None] - start[:, None],
+    config=model.rotary,
+    head_dim=model.head_dim,
+  )
+  return Window(hidden, base, count, turned, start)
 
 
 def run_stage_if(
@@ -121,14 +144,13 @@ def _run(
   width: int,
 ) -> StageOutput:
   """Run the first `width` tokens of a window; pad what is returned."""
-  index = window.base + jnp.arange(width)
   out = backbone.run_blocks(
     params,
     window.hidden[:, :width],
     plan=plan,
     stage=stage,
-    positions=index[None] - window.start[:, None],
-    contexts=_CachedContexts(window, caches, index),
+    positions=jax.tree.map(lambda x: x[:, :width], window.rotation),
+    contexts=_CachedContexts(window, caches, width),
   )
   newest = lambda x: _at_index(x, window.count - 1)
   pad = functools.partial(_pad_to, width=window.hidden.shape[1])
@@ -162,8 +184,9 @@ def _zeros(window: Window, plan: Plan, stage: Stage) -> StageOutput:
 class _CachedContexts(backbone.Contexts):
   """Show each block its cache, behind one mask for each sliding window."""
 
-  def __init__(self, window: Window, caches, index: Int[Array, 'W']):
-    self._window, self._index = window, index
+  def __init__(self, window: Window, caches, width: int):
+    self._window = window
+    self._index = window.base + jnp.arange(width)
     self._keys, self._values = caches
     self._masks: dict[int | None, jax.Array] = {}
 

@@ -45,7 +45,7 @@ from eejax.decoding.cache import (
 from eejax.decoding.heads import Answer, HeadInput, answer_exit, answer_last
 from eejax.decoding.plan import Plan
 from eejax.decoding.prepare import Prepared
-from eejax.decoding.stages import Window, run_stage_if, write_rows
+from eejax.decoding.stages import make_window, run_stage_if, write_rows
 from eejax.models.exits import ExitInput
 from eejax.types import Array, Float, Int
 
@@ -121,7 +121,13 @@ class _Walk:
       output = run_stage_if(
         is_needed,
         self._params,
-        window=Window(hidden, base, count, self._request.start),
+        window=make_window(
+          hidden,
+          base=base,
+          count=count,
+          start=self._request.start,
+          plan=self._plan,
+        ),
         state=after,
         plan=self._plan,
         stage=stage,

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from eejax.config import ModelConfig
 from eejax.models.layers import Attention, GatedMLP, Projections, RMSNorm
 from eejax.ops.attention import AttentionImplementation, Context
+from eejax.ops.rotary import Positions
 from eejax.types import Array, DTypeLike, Float, Int
 
 __all__ = ['Block', 'BlockOutput', 'Context', 'Projections']
@@ -64,7 +65,7 @@ class Block(nn.Module):
     self,
     x: Float[Array, 'B T D'],
     *,
-    positions: Int[Array, 'B T'],
+    positions: Positions,
     segment_ids: Int[Array, 'B T'] | None = None,
     window: int | Int[Array, ''] | None = None,
     context: Context | None = None,
@@ -73,7 +74,7 @@ class Block(nn.Module):
 
     Args:
       x: the residual stream.
-      positions: position of each token in its own text.
+      positions: position of each token in its own text, or its rotation.
       segment_ids: tokens attend only within equal ids.
       window: sliding window, in tokens; None attends to everything earlier.
       context: earlier keys and values these tokens may read.

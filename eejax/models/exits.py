@@ -36,6 +36,7 @@ from eejax.config import (
 from eejax.models.block import Block
 from eejax.models.layers import GatedMLP, Projection, RMSNorm
 from eejax.ops.attention import AttentionImplementation, Context
+from eejax.ops.rotary import Positions
 from eejax.types import Array, DTypeLike, Float, Int, Params
 
 # Width of an MLP gate's hidden layer, as a share of the residual stream.
@@ -109,7 +110,7 @@ class ExitHead(nn.Module):
     self,
     inputs: ExitInput,
     *,
-    positions: Int[Array, 'B T'],
+    positions: Positions,
     segment_ids: Int[Array, 'B T'] | None = None,
     context: Context | None = None,
   ) -> ExitOutput:
@@ -205,7 +206,7 @@ def apply_exit_head(
   *,
   exit: ExitConfig,
   config: ModelConfig,
-  positions: Int[Array, 'B T'],
+  positions: Positions,
   segment_ids: Int[Array, 'B T'] | None = None,
   context: Context | None = None,
 ) -> ExitOutput:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from eejax.config import ModelConfig
 from eejax.ops.attention import AttentionImplementation, Context, attention
 from eejax.ops.norm import rms_norm
-from eejax.ops.rotary import rotate
+from eejax.ops.rotary import Positions, rotate
 from eejax.types import Array, DTypeLike, Float, Int
 
 INIT_STD = 0.02
@@ -109,7 +109,7 @@ class Attention(nn.Module):
     self,
     x: Float[Array, 'B T D'],
     *,
-    positions: Int[Array, 'B T'],
+    positions: Positions,
     segment_ids: Int[Array, 'B T'] | None = None,
     window: int | Int[Array, ''] | None = None,
     context: Context | None = None,

@@ -23,6 +23,7 @@ References:
 
 import math
 
+import flax.struct
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,24 +31,57 @@ from eejax.config import RotaryConfig, RotaryScaling
 from eejax.types import Array, Float, Int
 
 
+@flax.struct.dataclass
+class Rotation:
+  """Hold how far tokens are rotated, for many blocks to share.
+
+  A compiler that is shown positions alone computes sines and cosines again in
+  every block and for every head; one token of a small model spends a
+  sixteenth of its time so.
+
+  Attributes:
+    cosine: of the angle of each pair of dimensions, times the magnitude.
+    sine: likewise.
+  """
+
+  cosine: Float[Array, 'B T half_H']
+  sine: Float[Array, 'B T half_H']
+
+
+# Where tokens stand in their own text, or what follows from it.
+Positions = Int[Array, 'B T'] | Rotation
+
+
+def rotation(
+  positions: Int[Array, 'B T'], *, config: RotaryConfig, head_dim: int
+) -> Rotation:
+  """Return how far tokens are rotated.
+
+  Args:
+    positions: position of each token in its own text, >= 0.
+    config: wavelengths and their scaling.
+    head_dim: H.
+  """
+  frequencies, magnitude = rotary_frequencies(config, head_dim=head_dim)
+  frequencies = jnp.asarray(frequencies)[None, None]  # [1, 1, H/2]
+  angles = positions[..., None].astype(jnp.float32) * frequencies
+  return Rotation(jnp.cos(angles) * magnitude, jnp.sin(angles) * magnitude)
+
+
 def rotate(
-  x: Float[Array, 'B T N H'],
-  *,
-  positions: Int[Array, 'B T'],
-  config: RotaryConfig,
+  x: Float[Array, 'B T N H'], *, positions: Positions, config: RotaryConfig
 ) -> Float[Array, 'B T N H']:
   """Rotate every head by its position.
 
   Args:
     x: queries or keys.
-    positions: position of each token in its own text, >= 0.
+    positions: position of each token in its own text, >= 0, or its rotation.
     config: wavelengths and their scaling.
   """
-  steps, magnitude = rotary_frequencies(config, head_dim=x.shape[-1])
-  frequencies = jnp.asarray(steps)[None, None]  # [1, 1, H/2]
-  angles = positions[..., None].astype(jnp.float32) * frequencies
-  cosine = (jnp.cos(angles) * magnitude)[:, :, None, :]  # [B, T, 1, H/2]
-  sine = (jnp.sin(angles) * magnitude)[:, :, None, :]
+  if not isinstance(positions, Rotation):
+    positions = rotation(positions, config=config, head_dim=x.shape[-1])
+  cosine = positions.cosine[:, :, None, :]  # [B, T, 1, H/2]
+  sine = positions.sine[:, :, None, :]
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   rotated = jnp.concatenate(
     [first * cosine - second * sine, second * cosine + first * sine], axis=-1

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eejax.config import RotaryConfig, RotaryScaling
-from eejax.ops.rotary import rotary_frequencies, rotate
+from eejax.ops.rotary import rotary_frequencies, rotate, rotation
 
 
 def test_position_zero_is_left_alone():
@@ -47,6 +47,20 @@ def test_halves_rotate_by_hand_computed_angles():
   )
   expected = [np.cos(2), np.cos(0.2), np.sin(2), np.sin(0.2)]
   np.testing.assert_allclose(out.ravel(), expected, rtol=1e-6)
+
+
+def test_a_rotation_stands_for_its_positions():
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(2, 3, 4, 6)), jnp.float32)
+  positions = jnp.array([[0, 1, 5], [7, 2, 30]])
+  config = RotaryConfig(
+    scaling=RotaryScaling.YARN, factor=4.0, original_max_length=16
+  )
+  once = rotation(positions, config=config, head_dim=6)
+  np.testing.assert_array_equal(
+    rotate(x, positions=once, config=config),
+    rotate(x, positions=positions, config=config),
+  )
 
 
 def test_linear_scaling_divides_positions():
