@@ -62,8 +62,8 @@ def rotation(
     config: wavelengths and their scaling.
     head_dim: H.
   """
-  frequencies, magnitude = rotary_frequencies(config, head_dim=head_dim)
-  frequencies = jnp.asarray(frequencies)[None, None]  # [1, 1, H/2]
+  steps, magnitude = rotary_frequencies(config, head_dim=head_dim)
+  frequencies = jnp.asarray(steps)[None, None]  # [1, 1, H/2]
   angles = positions[..., None].astype(jnp.float32) * frequencies
   return Rotation(jnp.cos(angles) * magnitude, jnp.sin(angles) * magnitude)
 
