@@ -21,8 +21,13 @@ from eejax.config import ExitConfig
 from eejax.decoding.cache import Request
 from eejax.decoding.criteria import Evidence, Reads, get_criterion
 from eejax.decoding.plan import Plan
-from eejax.decoding.prepare import Prepared, kernel_name
-from eejax.models.exits import ExitInput, apply_exit_head, gate_logit
+from eejax.decoding.prepare import Prepared
+from eejax.models.exits import (
+  ExitInput,
+  apply_exit_head,
+  gate_logit,
+  output_matrix_name,
+)
 from eejax.ops.norm import rms_norm
 from eejax.ops.sampling import choose, log_probability
 from eejax.types import Array, Bool, Float, Int
@@ -169,7 +174,7 @@ def _logits(
       config=config,
       positions=head_input.positions[:, None],
     ).hidden
-  kernel = params.kernels[kernel_name(exit, config=plan.config)]
+  kernel = params.kernels[output_matrix_name(exit, config=config)]
   return jnp.einsum(
     'BD,DV->BV', ready[:, 0], kernel, preferred_element_type=jnp.float32
   )

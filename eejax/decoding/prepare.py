@@ -25,15 +25,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from eejax.config import EarlyExitConfig, ExitConfig, OutputMatrix
+from eejax.config import EarlyExitConfig
 from eejax.decoding.plan import Plan
 from eejax.errors import ArgumentError
-from eejax.models.exits import output_kernel
+from eejax.models.exits import output_kernels
 from eejax.models.stacking import fuse, num_blocks
 from eejax.types import Array, DTypeLike, Float, Params, PyTree
-
-_FINAL = 'final'
-_EMBEDDING = 'embedding'
 
 
 # Unchecked, for lowering a program fills trees with what are no arrays.
@@ -47,7 +44,7 @@ class Prepared:
     blocks: one tree a block, projections fused.
     final_norm: gain of the norm before the final head.
     exits: head and gate of each exit, by the exit's name.
-    kernels: output matrices by `kernel_name`; shared ones stand once.
+    kernels: output matrices by `output_matrix_name`; shared ones stand once.
     config: the model.
   """
 
@@ -77,12 +74,6 @@ def prepare(
   """
   cast = lambda tree: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
   backbone = params['backbone']
-  kernels = {}
-  for exit in (None, *config.exits):
-    name = kernel_name(exit, config=config)
-    if name not in kernels:
-      kernel = output_kernel(params, exit=exit, config=config.model)
-      kernels[name] = kernel.astype(dtype)
   return Prepared(
     table=backbone['embedding']['table'].astype(dtype),
     blocks=tuple(fuse(cast(block)) for block in _blocks(backbone['blocks'])),
@@ -91,18 +82,9 @@ def prepare(
       e.name: _prepare_exit(params['exits'].get(e.name, {}), dtype)
       for e in config.exits
     },
-    kernels=kernels,
+    kernels=cast(output_kernels(params, config=config)),
     config=config,
   )
-
-
-def kernel_name(exit: ExitConfig | None, *, config: EarlyExitConfig) -> str:
-  """Return the name of the output matrix an exit, or the final head, uses."""
-  if exit is not None and exit.output is OutputMatrix.UNTIED:
-    return exit.name
-  if exit is not None and exit.output is OutputMatrix.TIED_EMBEDDING:
-    return _FINAL if config.model.tied_head else _EMBEDDING
-  return _FINAL
 
 
 def check_plan(params: Prepared, plan: Plan) -> None:

@@ -21,7 +21,12 @@ import jax.numpy as jnp
 
 from eejax.config import EarlyExitConfig
 from eejax.models import decoder
-from eejax.models.exits import ExitInput, apply_exit_head, output_kernel
+from eejax.models.exits import (
+  ExitInput,
+  apply_exit_head,
+  output_kernels,
+  output_matrix_name,
+)
 from eejax.ops.cross_entropy import OutputHead
 from eejax.types import Params
 
@@ -75,6 +80,7 @@ def run_heads(
     positions=positions,
     segment_ids=segment_ids,
   )
+  kernels = output_kernels(params, config=config)
   heads = []
   for exit in config.exits:
     ready = apply_exit_head(
@@ -85,9 +91,9 @@ def run_heads(
       positions=positions,
       segment_ids=segment_ids,
     )
-    kernel = output_kernel(params, exit=exit, config=config.model)
+    kernel = kernels[output_matrix_name(exit, config=config.model)]
     heads.append(OutputHead(hidden=ready.hidden, kernel=kernel))
   hidden = decoder.final_hidden(backbone, out.hidden, config=config.model)
-  kernel = output_kernel(params, exit=None, config=config.model)
+  kernel = kernels[output_matrix_name(None, config=config.model)]
   heads.append(OutputHead(hidden=hidden, kernel=kernel))
   return Heads(heads=tuple(heads), exit_inputs=out.exit_inputs)

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from eejax.config import (
+  EarlyExitConfig,
   ExitConfig,
   ExitHeadKind,
   GateKind,
@@ -283,3 +284,19 @@ def output_kernel(
   if embedding or config.tied_head:
     return backbone['embedding']['table'].T
   return backbone['head']['kernel']
+
+
+def output_kernels(
+  params: Params, *, config: EarlyExitConfig
+) -> dict[str, Float[Array, 'D V']]:
+  """Return every output matrix once, by `output_matrix_name`.
+
+  Heads that share a matrix then share the array, too, which is how a loss
+  knows that they do.
+  """
+  kernels: dict[str, Array] = {}
+  for exit in (None, *config.exits):
+    name = output_matrix_name(exit, config=config.model)
+    if name not in kernels:
+      kernels[name] = output_kernel(params, exit=exit, config=config.model)
+  return kernels

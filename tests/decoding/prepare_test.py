@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eejax.decoding.prepare import kernel_name, prepare
+from eejax.decoding.prepare import prepare
+from eejax.models.exits import output_matrix_name
 from eejax.models.stacking import unstack
 from eejax.testing import tiny
 
@@ -49,11 +50,13 @@ def test_shared_matrices_stand_once(tied, names):
   config = tiny.tiny_config(EXITS, tied_head=tied)
   params = tiny.tiny_params(config)
   prepared = prepare(params, config=config)
-  assert [kernel_name(e, config=config) for e in config.exits] == names
+  assert [
+    output_matrix_name(e, config=config.model) for e in config.exits
+  ] == names
   assert set(prepared.kernels) == {'final', *names}
   assert all(k.shape == (16, 29) for k in prepared.kernels.values())
   table = params['backbone']['embedding']['table']
-  tied_name = kernel_name(config.exits[1], config=config)
+  tied_name = output_matrix_name(config.exits[1], config=config.model)
   np.testing.assert_array_equal(prepared.kernels[tied_name], table.T)
 
 
