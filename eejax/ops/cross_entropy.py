@@ -20,19 +20,25 @@ time: logits of a chunk are made, reduced to a few numbers a token, and made
 again in the backward pass. Only `[B, T]` results and `[D, V]` gradients stand
 whole.
 
+The backward pass is written out. Automatic differentiation of the loop would
+take what does not change in it (iotas, constants) out of the loop at the width
+of the logits, and keep several such arrays within: five times the memory.
+
 The target's logit is picked by a comparison with an iota rather than by
 `take_along_axis`, because a gather along a sharded vocabulary aborts inside a
 partly manual `shard_map` (jaxlib 0.10.2, CPU); for the same reason the argmax
 is the smallest index that reaches the maximum. Both vectorise well, too.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from eejax.errors import ArgumentError
 from eejax.types import Array, Float, Int
@@ -82,17 +88,19 @@ class HeadStatistics:
   teacher_top1: Int[Array, '*tokens'] | None = None
 
 
-@flax.struct.dataclass
-class _Teacher:
-  """Hold a chunk of a teacher's distribution.
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+  """Say how heads are run; see `head_statistics`.
 
   Attributes:
-    log_probs: at the temperature of the distillation.
-    top1: the likeliest token.
+    columns: columns of the batch whose logits stand at once.
+    temperature: of the divergence.
+    dtype: type the matrix products read.
   """
 
-  log_probs: Float[Array, 'B C V']
-  top1: Int[Array, 'B C']
+  columns: int
+  temperature: float
+  dtype: Any
 
 
 def cross_entropy(
@@ -151,36 +159,31 @@ def head_statistics(
     raise ArgumentError(f'chunk_size must be at least 1, not {chunk_size}.')
   if temperature <= 0:
     raise ArgumentError(f'temperature must be above 0, not {temperature}.')
-  if teacher is not None:
-    teacher = jax.lax.stop_gradient(teacher)
-  groups = _same_matrix(heads)
   batch, length = targets.shape
-  columns = max(1, chunk_size // batch)
+  columns = min(max(1, chunk_size // batch), length)
+  groups = _same_matrix(heads)
   if len(groups) > 1:
     # In a loop of one step, which compilers unroll, groups could overlap.
     columns = min(columns, -(-length // 2))
+  dtype = heads[0].hidden.dtype if dtype is None else dtype
+  settings = _Settings(columns, temperature, jnp.dtype(dtype))
+  pair = None
+  if teacher is not None:
+    pair = jax.lax.stop_gradient((teacher.hidden, teacher.kernel))
   statistics: list[Any] = [None] * len(heads)
   teacher_top1 = None
   for group in groups:
-    body: Callable[..., HeadStatistics] = functools.partial(
-      _chunk_statistics,
-      kernel=heads[group[0]].kernel,
-      teacher_kernel=None if teacher is None else teacher.kernel,
-      temperature=temperature,
-      dtype=dtype,
-    )
-    if teacher is not None:
-      body = jax.checkpoint(body)
-    inputs = (
-      tuple(heads[i].hidden for i in group),
-      targets,
-      None if teacher is None else teacher.hidden,
-    )
-    whole = columns >= length
-    found = body(inputs) if whole else _map_columns(body, inputs, columns)
-    teacher_top1 = found.teacher_top1
-    for i, one in zip(group, found.heads, strict=True):
-      statistics[i] = one
+    hiddens = jnp.stack([heads[i].hidden for i in group])
+    kernel = heads[group[0]].kernel
+    found, teacher_top1 = _statistics(settings, hiddens, kernel, targets, pair)
+    for position, i in enumerate(group):
+      one = jax.tree.map(lambda x, p=position: x[p], found)
+      statistics[i] = TokenStatistics(
+        loss=one['loss'],
+        max_log_prob=one['max_log_prob'],
+        top1=one['top1'],
+        divergence=one['divergence'],
+      )
   return HeadStatistics(heads=tuple(statistics), teacher_top1=teacher_top1)
 
 
@@ -192,85 +195,193 @@ def _same_matrix(heads: Sequence[OutputHead]) -> list[list[int]]:
   return list(groups.values())
 
 
-def _map_columns(body, inputs, columns: int):
-  """Apply `body` to `columns` positions at a time and join the results."""
-  length = inputs[1].shape[1]
+# MARK: Forward
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _statistics(settings: _Settings, hiddens, kernel, targets, teacher):
+  """Return statistics by name, each `[E, B, T]`, and the teacher's top 1.
+
+  Args:
+    settings: how the heads are run.
+    hiddens: `[E, B, T, D]`.
+    kernel: `[D, V]`, of all heads.
+    targets: `[B, T]`.
+    teacher: states `[B, T, D]` and matrix `[D, V]`, or None.
+  """
+
+  def chunk(inputs):
+    hiddens, targets, states = inputs
+    log_probs, top1 = _teach(settings, states, teacher)
+
+    def head(hidden):
+      logits = _logits(hidden, kernel, settings)
+      log_normalizer = jax.nn.logsumexp(logits, axis=-1)
+      target = jnp.sum(jnp.where(_hit(logits, targets), logits, 0.0), axis=-1)
+      return {
+        'loss': log_normalizer - target,
+        'log_normalizer': log_normalizer,
+        'max_log_prob': jnp.max(logits, axis=-1) - log_normalizer,
+        'top1': _top1(logits),
+        'divergence': _divergence(logits, log_probs, settings),
+      }
+
+    # One head after the other: the logits of one alone stand at a time.
+    return jax.lax.map(head, hiddens), top1
+
+  found, top1 = jax.lax.map(
+    chunk, _in_chunks(settings, hiddens, targets, teacher)
+  )
+  length = targets.shape[1]
+  found = jax.tree.map(lambda y: _join(y, axis=2, length=length), found)
+  return found, None if top1 is None else _join(top1, axis=1, length=length)
+
+
+def _teach(settings, states, teacher):
+  """Return the teacher's log-probabilities and top 1, or two Nones."""
+  if teacher is None:
+    return None, None
+  logits = _logits(states, teacher[1], settings)
+  return jax.nn.log_softmax(logits / settings.temperature), _top1(logits)
+
+
+def _divergence(logits, log_probs, settings) -> Float[Array, 'B C'] | None:
+  """Return KL(teacher || head) from the teacher's log-probabilities."""
+  if log_probs is None:
+    return None
+  student = jax.nn.log_softmax(logits / settings.temperature)
+  return jnp.sum(jnp.exp(log_probs) * (log_probs - student), axis=-1)
+
+
+# MARK: Backward
+
+
+def _forward_to_keep(settings, hiddens, kernel, targets, teacher):
+  """Run forward and keep what the backward pass needs: no logits."""
+  is_primal = lambda x: isinstance(x, CustomVJPPrimal)
+  arguments = (hiddens, kernel, targets, teacher)
+  values = jax.tree.map(lambda x: x.value, arguments, is_leaf=is_primal)
+  results = _statistics(settings, *values)
+  # A structure without leaves, for it is known when the program is traced:
+  # a frozen matrix gets no gradient, and none is computed.
+  learns = () if kernel.perturbed else None
+  return results, (*values, results[0]['log_normalizer'], learns)
+
+
+def _backward(settings, kept, cotangents):
+  hiddens, kernel, targets, teacher, log_normalizer, learns = kept
+  by_name, _ = cotangents
+  weights = {
+    name: by_name[name]
+    for name in ('loss', 'divergence')
+    if not isinstance(by_name[name], SymbolicZero | None)
+  }
+
+  def chunk(gradient, inputs):
+    (hiddens, targets, states), normalizers, weights = inputs
+    log_probs, _ = _teach(settings, states, teacher)
+
+    def head(gradient, inputs):
+      hidden, normalizer, weights = inputs
+      logits = _logits(hidden, kernel, settings)
+      error = _error(settings, logits, normalizer, targets, log_probs, weights)
+      return _products(settings, gradient, hidden, kernel, error)
+
+    return jax.lax.scan(head, gradient, (hiddens, normalizers, weights))
+
+  start = None if learns is None else jnp.zeros(kernel.shape, jnp.float32)
+  per_head = lambda x: _split(x, axis=2, columns=settings.columns)
+  gradient, moved = jax.lax.scan(
+    chunk,
+    start,
+    (
+      _in_chunks(settings, hiddens, targets, teacher),
+      per_head(log_normalizer),
+      jax.tree.map(per_head, weights),
+    ),
+  )
+  moved = _join(moved, axis=2, length=targets.shape[1])
+  if gradient is not None:
+    gradient = gradient.astype(kernel.dtype)
+  return moved.astype(hiddens.dtype), gradient, None, None
+
+
+_statistics.defvjp(_forward_to_keep, _backward, symbolic_zeros=True)
+
+
+def _error(settings, logits, log_normalizer, targets, log_probs, weights):
+  """Return the gradient of the weighted losses with respect to the logits.
+
+  softmax(x) - onehot(target) for cross-entropy, and
+  (softmax(x / t) - teacher) / t for the divergence at temperature t.
+  """
+  error = jnp.zeros((), jnp.float32)
+  if 'loss' in weights:
+    weight = weights['loss'][..., None]
+    probs = jnp.exp(logits - log_normalizer[..., None])
+    error = weight * (probs - jnp.where(_hit(logits, targets), 1.0, 0.0))
+  if 'divergence' in weights:
+    weight = weights['divergence'][..., None] / settings.temperature
+    probs = jax.nn.softmax(logits / settings.temperature)
+    error = error + weight * (probs - jnp.exp(log_probs))
+  return jnp.broadcast_to(error, logits.shape).astype(settings.dtype)
+
+
+def _products(settings, gradient, hidden, kernel, error):
+  """Return the matrix's gradient with this chunk's, and the states'."""
+  # One contracted dimension each: with two, XLA on CPU transposes first.
+  rows = error.reshape(-1, error.shape[-1])
+  states = hidden.reshape(-1, hidden.shape[-1]).astype(settings.dtype)
+  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+  if gradient is not None:
+    gradient = gradient + product('ND,NV->DV', states, rows)
+  moved = product('NV,DV->ND', rows, kernel.astype(settings.dtype))
+  return gradient, moved.reshape(hidden.shape)
+
+
+# MARK: Parts of both
+
+
+def _in_chunks(settings, hiddens, targets, teacher):
+  """Return states, targets and the teacher's states, chunks first."""
+  split = functools.partial(_split, columns=settings.columns)
+  states = None if teacher is None else split(teacher[0], axis=1)
+  return split(hiddens, axis=2), split(targets, axis=1), states
+
+
+def _split(x: jax.Array, *, axis: int, columns: int) -> jax.Array:
+  """Cut T into chunks of as many columns or fewer, and put these first."""
+  length = x.shape[axis]
   count = -(-length // columns)
   width = -(-length // count)  # even chunks need the least padding
-
-  def split(x):  # [B, T, ...] -> [chunks, B, width, ...]
-    padding = [(0, 0)] * x.ndim
-    padding[1] = (0, count * width - length)
-    x = jnp.pad(x, padding)
-    return jnp.moveaxis(x.reshape(x.shape[0], count, width, *x.shape[2:]), 1, 0)
-
-  def join(y):  # [chunks, B, width] -> [B, T]
-    y = jnp.moveaxis(y, 0, 1)
-    return y.reshape(y.shape[0], count * width)[:, :length]
-
-  return jax.tree.map(join, jax.lax.map(body, jax.tree.map(split, inputs)))
+  padding = [(0, 0)] * x.ndim
+  padding[axis] = (0, count * width - length)
+  shape = (*x.shape[:axis], count, width, *x.shape[axis + 1 :])
+  return jnp.moveaxis(jnp.pad(x, padding).reshape(shape), axis, 0)
 
 
-def _chunk_statistics(
-  inputs, *, kernel, teacher_kernel, temperature, dtype
-) -> HeadStatistics:
-  hiddens, targets, teacher_hidden = inputs
-  teacher = None
-  if teacher_hidden is not None:
-    logits = _logits(teacher_hidden, teacher_kernel, dtype)
-    teacher = _Teacher(
-      log_probs=jax.nn.log_softmax(logits / temperature), top1=_top1(logits)
-    )
-  # Each head keeps only its inputs for the backward pass: were the heads
-  # rematerialised together, the logits of all of them would stand at once.
-  one = jax.checkpoint(
-    functools.partial(_token_statistics, temperature=temperature, dtype=dtype)
-  )
-  stacked = jax.lax.map(
-    lambda hidden: one(hidden, kernel, targets, teacher), jnp.stack(hiddens)
-  )
-  heads = tuple(
-    jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(hiddens))
-  )
-  return HeadStatistics(
-    heads=heads, teacher_top1=None if teacher is None else teacher.top1
-  )
+def _join(y: jax.Array, *, axis: int, length: int) -> jax.Array:
+  """Undo `_split`."""
+  y = jnp.moveaxis(y, 0, axis)
+  shape = (*y.shape[:axis], -1, *y.shape[axis + 2 :])
+  return jax.lax.slice_in_dim(y.reshape(shape), 0, length, axis=axis)
 
 
-def _token_statistics(
-  hidden, kernel, targets, teacher: _Teacher | None, *, temperature, dtype
-) -> TokenStatistics:
-  logits = _logits(hidden, kernel, dtype)
-  log_normalizer = jax.nn.logsumexp(logits, axis=-1)
-  vocabulary = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2)
-  hit = vocabulary == targets[..., None]
-  target_logit = jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)
-  detached = jax.lax.stop_gradient(logits)
-  divergence = None
-  if teacher is not None:
-    log_probs = jax.nn.log_softmax(logits / temperature)
-    divergence = jnp.sum(
-      jnp.exp(teacher.log_probs) * (teacher.log_probs - log_probs), axis=-1
-    )
-  return TokenStatistics(
-    loss=log_normalizer - target_logit,
-    max_log_prob=jnp.max(detached, axis=-1)
-    - jax.lax.stop_gradient(log_normalizer),
-    top1=_top1(detached),
-    divergence=divergence,
-  )
-
-
-def _logits(hidden, kernel, dtype) -> Float[Array, 'B C V']:
+def _logits(hidden, kernel, settings) -> Float[Array, 'B C V']:
   # The cast happens here, inside the chunk, so that the gradient of a float32
   # kernel gathers over chunks in float32 even where products are bfloat16.
-  dtype = hidden.dtype if dtype is None else dtype
   return jnp.einsum(
     'BTD,DV->BTV',
-    hidden.astype(dtype),
-    kernel.astype(dtype),
+    hidden.astype(settings.dtype),
+    kernel.astype(settings.dtype),
     preferred_element_type=jnp.float32,
   )
+
+
+def _hit(logits: Float[Array, 'B C V'], targets: Int[Array, 'B C']):
+  """Return where the vocabulary is the target."""
+  vocabulary = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2)
+  return vocabulary == targets[..., None]
 
 
 def _top1(logits: Float[Array, 'B C V']) -> Int[Array, 'B C']:

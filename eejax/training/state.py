@@ -17,7 +17,8 @@ import flax.struct
 import jax.numpy as jnp
 import optax
 
-from eejax.types import Array, Int, Params, PyTree
+from eejax.training.sums import AnyArray
+from eejax.types import Int, Params, PyTree
 
 
 @flax.struct.dataclass
@@ -33,7 +34,7 @@ class TrainState:
     opt_state: of the trainable leaves only.
   """
 
-  step: Int[Array, '']
+  step: Int[AnyArray, '']
   trainable: Params
   opt_state: PyTree
 

@@ -143,7 +143,7 @@ def gradients(
   frozen: Params,
   batch: TokenBatch,
   *,
-  step: Int[Array, ''],
+  step: Int[Array, ''] | int,
   config: EarlyExitConfig,
   objective: Objective,
   settings: StepConfig,

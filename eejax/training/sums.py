@@ -14,12 +14,20 @@
 """What goes into a step and what comes out, as sums over tokens."""
 
 import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import flax.struct
 import jax.numpy as jnp
-import numpy as np
 
 from eejax.types import Array, Float, Int
+
+# What has a shape and a dtype: arrays of the device in a step, of the host when
+# numbers are shown, and jax's stand-ins for both when a step is only lowered
+# or a checkpoint's shape is asked for.
+if TYPE_CHECKING:
+  AnyArray = Array
+else:
+  AnyArray = Any
 
 
 @flax.struct.dataclass
@@ -34,15 +42,11 @@ class TokenBatch:
     segment_ids: which text of its row a token belongs to; 0 is padding.
   """
 
-  tokens: Int[Array, '*rows T']
-  targets: Int[Array, '*rows T']
-  weights: Float[Array, '*rows T']
-  positions: Int[Array, '*rows T']
-  segment_ids: Int[Array, '*rows T']
-
-
-# On the device in a step, on the host when they are added up and shown.
-AnyArray = Array | np.ndarray
+  tokens: Int[AnyArray, '*rows T']
+  targets: Int[AnyArray, '*rows T']
+  weights: Float[AnyArray, '*rows T']
+  positions: Int[AnyArray, '*rows T']
+  segment_ids: Int[AnyArray, '*rows T']
 
 
 @flax.struct.dataclass

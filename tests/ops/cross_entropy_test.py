@@ -185,7 +185,7 @@ def test_first_of_equals_is_the_likeliest():
   np.testing.assert_array_equal(found.top1, [[1, 1]])
 
 
-def largest_values(jaxpr) -> set[tuple[int, ...]]:
+def shapes_of(jaxpr) -> set[tuple[int, ...]]:
   """Return the shape of everything a program computes."""
   shapes = set()
   for equation in jaxpr.eqns:
@@ -195,7 +195,7 @@ def largest_values(jaxpr) -> set[tuple[int, ...]]:
     ):
       inner = getattr(parameter, 'jaxpr', parameter)
       if hasattr(inner, 'eqns'):
-        shapes |= largest_values(inner)
+        shapes |= shapes_of(inner)
   return shapes
 
 
@@ -213,7 +213,7 @@ def wide_elements(chunk_size, arrays):
     return jnp.sum(found.loss + found.divergence)
 
   program = jax.make_jaxpr(jax.grad(loss, (0, 1)))(a['hidden'], a['kernel'])
-  shapes = largest_values(program.jaxpr)
+  shapes = shapes_of(program.jaxpr)
   return max(int(np.prod(s)) for s in shapes if V in s and s != (D, V))
 
 
@@ -221,6 +221,23 @@ def test_whole_logits_never_stand(arrays):
   assert wide_elements(6, arrays) == 6 * V
   # The measure sees whole logits where there are some.
   assert wide_elements(1000, arrays) == B * T * V
+
+
+def test_a_frozen_matrix_gets_no_gradient(arrays):
+  a = arrays
+
+  def loss(hidden, kernel):
+    found = cross_entropy(
+      hidden, kernel=kernel, targets=a['targets'], chunk_size=6
+    )
+    return jnp.sum(found.loss)
+
+  def makes_matrix(learned):
+    program = jax.make_jaxpr(jax.grad(loss, learned))(a['hidden'], a['kernel'])
+    return (D, V) in shapes_of(program.jaxpr)
+
+  assert makes_matrix((0, 1))
+  assert not makes_matrix(0)
 
 
 def test_bfloat16_products_gather_gradients_in_float32(key):
