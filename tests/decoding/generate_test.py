@@ -356,6 +356,22 @@ def test_eos_ends_a_row_and_no_other(lively, prompts):
   assert len(result.rows[2].tokens) <= 5
 
 
+def test_a_row_that_has_ended_asks_for_nothing(lively):
+  # One row fills the context at its first token; the other always exits.
+  model = lively('1:norm', seed=1)
+  long, short = [11, 5, 23] * 15 + [9, 2], [7, 12]
+  always = run(model, [short], early('max_prob', 1e-30), 30).rows[0]
+  lowest = min(s for s in always.scores if s is not None)
+  policy = early('max_prob', lowest * 0.999)
+  alone = run(model, [short], policy, 30)
+  beside = run(model, [long, short], policy, 30)
+  assert len(beside.rows[0].tokens) == 1
+  assert beside.rows[1].tokens == alone.rows[0].tokens == always.tokens
+  # At most the long row's own token took the three deeper blocks along.
+  assert beside.batch.block_reads <= alone.batch.block_reads + 3
+  assert beside.batch.head_reads <= alone.batch.head_reads + 1
+
+
 def test_the_models_own_eos_is_the_default(lively):
   config, params = lively()
   free = run((config, params), [[3, 4]]).rows[0]

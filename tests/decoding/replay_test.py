@@ -100,6 +100,14 @@ class TestByHand:
     assert found.work[0].stage_runs.tolist() == [[3, 0], [0, 1]]
 
 
+def test_an_exit_that_is_never_taken_is_not_asked_unless_all_are():
+  scores = [[[0.9, 0.1]], [[0.9, 0.9]]]
+  some = one(scores, [None, 0.5], window=8).work[0]
+  assert some.checks.tolist() == [0, 2, 0]
+  none = one(scores, [None, None], window=8).work[0]
+  assert none.checks.tolist() == [2, 2, 0]
+
+
 @pytest.mark.parametrize('window', [2, 4, 8])
 def test_rows_and_settings_equal_slow_walks(window):
   random = np.random.default_rng(window)
