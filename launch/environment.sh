@@ -100,7 +100,7 @@ eejax_is_stamped() {
 }
 
 eejax_environment() {
-  local folder stamp key names
+  local folder stamp key names extra
   folder=$(eejax_folder) || exit 1
   PYTHON=$folder/bin/python
   stamp=$folder/$EEJAX_STAMP
@@ -118,7 +118,7 @@ eejax_environment() {
   if ! eejax_is_stamped "$stamp" "$key"; then
     echo "$key" >"$stamp"
   fi
-  if (($#)); then
-    printf '%s\n' "$@" >>"$stamp"
-  fi
+  for extra in "$@"; do
+    grep -qx "$extra" "$stamp" || echo "$extra" >>"$stamp"
+  done
 }
