@@ -11,13 +11,16 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What decoding costs, from the shapes of a model.
+"""What decoding costs: bytes from the shapes of a model, or seconds.
 
 At batch 1 a token's time is the time to read the weights it needs, so costs
 are bytes read: of blocks, of exit heads with their output matrix, of gates. A
 window of waiting tokens reads a block's weights once; what the arithmetic of
 its other tokens adds is `window_factor`. Attention over the cache and the
 embedding row are left out: they are small where weights decide.
+
+Where a machine keeps small weights in its caches, bytes are not time;
+`in_seconds` puts measured times of a block and of the head in their place.
 """
 
 import dataclasses
@@ -36,10 +39,11 @@ from eejax.types import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class ModelCost:
-  """Hold what the parts of a model with E exits cost, in bytes read.
+  """Hold what the parts of a model with E exits cost, in one unit.
 
   Attributes:
     block: a block of the backbone.
+    matrix: an output matrix.
     stage_blocks: blocks of each stage; the last one ends the model.
     exit_blocks: an exit's own block, which runs with its stage; usually 0.
     heads: each stage's exit head and output matrix.
@@ -47,6 +51,7 @@ class ModelCost:
   """
 
   block: float
+  matrix: float
   stage_blocks: tuple[int, ...]
   exit_blocks: tuple[float, ...]
   heads: tuple[float, ...]
@@ -85,7 +90,7 @@ class DecodeCost:
       )
 
   def of(self, work: Work) -> float:
-    """Return what some work costs, in bytes."""
+    """Return what some work costs, in the unit of the model's costs."""
     m = self.model
     stages = np.array(m.stage_blocks) * m.block + np.array(m.exit_blocks)
     single = work.stage_runs[:, 0]
@@ -130,10 +135,33 @@ def model_cost(
   size = lambda values: tuple(scale * v for v in values)
   return ModelCost(
     block=scale * _size(backbone['blocks']) / config.model.num_layers,
+    matrix=scale * matrix,
     stage_blocks=tuple(int(n) for n in np.diff(depths, prepend=0)),
     exit_blocks=size((*own_blocks, 0)),
     heads=size((*heads, _size(backbone['final_norm']) + matrix)),
     gates=size((*gates, 0)),
+  )
+
+
+def in_seconds(cost: ModelCost, *, block: float, matrix: float) -> ModelCost:
+  """Return costs in seconds, from those in bytes.
+
+  Args:
+    cost: in bytes.
+    block: measured seconds of a block for one token.
+    matrix: measured seconds of an output matrix. Norms, MLPs and gates are
+      charged by their bytes, as a block is.
+  """
+  rate = block / cost.block
+  rated = lambda values: tuple(rate * v for v in values)
+  heads = tuple(rate * (h - cost.matrix) + matrix for h in cost.heads)
+  return ModelCost(
+    block=block,
+    matrix=matrix,
+    stage_blocks=cost.stage_blocks,
+    exit_blocks=rated(cost.exit_blocks),
+    heads=heads,
+    gates=rated(cost.gates),
   )
 
 

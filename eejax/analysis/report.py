@@ -240,7 +240,8 @@ def _thresholds(summary: Values) -> str:
     page.paragraph(
       'Each score with its own thresholds, searched for the same agreement. '
       'A gate is read before the head; the others cost a head at every exit '
-      'that is asked.'
+      'that is asked. Safe at a depth: how many tokens the exit there could '
+      f'take on its own with {percent(target, 0)} of them right.'
     ),
   )
 

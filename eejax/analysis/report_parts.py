@@ -89,6 +89,12 @@ def criterion_row(entry: Values, sweep: Values) -> dict[str, object]:
     'agreement': f'{percent(point["agreement"]["value"], 1)} '
     f'({percent_range(point["agreement"])})',
     'mean depth': f'{point["mean_depth"]:.1f}',
+    **{
+      f'safe at {depth}': percent(share, 0)
+      for depth, share in zip(
+        sweep['exit_depths'], entry['coverage'], strict=True
+      )
+    },
     'predicted speed-up': times(point['predicted_speedup']),
   }
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
   from eejax.checkpoint.folder import Checkpoint
   from eejax.data.batch import Batch, Packing
   from eejax.data.tokenizer import Tokenizer
+  from eejax.evaluation.wall_clock import PartTimes
   from eejax.ops.bootstrap import Interval
 
 STANDARD_LIBRARY = 'stdlib'
@@ -194,16 +195,28 @@ def read_text(
 
 
 def decode_cost(
-  model: 'Checkpoint', criterion: str, *, window_factor: float = 1.0
+  model: 'Checkpoint', criterion: str, *, times: 'PartTimes | None' = None
 ) -> 'DecodeCost':
-  """Return the cost model of a checkpoint decoded in float32."""
-  from eejax.analysis.cost_model import DecodeCost, model_cost
+  """Return the cost model of a checkpoint decoded in float32.
+
+  Args:
+    model: the checkpoint.
+    criterion: which score is asked.
+    times: of the parts on this machine, to count in seconds; None counts the
+      bytes that are read.
+  """
+  from eejax.analysis.cost_model import DecodeCost, in_seconds, model_cost
   from eejax.decoding.criteria import Reads, get_criterion
 
+  cost = model_cost(model.config)
+  reads_logits = get_criterion(criterion).reads is Reads.LOGITS
+  if times is None:
+    return DecodeCost(cost, reads_logits=reads_logits)
+  block = times.blocks / model.config.model.num_layers
   return DecodeCost(
-    model_cost(model.config),
-    reads_logits=get_criterion(criterion).reads is Reads.LOGITS,
-    window_factor=window_factor,
+    in_seconds(cost, block=block, matrix=times.head),
+    reads_logits=reads_logits,
+    window_factor=times.window_factor,
   )
 
 

@@ -69,15 +69,13 @@ def _thresholds(settings: Settings, models: Models) -> dict[str, Any]:
     config=model.config,
     criteria=usable_criteria(model),
   )
-  with output.waiting('measuring windows'):
-    factor = wall_clock.window_factor(
+  with output.waiting('timing the parts of decoding'):
+    times = wall_clock.part_times(
       prepare(model.params, config=model.config),
       config=model.config.model,
       window=settings.window,
     )
-  cost_of = functools.partial(
-    measuring.decode_cost, model, window_factor=factor
-  )
+  cost_of = functools.partial(measuring.decode_cost, model, times=times)
   found = {}
   for name in output.track(logged, 'searching', unit='score'):
     found[name] = sweep.calibrate(
@@ -97,13 +95,19 @@ def _thresholds(settings: Settings, models: Models) -> dict[str, Any]:
   return {
     'criterion': best,
     'window': settings.window,
-    'window_factor': factor,
+    'part_times': times,
+    'window_factor': times.window_factor,
     'tokens': logged[best].num_tokens,
     'exit_depths': logged[best].depths,
     'points': points,
     'calibrated': found[best],
     'criteria': [
-      {'criterion': name, 'calibrated': one} for name, one in found.items()
+      {
+        'criterion': name,
+        'calibrated': one,
+        'coverage': sweep.coverage(logged[name], precision=settings.target),
+      }
+      for name, one in found.items()
     ],
   }
 
@@ -169,7 +173,7 @@ def _samples(
   settings: Settings, models: Models, result: dict[str, Any]
 ) -> list[dict[str, Any]]:
   model, found = models.tuned, Found.of(result)
-  policy = found.policy(found.calibrated)
+  policy = found.policy(found.calibrated if found.uses_exits else None)
   tokenizer = measuring.open_tokenizer(model)
   prompts = held_out_prompts(model, settings)[:SAMPLES]
   go_on = functools.partial(

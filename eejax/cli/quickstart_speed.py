@@ -27,9 +27,10 @@ from eejax.data.batch import Batch
 from eejax.decoding.generate import generate
 from eejax.decoding.policy import Mode, Policy, Threshold
 from eejax.decoding.prepare import prepare
-from eejax.decoding.replay import Work, replay
+from eejax.decoding.replay import Work, full_work, replay
 from eejax.decoding.results import GeneratedRow, GenerateResult
 from eejax.evaluation import scores, sweep, wall_clock
+from eejax.evaluation.wall_clock import PartTimes
 
 # Thresholds that are timed besides the calibrated ones.
 GRID: tuple[Threshold, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, None)
@@ -42,15 +43,16 @@ class Found:
   Attributes:
     criterion: which score is asked.
     window: of the decoder.
-    window_factor: cost of a window over that of a token.
-    calibrated: thresholds of the exits.
+    times: of the parts of decoding on this machine.
+    calibrated: thresholds of the exits; all are None where no exit pays,
+      which then means full decoding.
     calibrated_point: what they do on held-out text.
     points: the same of each setting of the grid, by its thresholds.
   """
 
   criterion: str
   window: int
-  window_factor: float
+  times: PartTimes
   calibrated: tuple[Threshold, ...]
   calibrated_point: dict[str, Any]
   points: dict[tuple[Threshold, ...], dict[str, Any]]
@@ -61,11 +63,16 @@ class Found:
     return cls(
       criterion=result['criterion'],
       window=result['window'],
-      window_factor=result['window_factor'],
+      times=PartTimes(**result['part_times']),
       calibrated=tuple(result['calibrated']['tuned']['thresholds']),
       calibrated_point=result['calibrated']['held_out'],
       points={tuple(p['thresholds']): p for p in result['points']},
     )
+
+  @property
+  def uses_exits(self) -> bool:
+    """Return whether any exit is ever taken."""
+    return any(t is not None for t in self.calibrated)
 
   def policy(self, thresholds: tuple[Threshold, ...] | None) -> Policy:
     """Return the policy of a setting; None is full decoding."""
@@ -109,7 +116,7 @@ class Timing:
     self.settings: dict[str, tuple[Threshold, ...] | None] = {
       self.FULL: None,
       **{str(t): (t,) * exits for t in GRID},
-      self.CALIBRATED: found.calibrated,
+      self.CALIBRATED: found.calibrated if found.uses_exits else None,
     }
     self.seconds: dict[str, list[list[float]]] = {n: [] for n in self.settings}
     self.rows: dict[str, list[GeneratedRow]] = {n: [] for n in self.settings}
@@ -161,14 +168,14 @@ class Timing:
     """Return what was measured, beside what was predicted."""
     settings = []
     own = self._own_text()
-    for name, thresholds in self.settings.items():
-      if thresholds is None:
-        continue
+    for name in own:
+      thresholds = self._thresholds(name)
       is_calibrated = name == self.CALIBRATED
       point = self.found.points.get(thresholds)
       settings.append(
         {
           **self._describe(name),
+          'thresholds': thresholds,
           'calibrated': is_calibrated,
           'point': self.found.calibrated_point if is_calibrated else point,
           'own_agreement': own[name].agreement,
@@ -182,15 +189,21 @@ class Timing:
       'calibrated': settings[-1],
     }
 
+  def _thresholds(self, name: str) -> tuple[Threshold, ...]:
+    """Return the thresholds of a setting, of full decoding `never` alone."""
+    return self.settings[name] or (None,) * len(self.model.config.exits)
+
   def _describe(self, name: str) -> dict[str, Any]:
     config, rows = self.model.config, self.rows[name]
     levels = [*config.exit_depths, config.model.num_layers]
     depths = np.array([row.exit_depths for row in rows])
-    work = work_of_depths(depths, levels, window=self.found.window)
+    if self.settings[name] is None:
+      work = full_work(depths.size, num_exits=len(config.exits))
+    else:
+      work = work_of_depths(depths, levels, window=self.found.window)
     tokens = np.array([row.tokens for row in rows])
     full_tokens = np.array([row.tokens for row in self.rows[self.FULL]])
     return {
-      'thresholds': self.settings[name],
       'measured': wall_clock.speed_ratio(
         self.seconds[name], self.seconds[self.FULL]
       ),
@@ -204,9 +217,7 @@ class Timing:
   @property
   def _cost(self) -> DecodeCost:
     found = self.found
-    return measuring.decode_cost(
-      self.model, found.criterion, window_factor=found.window_factor
-    )
+    return measuring.decode_cost(self.model, found.criterion, times=found.times)
 
   def _tokens_per_s(self, name: str) -> float:
     return 1 / float(np.mean([np.median(s) for s in self.seconds[name]]))
@@ -227,14 +238,14 @@ class Timing:
     logged = scores.collect_scores(
       self.model.params, [batch], config=self.model.config, criteria=(name,)
     )[name]
-    settings = {n: t for n, t in self.settings.items() if t is not None}
+    names = [n for n in self.settings if n != self.FULL]
     points = sweep.evaluate_settings(
       logged.after(len(rows[0].prompt_tokens) - 1),
-      list(settings.values()),
+      [self._thresholds(n) for n in names],
       window=self.found.window,
       speedup=self._cost.speedup,
     )
-    return dict(zip(settings, points, strict=True))
+    return dict(zip(names, points, strict=True))
 
 
 def work_of_depths(

@@ -101,7 +101,7 @@ def default_exits(config: ModelConfig) -> str:
     raise ArgumentError(
       'a model of one block has no depth to exit at; take a deeper one.'
     )
-  return ','.join(f'{depth}:mlp:gate' for depth in sorted(depths))
+  return ','.join(f'{depth}:mlp:mlp_gate' for depth in sorted(depths))
 
 
 def run_all(settings: Settings, folder: pathlib.Path) -> dict[str, Any]:

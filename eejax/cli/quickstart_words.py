@@ -21,6 +21,8 @@ from typing import Any
 from eejax.cli import measuring
 
 Values = Mapping[str, Any]
+# A speed-up below this is called none.
+_PAYS = 1.05
 
 
 def with_words(summary: dict[str, Any]) -> dict[str, Any]:
@@ -35,39 +37,83 @@ def with_words(summary: dict[str, Any]) -> dict[str, Any]:
 
 def meaning(summary: Values) -> list[str]:
   """Return a few sentences for someone in a hurry."""
+  sentences = _headline(summary)
+  if summary['speed']['calibrated']['measured']['value'] < _PAYS:
+    sentences.append(why_not(summary))
+  if summary['model']['backbone_unchanged']:
+    sentences.append('Not a byte of the backbone was changed by tuning.')
+  return sentences
+
+
+def uses_exits(summary: Values) -> bool:
+  """Return whether the calibrated setting ever takes an exit."""
+  thresholds = summary['sweep']['calibrated']['tuned']['thresholds']
+  return any(t is not None for t in thresholds)
+
+
+def _headline(summary: Values) -> list[str]:
   speed = summary['speed']['calibrated']
-  point = summary['sweep']['calibrated']['held_out']
-  target = summary['sweep']['calibrated']['target']
-  layers = summary['model']['num_layers']
-  reached = point['agreement']['value'] >= target
-  sentences = [
-    f'Calibrated for {target:.0%} agreement with full decoding, early exit '
-    f'runs at {speed["measured"]["value"]:.2f} times its speed here '
+  best = summary['sweep']['calibrated']
+  agreement = best['held_out']['agreement']
+  if not uses_exits(summary):
+    return [
+      f'No thresholds were found that keep {best["target"]:.0%} agreement '
+      'with full decoding and save time, so the calibrated setting is full '
+      'decoding.'
+    ]
+  reached = agreement['value'] >= best['target']
+  return [
+    f'Calibrated for {best["target"]:.0%} agreement with full decoding, early '
+    f'exit runs at {speed["measured"]["value"]:.2f} times its speed here '
     f'({speed["tokens_per_s"]:.0f} against '
     f'{summary["speed"]["full_tokens_per_s"]:.0f} tokens/s, one prompt at a '
     'time).',
     f'On text that the thresholds were not chosen on, '
-    f'{point["agreement"]["value"]:.1%} of the tokens are those of the whole '
-    f'model given the same text (interval {point["agreement"]["low"]:.1%} to '
-    f'{point["agreement"]["high"]:.1%}; empirical, teacher-forced)'
+    f'{agreement["value"]:.1%} of the tokens are those of the whole model '
+    f'given the same text (interval {agreement["low"]:.1%} to '
+    f'{agreement["high"]:.1%}; empirical, teacher-forced)'
     + ('.' if reached else ', short of the target.'),
-    f'Tokens are emitted after {speed["mean_depth"]:.1f} of {layers} blocks '
-    'on average; deeper keys and values are caught up later, exactly.',
+    f'Tokens are emitted after {speed["mean_depth"]:.1f} of '
+    f'{summary["model"]["num_layers"]} blocks on average; deeper keys and '
+    'values are caught up later, exactly.',
   ]
-  if speed['measured']['value'] < 1.05:
-    sentences.append(
-      'Early exit does not pay here at this agreement: '
-      'what is skipped costs no more than the exits themselves.'
+
+
+def why_not(summary: Values) -> str:
+  """Return what keeps early exit from paying here."""
+  sweep = summary['sweep']
+  score = max(sweep['criteria'], key=lambda c: sum(c['coverage']))
+  depths = [
+    f'{share:.0%} at depth {depth}'
+    for share, depth in zip(
+      score['coverage'], sweep['exit_depths'], strict=True
     )
-  if summary['model']['backbone_unchanged']:
-    sentences.append('Not a byte of the backbone was changed by tuning.')
-  return sentences
+  ]
+  times = sweep['part_times']
+  block = times['blocks'] / summary['model']['num_layers']
+  return (
+    f'Why it does not pay here: the {score["criterion"]} score, which tells '
+    'safe tokens best, lets an exit on its own take only '
+    f'{", ".join(depths)} of the tokens before fewer than '
+    f'{sweep["calibrated"]["target"]:.0%} of them are right; reading a head '
+    f'takes as long as {times["head"] / block:.1f} blocks, and catching up '
+    f'{sweep["window"]} tokens {sweep["window_factor"]:.1f} times as long as '
+    'one.'
+  )
 
 
 def calibration(summary: Values) -> str:
   """Return how the thresholds were chosen."""
   sweep = summary['sweep']
   best = sweep['calibrated']
+  if not uses_exits(summary):
+    return (
+      'A token would leave at the first exit whose score reaches the '
+      'threshold of that exit. Thresholds were searched on one half of the '
+      f'validation text for the least time at {best["target"]:.0%} agreement: '
+      'none saves time, by any of the scores. All agreement shown is of the '
+      'other half.'
+    )
   chosen = measuring.thresholds_text(best['tuned']['thresholds'])
   chosen = chosen.replace(',', ', ')
   return (
@@ -84,6 +130,7 @@ def calibration(summary: Values) -> str:
 def limits(summary: Values) -> list[str]:
   """Return what the figures do not say."""
   sweep, speed = summary['sweep'], summary['speed']
+  times = sweep['part_times']
   return [
     'Agreement is empirical and teacher-forced: at each token of held-out '
     'text, does the exit that decoding would take say what the whole model '
@@ -94,10 +141,12 @@ def limits(summary: Values) -> list[str]:
     'in which the settings take turns, medians, without compiling and '
     'without the prompt. The range is over prompts. Other machines, sizes '
     'and batches differ.',
-    'The prediction counts the weights that are read (blocks, heads, gates) '
-    'for the exits that these generations took; a window of '
-    f'{sweep["window"]} waiting tokens through all blocks was measured to '
-    f'cost {sweep["window_factor"]:.2f} times one token.',
+    'The prediction adds up what was read (blocks, heads, gates) for the '
+    'exits that these generations took, at times measured here before: all '
+    f'blocks {1e3 * times["blocks"]:.2f} ms for one token and '
+    f'{sweep["window_factor"]:.2f} times that for {sweep["window"]} waiting '
+    f'ones, the head {1e3 * times["head"]:.2f} ms. The loop around them is '
+    'not counted.',
     f'Every {sweep["window"]}th token at the latest goes through the whole '
     'model, so the mean depth cannot fall as far as exits alone would allow.',
     'Intervals of 95 % come from a bootstrap over rows of text, not over '

@@ -100,7 +100,9 @@ def make_plan(
   """Return the program a policy asks for, and the thresholds it reads.
 
   An exit with threshold 0 is always taken, so the model ends there: deeper
-  blocks are not run, have no cache and nothing to catch up.
+  blocks are not run, have no cache and nothing to catch up. An exit that is
+  never taken, where others may be, is left out, so nobody asks it; where all
+  are never taken they stay, which is what exits cost that help nobody.
 
   Args:
     config: the model.
@@ -119,6 +121,7 @@ def make_plan(
     stages = (Stage(0, whole, None),)
     return Plan(config, stages, '', 1, (1,), method), ()
   usable = policy.usable_exits(config)
+  usable = tuple(x for x in usable if x[1] is not None) or usable
   stages_list: list[Stage] = []
   thresholds: list[Threshold] = []
   first = 0

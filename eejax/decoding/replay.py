@@ -123,6 +123,9 @@ class _Walk:
     self.thresholds = thresholds
     self.window = window
     self.widths = window_widths(window, batch_size=1)
+    # Exits that are never taken are left out unless all are; see `make_plan`.
+    asked = np.isfinite(thresholds)
+    self.asked = asked | ~asked.any(axis=1, keepdims=True)
     # The first exit with threshold 0 is where the model ends.
     ends = thresholds == 0
     self.last = np.where(ends.any(axis=1), ends.argmax(axis=1), exits)
@@ -144,7 +147,7 @@ class _Walk:
       self._run(stage, t, active)
       ends = (stage == self.last)[:, None]
       if stage < exits:
-        asked = active & may_exit & ~ends
+        asked = active & may_exit & ~ends & self.asked[:, stage, None]
         sure = self.scores[stage, :, t] >= self.thresholds[:, stage, None]
         leave = asked & sure
         self.checks[:, stage] += asked.sum(axis=1)

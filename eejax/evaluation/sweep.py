@@ -69,6 +69,9 @@ class Point:
 class Calibration:
   """Hold the cheapest setting found on one half, and its worth on the other.
 
+  Where no exit is worth taking, all thresholds are `never`, which then means
+  full decoding, without exits.
+
   Attributes:
     target: agreement that was asked for.
     tuned: on the half that the thresholds were chosen on; too good to be
@@ -84,6 +87,11 @@ class Calibration:
   def thresholds(self) -> tuple[Threshold, ...]:
     """Return the thresholds that were chosen."""
     return self.tuned.thresholds
+
+  @property
+  def uses_exits(self) -> bool:
+    """Return whether any exit is ever taken."""
+    return any(t is not None for t in self.thresholds)
 
 
 def evaluate_settings(
@@ -210,7 +218,35 @@ def calibrate(
     )[0]
     for half in (tuning, reporting)
   )
-  return Calibration(target=search.target, tuned=tuned, held_out=held_out)
+  found = Calibration(target=search.target, tuned=tuned, held_out=held_out)
+  if found.uses_exits:
+    return found
+  as_full = lambda point: dataclasses.replace(point, predicted_speedup=1.0)
+  return dataclasses.replace(
+    found, tuned=as_full(tuned), held_out=as_full(held_out)
+  )
+
+
+def coverage(scores: ExitScores, *, precision: float) -> tuple[float, ...]:
+  """Return how many tokens each exit may take on its own.
+
+  It is the largest share of tokens, those with the highest scores, of which
+  at least `precision` are as the full model says: how far the score tells
+  right from wrong. Exits are looked at one by one.
+
+  Args:
+    scores: of every exit at every token.
+    precision: share of the tokens taken that must be right.
+  """
+  shares = []
+  for score, agree in zip(scores.scores, scores.agree, strict=True):
+    order = np.argsort(-score[scores.counted], kind='stable')
+    right = agree[scores.counted][order]
+    number = np.arange(1, len(right) + 1)
+    enough = np.cumsum(right) >= precision * number - 1e-9
+    best = number[enough].max() if enough.any() else 0
+    shares.append(float(best / len(right)))
+  return tuple(shares)
 
 
 def find_thresholds(

@@ -17,7 +17,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from eejax.config import ModelConfig
 from eejax.decoding.prepare import Prepared
 from eejax.errors import ArgumentError
 from eejax.models.block import Block, BlockOutput, Projections
+from eejax.models.exits import output_matrix_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,38 +91,67 @@ def speed_ratio(
   return Ratio(sum(theirs) / sum(ours), min(by_case), max(by_case))
 
 
-def window_factor(
-  params: Prepared, *, config: ModelConfig, window: int, repeats: int = 9
-) -> float:
-  """Measure what a window through all blocks costs over a single token.
+@dataclasses.dataclass(frozen=True)
+class PartTimes:
+  """Hold what the parts of decoding take at batch 1, in seconds.
 
-  It is 1 where reading the weights is all there is, and more where arithmetic
-  shows. At least 1.
+  Attributes:
+    blocks: one token through all blocks.
+    window: a window of tokens through all blocks.
+    head: the final head's matrix and the choice of a token.
   """
-  if window == 1:
-    return 1.0
+
+  blocks: float
+  window: float
+  head: float
+
+  @property
+  def window_factor(self) -> float:
+    """Return what a window costs over a token, at least 1.
+
+    It is 1 where reading the weights is all there is.
+    """
+    return max(self.window / self.blocks, 1.0)
+
+
+def part_times(
+  params: Prepared, *, config: ModelConfig, window: int, repeats: int = 25
+) -> PartTimes:
+  """Measure the parts of decoding, without caches."""
   block = Block(config, projections=Projections.FUSED)
+  kernel = params.kernels[output_matrix_name(None, config=config)]
 
   @jax.jit
-  def run(blocks, x):
+  def run_blocks(blocks, x):
     positions = jnp.arange(x.shape[1])[None]
     for block_params in blocks:
       out = block.apply({'params': block_params}, x, positions=positions)
       x = cast(BlockOutput, out).hidden
     return x
 
-  def timed(width: int) -> Callable[[], float]:
-    x = jnp.ones((1, width, config.embed_dim), params.dtype)
+  @jax.jit
+  def run_head(kernel, x):
+    return jnp.argmax(x @ kernel, axis=-1)
 
-    def once() -> float:
-      clock = time.perf_counter()
-      jax.block_until_ready(run(params.blocks, x))
-      return time.perf_counter() - clock
-
-    return once
-
+  state = lambda width: jnp.ones((1, width, config.embed_dim), params.dtype)
   found = interleaved(
-    {'one': timed(1), 'window': timed(window)}, repeats=repeats, warm_up=2
+    {
+      'blocks': _timed(run_blocks, params.blocks, state(1)),
+      'window': _timed(run_blocks, params.blocks, state(window)),
+      'head': _timed(run_head, kernel, state(1)),
+    },
+    repeats=repeats,
+    warm_up=2,
   )
-  ratio = statistics.median(found['window']) / statistics.median(found['one'])
-  return max(ratio, 1.0)
+  return PartTimes(**{k: statistics.median(v) for k, v in found.items()})
+
+
+def _timed(
+  function: Callable[..., Any], *arguments: Any
+) -> Callable[[], float]:
+  def once() -> float:
+    clock = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - clock
+
+  return once

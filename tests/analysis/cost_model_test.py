@@ -16,13 +16,19 @@
 import numpy as np
 import pytest
 
-from eejax.analysis.cost_model import DecodeCost, ModelCost, model_cost
+from eejax.analysis.cost_model import (
+  DecodeCost,
+  ModelCost,
+  in_seconds,
+  model_cost,
+)
 from eejax.decoding.replay import Work, full_work
 from eejax.errors import ArgumentError
 from eejax.testing import tiny
 
 MODEL = ModelCost(
   block=10.0,
+  matrix=4.0,
   stage_blocks=(3, 3, 6),
   exit_blocks=(0.0, 10.0, 0.0),
   heads=(7.0, 8.0, 5.0),
@@ -57,7 +63,9 @@ def test_windows_may_cost_more():
 
 @pytest.mark.parametrize('reads_logits', [True, False])
 def test_full_decoding_is_as_fast_as_itself(reads_logits):
-  model = ModelCost(10.0, (3, 3, 6), (0.0, 0.0, 0.0), (7.0, 8.0, 5.0), (1,) * 3)
+  model = ModelCost(
+    10.0, 4.0, (3, 3, 6), (0.0, 0.0, 0.0), (7.0, 8.0, 5.0), (1,) * 3
+  )
   cost = DecodeCost(model, reads_logits=reads_logits)
   assert cost.speedup(full_work(9, num_exits=2)) == 1.0
   assert model.full_token == 125.0
@@ -97,6 +105,16 @@ def test_an_exits_own_block_runs_with_its_stage():
   found = model_cost(tiny.tiny_config('2:block'))
   assert found.exit_blocks == (found.block, 0.0)
   assert found.heads[0] == found.heads[1]
+
+
+def test_measured_times_take_the_place_of_bytes():
+  found = in_seconds(MODEL, block=20.0, matrix=100.0)
+  assert (found.block, found.matrix) == (20.0, 100.0)
+  # The matrix as measured, the rest of a head as a block's bytes.
+  assert found.heads == (106.0, 108.0, 102.0)
+  assert found.gates == (2.0, 2.0, 0.0)
+  assert found.exit_blocks == (0.0, 20.0, 0.0)
+  assert found.full_token == 12 * 20 + 102
 
 
 def test_the_window_factor_is_checked():

@@ -132,7 +132,11 @@ def make_summary():
       'criterion': 'gate',
       'calibrated': {'target': 0.97, 'held_out': calibrated['point']},
       'criteria': [
-        {'criterion': name, 'calibrated': {'held_out': calibrated['point']}}
+        {
+          'criterion': name,
+          'calibrated': {'held_out': calibrated['point']},
+          'coverage': [0.11, 0.47],
+        }
         for name in ('gate', 'entropy')
       ],
     },
@@ -187,6 +191,8 @@ def test_it_is_whole_and_says_what_there_is():
     '1.31x',
     'gate (used)',
     'entropy',
+    'safe at 6',
+    '47 %',
     '97.5 %',
     '8.2 of 12',
     'It is faster.',

@@ -69,6 +69,18 @@ def test_threshold_0_ends_the_model():
   assert first.window == 1  # nothing waits, so nothing is forced
 
 
+def test_an_exit_that_is_never_taken_is_left_out():
+  made, thresholds = plan(tiny.tiny_config(), None, 0.2, None)
+  assert spans(made) == [(0, 2, 2), (2, 4, None)]
+  assert thresholds == (0.2,)
+
+
+def test_exits_stay_where_none_is_ever_taken():
+  made, thresholds = plan(tiny.tiny_config(), None)
+  assert made.num_exits == 3
+  assert thresholds == (None, None, None)
+
+
 def test_the_minimum_depth_drops_exits():
   made, thresholds = plan(tiny.tiny_config(), 0.1, 0.2, 0.3, minimum_depth=2)
   assert spans(made) == [(0, 2, 2), (2, 3, 3), (3, 4, None)]

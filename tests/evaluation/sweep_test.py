@@ -169,7 +169,19 @@ class TestCalibrate:
       scores, window=8, speedup=speedup, search=Search(target=1.0, margin=0.0)
     )
     assert found.thresholds == (None, None, None)
+    assert not found.uses_exits
     assert found.held_out.agreement.value == 1.0
+
+  def test_where_nothing_pays_it_is_full_decoding(self):
+    # Asking costs more than all that is saved.
+    found = sweep.calibrate(
+      random_scores(),
+      window=8,
+      speedup=lambda work: 1 / (1 + work.checks.sum()),
+    )
+    assert not found.uses_exits
+    assert found.tuned.predicted_speedup == 1.0
+    assert found.held_out.predicted_speedup == 1.0
 
   def test_a_search_near_the_best_there_is(self):
     # Two exits: all pairs of a fine grid can be tried.
@@ -191,6 +203,31 @@ class TestCalibrate:
     )
     best = max(p.predicted_speedup for p in points if p.agreement.value >= 0.95)
     assert point(chosen, pair).predicted_speedup > 1 + 0.93 * (best - 1)
+
+
+class TestCoverage:
+  def test_by_hand(self):
+    # By falling score the first exit is right, wrong, right, right, ...
+    scores = np.array([[[0.9, 0.8, 0.7, 0.6]], [[0.1, 0.2, 0.3, 0.4]]])
+    agree = np.array(
+      [[[True, False, True, True]], [[True, True, False, False]]]
+    )
+    logged = ExitScores('gate', (1, 2), 3, scores, agree, np.ones((1, 4), bool))
+    assert sweep.coverage(logged, precision=1.0) == (0.25, 0.0)
+    assert sweep.coverage(logged, precision=0.75) == (1.0, 0.0)
+    assert sweep.coverage(logged, precision=0.5) == (1.0, 1.0)
+
+  def test_padding_does_not_count(self):
+    scores = np.array([[[0.9, 0.8]]])
+    logged = ExitScores(
+      'gate',
+      (1,),
+      2,
+      scores,
+      np.array([[[True, False]]]),
+      np.array([[True, False]]),
+    )
+    assert sweep.coverage(logged, precision=1.0) == (1.0,)
 
 
 @pytest.mark.parametrize(
