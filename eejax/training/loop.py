@@ -324,6 +324,7 @@ class _Run:
 
   def evaluate(self) -> None:
     """Measure held-out text at every exit."""
+    self.flush()  # records stand in the order of their steps
     if not self.held_out:
       return
     parts = [

@@ -15,8 +15,6 @@
 
 from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
 import flax.struct
 import jax.numpy as jnp
 import optax
