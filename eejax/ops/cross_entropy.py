@@ -215,9 +215,12 @@ def _statistics(settings: _Settings, hiddens, kernel, targets, teacher):
     log_probs, top1 = _teach(settings, states, teacher)
 
     def head(hidden):
+      hidden, own_targets = _tied_together(hidden, targets)
       logits = _logits(hidden, kernel, settings)
       log_normalizer = jax.nn.logsumexp(logits, axis=-1)
-      target = jnp.sum(jnp.where(_hit(logits, targets), logits, 0.0), axis=-1)
+      target = jnp.sum(
+        jnp.where(_hit(logits, own_targets), logits, 0.0), axis=-1
+      )
       return {
         'loss': log_normalizer - target,
         'log_normalizer': log_normalizer,
@@ -283,8 +286,11 @@ def _backward(settings, kept, cotangents):
 
     def head(gradient, inputs):
       hidden, normalizer, weights = inputs
+      hidden, own_targets = _tied_together(hidden, targets)
       logits = _logits(hidden, kernel, settings)
-      error = _error(settings, logits, normalizer, targets, log_probs, weights)
+      error = _error(
+        settings, logits, normalizer, own_targets, log_probs, weights
+      )
       return _products(settings, gradient, hidden, kernel, error)
 
     return jax.lax.scan(head, gradient, (hiddens, normalizers, weights))
@@ -365,6 +371,15 @@ def _join(y: jax.Array, *, axis: int, length: int) -> jax.Array:
   y = jnp.moveaxis(y, 0, axis)
   shape = (*y.shape[:axis], -1, *y.shape[axis + 2 :])
   return jax.lax.slice_in_dim(y.reshape(shape), 0, length, axis=axis)
+
+
+def _tied_together(hidden, targets):
+  """Make targets look different for every head.
+
+  They are not, so a compiler would take their one-hot form, as wide as the
+  logits, out of the loop over heads and keep it.
+  """
+  return jax.lax.optimization_barrier((hidden, targets))
 
 
 def _logits(hidden, kernel, settings) -> Float[Array, 'B C V']:
