@@ -94,7 +94,8 @@ def test_runs(file, monkeypatch):
 def _some_manifest(path):
   from eejax.testing import tiny
 
-  return argparse.Namespace(config=tiny.tiny_config(), backbone_hash='')
+  config = tiny.tiny_config(max_length=512)
+  return argparse.Namespace(config=config, backbone_hash='')
 
 
 @pytest.mark.parametrize('file', RUNS)

@@ -105,15 +105,16 @@ def pretrain(
       'the joint regime trains exits and the standard regime has none; give '
       'exits with Regime.JOINT alone.'
     )
+  heads = config_lib.parse_exits(exits) if exits else ()
+  config = EarlyExitConfig(model, heads)
+  _check(config, objective, data, step)
   task_optimizer = optimizer(learning_rate=learning_rate)
   with _claimed(run_folder, extra={}) as folder:
     words = _tokenizer(folder, tokenizer, data, model.vocab_size)
     model = dataclasses.replace(
       model, bos_id=words.bos_id, eos_ids=words.eos_ids
     )
-    config = EarlyExitConfig(
-      model, config_lib.parse_exits(exits) if exits else ()
-    )
+    config = EarlyExitConfig(model, heads)
     task = Task(
       config=config,
       params=decoder.init(config, jax.random.key(seed)),
@@ -174,6 +175,7 @@ def tune(
     raise ArgumentError(
       f'{checkpoint} has no exits to tune; add some with eejax add-exits.'
     )
+  _check(config, objective, data, step)
   task_optimizer = optimizer(learning_rate=learning_rate)
   backbone = {'backbone': manifest.backbone_hash}
   with _claimed(run_folder, extra=backbone) as folder:
@@ -205,6 +207,28 @@ def tune(
 
 
 # MARK: Parts of both
+
+
+def _check(
+  config: EarlyExitConfig,
+  objective: Objective,
+  data: DataConfig,
+  step: StepConfig,
+) -> None:
+  """Raise what is wrong with a run before anything is written."""
+  if data.sequence_length > config.model.max_length:
+    raise ArgumentError(
+      f'sequences of {data.sequence_length} tokens are longer than the '
+      f"model's context of {config.model.max_length}."
+    )
+  rows = data.batch_size // data.num_shards
+  if rows % step.microbatches:
+    raise ArgumentError(
+      f'a batch of {rows} rows cannot be cut into {step.microbatches} '
+      'microbatches.'
+    )
+  if config.exits:
+    objective.exit_weights.check(len(config.exits))
 
 
 @contextlib.contextmanager
@@ -244,11 +268,6 @@ def _train(
   held_out_batches: int,
 ) -> Outcome:
   check_vocabulary(tokenizer, task.config.model.vocab_size)
-  if data.sequence_length > task.config.model.max_length:
-    raise ArgumentError(
-      f'sequences of {data.sequence_length} tokens are longer than the '
-      f"model's context of {task.config.model.max_length}."
-    )
   with output.waiting('reading the corpus'):
     batches = data_batches.make_batches(data, tokenizer, Split.TRAIN)
     held_out = _held_out(data, tokenizer, held_out_batches)
