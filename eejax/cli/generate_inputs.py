@@ -1,0 +1,129 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What the arguments of `eejax generate` name: prompts, model, policy."""
+
+import argparse
+import json
+import pathlib
+from typing import TYPE_CHECKING
+
+from eejax.errors import ArgumentError
+
+if TYPE_CHECKING:
+  from eejax.checkpoint.folder import Checkpoint
+  from eejax.config import EarlyExitConfig
+  from eejax.decoding.policy import Policy
+  from eejax.ops.sampling import SamplingConfig
+
+# What early exit trusts where nothing is said.
+DEFAULT_THRESHOLD = '0.9'
+
+
+def read_prompts(args: argparse.Namespace) -> list[str]:
+  """Return the prompts that were given, in order."""
+  prompts = list(args.prompt or [])
+  if args.prompts:
+    prompts += _read_file(pathlib.Path(args.prompts))
+  if not prompts:
+    raise ArgumentError('there is no prompt; give --prompt or --prompts.')
+  return prompts
+
+
+def _read_file(path: pathlib.Path) -> list[str]:
+  try:
+    lines = path.read_text(encoding='utf-8').splitlines()
+  except OSError as error:
+    raise ArgumentError(
+      f'the prompts {path} cannot be read ({error.strerror}).'
+    ) from error
+  except UnicodeDecodeError as error:
+    raise ArgumentError(f'the prompts {path} are not UTF-8 text.') from error
+  lines = [line for line in lines if line.strip()]
+  if path.suffix != '.jsonl':
+    return lines
+  prompts = []
+  for number, line in enumerate(lines, start=1):
+    try:
+      prompts.append(json.loads(line)['prompt'])
+    except (ValueError, KeyError, TypeError) as error:
+      raise ArgumentError(
+        f"line {number} of {path} is no JSON object with 'prompt'."
+      ) from error
+    if not isinstance(prompts[-1], str):
+      raise ArgumentError(f"'prompt' in line {number} of {path} is no text.")
+  return prompts
+
+
+def sampling_config(args: argparse.Namespace) -> 'SamplingConfig':
+  from eejax.ops.sampling import SamplingConfig
+
+  return SamplingConfig(
+    temperature=args.temperature,
+    top_k=args.top_k,
+    top_p=args.top_p,
+    min_p=args.min_p,
+    seed=args.seed,
+  )
+
+
+def open_model(args: argparse.Namespace) -> 'Checkpoint':
+  """Return the model, its blocks apart, as decoding wants them."""
+  from eejax.checkpoint import folder, manifest
+  from eejax.cli import measuring, output
+
+  path = pathlib.Path(args.checkpoint)
+  if not (path / manifest.NAME).is_file():
+    return measuring.open_model(path, dtype=args.dtype)
+  with output.waiting(f'reading {path}'):
+    model = folder.load(path, layout=folder.Layout.UNSTACKED, dtype=args.dtype)
+  if model.tokenizer_folder is None:
+    raise ArgumentError(
+      f'{path} has no tokenizer, so it can read no text; put its '
+      'tokenizer.json there.'
+    )
+  return model
+
+
+def chosen_policy(
+  args: argparse.Namespace, config: 'EarlyExitConfig'
+) -> 'Policy':
+  """Return the policy that flags ask for.
+
+  Raises:
+    ArgumentError: flags contradict one another, or the model.
+  """
+  from eejax.decoding import criteria
+  from eejax.decoding import policy as policy_lib
+
+  names = ('criterion', 'threshold', 'window', 'minimum_depth')
+  given = [n for n in names if getattr(args, n) is not None]
+  flags = ', '.join('--' + n.replace('_', '-') for n in given)
+  if args.policy:
+    if given:
+      raise ArgumentError(f'a policy says what {flags} says; give one of them.')
+    loaded = policy_lib.load_policy(args.policy)
+    return policy_lib.with_mode(loaded, args.mode)
+  if args.mode == 'full' and given:
+    raise ArgumentError(f'--mode full uses no exits, so it takes no {flags}.')
+  if args.mode == 'full' or (args.mode is None and not given):
+    return policy_lib.Policy()
+  policy = policy_lib.Policy(
+    mode=policy_lib.Mode.EARLY_EXIT,
+    criterion=args.criterion or criteria.default_criterion(config),
+    thresholds=policy_lib.parse_thresholds(args.threshold or DEFAULT_THRESHOLD),
+    window=8 if args.window is None else args.window,
+    minimum_depth=args.minimum_depth or 0,
+  )
+  policy.usable_exits(config)
+  return policy
