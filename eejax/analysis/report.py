@@ -108,7 +108,7 @@ def _probe(summary: Values) -> str:
     y=Axis('share of tokens', Format.PERCENT, low=0.0, high=1.0),
   )
   loss = line_chart(
-    [Series('loss', places, estimates(depths, 'loss'))],
+    [Series('loss', places[1:], estimates(depths[1:], 'loss'))],
     title='Loss by depth',
     x=Axis('depth'),
     y=Axis('loss, nats a token'),
@@ -119,7 +119,7 @@ def _probe(summary: Values) -> str:
     page.panels(
       [
         ('What every depth would say', agreement),
-        ('Loss when every depth is read', loss),
+        ('Loss when a depth is read, from 1 on', loss),
       ]
     ),
     page.paragraph(
@@ -249,13 +249,10 @@ def _thresholds(summary: Values) -> str:
 def _samples(summary: Values) -> str:
   levels = [*summary['sweep']['exit_depths'], summary['model']['num_layers']]
   shown = [
-    page.paragraph(
-      'Greedy text at the calibrated setting; the prompt is grey. Point at a '
-      'token to see its depth and score.'
-    ),
+    page.paragraph(summary['about_samples']),
     page.depth_legend(levels),
   ]
-  for sample in summary['samples']:
+  for sample in summary['samples']['texts']:
     hints = [
       f'depth {d} of {levels[-1]}' + ('' if s is None else f', score {s:.3f}')
       for d, s in zip(sample['depths'], sample['scores'], strict=True)

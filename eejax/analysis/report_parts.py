@@ -64,15 +64,16 @@ def setting_row(setting: Values) -> dict[str, object]:
   """Return the line of a table about one setting of the thresholds."""
   point = setting['point']
   thresholds = [threshold_text(t) for t in setting['thresholds']]
-  alike = len(set(thresholds)) == 1
+  name = ', '.join(thresholds)
+  if len(set(thresholds)) == 1:
+    name = thresholds[0]
   return {
-    'threshold': thresholds[0] if alike else ', '.join(thresholds),
-    'chosen by': 'search' if setting['calibrated'] else 'grid',
+    'threshold': f'{name} (calibrated)' if setting['calibrated'] else name,
     'agreement': f'{percent(point["agreement"]["value"], 1)} '
     f'({percent_range(point["agreement"])})',
     'on own text': percent(setting['own_agreement']['value'], 1),
     'measured': times(setting['measured']['value']),
-    'slowest to fastest prompt': f'{setting["measured"]["low"]:.2f} to '
+    'over prompts': f'{setting["measured"]["low"]:.2f} to '
     f'{setting["measured"]["high"]:.2f}',
     'predicted': times(setting['predicted']),
     'mean depth': f'{setting["mean_depth"]:.1f}',

@@ -28,6 +28,7 @@ from eejax.cli.stages import Stages
 from eejax.data.batch import Packing
 from eejax.decoding.criteria import criterion_names, get_criterion
 from eejax.decoding.generate import generate
+from eejax.decoding.policy import Threshold
 from eejax.decoding.prepare import prepare
 from eejax.errors import ArgumentError
 from eejax.evaluation import scores, sweep, wall_clock
@@ -169,11 +170,19 @@ def held_out_prompts(model: Checkpoint, settings: Settings) -> list[list[int]]:
   return [rows[int(i)] for i in chosen.round()]
 
 
+def sample_thresholds(found: Found) -> tuple[Threshold, ...]:
+  """Return the calibrated thresholds, or loose ones where none pay."""
+  if found.uses_exits:
+    return found.calibrated
+  return (GRID[0],) * len(found.calibrated)
+
+
 def _samples(
   settings: Settings, models: Models, result: dict[str, Any]
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
   model, found = models.tuned, Found.of(result)
-  policy = found.policy(found.calibrated if found.uses_exits else None)
+  thresholds = sample_thresholds(found)
+  policy = found.policy(thresholds)
   tokenizer = measuring.open_tokenizer(model)
   prompts = held_out_prompts(model, settings)[:SAMPLES]
   go_on = functools.partial(
@@ -196,7 +205,7 @@ def _samples(
         'same_tokens': _same_start(early.tokens, full.tokens),
       }
     )
-  return samples
+  return {'thresholds': thresholds, 'texts': samples}
 
 
 def _same_start(ours: Sequence[int], theirs: Sequence[int]) -> int:

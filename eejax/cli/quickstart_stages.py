@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from eejax import config as config_lib
 from eejax import resources
 from eejax.analysis import agreement
 from eejax.analysis.cost_model import model_cost
@@ -49,7 +50,7 @@ from eejax.cli.quickstart_settings import (
   Settings,
 )
 from eejax.cli.stages import Stages, fingerprint
-from eejax.config import ModelConfig
+from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.data.batch import Packing
 from eejax.errors import ArgumentError, EejaxError
 from eejax.evaluation import perplexity
@@ -116,6 +117,8 @@ def run_all(settings: Settings, folder: pathlib.Path) -> dict[str, Any]:
   )
   model = checkpoint_folder.read_config(folder / BACKBONE).model
   exits = settings.exits or default_exits(model)
+  # Refuses exits beyond the model before anything long is done.
+  EarlyExitConfig(model, config_lib.parse_exits(exits))
   probe = stages.run(
     'probe',
     functools.partial(_probe, settings, models),

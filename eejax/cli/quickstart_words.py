@@ -31,6 +31,7 @@ def with_words(summary: dict[str, Any]) -> dict[str, Any]:
     **summary,
     'meaning': meaning(summary),
     'calibration': calibration(summary),
+    'about_samples': about_samples(summary),
     'limits': limits(summary),
   }
 
@@ -127,10 +128,30 @@ def calibration(summary: Values) -> str:
   )
 
 
+def about_samples(summary: Values) -> str:
+  """Return how the samples were written."""
+  thresholds = summary['samples']['thresholds']
+  how = 'at the calibrated setting'
+  if not uses_exits(summary):
+    setting = next(
+      s for s in summary['speed']['settings'] if s['thresholds'] == thresholds
+    )
+    how = (
+      f'with threshold {thresholds[0]:g} at every exit, for the calibrated '
+      'setting takes none: of the tokens of held-out text, '
+      f'{setting["point"]["agreement"]["value"]:.0%} then are those of full '
+      'decoding'
+    )
+  return (
+    f'Greedy text {how}. The prompt is grey; point at a token to see its '
+    'depth and score.'
+  )
+
+
 def limits(summary: Values) -> list[str]:
   """Return what the figures do not say."""
   sweep, speed = summary['sweep'], summary['speed']
-  times = sweep['part_times']
+  times, noise = sweep['part_times'], speed['noise']
   return [
     'Agreement is empirical and teacher-forced: at each token of held-out '
     'text, does the exit that decoding would take say what the whole model '
@@ -139,8 +160,10 @@ def limits(summary: Values) -> list[str]:
     f'Speed is wall clock on this machine: {speed["prompts"]} prompts one at '
     f'a time, {speed["new_tokens"]} tokens each, {speed["repeats"]} rounds '
     'in which the settings take turns, medians, without compiling and '
-    'without the prompt. The range is over prompts. Other machines, sizes '
-    'and batches differ.',
+    'without the prompt. The range is over prompts. Full decoding timed '
+    f'against itself gave {noise["value"]:.2f} ({noise["low"]:.2f} to '
+    f'{noise["high"]:.2f}), which is noise. Other machines, sizes and batches '
+    'differ.',
     'The prediction adds up what was read (blocks, heads, gates) for the '
     'exits that these generations took, at times measured here before: all '
     f'blocks {1e3 * times["blocks"]:.2f} ms for one token and '

@@ -144,16 +144,19 @@ def make_summary():
       'settings': [setting([0.5, 0.5]), setting([None, None]), calibrated],
       'calibrated': calibrated,
     },
-    'samples': [
-      {
-        'prompt': 'def f',
-        'pieces': ['(x)', ':\n', '  return'],
-        'depths': [3, 6, 12],
-        'scores': [0.95, 0.85, None],
-        'full_text': '(x):\n  return',
-        'same_tokens': 3,
-      }
-    ],
+    'about_samples': 'Greedy text.',
+    'samples': {
+      'texts': [
+        {
+          'prompt': 'def f',
+          'pieces': ['(x)', ':\n', '  return'],
+          'depths': [3, 6, 12],
+          'scores': [0.95, 0.85, None],
+          'full_text': '(x):\n  return',
+          'same_tokens': 3,
+        }
+      ]
+    },
   }
 
 
@@ -245,7 +248,7 @@ def test_tokens_are_coloured_by_depth_and_tell_it():
 
 def test_a_text_that_goes_its_own_way_says_so():
   summary = make_summary()
-  summary['samples'][0]['same_tokens'] = 1
+  summary['samples']['texts'][0]['same_tokens'] = 1
   page = Page(report.render(summary))
   assert 'The first 1 of 3 tokens' in page.text
 

@@ -139,6 +139,7 @@ class TestFinished:
       assert s['predicted'] > 0
       assert sum(s['exit_shares']) == pytest.approx(1)
       assert 0 <= s['point']['agreement']['value'] <= 1
+    assert speed['noise']['low'] <= speed['noise']['value']
     never = [s for s in settings if set(s['thresholds']) == {None}][0]
     assert never['mean_depth'] == 4.0
     assert never['same_place_same_token'] == 1.0
@@ -149,7 +150,7 @@ class TestFinished:
     assert best['tuned']['agreement']['value'] >= 0.97
 
   def test_samples_have_a_depth_a_token(self, finished):
-    samples = finished[0]['samples']
+    samples = finished[0]['samples']['texts']
     assert len(samples) == 2
     for sample in samples:
       size = len(sample['pieces'])
@@ -247,6 +248,7 @@ class TestBadInput:
     [
       (('--backbone', '/nowhere'), 'no backbone at /nowhere'),
       (('--exits', '2:hat'), "'hat'"),
+      (('--exits', '9:norm'), 'beyond the model'),
       (('--target', '2'), 'target agreement'),
       (('--steps', '0'), 'not a number above 0'),
       (('--new-tokens', '96'), 'fewer --new-tokens'),
