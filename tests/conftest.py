@@ -80,7 +80,8 @@ def pytest_make_collect_report(collector):
 
 def _refuse_skip(report, config):
   expected_to_fail = hasattr(report, 'wasxfail')
-  if report.skipped and not expected_to_fail and config.option.no_skips:
+  allowed = expected_to_fail or 'data_beside' in report.keywords
+  if report.skipped and not allowed and config.option.no_skips:
     report.outcome = 'failed'
     report.longrepr = f'skipped, which --no-skips forbids: {report.longrepr}'
   return report

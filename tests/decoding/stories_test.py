@@ -29,9 +29,12 @@ STORY = (
   'outside in the park. One day, she saw a big, red ball.'
 )
 
-pytestmark = pytest.mark.skipif(
-  not SOURCE.is_dir(), reason='the stories260K model is not beside the code'
-)
+pytestmark = [
+  pytest.mark.data_beside,
+  pytest.mark.skipif(
+    not SOURCE.is_dir(), reason='the stories260K model is not beside the code'
+  ),
+]
 
 
 @pytest.fixture(scope='module')
