@@ -80,7 +80,9 @@ def pytest_make_collect_report(collector):
 
 def _refuse_skip(report, config):
   expected_to_fail = hasattr(report, 'wasxfail')
-  allowed = expected_to_fail or 'data_beside' in report.keywords
+  # The report of a whole module that is skipped has no keywords.
+  marks = getattr(report, 'keywords', ())
+  allowed = expected_to_fail or 'data_beside' in marks
   if report.skipped and not allowed and config.option.no_skips:
     report.outcome = 'failed'
     report.longrepr = f'skipped, which --no-skips forbids: {report.longrepr}'
