@@ -64,11 +64,7 @@ def _opening(summary: Values) -> str:
   )
   ceiling = summary['probe']['natural_exits']['saved_if_stable']
   cards = [
-    (
-      times(speed['measured']['value']),
-      'as fast as full decoding on this machine, measured'
-      + (' (slower!)' if speed['measured']['value'] < 1 else ''),
-    ),
+    _speed_card(speed, summary['sweep']['calibrated']['target']),
     (
       percent(point['agreement']['value'], 1),
       'of tokens as in full decoding, on text not tuned on '
@@ -88,6 +84,18 @@ def _opening(summary: Values) -> str:
     f'<h1>Early exit on {page.text(model["name"])}</h1>'
     f'<p class="soft">{page.text(facts)}</p>{page.cards(cards)}{meaning}'
   )
+
+
+def _speed_card(calibrated: Values, target: float) -> tuple[str, str]:
+  if all(t is None for t in calibrated['thresholds']):
+    return (
+      'no gain',
+      f'no thresholds keep {percent(target, 0)} agreement and save time here',
+    )
+  value = calibrated['measured']['value']
+  slower = ' (slower!)' if value < 1 else ''
+  words = f'as fast as full decoding on this machine, measured{slower}'
+  return times(value), words
 
 
 def _probe(summary: Values) -> str:

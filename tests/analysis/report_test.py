@@ -285,3 +285,10 @@ def test_a_model_that_is_slower_is_called_slower():
   summary = make_summary()
   summary['speed']['calibrated']['measured']['value'] = 0.8
   assert 'slower' in Page(report.render(summary)).text
+
+
+def test_a_model_on_which_no_exit_pays_says_so():
+  summary = make_summary()
+  summary['speed']['calibrated']['thresholds'] = [None, None]
+  text = Page(report.render(summary)).text
+  assert 'no thresholds keep 97 % agreement and save time' in text
