@@ -19,7 +19,7 @@ from typing import Any
 from eejax.cli import gin_config, output, run_flags
 from eejax.cli.run_flags import Shorthand
 
-HELP = 'train a decoder from scratch, with or without exits'
+HELP = 'train a whole decoder, with or without exits'
 EXAMPLE = (
   'eejax pretrain --gin_file=runs/pretrain.gin --gin_file=models/tiny.gin '
   '--gin.EXITS="\'1:norm,2:mlp\'" --run runs/first --steps 200'
@@ -29,6 +29,11 @@ _SHORTHANDS = (
   *run_flags.BOTH,
   Shorthand('--exits', 'EXITS', 'exits to train beside, as in 3:norm,6:mlp'),
   Shorthand('--tokenizer', 'TOKENIZER', 'folder with a tokenizer.json'),
+  Shorthand(
+    '--checkpoint',
+    'CHECKPOINT',
+    'eejax checkpoint to start from, not random parameters',
+  ),
 )
 
 

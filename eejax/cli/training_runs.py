@@ -31,6 +31,7 @@ import optax
 
 from eejax import config as config_lib
 from eejax.checkpoint import folder as checkpoint_folder
+from eejax.checkpoint import surgery
 from eejax.checkpoint.folder import Checkpoint, Existing
 from eejax.cli import output, run_identity
 from eejax.cli.run_reporter import ProgressReporter
@@ -76,23 +77,27 @@ def pretrain(
   step: StepConfig = _PLAIN_STEP,
   exits: str = '',
   kept_exits: KeptExits = KeptExits.ALL,
+  checkpoint: str | None = None,
   tokenizer: str | None = None,
   held_out_batches: int = 16,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Train a decoder from random parameters.
+  """Train a whole decoder, from random parameters or from a checkpoint.
 
   Args:
     run_folder: where everything goes; an earlier run there is continued.
-    model: the backbone; the tokenizer sets its start and end tokens.
+    model: the backbone; the tokenizer sets its start and end tokens. A
+      checkpoint brings its own, and this one is not looked at.
     objective: `standard` or `joint`.
     learning_rate: a number or a schedule.
     optimizer: takes `learning_rate` and returns an optax transformation.
     data: the corpus and the shape of a batch.
     loop: length and cadence.
     step: how a step is computed.
-    exits: as `add-exits` takes them, for `joint`.
+    exits: as `add-exits` takes them, for `joint`; added to the checkpoint's.
     kept_exits: which exits the resulting checkpoint keeps.
+    checkpoint: an eejax checkpoint to start from, with its tokenizer; its
+      optimizer is new. None starts from random parameters.
     tokenizer: a folder with a tokenizer.json; None trains a byte-level BPE of
       the model's vocabulary size on the corpus.
     held_out_batches: batches of the validation part that are measured.
@@ -100,43 +105,34 @@ def pretrain(
   """
   if objective.regime is Regime.TUNE:
     raise ArgumentError('pretrain cannot freeze the backbone; use eejax tune.')
-  if bool(exits) != (objective.regime is Regime.JOINT):
+  config = _planned(model, exits, checkpoint, tokenizer)
+  if bool(config.exits) != (objective.regime is Regime.JOINT):
     raise ArgumentError(
       'the joint regime trains exits and the standard regime has none; give '
       'exits with Regime.JOINT alone.'
     )
-  heads = config_lib.parse_exits(exits) if exits else ()
-  config = EarlyExitConfig(model, heads)
   _check(config, objective, data, step)
   task_optimizer = optimizer(learning_rate=learning_rate)
-  with _claimed(run_folder, extra={}) as folder:
-    words = _tokenizer(folder, tokenizer, data, model.vocab_size)
-    model = dataclasses.replace(
-      model, bos_id=words.bos_id, eos_ids=words.eos_ids
-    )
-    config = EarlyExitConfig(model, heads)
+  extra = {} if checkpoint is None else _origin(checkpoint)
+  with _claimed(run_folder, extra=extra) as folder:
+    key = jax.random.key(seed)
+    if checkpoint is None:
+      words = _tokenizer(folder, tokenizer, data, model.vocab_size)
+      config = _with_special_tokens(config, words)
+      params = jax.jit(lambda k: decoder.init(config, k))(key)
+    else:
+      params, words = _from_checkpoint(checkpoint, config, key)
+      words.save(folder / TOKENIZER)
     task = Task(
       config=config,
-      params=decoder.init(config, jax.random.key(seed)),
+      params=params,
       objective=objective,
       optimizer=task_optimizer,
       settings=step,
       learning_rate=_schedule(learning_rate),
     )
     outcome = _train(folder, task, loop, data, words, held_out_batches)
-    params = {'exits': {}, **outcome.trainable}
-    if kept_exits is KeptExits.NONE or objective.regime is Regime.STANDARD:
-      config, params = config.with_exits(()), {**params, 'exits': {}}
-    checkpoint_folder.save(
-      folder / 'model',
-      Checkpoint(
-        config=config,
-        params=params,
-        tokenizer_folder=folder / TOKENIZER,
-        provenance=_provenance('pretrain', outcome),
-      ),
-      existing=Existing.OVERWRITE,
-    )
+    _save_pretrained(folder, config, outcome, kept_exits)
     return _result(folder, outcome)
 
 
@@ -204,6 +200,70 @@ def tune(
       existing=Existing.OVERWRITE,
     )
     return _result(folder, outcome)
+
+
+# MARK: Parts of pretrain
+
+
+def _planned(
+  model: ModelConfig, exits: str, checkpoint: str | None, tokenizer: str | None
+) -> EarlyExitConfig:
+  """Return the model with every exit that will be trained."""
+  heads = config_lib.parse_exits(exits) if exits else ()
+  if checkpoint is None:
+    return EarlyExitConfig(model, heads)
+  if tokenizer is not None:
+    raise ArgumentError(
+      f'{checkpoint} brings its own tokenizer; leave the other one out.'
+    )
+  return surgery.planned(checkpoint_folder.read_config(checkpoint), add=heads)
+
+
+def _origin(checkpoint: str) -> dict[str, str]:
+  manifest = checkpoint_folder.read_manifest(checkpoint)
+  return {'backbone': manifest.backbone_hash}
+
+
+def _with_special_tokens(
+  config: EarlyExitConfig, words: Tokenizer
+) -> EarlyExitConfig:
+  model = dataclasses.replace(
+    config.model, bos_id=words.bos_id, eos_ids=words.eos_ids
+  )
+  return dataclasses.replace(config, model=model)
+
+
+def _from_checkpoint(
+  checkpoint: str, config: EarlyExitConfig, key: jax.Array
+) -> tuple[Params, Tokenizer]:
+  """Return its parameters in float32, new exits among them."""
+  held = checkpoint_folder.load(checkpoint, dtype=jnp.float32)
+  if held.tokenizer_folder is None:
+    raise ArgumentError(f'{checkpoint} has no tokenizer, which pretrain needs.')
+  added = [e for e in config.exits if e not in held.config.exits]
+  params, _ = surgery.add_exits(held.params, held.config, added, key=key)
+  return params, Tokenizer.load(held.tokenizer_folder)
+
+
+def _save_pretrained(
+  folder: pathlib.Path,
+  config: EarlyExitConfig,
+  outcome: Outcome,
+  kept_exits: KeptExits,
+) -> None:
+  params = {'exits': {}, **outcome.trainable}
+  if kept_exits is KeptExits.NONE:
+    config, params = config.with_exits(()), {**params, 'exits': {}}
+  checkpoint_folder.save(
+    folder / 'model',
+    Checkpoint(
+      config=config,
+      params=params,
+      tokenizer_folder=folder / TOKENIZER,
+      provenance=_provenance('pretrain', outcome),
+    ),
+    existing=Existing.OVERWRITE,
+  )
 
 
 # MARK: Parts of both

@@ -16,6 +16,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -96,6 +97,11 @@ def backbone_files(model):
   return {f.relative_to(model): f.read_bytes() for f in files if f.is_file()}
 
 
+def assert_equal_trees(first, second):
+  assert jax.tree.structure(first) == jax.tree.structure(second)
+  jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
 class TestPretrain:
   def test_the_result_is_a_checkpoint(self, pretrained):
     loaded = checkpoint_folder.load(pretrained / 'model')
@@ -145,6 +151,30 @@ class TestPretrain:
     more = '--gin.pretrain.kept_exits=%KeptExits.NONE'
     assert pretrain(tmp_path, text, more) == 0
     assert checkpoint_folder.read_config(tmp_path / 'model').exits == ()
+
+  def test_a_checkpoint_is_trained_on(self, tuned, text, tmp_path, capsys):
+    """It starts from the checkpoint's weights, with one exit more."""
+    source = tuned / 'model'
+    more = ['--checkpoint', str(source), '--exits', '0:norm', '--steps', '2']
+    more += ['--learning-rate', '0']
+    assert pretrain(tmp_path, text, *more) == 0
+    before = checkpoint_folder.load(source)
+    after = checkpoint_folder.load(tmp_path / 'model')
+    assert after.config.exit_depths == (0, 1, 2)
+    assert_equal_trees(before.params['backbone'], after.params['backbone'])
+    for name in ('exit_1', 'exit_2'):
+      assert_equal_trees(
+        before.params['exits'][name], after.params['exits'][name]
+      )
+
+  def test_a_checkpoint_brings_its_tokenizer(
+    self, tuned, text, tmp_path, capsys
+  ):
+    more = ['--checkpoint', str(tuned / 'model'), '--exits', '0:norm']
+    more += ['--tokenizer', str(tuned / 'tokenizer')]
+    assert pretrain(tmp_path / 'run', text, *more) == 2
+    assert 'brings its own tokenizer' in capsys.readouterr().err
+    assert not (tmp_path / 'run').exists()
 
   def test_the_operative_config_runs_again(self, pretrained, tmp_path):
     file = pretrained / 'operative_config.gin'
