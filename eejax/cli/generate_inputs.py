@@ -14,6 +14,7 @@
 """What the arguments of `eejax generate` name: prompts, model, policy."""
 
 import argparse
+import dataclasses
 import json
 import pathlib
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
   from eejax.checkpoint.folder import Checkpoint
   from eejax.config import EarlyExitConfig
   from eejax.decoding.policy import Policy
-  from eejax.ops.sampling import SamplingConfig
+  from eejax.ops.sampling import SamplingConfig, SamplingMethod
 
 # What early exit trusts where nothing is said.
 DEFAULT_THRESHOLD = '0.9'
@@ -77,22 +78,58 @@ def sampling_config(args: argparse.Namespace) -> 'SamplingConfig':
   )
 
 
-def open_model(args: argparse.Namespace) -> 'Checkpoint':
-  """Return the model, its blocks apart, as decoding wants them."""
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """Hold a model and how it is to be decoded.
+
+  Attributes:
+    model: with the blocks that the policy runs at most, and the exits there.
+    config: with every exit the model has.
+    policy: when to exit.
+  """
+
+  model: 'Checkpoint'
+  config: 'EarlyExitConfig'
+  policy: 'Policy'
+
+
+def open_subject(
+  args: argparse.Namespace, *, method: 'SamplingMethod'
+) -> Subject:
+  """Return the model and the policy that arguments name.
+
+  Of an eejax checkpoint nothing beyond an exit that is always taken is read.
+
+  Args:
+    args: of the command line.
+    method: how tokens are chosen.
+
+  Raises:
+    EejaxError: there is no such model, or the policy does not fit it.
+  """
   from eejax.checkpoint import folder, manifest
   from eejax.cli import measuring, output
+  from eejax.decoding.plan import make_plan
+  from eejax.decoding.policy import check_policy_fits
 
   path = pathlib.Path(args.checkpoint)
   if not (path / manifest.NAME).is_file():
-    return measuring.open_model(path, dtype=args.dtype)
+    model = measuring.open_model(path, dtype=args.dtype)
+    policy = chosen_policy(args, model.config)
+    check_policy_fits(policy, model.backbone_hash)
+    return Subject(model, model.config, policy)
+  held = folder.read_manifest(path)
+  policy = chosen_policy(args, held.config)
+  check_policy_fits(policy, held.backbone_hash)
+  plan, _ = make_plan(
+    held.config, policy=policy, method=method, batch_size=args.batch_size
+  )
   with output.waiting(f'reading {path}'):
-    model = folder.load(path, layout=folder.Layout.UNSTACKED, dtype=args.dtype)
-  if model.tokenizer_folder is None:
-    raise ArgumentError(
-      f'{path} has no tokenizer, so it can read no text; put its '
-      'tokenizer.json there.'
+    model = folder.load(
+      path, depth=plan.depth, layout=folder.Layout.UNSTACKED, dtype=args.dtype
     )
-  return model
+  measuring.check_has_tokenizer(path, model)
+  return Subject(model, held.config, policy)
 
 
 def chosen_policy(

@@ -146,12 +146,17 @@ def open_model(path: str | pathlib.Path, *, dtype: str) -> 'Checkpoint':
       model = folder.load(path, dtype=dtype)
     else:
       model = huggingface.import_folder(path, dtype=dtype)
+  check_has_tokenizer(path, model)
+  return model
+
+
+def check_has_tokenizer(path: pathlib.Path, model: 'Checkpoint') -> None:
+  """Raise an error that names `path` where its model reads no text."""
   if model.tokenizer_folder is None:
     raise ArgumentError(
       f'{path} has no tokenizer, so it can read no text; put its '
       'tokenizer.json there.'
     )
-  return model
 
 
 def open_tokenizer(model: 'Checkpoint') -> 'Tokenizer':

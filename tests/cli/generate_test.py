@@ -15,6 +15,7 @@
 
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -209,6 +210,32 @@ def test_a_stop_text_ends_a_row_and_leaks_nothing(place, capsys):
 def test_an_empty_prompt_starts_from_the_start_token(place, capsys):
   found = run_json(capsys, place, '--prompt', '')
   assert len(found['results'][0]['prompt_tokens']) == 1
+
+
+@pytest.mark.parametrize('has_blocks', [True, False], ids=['cut', 'absent'])
+def test_blocks_beyond_an_exit_always_taken_are_not_read(
+  place, capsys, tmp_path, has_blocks
+):
+  model = tmp_path / 'model'
+  shutil.copytree(place / 'model', model)
+  for deeper in ('001', '002', '003'):
+    block = model / 'backbone' / 'blocks' / deeper
+    if not has_blocks:
+      shutil.rmtree(block)
+      continue
+    for file in block.rglob('*'):
+      if file.is_file():
+        file.write_bytes(b'')
+  argv = ('generate', '--json', '--prompt', 'alpha', '--max-new-tokens', '9')
+  always = ('--criterion', 'max_prob', '--threshold', '0')
+  assert main.main([*argv, str(model), *always]) == 0
+  row = json.loads(capsys.readouterr().out)['results'][0]
+  whole = run_json(capsys, place, '--prompt', 'alpha', *always)['results'][0]
+  assert row == whole
+  assert set(row['exit_depths']) == {1}
+  # Every other policy may need them.
+  assert main.main([*argv, str(model), *EARLY]) == 1
+  assert 'backbone/blocks/001' in capsys.readouterr().err
 
 
 # MARK: Bad input

@@ -1,0 +1,129 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The arguments of `eejax generate`."""
+
+import argparse
+
+from eejax.cli import generate_inputs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    'checkpoint',
+    metavar='CKPT',
+    help='an eejax checkpoint or a Hugging Face folder',
+  )
+  group = parser.add_argument_group('prompts')
+  group.add_argument(
+    '--prompt',
+    action='append',
+    metavar='TEXT',
+    help='a prompt; may be given several times',
+  )
+  group.add_argument(
+    '--prompts',
+    metavar='FILE',
+    help="a prompt a line, or JSON lines with 'prompt' (.jsonl)",
+  )
+  group.add_argument(
+    '--batch-size',
+    type=int,
+    default=8,
+    metavar='N',
+    help='prompts decoded together (default: 8)',
+  )
+  _add_policy_arguments(parser.add_argument_group('early exit'))
+  _add_sampling_arguments(parser.add_argument_group('tokens'))
+  group = parser.add_argument_group('display')
+  group.add_argument(
+    '--stream',
+    action='store_true',
+    help='show the text as it grows; takes one prompt',
+  )
+  group.add_argument(
+    '--show-exits',
+    action='store_true',
+    help='colour tokens by the depth they were emitted at',
+  )
+  parser.add_argument(
+    '--dtype',
+    choices=('float32', 'bfloat16'),
+    default='float32',
+    help='what is computed in (default: float32)',
+  )
+
+
+def _add_policy_arguments(group: argparse._ArgumentGroup) -> None:
+  group.add_argument(
+    '--mode',
+    choices=('full', 'early_exit'),
+    help='whether exits are used (default: full, unless a flag below is given)',
+  )
+  group.add_argument(
+    '--policy', metavar='FILE', help='a policy that was saved as JSON'
+  )
+  group.add_argument(
+    '--criterion',
+    metavar='NAME',
+    help=(
+      'gate, max_prob, margin or entropy (default: gate where every exit has '
+      'one, else max_prob)'
+    ),
+  )
+  group.add_argument(
+    '--threshold',
+    metavar='T[,T...]',
+    help=(
+      'exit iff the score reaches it: a number in [0, 1] or never, for all '
+      f'exits or one an exit (default: {generate_inputs.DEFAULT_THRESHOLD})'
+    ),
+  )
+  group.add_argument(
+    '--window',
+    type=int,
+    metavar='N',
+    help='every N-th token at the latest goes to full depth (default: 8)',
+  )
+  group.add_argument(
+    '--minimum-depth',
+    type=int,
+    metavar='N',
+    help='exits shallower than this are not used (default: 0)',
+  )
+
+
+def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
+  numbers = (
+    ('--max-new-tokens', int, 128, 'tokens to generate at most'),
+    ('--temperature', float, 0.0, '0 is greedy'),
+    ('--top-k', int, 0, 'choose among this many; 0 is all'),
+    ('--top-p', float, 1.0, 'choose among the likeliest with this share'),
+    ('--min-p', float, 0.0, 'drop tokens below this share of the likeliest'),
+    ('--seed', int, 0, 'of the first prompt; the next has one more'),
+  )
+  for flag, kind, default, text in numbers:
+    group.add_argument(
+      flag,
+      type=kind,
+      default=default,
+      metavar='N' if kind is int else 'X',
+      help=f'{text} (default: {default})',
+    )
+  group.add_argument(
+    '--stop',
+    action='append',
+    default=[],
+    metavar='TEXT',
+    help='end before this text; may be given several times',
+  )

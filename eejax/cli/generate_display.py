@@ -1,0 +1,97 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What `eejax generate` shows a person: progress, texts, exits, a last line."""
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from eejax.cli import output
+
+if TYPE_CHECKING:
+  from eejax.cli.exit_colours import Painter
+  from eejax.decoding.results import GeneratedRow, TokenUpdate
+
+
+class Listener:
+  """Tell a person what happens: compiling, then tokens as they come."""
+
+  def __init__(
+    self, *, total: int, prompt: str | None, painter: 'Painter | None'
+  ):
+    """Start to listen.
+
+    Args:
+      total: tokens there will be at most.
+      prompt: begins the text that is streamed; None shows progress instead.
+      painter: colours what is streamed, or None.
+    """
+    self._total, self._prompt, self._painter = total, prompt, painter
+    self._compiling = contextlib.ExitStack()
+    self._progress: Any = None
+
+  def __enter__(self) -> None:
+    # Until the first tokens come, programs are compiled.
+    self._compiling.enter_context(output.waiting('compiling'))
+
+  def take(self, update: 'TokenUpdate') -> None:
+    """Show what a row emitted."""
+    self._compiling.close()
+    if self._prompt is None:
+      if self._progress is None:
+        self._progress = output.progress(
+          'generating', total=self._total, unit='token'
+        )
+      self._progress.update(len(update.tokens))
+      return
+    text = ''.join(update.pieces)
+    if self._painter is not None:
+      text = self._painter.paint(update.pieces, update.exit_depths)
+    print(self._prompt + text, end='', flush=True)
+    self._prompt = ''
+
+  def __exit__(self, *_: object) -> None:
+    self._compiling.close()
+    if self._progress is not None:
+      self._progress.close()
+    if self._prompt == '':
+      print()
+
+
+def show_row(
+  prompt: str,
+  row: 'GeneratedRow',
+  painter: 'Painter | None',
+  *,
+  is_streamed: bool,
+) -> None:
+  """Print a row's text, unless it was streamed, and its exits."""
+  text = row.text or ''
+  if painter is not None:
+    text = painter.paint(row.pieces, row.exit_depths)
+  if not is_streamed:
+    output.show(prompt + text)
+  if painter is not None and not painter.has_colours:
+    output.show(f'exit depths: {" ".join(map(str, row.exit_depths))}')
+
+
+def closing_line(summary: dict[str, Any]) -> str:
+  """Return a sentence on a summary: how many tokens, how fast, how deep."""
+  timing, work = summary['timing'], summary['accounting']
+  tokens = sum(len(r['tokens']) for r in summary['results'])
+  share = work['blocks_run'] / max(work['blocks_full'], 1)
+  return (
+    f'{tokens} tokens, {timing["tokens_per_s"]:.1f} tokens/s (prefill '
+    f'{timing["prefill_s"]:.2f} s, compilation {timing["compile_s"]:.1f} s); '
+    f'{share:.0%} of the block-passes of full decoding'
+  )
