@@ -44,8 +44,11 @@ if TYPE_CHECKING:
     parse_exits,
   )
   from eejax.data.tokenizer import Tokenizer
+  from eejax.decoding.generate import generate
+  from eejax.decoding.policy import Mode, Policy
   from eejax.errors import ArgumentError, CheckpointError, EejaxError
   from eejax.models.decoder import logits
+  from eejax.ops.sampling import SamplingConfig
 
 _HOMES = {
   'checkpoint.folder': ('Checkpoint', 'load', 'save'),
@@ -64,8 +67,11 @@ _HOMES = {
     'parse_exits',
   ),
   'data.tokenizer': ('Tokenizer',),
+  'decoding.generate': ('generate',),
+  'decoding.policy': ('Mode', 'Policy'),
   'errors': ('ArgumentError', 'CheckpointError', 'EejaxError'),
   'models.decoder': ('logits',),
+  'ops.sampling': ('SamplingConfig',),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -79,14 +85,18 @@ __all__ = [
   'ExitHeadKind',
   'GateKind',
   'Initialization',
+  'Mode',
   'ModelConfig',
   'OutputMatrix',
+  'Policy',
   'RotaryConfig',
+  'SamplingConfig',
   'Tokenizer',
   '__version__',
   'add_exits',
   'drop_exits',
   'export_folder',
+  'generate',
   'import_folder',
   'load',
   'logits',
