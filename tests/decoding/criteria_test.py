@@ -21,7 +21,7 @@ import pytest
 
 from eejax.config import ExitConfig, GateKind
 from eejax.decoding import criteria
-from eejax.decoding.criteria import Criterion, Evidence, Reads
+from eejax.decoding.criteria import Criterion, Evidence, Reads, registry
 from eejax.errors import ArgumentError
 from eejax.testing import tiny
 
@@ -109,7 +109,7 @@ def test_an_unknown_criterion_is_refused_with_the_known_ones():
 
 
 def test_a_user_registers_a_criterion(monkeypatch):
-  monkeypatch.setattr(criteria, '_CRITERIA', dict(criteria._CRITERIA))
+  monkeypatch.setattr(registry, '_CRITERIA', dict(registry._CRITERIA))
 
   class Always(Criterion):
     name = 'always'
