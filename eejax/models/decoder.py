@@ -38,7 +38,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eejax.config import EarlyExitConfig, ExitHeadKind, GateKind, ModelConfig
+from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.errors import ArgumentError
 from eejax.models.block import Block, BlockOutput
 from eejax.models.exits import (
@@ -49,6 +49,7 @@ from eejax.models.exits import (
 )
 from eejax.models.layers import INIT_STD
 from eejax.models.stacking import num_blocks
+from eejax.models.taps import Taps, keep
 from eejax.ops.attention import AttentionImplementation
 from eejax.ops.norm import rms_norm
 from eejax.types import Array, DTypeLike, Float, Int, Params
@@ -154,9 +155,8 @@ def run_blocks(
   """Run all stacked blocks and collect what the exits read.
 
   The stack may be shorter than the model: a backbone truncated to the deepest
-  exit runs no further, and exits beyond it are an error. What an exit reads
-  is written into one buffer a kind as the scan passes its depth, so memory
-  does not grow with the number of blocks.
+  exit runs no further, and exits beyond it are an error. What is kept for the
+  exits does not grow with the number of blocks; see `eejax.models.taps`.
 
   Args:
     backbone: parameters, blocks stacked.
@@ -172,49 +172,56 @@ def run_blocks(
     ArgumentError: an exit lies beyond the stack.
   """
   depth = num_blocks(backbone['blocks'])
+  _check_reach(config, depth)
+  run_block = _block_function(
+    config.model, positions, segment_ids, rematerialization, implementation
+  )
+  taps = Taps(config, depth)
+  (hidden, tapped), _ = jax.lax.scan(
+    _scan_step(run_block),
+    (x, taps.start(x)),
+    (
+      backbone['blocks'],
+      _windows(config.model, depth),
+      taps.slots(),
+      _skips(layer_dropout, depth),
+    ),
+  )
+  return DecoderOutput(hidden, taps.collect(backbone, x, tapped))
+
+
+def _check_reach(config: EarlyExitConfig, depth: int) -> None:
   if config.deepest_exit > depth:
     raise ArgumentError(
       f'the exit at depth {config.deepest_exit} lies beyond the {depth} '
       'blocks that were loaded.'
     )
-  run_block = _block_function(
-    config.model, positions, segment_ids, rematerialization, implementation
-  )
-  taps = _Taps(config, depth)
-  keys = rates = None
-  if layer_dropout is not None:
-    keys = jax.random.split(layer_dropout.key, depth)
-    rates = layer_dropout.rates[:depth]
+
+
+def _scan_step(run_block: Callable[..., BlockOutput]) -> Callable:
+  """Return what a scan over the blocks does with one of them."""
 
   def step(carry, scanned):
-    x, streams, residuals = carry
-    block, window, stream_slot, residual_slot, key, rate = scanned
-    out = run_block(block, x, window)
-    hidden = out.hidden
-    if key is not None:
-      keep = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1))
-      hidden = jnp.where(keep, hidden, x)
-    put = jax.lax.dynamic_update_index_in_dim
-    if streams is not None:
-      streams = put(streams, hidden, stream_slot, axis=0)
-    if residuals is not None:
-      residuals = put(residuals, out.mlp_residual, residual_slot, axis=0)
-    return (hidden, streams, residuals), None
+    x, tapped = carry
+    block, window, slots, skip = scanned
+    output = run_block(block, x, window)
+    hidden = output.hidden
+    if skip is not None:
+      key, rate = skip
+      runs = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1))
+      hidden = jnp.where(runs, hidden, x)
+    return (hidden, keep(tapped, slots, hidden=hidden, output=output)), None
 
-  (hidden, streams, residuals), _ = jax.lax.scan(
-    step,
-    (x, taps.buffer(taps.stream_depths, x), taps.buffer(taps.mlp_depths, x)),
-    (
-      backbone['blocks'],
-      _windows(config.model, depth),
-      taps.slots(taps.stream_depths),
-      taps.slots(taps.mlp_depths),
-      keys,
-      rates,
-    ),
-  )
-  inputs = taps.collect(backbone, x, streams, residuals)
-  return DecoderOutput(hidden=hidden, exit_inputs=inputs)
+  return step
+
+
+def _skips(
+  dropout: LayerDropout | None, depth: int
+) -> tuple[jax.Array, jax.Array] | None:
+  """Return a random key and a rate for each block, or None without dropout."""
+  if dropout is None:
+    return None
+  return jax.random.split(dropout.key, depth), dropout.rates[:depth]
 
 
 def _block_function(
@@ -254,60 +261,6 @@ def _windows(config: ModelConfig, depth: int) -> np.ndarray | None:
   return np.array(
     [config.window_of(i) or unlimited for i in range(depth)], np.int32
   )
-
-
-class _Taps:
-  """Say where in the scan's buffers each exit finds its input.
-
-  A buffer has a slot for each depth that is tapped and a last one that every
-  other depth overwrites.
-  """
-
-  def __init__(self, config: EarlyExitConfig, depth: int):
-    self.config = config
-    self.depth = depth
-    above_0 = [e for e in config.exits if e.depth > 0]
-    is_mlp = lambda e: e.head is ExitHeadKind.MLP
-    self.mlp_depths = [e.depth for e in above_0 if is_mlp(e)]
-    self.stream_depths = [
-      e.depth for e in above_0 if not is_mlp(e) or e.gate is not GateKind.NONE
-    ]
-
-  def buffer(self, depths: list[int], x: jax.Array) -> jax.Array | None:
-    if not depths:
-      return None
-    return jnp.zeros((len(depths) + 1, *x.shape), x.dtype)
-
-  def slots(self, depths: list[int]) -> np.ndarray:
-    spare = len(depths)
-    slot = {d: i for i, d in enumerate(depths)}
-    return np.array(
-      [slot.get(d, spare) for d in range(1, self.depth + 1)], np.int32
-    )
-
-  def collect(
-    self,
-    backbone: Params,
-    x: jax.Array,
-    streams: jax.Array | None,
-    residuals: jax.Array | None,
-  ) -> dict[str, ExitInput]:
-    inputs = {}
-    for e in self.config.exits:
-      hidden = residual = mlp_input = None
-      if e.depth == 0:
-        hidden = x
-      if streams is not None and e.depth in self.stream_depths:
-        hidden = streams[self.stream_depths.index(e.depth)]
-      if residuals is not None and e.depth in self.mlp_depths:
-        residual = residuals[self.mlp_depths.index(e.depth)]
-        mlp_input = rms_norm(
-          residual,
-          scale=backbone['blocks']['mlp_norm']['scale'][e.depth - 1],
-          epsilon=self.config.model.norm_epsilon,
-        )
-      inputs[e.name] = ExitInput(hidden, residual, mlp_input)
-    return inputs
 
 
 def logits(

@@ -1,0 +1,159 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Keeping what exits read while a scan runs the blocks.
+
+A scan has one program for all blocks, so what an exit reads is written into a
+buffer as its depth passes. A buffer has a slot for each depth that is tapped
+and a last one that every other depth overwrites: memory grows with the number
+of exits, not of blocks.
+"""
+
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eejax.config import EarlyExitConfig, ExitHeadKind, GateKind
+from eejax.models.block import BlockOutput
+from eejax.models.exits import ExitInput
+from eejax.ops.norm import rms_norm
+from eejax.types import Array, Float, Int, Params
+
+
+@flax.struct.dataclass
+class Tapped:
+  """Hold what was kept so far; None where no exit reads it.
+
+  Attributes:
+    streams: the residual stream, a slot for each depth that is tapped.
+    residuals: the stream between a block's attention and its MLP, likewise.
+  """
+
+  streams: Float[Array, 'streams B T D'] | None
+  residuals: Float[Array, 'residuals B T D'] | None
+
+
+@flax.struct.dataclass
+class Slots:
+  """Say where each block writes: an array over blocks, or one block's entry.
+
+  Attributes:
+    stream: slot in `Tapped.streams`.
+    residual: slot in `Tapped.residuals`.
+  """
+
+  stream: Int[Array | np.ndarray, '*L']
+  residual: Int[Array | np.ndarray, '*L']
+
+
+class Taps:
+  """Say what the exits of a model read of the blocks before them."""
+
+  def __init__(self, config: EarlyExitConfig, depth: int):
+    """Plan the buffers.
+
+    Args:
+      config: the model with its exits, none of them beyond `depth`.
+      depth: how many blocks are run.
+    """
+    self._config = config
+    self._depth = depth
+    above_0 = [e for e in config.exits if e.depth > 0]
+    is_mlp = lambda e: e.head is ExitHeadKind.MLP
+    self._mlp_depths = [e.depth for e in above_0 if is_mlp(e)]
+    self._stream_depths = [
+      e.depth for e in above_0 if not is_mlp(e) or e.gate is not GateKind.NONE
+    ]
+
+  def start(self, x: Float[Array, 'B T D']) -> Tapped:
+    """Return buffers for streams like `x` in which nothing is kept yet."""
+    return Tapped(
+      streams=_buffer(self._stream_depths, x),
+      residuals=_buffer(self._mlp_depths, x),
+    )
+
+  def slots(self) -> Slots:
+    """Return where each block writes, to scan over."""
+    return Slots(
+      stream=self._slots(self._stream_depths),
+      residual=self._slots(self._mlp_depths),
+    )
+
+  def collect(
+    self, backbone: Params, x: Float[Array, 'B T D'], tapped: Tapped
+  ) -> dict[str, ExitInput]:
+    """Return what each exit reads, by the exit's name.
+
+    Args:
+      backbone: parameters, blocks stacked.
+      x: the stream at depth 0.
+      tapped: what was kept of all blocks.
+    """
+    inputs = {}
+    for e in self._config.exits:
+      hidden = residual = mlp_input = None
+      if e.depth == 0:
+        hidden = x
+      if tapped.streams is not None and e.depth in self._stream_depths:
+        hidden = tapped.streams[self._stream_depths.index(e.depth)]
+      if tapped.residuals is not None and e.depth in self._mlp_depths:
+        residual = tapped.residuals[self._mlp_depths.index(e.depth)]
+        mlp_input = rms_norm(
+          residual,
+          scale=backbone['blocks']['mlp_norm']['scale'][e.depth - 1],
+          epsilon=self._config.model.norm_epsilon,
+        )
+      inputs[e.name] = ExitInput(hidden, residual, mlp_input)
+    return inputs
+
+  def _slots(self, depths: Sequence[int]) -> np.ndarray:
+    spare = len(depths)
+    slot = {d: i for i, d in enumerate(depths)}
+    return np.array(
+      [slot.get(d, spare) for d in range(1, self._depth + 1)], np.int32
+    )
+
+
+def keep(
+  tapped: Tapped,
+  slots: Slots,
+  *,
+  hidden: Float[Array, 'B T D'],
+  output: BlockOutput,
+) -> Tapped:
+  """Write what one block computed into its slots.
+
+  Args:
+    tapped: what was kept of the blocks before.
+    slots: of this block.
+    hidden: the stream after it; `output.hidden` unless the block is skipped.
+    output: what it computed.
+  """
+  streams, residuals = tapped.streams, tapped.residuals
+  put = jax.lax.dynamic_update_index_in_dim
+  if streams is not None:
+    streams = put(streams, hidden, slots.stream, axis=0)
+  if residuals is not None:
+    residuals = put(residuals, output.mlp_residual, slots.residual, axis=0)
+  return Tapped(streams, residuals)
+
+
+def _buffer(
+  depths: Sequence[int], x: Float[Array, 'B T D']
+) -> Float[Array, 'slots B T D'] | None:
+  if not depths:
+    return None
+  return jnp.zeros((len(depths) + 1, *x.shape), x.dtype)
