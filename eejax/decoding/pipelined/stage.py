@@ -1,0 +1,312 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What one stage does in a tick: blocks, caches and its head.
+
+All of this runs inside `shard_map`, where a stage sees its own parameters and
+caches, without the leading P. Every stage runs all of it in every tick, also
+where no token is there: devices that step together would only wait.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from eejax.config import ExitHeadKind
+from eejax.decoding.criteria import Evidence, get_criterion
+from eejax.decoding.pipelined.layout import STAGE_AXIS, Layout
+from eejax.decoding.pipelined.parameters import StageParams
+from eejax.models.block import Block, BlockOutput, Context
+from eejax.models.exits import (
+  ExitInput,
+  ExitOutput,
+  apply_exit_head,
+  exit_window,
+  gate_logit,
+)
+from eejax.ops.rotary import rotation
+from eejax.types import Array, Bool, Float, Int
+
+
+@flax.struct.dataclass
+class Caches:
+  """Hold keys and values, one cache for each block of the longest stage.
+
+  A BLOCK exit's own comes last, if any stage has one. Slot s of a row is for
+  the token at position s of its text.
+
+  Attributes:
+    keys: outside of a stage with a leading P.
+    values: likewise.
+  """
+
+  keys: tuple[Float[Array, '*P B K S H'], ...]
+  values: tuple[Float[Array, '*P B K S H'], ...]
+
+
+@flax.struct.dataclass
+class Packet:
+  """Hold the tokens that one stage hands to the next.
+
+  Attributes:
+    hidden: their streams.
+    base: position of each row's first token.
+    count: how many tokens of each row there are; 0 is none.
+    emitted: rows whose newest token has been answered by an exit.
+  """
+
+  hidden: Float[Array, 'B T D']
+  base: Int[Array, 'B']
+  count: Int[Array, 'B']
+  emitted: Bool[Array, 'B']
+
+
+@flax.struct.dataclass
+class StageOutput:
+  """Hold what a stage computed.
+
+  Attributes:
+    hidden: the stream at the stage's end.
+    ready: state that is ready for the output matrix.
+  """
+
+  hidden: Float[Array, 'B T D']
+  ready: Float[Array, 'B T D']
+
+
+def run_stage(
+  params: StageParams, packet: Packet, caches: Caches, *, layout: Layout
+) -> tuple[StageOutput, Caches]:
+  """Run a stage's blocks and what stands before its output matrix.
+
+  Args:
+    params: of this stage.
+    packet: tokens, whose predecessors have passed the stage.
+    caches: of this stage.
+    layout: the static shape of the program.
+
+  Returns:
+    What was computed, and the caches with the new keys and values.
+  """
+  passage = _Passage(packet, caches, layout)
+  num_blocks = of_stage([s.num_blocks for s in layout.stages])
+  x = packet.hidden
+  read = ExitInput(x, x, x)
+  for index in range(layout.num_blocks):
+    out = passage.run_block(params, x, index)
+    found = ExitInput(out.hidden, out.mlp_residual, out.mlp_input)
+    is_there = index < num_blocks
+    read = jax.tree.map(
+      lambda new, old, is_there=is_there: jnp.where(is_there, new, old),
+      found,
+      read,
+    )
+    assert read.hidden is not None
+    x = read.hidden
+  ready = passage.run_heads(params, read)
+  return StageOutput(x, ready), passage.caches
+
+
+def of_stage(values: Sequence[int | float]) -> jax.Array:
+  """Return this stage's one of static values, one a stage."""
+  return jnp.asarray(values)[lax.axis_index(STAGE_AXIS)]
+
+
+def embed(
+  params: StageParams, tokens: Int[Array, 'B T']
+) -> Float[Array, 'B T D']:
+  """Return the stream at depth 0, on all stages.
+
+  Each stage looks in its share of the table; one finds the token, and adding
+  zeros to what it finds is exact.
+  """
+  share = params.table.shape[0]
+  index = tokens - lax.axis_index(STAGE_AXIS) * share
+  is_here = (index >= 0) & (index < share)
+  found = params.table[jnp.clip(index, 0, share - 1)]
+  found = jnp.where(is_here[..., None], found, 0)
+  # Sums of bfloat16 over devices abort on CPU (jaxlib 0.10.2).
+  whole = lax.psum(found.astype(jnp.float32), STAGE_AXIS)
+  return whole.astype(params.table.dtype)
+
+
+def stage_logits(
+  params: StageParams, ready: Float[Array, 'B D']
+) -> Float[Array, 'B V']:
+  """Return the logits of this stage's head in float32."""
+  logits = jnp.einsum(
+    'BD,DV->BV',
+    ready,
+    params.output_matrix,
+    preferred_element_type=jnp.float32,
+  )
+  # Whole on every device: what chooses tokens gathers from the vocabulary,
+  # which aborts where that is split (jaxlib 0.10.2, CPU).
+  return lax.with_sharding_constraint(logits, jax.sharding.PartitionSpec())
+
+
+def stage_score(
+  params: StageParams,
+  hidden: Float[Array, 'B D'],
+  logits: Float[Array, 'B V'],
+  *,
+  layout: Layout,
+) -> Float[Array, 'B']:
+  """Return the score of this stage's exit; where there is none, NaN."""
+  nothing = jnp.full(hidden.shape[:1], jnp.nan, jnp.float32)
+  if not layout.criterion:
+    return nothing
+  criterion = get_criterion(layout.criterion)
+  if layout.reads_gates:
+    logit = _gate_logit(params, hidden, layout=layout)
+    score = criterion.score(Evidence(gate_logit=logit))
+  else:
+    score = criterion.score(Evidence(logits=logits))
+  has_exit = of_stage([s.exit is not None for s in layout.stages])
+  return jnp.where(has_exit, score, nothing)
+
+
+def _gate_logit(
+  params: StageParams, hidden: Float[Array, 'B D'], *, layout: Layout
+) -> Float[Array, 'B']:
+  result = jnp.zeros(hidden.shape[:1], jnp.float32)
+  for kind in layout.gate_kinds:
+    exits = [s.exit for s in layout.stages]
+    has_gate = [e is not None and e.gate is kind for e in exits]
+    exit = next(e for e in exits if e is not None and e.gate is kind)
+    gate = {'gate': params.gates[kind.value]}
+    logit = gate_logit(gate, hidden, exit=exit, config=layout.config)
+    result = jnp.where(of_stage(has_gate), logit, result)
+  return result
+
+
+class _Passage:
+  """Take one packet through a stage, cache by cache.
+
+  Attributes:
+    caches: with the keys and values of what has run so far.
+  """
+
+  def __init__(self, packet: Packet, caches: Caches, layout: Layout):
+    self.caches = caches
+    self._packet, self._layout = packet, layout
+    config = layout.config
+    steps = jnp.arange(packet.hidden.shape[1])[None]
+    self._positions = packet.base[:, None] + steps  # [B, T]
+    self._rotation = rotation(
+      self._positions, config=config.rotary, head_dim=config.head_dim
+    )
+
+  def run_block(
+    self, params: StageParams, x: Float[Array, 'B T D'], index: int
+  ) -> BlockOutput:
+    """Run the stage's block number `index` and write its cache."""
+    config, window = self._layout.config, self._window(index)
+    out = Block(config).apply(
+      {'params': params.blocks[index]},
+      x,
+      positions=self._rotation,
+      window=window,
+      context=self._context(index, window),
+    )
+    self._write(index, out.keys, out.values)
+    return out
+
+  def run_heads(
+    self, params: StageParams, read: ExitInput
+  ) -> Float[Array, 'B T D']:
+    """Run every kind of head; return the state of the stage's own."""
+    assert read.hidden is not None
+    ready = read.hidden
+    for kind in self._layout.head_kinds:
+      out = self._run_head(params, read, kind)
+      is_own = [s.head_kind is kind for s in self._layout.stages]
+      ready = jnp.where(of_stage(is_own), out.hidden, ready)
+    return ready
+
+  def _run_head(
+    self, params: StageParams, read: ExitInput, kind: ExitHeadKind
+  ) -> ExitOutput:
+    config, cache = self._layout.config, self._layout.num_caches - 1
+    is_block = kind is ExitHeadKind.BLOCK
+    context = self._context(cache, exit_window(config)) if is_block else None
+    out = apply_exit_head(
+      params.heads[kind.value],
+      read,
+      exit=self._layout.head_of_kind(kind),
+      config=config,
+      positions=self._rotation,
+      context=context,
+    )
+    if is_block:
+      assert out.keys is not None and out.values is not None
+      self._write(cache, out.keys, out.values)
+    return out
+
+  def _window(self, index: int) -> Int[Array, ''] | None:
+    """Return how many keys the block sees, which differs by stage."""
+    config = self._layout.config
+    if config.sliding_window is None:
+      return None
+    windows = [config.window_of(s.first + index) for s in self._layout.stages]
+    return of_stage([w or config.max_length for w in windows])
+
+  def _context(
+    self, cache: int, window: int | Int[Array, ''] | None
+  ) -> Context:
+    """Show the slots of tokens that went before the packet."""
+    keys, values = self.caches.keys[cache], self.caches.values[cache]
+    slots = jnp.arange(keys.shape[2])[None, None]  # [1, 1, S]
+    mask = slots < self._packet.base[:, None, None]
+    if window is not None:
+      mask = mask & (slots > self._positions[..., None] - window)
+    mask = jnp.broadcast_to(mask, (*self._positions.shape, keys.shape[2]))
+    return Context(keys, values, mask)
+
+  def _write(
+    self,
+    cache: int,
+    keys: Float[Array, 'B K T H'],
+    values: Float[Array, 'B K T H'],
+  ) -> None:
+    replace = lambda caches, rows: (
+      *caches[:cache],
+      _write_rows(caches[cache], rows, self._packet),
+      *caches[cache + 1 :],
+    )
+    self.caches = dataclasses.replace(
+      self.caches,
+      keys=replace(self.caches.keys, keys),
+      values=replace(self.caches.values, values),
+    )
+
+
+def _write_rows(
+  cache: Float[Array, 'B K S H'],
+  rows: Float[Array, 'B K T H'],
+  packet: Packet,
+) -> Float[Array, 'B K S H']:
+  """Write the tokens that are there; put back what stood beside them."""
+  is_there = jnp.arange(rows.shape[2])[None] < packet.count[:, None]  # [B, T]
+
+  def write(cache, rows, base, is_there):
+    start = (0, base, 0)
+    old = lax.dynamic_slice(cache, start, rows.shape)
+    new = jnp.where(is_there[None, :, None], rows, old)
+    return lax.dynamic_update_slice(cache, new, start)
+
+  return jax.vmap(write)(cache, rows, packet.base, is_there)
