@@ -17,20 +17,33 @@ import flax.struct
 import jax.numpy as jnp
 from jax import lax
 
-from eejax.config import ExitConfig
 from eejax.decoding.cache import Request
-from eejax.decoding.criteria import Evidence, Reads, get_criterion
+from eejax.decoding.criteria import Memory, Reads, get_criterion, remember
 from eejax.decoding.plan import Plan
 from eejax.decoding.prepare import Prepared
-from eejax.models.exits import (
-  ExitInput,
-  apply_exit_head,
-  gate_logit,
-  output_matrix_name,
+from eejax.decoding.scoring import (
+  HeadInput,
+  Outcome,
+  View,
+  empty_memory,
+  look,
+  ready_state,
+  whole_logits,
+  with_scored_matrices,
 )
-from eejax.ops.norm import rms_norm
-from eejax.ops.sampling import choose, log_probability
+from eejax.ops.sampling import choose, greedy, log_probability
 from eejax.types import Array, Bool, Float, Int
+
+__all__ = [
+  'Answer',
+  'HeadInput',
+  'Outcome',
+  'answer_exit',
+  'answer_last',
+  'empty_memory',
+  'likeliest_token',
+  'with_scored_matrices',
+]
 
 
 @flax.struct.dataclass
@@ -42,7 +55,8 @@ class Answer:
     log_prob: its log-probability, untempered.
     score: the exit's score; NaN at the final head.
     take: rows that leave here.
-    asked: rows for which the logits were needed.
+    asked: rows for which the whole head's logits were needed.
+    memory: what deeper exits may recall of the rows' tokens.
   """
 
   token: Int[Array, 'B']
@@ -50,21 +64,7 @@ class Answer:
   score: Float[Array, 'B']
   take: Bool[Array, 'B']
   asked: Bool[Array, 'B']
-
-
-@flax.struct.dataclass
-class HeadInput:
-  """Hold what a head is shown.
-
-  Attributes:
-    last: what the backbone computed for the newest token.
-    ready: state of a BLOCK head, which ran with its stage, else None.
-    positions: position of the newest token in each row's text.
-  """
-
-  last: ExitInput
-  ready: Float[Array, 'B 1 D'] | None
-  positions: Int[Array, 'B']
+  memory: Memory
 
 
 def answer_exit(
@@ -78,36 +78,33 @@ def answer_exit(
 ) -> Answer:
   """Score rows at the exit of stage `index`; let those that pass leave.
 
-  A gate reads the stream, so only rows that leave need logits; other criteria
-  read the logits of every row that may leave.
+  A criterion that reads logits needs a head for every row that may leave,
+  the others only for rows that do.
   """
-  criterion = get_criterion(plan.criterion)
-  threshold = request.thresholds[index]
-  exit = plan.stages[index].needed_exit
-  if criterion.reads is Reads.GATE:
-    score = _gate_score(params, head_input, plan, exit)
+  threshold = jnp.broadcast_to(request.thresholds[..., index], may_take.shape)
+  memory = _memory(params, head_input, plan)
+
+  def ask():
+    view = look(params, head_input, memory, plan=plan, index=index)
+    score = _score(view, plan, may_take)
     take = may_take & (score >= threshold)
     token, log_prob = _choose_if(
       jnp.any(take),
       lambda: _choose(
-        _logits(params, head_input, plan, exit), request, head_input, plan
+        _whole_logits(params, head_input, view, plan, index),
+        request,
+        head_input,
+        plan,
       ),
       take.shape,
     )
-    return Answer(token, log_prob, score, take, asked=take)
+    asked = take if view.logits is None else may_take
+    remembered = _remember(memory, view, head_input, may_take)
+    return Answer(token, log_prob, score, take, asked, remembered)
 
-  def ask():
-    logits = _logits(params, head_input, plan, exit)
-    score = criterion.score(Evidence(logits=logits))
-    take = may_take & (score >= threshold)
-    token, log_prob = _choose_if(
-      jnp.any(take),
-      lambda: _choose(logits, request, head_input, plan),
-      take.shape,
-    )
-    return Answer(token, log_prob, score, take, asked=may_take)
-
-  return lax.cond(jnp.any(may_take), ask, lambda: _silence(may_take))
+  if not get_criterion(plan.criterion).reads.asks_head:
+    return ask()
+  return lax.cond(jnp.any(may_take), ask, lambda: _silence(may_take, memory))
 
 
 def answer_last(
@@ -124,59 +121,76 @@ def answer_last(
   score to report.
   """
   exit = plan.stages[-1].exit
+  memory = _memory(params, head_input, plan)
 
   def ask():
-    logits = _logits(params, head_input, plan, exit)
+    score = jnp.full(active.shape, jnp.nan, jnp.float32)
+    if exit is None:
+      ready = ready_state(params, head_input, plan=plan, exit=None)
+      logits = whole_logits(params, ready, plan=plan, exit=None)
+    else:
+      index = plan.num_exits
+      view = look(params, head_input, memory, plan=plan, index=index)
+      logits = _whole_logits(params, head_input, view, plan, index)
+      # Where the model ends at an exit, an oracle has nothing to compare with.
+      if not get_criterion(plan.criterion).reads & Reads.FINAL:
+        score = _score(view, plan, active)
     token, log_prob = _choose(logits, request, head_input, plan)
-    score = jnp.full(token.shape, jnp.nan, jnp.float32)
-    if exit is not None:
-      criterion = get_criterion(plan.criterion)
-      if criterion.reads is Reads.GATE:
-        score = _gate_score(params, head_input, plan, exit)
-      else:
-        score = criterion.score(Evidence(logits=logits))
-    return Answer(token, log_prob, score, take=active, asked=active)
+    return Answer(token, log_prob, score, active, active, memory)
 
-  return lax.cond(jnp.any(active), ask, lambda: _silence(active))
+  return lax.cond(jnp.any(active), ask, lambda: _silence(active, memory))
 
 
-def _gate_score(
-  params: Prepared, head_input: HeadInput, plan: Plan, exit: ExitConfig
-) -> Float[Array, 'B']:
-  assert head_input.last.hidden is not None
-  logit = gate_logit(
-    params.exits[exit.name],
-    head_input.last.hidden[:, 0],
-    exit=exit,
-    config=plan.config.model,
-  )
-  return get_criterion(plan.criterion).score(Evidence(gate_logit=logit))
+def likeliest_token(
+  params: Prepared, head_input: HeadInput, *, plan: Plan, index: int
+) -> Int[Array, 'B']:
+  """Return the likeliest token at the head of stage `index`, for `Outcome`."""
+  exit = plan.stages[index].exit
+  ready = ready_state(params, head_input, plan=plan, exit=exit)
+  return greedy(whole_logits(params, ready, plan=plan, exit=exit))
 
 
-def _logits(
-  params: Prepared, head_input: HeadInput, plan: Plan, exit: ExitConfig | None
+def _memory(params: Prepared, head_input: HeadInput, plan: Plan) -> Memory:
+  if head_input.memory is not None:
+    return head_input.memory
+  (batch_size,) = head_input.positions.shape
+  return empty_memory(plan, batch_size=batch_size, params=params)
+
+
+def _score(view: View, plan: Plan, rows: Bool[Array, 'B']) -> Float[Array, 'B']:
+  score = get_criterion(plan.criterion).score(view.evidence)
+  if view.scores_candidates:
+    assert view.evidence.has_previous is not None
+    # A row whose token no exit has seen has no candidates of its own.
+    score = jnp.where(view.evidence.has_previous, score, 0.0)
+  return jnp.broadcast_to(score, rows.shape)
+
+
+def _whole_logits(
+  params: Prepared,
+  head_input: HeadInput,
+  view: View,
+  plan: Plan,
+  index: int,
 ) -> Float[Array, 'B V']:
-  """Return the newest token's logits in float32."""
-  config = plan.config.model
-  ready = head_input.ready
-  if exit is None:
-    assert head_input.last.hidden is not None
-    ready = rms_norm(
-      head_input.last.hidden,
-      scale=params.final_norm,
-      epsilon=config.norm_epsilon,
-    )
-  elif ready is None:
-    ready = apply_exit_head(
-      params.exits[exit.name],
-      head_input.last,
-      exit=exit,
-      config=config,
-      positions=head_input.positions[:, None],
-    ).hidden
-  kernel = params.kernels[output_matrix_name(exit, config=config)]
-  return jnp.einsum(
-    'BD,DV->BV', ready[:, 0], kernel, preferred_element_type=jnp.float32
+  """Return the logits that tokens are chosen from; most are there already."""
+  if view.logits is not None:
+    return view.logits
+  exit, ready = plan.stages[index].exit, view.ready
+  if ready is None:
+    ready = ready_state(params, head_input, plan=plan, exit=exit)
+  return whole_logits(params, ready, plan=plan, exit=exit)
+
+
+def _remember(
+  memory: Memory, view: View, head_input: HeadInput, rows: Bool[Array, 'B']
+) -> Memory:
+  return remember(
+    memory,
+    view.compared,
+    positions=head_input.positions,
+    rows=rows,
+    candidates=view.candidates,
   )
 
 
@@ -200,8 +214,8 @@ def _choose_if(is_needed, choose_tokens, shape):
   return lax.cond(is_needed, choose_tokens, nothing)
 
 
-def _silence(rows: Bool[Array, 'B']) -> Answer:
+def _silence(rows: Bool[Array, 'B'], memory: Memory) -> Answer:
   """Return the answer of a head that nobody asked."""
   nobody, zeros = jnp.zeros_like(rows), jnp.zeros(rows.shape, jnp.float32)
   token = jnp.zeros(rows.shape, jnp.int32)
-  return Answer(token, zeros, zeros, take=nobody, asked=nobody)
+  return Answer(token, zeros, zeros, nobody, nobody, memory)

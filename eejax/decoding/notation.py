@@ -13,7 +13,9 @@
 # limitations under the License.
 """A name with numbers, as policies and flags write it: `schedule(256, 2)`."""
 
+import dataclasses
 import re
+from typing import Any
 
 from eejax.errors import ArgumentError
 
@@ -48,6 +50,31 @@ def write_notation(name: str, *numbers: Number) -> str:
   if not numbers:
     return name
   return f'{name}({", ".join(map(str, numbers))})'
+
+
+def make(kind: type, numbers: tuple[Number, ...], *, what: str) -> Any:
+  """Return an instance of a dataclass whose first fields are `numbers`.
+
+  Args:
+    kind: the class; one that is no dataclass takes none.
+    numbers: for its fields, in their order.
+    what: what it is called in errors.
+
+  Raises:
+    ArgumentError: there are too many, or a whole number is wanted.
+  """
+  fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+  if len(numbers) > len(fields):
+    raise ArgumentError(
+      f'{what} takes {len(fields)} numbers at most, and {len(numbers)} were '
+      'given.'
+    )
+  for field, number in zip(fields, numbers, strict=False):
+    if field.type is int and not isinstance(number, int):
+      raise ArgumentError(
+        f'{what}: {field.name} must be a whole number, not {number}.'
+      )
+  return kind(*numbers)
 
 
 def _parse_number(part: str, text: str) -> Number:

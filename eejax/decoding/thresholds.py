@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import betaln
 
-from eejax.decoding.notation import Number, parse_notation, write_notation
+from eejax.decoding.notation import make, parse_notation, write_notation
 from eejax.errors import ArgumentError
 from eejax.types import Array, Bool, Float, Int
 
@@ -322,15 +322,4 @@ def parse_threshold_rule(text: str) -> ThresholdRule:
     raise ArgumentError(
       f'there is no threshold rule {name!r}; there are {", ".join(_RULES)}.'
     )
-  return _make(name, numbers)
-
-
-def _make(name: str, numbers: tuple[Number, ...]) -> ThresholdRule:
-  kind = _RULES[name]
-  accepted = len(dataclasses.fields(kind))
-  if len(numbers) > accepted:
-    raise ArgumentError(
-      f'threshold rule {name} takes {accepted} numbers at most, and '
-      f'{len(numbers)} were given.'
-    )
-  return kind(*numbers)
+  return make(_RULES[name], numbers, what=f'threshold rule {name}')

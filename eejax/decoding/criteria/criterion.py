@@ -26,8 +26,7 @@ import enum
 import flax.struct
 
 from eejax.config import ExitConfig
-from eejax.decoding.notation import Number, write_notation
-from eejax.errors import ArgumentError
+from eejax.decoding.notation import Number, make, write_notation
 from eejax.types import Array, Bool, Float, Int
 
 
@@ -148,12 +147,4 @@ class Criterion(abc.ABC):
     """
     if not settings:
       return self
-    accepted = (
-      len(dataclasses.fields(self)) if dataclasses.is_dataclass(self) else 0
-    )
-    if len(settings) > accepted:
-      raise ArgumentError(
-        f'criterion {self.name} takes {accepted} settings at most, and '
-        f'{len(settings)} were given.'
-      )
-    return type(self)(*settings)
+    return make(type(self), settings, what=f'criterion {self.name}')

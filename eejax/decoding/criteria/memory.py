@@ -135,8 +135,8 @@ def remember(
   """
 
   def keep(old, new):
-    if old is None:
-      return None
+    if old is None or new is None:
+      return old
     asked = rows.reshape(rows.shape + (1,) * (old.ndim - 1))
     return jnp.where(asked, new.astype(old.dtype), old)
 

@@ -53,10 +53,9 @@ class Patience(Criterion):
   reads = Reads.STREAK
 
   def __post_init__(self):
-    if self.patience != int(self.patience) or self.patience < 1:
+    if self.patience < 1:
       raise ArgumentError(
-        'patience must be a whole number of agreements, at least 1, not '
-        f'{self.patience}.'
+        f'patience must be at least 1 agreement, not {self.patience}.'
       )
 
   def score(self, evidence: Evidence) -> Float[Array, '*rows']:
