@@ -11,27 +11,22 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Tests of exit criteria, by hand and at their ends."""
-
-import dataclasses
+"""Tests of criteria over one distribution, and of gates, by hand."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eejax.config import ExitConfig, GateKind
-from eejax.decoding import criteria
-from eejax.decoding.criteria import Criterion, Evidence, Reads, registry
+from eejax.decoding.criteria import Evidence, GateScore, Reads, get_criterion
 from eejax.errors import ArgumentError
-from eejax.testing import tiny
 
-LOGIT_CRITERIA = ('max_prob', 'margin', 'entropy')
+NAMES = ('max_prob', 'margin', 'entropy')
 
 
 def score(name, rows):
-  criterion = criteria.get_criterion(name)
   logits = jnp.asarray(rows, jnp.float32)
-  return np.asarray(criterion.score(Evidence(logits=logits)))
+  return np.asarray(get_criterion(name).score(Evidence(logits=logits)))
 
 
 def test_scores_by_hand():
@@ -44,20 +39,13 @@ def test_scores_by_hand():
   )
 
 
-def test_gate_score_is_a_probability():
-  gate = criteria.get_criterion('gate')
-  assert gate.reads is Reads.GATE
-  found = gate.score(Evidence(gate_logit=jnp.array([0.0, 200.0, -200.0])))
-  np.testing.assert_allclose(found, [0.5, 1.0, 0.0], atol=1e-6)
-
-
-@pytest.mark.parametrize('name', LOGIT_CRITERIA)
+@pytest.mark.parametrize('name', NAMES)
 def test_a_shift_of_all_logits_changes_nothing(name):
   rows = np.random.default_rng(0).normal(size=(5, 17))
   np.testing.assert_allclose(score(name, rows), score(name, rows + 50), 1e-4)
 
 
-@pytest.mark.parametrize('name', LOGIT_CRITERIA)
+@pytest.mark.parametrize('name', NAMES)
 def test_extreme_logits_give_finite_scores(name):
   rows = [[0.0, -1e4, -1e4], [1e4, 0.0, -1e4], [0.0, -np.inf, -np.inf]]
   np.testing.assert_allclose(score(name, rows), [1.0, 1.0, 1.0], atol=1e-6)
@@ -74,14 +62,14 @@ def test_a_tie_at_the_top_has_no_margin():
   np.testing.assert_allclose(score('margin', [[5.0, 5.0, 0.0]]), [0.0])
 
 
-@pytest.mark.parametrize('name', LOGIT_CRITERIA)
+@pytest.mark.parametrize('name', NAMES)
 def test_scores_lie_in_the_unit_interval(name):
   rows = np.random.default_rng(1).normal(size=(50, 23)) * 30
   found = score(name, rows)
   assert ((found >= 0) & (found <= 1)).all()
 
 
-@pytest.mark.parametrize('name', LOGIT_CRITERIA)
+@pytest.mark.parametrize('name', NAMES)
 def test_rows_do_not_influence_one_another(name):
   rows = np.random.default_rng(2).normal(size=(6, 11))
   alone = [score(name, rows[i : i + 1])[0] for i in range(6)]
@@ -94,48 +82,21 @@ def test_scores_take_any_leading_dimensions():
   np.testing.assert_allclose(score('margin', rows).reshape(6), flat, rtol=1e-6)
 
 
+def test_a_gate_s_score_is_a_probability():
+  gate = get_criterion('gate')
+  assert gate.reads is Reads.GATE
+  found = gate.score(Evidence(gate_logit=jnp.array([0.0, 200.0, -200.0])))
+  np.testing.assert_allclose(found, [0.5, 1.0, 0.0], atol=1e-6)
+
+
 def test_the_gate_criterion_names_exits_without_a_gate():
-  exits = (ExitConfig(2, gate=GateKind.LINEAR), ExitConfig(3), ExitConfig(5))
-  gate = criteria.get_criterion('gate')
-  gate.check(exits[:1])
-  with pytest.raises(ArgumentError, match='depths 3, 5'):
-    gate.check(exits)
-  criteria.get_criterion('max_prob').check(exits)
-
-
-def test_an_unknown_criterion_is_refused_with_the_known_ones():
-  with pytest.raises(ArgumentError, match='gate, max_prob, margin, entropy'):
-    criteria.get_criterion('confidence')
-
-
-def test_a_user_registers_a_criterion(monkeypatch):
-  monkeypatch.setattr(registry, '_CRITERIA', dict(registry._CRITERIA))
-
-  class Always(Criterion):
-    name = 'always'
-    reads = Reads.LOGITS
-
-    def score(self, evidence):
-      return jnp.ones(evidence.logits.shape[:-1])
-
-  criteria.register(Always())
-  assert criteria.get_criterion('always').score(
-    Evidence(logits=jnp.zeros((2, 3)))
-  ).tolist() == [1, 1]
-
-  class Impostor(Always):
-    name = 'max_prob'
-
-  with pytest.raises(ArgumentError, match='already'):
-    criteria.register(Impostor())
-
-
-def test_the_default_follows_the_gates():
-  gated = tiny.tiny_config('1:norm:gate,2:norm:gate')
-  mixed = tiny.tiny_config('1:norm:gate,2:norm')
-  assert criteria.default_criterion(gated) == 'gate'
-  assert criteria.default_criterion(mixed) == 'max_prob'
-  assert (
-    criteria.default_criterion(dataclasses.replace(mixed, exits=()))
-    == 'max_prob'
+  exits = (
+    ExitConfig(2, gate=GateKind.LINEAR),
+    ExitConfig(3),
+    ExitConfig(5),
+    ExitConfig(6, gate=GateKind.MLP),
   )
+  GateScore().check((exits[0], exits[3]))
+  with pytest.raises(ArgumentError, match='depths 3, 5;'):
+    GateScore().check(exits)
+  get_criterion('max_prob').check(exits)
