@@ -14,11 +14,9 @@
 """What one stage does in a tick: blocks, caches and its head.
 
 All of this runs inside `shard_map`, where a stage sees its own parameters and
-caches, without the leading P. Every stage runs all of it in every tick, also
-where no token is there: devices that step together would only wait.
+caches, without the leading P.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import flax.struct
@@ -82,25 +80,24 @@ class StageOutput:
   Attributes:
     hidden: the stream at the stage's end.
     ready: state that is ready for the output matrix.
+    rows: new keys and values for each cache, T in place of S.
   """
 
   hidden: Float[Array, 'B T D']
   ready: Float[Array, 'B T D']
+  rows: Caches
 
 
 def run_stage(
   params: StageParams, packet: Packet, caches: Caches, *, layout: Layout
-) -> tuple[StageOutput, Caches]:
+) -> StageOutput:
   """Run a stage's blocks and what stands before its output matrix.
 
   Args:
     params: of this stage.
     packet: tokens, whose predecessors have passed the stage.
-    caches: of this stage.
+    caches: of this stage; `write_rows` adds what is new.
     layout: the static shape of the program.
-
-  Returns:
-    What was computed, and the caches with the new keys and values.
   """
   passage = _Passage(packet, caches, layout)
   num_blocks = of_stage([s.num_blocks for s in layout.stages])
@@ -118,7 +115,27 @@ def run_stage(
     assert read.hidden is not None
     x = read.hidden
   ready = passage.run_heads(params, read)
-  return StageOutput(x, ready), passage.caches
+  return StageOutput(x, ready, passage.rows)
+
+
+def write_rows(caches: Caches, rows: Caches, packet: Packet) -> Caches:
+  """Write a packet's keys and values into a stage's caches.
+
+  What is written for tokens that are not there is what stood there before.
+  """
+  is_there = _steps(packet) < packet.count[:, None]  # [B, T]
+
+  def write_row(cache, rows, base, is_there):
+    start = (0, base, 0)
+    old = lax.dynamic_slice(cache, start, rows.shape)
+    new = jnp.where(is_there[None, :, None], rows, old)
+    return lax.dynamic_update_slice(cache, new, start)
+
+  return jax.tree.map(
+    lambda cache, rows: jax.vmap(write_row)(cache, rows, packet.base, is_there),
+    caches,
+    rows,
+  )
 
 
 def of_stage(values: Sequence[int | float]) -> jax.Array:
@@ -195,26 +212,28 @@ def _gate_logit(
 
 
 class _Passage:
-  """Take one packet through a stage, cache by cache.
-
-  Attributes:
-    caches: with the keys and values of what has run so far.
-  """
+  """Take one packet through a stage, block by block."""
 
   def __init__(self, packet: Packet, caches: Caches, layout: Layout):
-    self.caches = caches
+    self._caches = caches
+    self._keys: list[jax.Array] = []
+    self._values: list[jax.Array] = []
     self._packet, self._layout = packet, layout
     config = layout.config
-    steps = jnp.arange(packet.hidden.shape[1])[None]
-    self._positions = packet.base[:, None] + steps  # [B, T]
+    self._positions = packet.base[:, None] + _steps(packet)  # [B, T]
     self._rotation = rotation(
       self._positions, config=config.rotary, head_dim=config.head_dim
     )
 
+  @property
+  def rows(self) -> Caches:
+    """Return the keys and values of what has run."""
+    return Caches(tuple(self._keys), tuple(self._values))
+
   def run_block(
     self, params: StageParams, x: Float[Array, 'B T D'], index: int
   ) -> BlockOutput:
-    """Run the stage's block number `index` and write its cache."""
+    """Run the stage's block number `index` and keep its keys and values."""
     config, window = self._layout.config, self._window(index)
     out = Block(config).apply(
       {'params': params.blocks[index]},
@@ -223,7 +242,7 @@ class _Passage:
       window=window,
       context=self._context(index, window),
     )
-    self._write(index, out.keys, out.values)
+    self._keep(out.keys, out.values)
     return out
 
   def run_heads(
@@ -254,7 +273,7 @@ class _Passage:
     )
     if is_block:
       assert out.keys is not None and out.values is not None
-      self._write(cache, out.keys, out.values)
+      self._keep(out.keys, out.values)
     return out
 
   def _window(self, index: int) -> Int[Array, ''] | None:
@@ -269,7 +288,7 @@ class _Passage:
     self, cache: int, window: int | Int[Array, ''] | None
   ) -> Context:
     """Show the slots of tokens that went before the packet."""
-    keys, values = self.caches.keys[cache], self.caches.values[cache]
+    keys, values = self._caches.keys[cache], self._caches.values[cache]
     slots = jnp.arange(keys.shape[2])[None, None]  # [1, 1, S]
     mask = slots < self._packet.base[:, None, None]
     if window is not None:
@@ -277,36 +296,12 @@ class _Passage:
     mask = jnp.broadcast_to(mask, (*self._positions.shape, keys.shape[2]))
     return Context(keys, values, mask)
 
-  def _write(
-    self,
-    cache: int,
-    keys: Float[Array, 'B K T H'],
-    values: Float[Array, 'B K T H'],
+  def _keep(
+    self, keys: Float[Array, 'B K T H'], values: Float[Array, 'B K T H']
   ) -> None:
-    replace = lambda caches, rows: (
-      *caches[:cache],
-      _write_rows(caches[cache], rows, self._packet),
-      *caches[cache + 1 :],
-    )
-    self.caches = dataclasses.replace(
-      self.caches,
-      keys=replace(self.caches.keys, keys),
-      values=replace(self.caches.values, values),
-    )
+    self._keys.append(keys)
+    self._values.append(values)
 
 
-def _write_rows(
-  cache: Float[Array, 'B K S H'],
-  rows: Float[Array, 'B K T H'],
-  packet: Packet,
-) -> Float[Array, 'B K S H']:
-  """Write the tokens that are there; put back what stood beside them."""
-  is_there = jnp.arange(rows.shape[2])[None] < packet.count[:, None]  # [B, T]
-
-  def write(cache, rows, base, is_there):
-    start = (0, base, 0)
-    old = lax.dynamic_slice(cache, start, rows.shape)
-    new = jnp.where(is_there[None, :, None], rows, old)
-    return lax.dynamic_update_slice(cache, new, start)
-
-  return jax.vmap(write)(cache, rows, packet.base, is_there)
+def _steps(packet: Packet) -> Int[Array, '1 T']:
+  return jnp.arange(packet.hidden.shape[1])[None]

@@ -18,6 +18,7 @@ tensor parallelism inside a stage.
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -25,7 +26,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from eejax.decoding.pipelined.layout import STAGE_AXIS, Layout
+from eejax.decoding.pipelined.layout import (
+  MODEL_AXIS,
+  STAGE_AXIS,
+  Layout,
+)
 from eejax.decoding.pipelined.parameters import StageParams, model_partition
 from eejax.decoding.pipelined.stage import (
   Caches,
@@ -36,6 +41,7 @@ from eejax.decoding.pipelined.stage import (
   run_stage,
   stage_logits,
   stage_score,
+  write_rows,
 )
 from eejax.ops.sampling import (
   RowSampling,
@@ -43,7 +49,7 @@ from eejax.ops.sampling import (
   choose,
   log_probability,
 )
-from eejax.types import Array, Bool, DTypeLike, Float, Int
+from eejax.types import Array, Bool, DTypeLike, Float, Int, PyTree
 
 _SPLIT, _WHOLE = PartitionSpec(STAGE_AXIS), PartitionSpec()
 
@@ -264,6 +270,7 @@ def _prefill_on_stage(
   params = _own(params)
   batch_size = tokens.shape[0]
   answered = jnp.ones((batch_size,), bool)
+  run = functools.partial(run_stage, params, layout=layout)
 
   def advance(
     tick: Int[Array, ''], carry: tuple[Caches, Packet]
@@ -276,7 +283,8 @@ def _prefill_on_stage(
     base = jnp.full((batch_size,), start)
     packet = Packet(embed(params, chunk), base, count, answered)
     packet = _received(inbox, packet)
-    out, caches = run_stage(params, packet, caches, layout=layout)
+    out = _run_if_busy(run, packet, caches)
+    caches = write_rows(caches, out.rows, packet)
     return caches, _sent(packet.replace(hidden=out.hidden), layout)
 
   num_chunks = -(-jnp.max(lengths) // width)
@@ -299,6 +307,13 @@ def _decode_on_stage(
   params = _own(params)
   batch_size = rows.token.shape[0]
 
+  def run(packet: Packet, caches: Caches):
+    """Return the stage's output, which rows it answers, and what it says."""
+    out = run_stage(params, packet, caches, layout=layout)
+    return out, *_answer(
+      params, request, packet, out, layout=layout, method=method
+    )
+
   def advance(carry: _Carry) -> _Carry:
     """Take one tick."""
     rows = carry.rows
@@ -309,10 +324,7 @@ def _decode_on_stage(
       emitted=jnp.zeros_like(rows.enters),
     )
     packet = _received(carry.inbox, entering)
-    out, caches = run_stage(params, packet, carry.caches, layout=layout)
-    leaves, said = _answer(
-      params, request, packet, out, layout=layout, method=method
-    )
+    out, leaves, said = _run_if_busy(run, packet, carry.caches)
     inbox = _sent(
       packet.replace(hidden=out.hidden, emitted=packet.emitted | leaves),
       layout,
@@ -322,7 +334,7 @@ def _decode_on_stage(
       rows=_next_rows(rows, emits, emitted, request),
       record=_recorded(carry.record, emits, emitted),
       inbox=inbox,
-      caches=caches,
+      caches=write_rows(carry.caches, out.rows, packet),
     )
 
   carry = lax.while_loop(
@@ -336,6 +348,27 @@ def _decode_on_stage(
     ),
   )
   return carry.record, _shared(carry.caches)
+
+
+def _run_if_busy(
+  run: Callable[[Packet, Caches], PyTree], packet: Packet, caches: Caches
+) -> PyTree:
+  """Return `run(packet, caches)`, or zeros where no token is there.
+
+  Caches are only read inside the conditional, which thereby orders the reads
+  before the write that follows; without it the compiler copies every cache in
+  every tick. Where a stage's matrices are split, collectives over the axis
+  `model` stand inside, so all stages run if one does: a collective that some
+  devices never reach may wait for them.
+  """
+  is_busy = jnp.any(packet.count > 0)
+  if jax.sharding.get_abstract_mesh().shape.get(MODEL_AXIS, 1) > 1:
+    is_busy = lax.psum(is_busy.astype(jnp.int32), STAGE_AXIS) > 0
+  shapes = jax.eval_shape(run, packet, caches)
+  idle = lambda *_: jax.tree.map(
+    lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes
+  )
+  return lax.cond(is_busy, run, idle, packet, caches)
 
 
 def _answer(
