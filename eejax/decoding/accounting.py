@@ -37,7 +37,11 @@ class Counts:
     head_runs: how often each stage's output matrix was read.
     passes: tokens of each row that each stage processed while the row lived.
     catch_up: those of `passes` whose token had been emitted before.
-    head_calls: how often each row needed a stage's logits.
+    head_calls: how often each row needed a stage's logits, a verified window
+      once for each of its tokens.
+    drafted: drafts of each row, by the stage whose exit proposed them, that
+      were verified.
+    accepted: those of `drafted` that were kept.
   """
 
   stage_runs: Int[Array, 'X']
@@ -45,13 +49,16 @@ class Counts:
   passes: Int[Array, 'B X']
   catch_up: Int[Array, 'B X']
   head_calls: Int[Array, 'B X']
+  drafted: Int[Array, 'B X']
+  accepted: Int[Array, 'B X']
 
 
 def no_counts(*, batch_size: int, num_stages: int) -> Counts:
   """Return counts at the start."""
   row = lambda: jnp.zeros((num_stages,), jnp.int32)
   table = lambda: jnp.zeros((batch_size, num_stages), jnp.int32)
-  return Counts(row(), row(), table(), table(), table())
+  tables = (table() for _ in range(5))
+  return Counts(row(), row(), *tables)
 
 
 @flax.struct.dataclass
@@ -60,34 +67,32 @@ class StageEvent:
 
   Attributes:
     ran: whether the stage ran.
-    width: how many tokens of each row it took.
+    width: how many tokens of each row it took if it ran.
     active: rows that asked for it, their token not emitted yet.
-    asked: rows that needed its head's logits.
+    asked: how often each row needed its head's logits.
   """
 
   ran: Bool[Array, '']
-  width: Int[Array, '']
+  width: Int[Array, 'B']
   active: Bool[Array, 'B']
-  asked: Bool[Array, 'B']
+  asked: Int[Array, 'B']
 
 
-def count_step(
-  counts: Counts, events: tuple[StageEvent, ...], *, live: Bool[Array, 'B']
-) -> Counts:
-  """Return `counts` after one more step.
+def count_step(counts: Counts, events: tuple[StageEvent, ...]) -> Counts:
+  """Return `counts` after one more tick.
 
-  A window of n tokens counts n passes for every live row: n - 1 catch up,
-  and so does the last one in a row that had emitted its token at an earlier
-  exit and rides along.
+  A window of n tokens counts n passes: n - 1 catch up, and so does the last
+  one in a row that had emitted its token at an earlier exit and rides along.
   """
   ran = jnp.stack([e.ran for e in events])  # [X]
-  width = jnp.where(ran, jnp.stack([e.width for e in events]), 0)
-  active = jnp.stack([e.active for e in events], axis=1)  # [B, X]
+  width = jnp.stack([e.width for e in events], axis=1)  # [B, X]
+  active = jnp.stack([e.active for e in events], axis=1)
   asked = jnp.stack([e.asked for e in events], axis=1)
-  passes = jnp.where(live[:, None], width[None], 0)
-  return Counts(
+  passes = jnp.where(ran[None], width, 0)
+  return dataclasses.replace(
+    counts,
     stage_runs=counts.stage_runs + ran,
-    head_runs=counts.head_runs + jnp.any(asked, axis=0),
+    head_runs=counts.head_runs + jnp.any(asked > 0, axis=0),
     passes=counts.passes + passes,
     catch_up=counts.catch_up + passes - (ran[None] & active),
     head_calls=counts.head_calls + asked,
@@ -108,6 +113,8 @@ class Accounting:
     catch_up_blocks: those of `blocks_run` spent on tokens emitted earlier.
     exit_blocks_run: passes of the own blocks of `block` exits.
     head_calls: full-vocabulary products that rows needed.
+    drafted: tokens that exits drafted and the model verified.
+    accepted: those of `drafted` that were kept.
   """
 
   blocks_run: int = 0
@@ -115,6 +122,13 @@ class Accounting:
   catch_up_blocks: int = 0
   exit_blocks_run: int = 0
   head_calls: int = 0
+  drafted: int = 0
+  accepted: int = 0
+
+  @property
+  def acceptance(self) -> float | None:
+    """Return the share of drafts that were kept; None without drafts."""
+    return self.accepted / self.drafted if self.drafted else None
 
   def __add__(self, other: 'Accounting') -> 'Accounting':
     ours, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
@@ -153,6 +167,8 @@ def row_accounting(
     catch_up_blocks=int(np.asarray(counts.catch_up)[row] @ sizes),
     exit_blocks_run=int(passes @ has_block),
     head_calls=int(np.asarray(counts.head_calls)[row].sum()),
+    drafted=int(np.asarray(counts.drafted)[row].sum()),
+    accepted=int(np.asarray(counts.accepted)[row].sum()),
   )
 
 

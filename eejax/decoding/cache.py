@@ -11,19 +11,22 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What decoding remembers: caches, waiting tokens, counts.
+"""What the decode loop carries, and what stays the same beside it.
 
-All rows of a batch stand at the same slot: prompts are padded on the left, so
-that the last tokens of all of them share one slot, and the position of row r
-at slot s is s - start[r]. A slot of a cache is valid for a row iff
-start[r] <= slot < done_to.
+Rows of a batch are independent: each has its own length, and the slot of a
+token in a cache is its position in its row's text. A slot of a stage's cache
+is valid for a row iff slot < done_to[row].
 """
+
+import typing
 
 import flax.struct
 import jax.numpy as jnp
 
 from eejax.decoding.accounting import Counts
+from eejax.decoding.batching import Cycle
 from eejax.decoding.plan import Plan, Stage, bucket
+from eejax.decoding.policy import KVStrategy
 from eejax.ops.sampling import RowSampling
 from eejax.types import Array, Bool, DTypeLike, Float, Int
 
@@ -35,24 +38,28 @@ SMALLEST_CACHE = 64
 class StageState:
   """Hold what one stage of a plan remembers.
 
-  Invariants: keys and values are those of a full-depth pass for all slots
-  below `done_to`, and meaningless from there on; the streams of slots
-  `done_to`, `done_to + 1` ... that reached the stage stand at the start of
+  Invariants: keys and values are those of a full-depth pass (or what the
+  plan's strategy puts in their place) for all slots below `done_to`, and
+  meaningless from there on; the streams of a row's tokens `done_to`,
+  `done_to + 1` ... that reached the stage stand at the start of its
   `waiting`. No earlier stage is behind: `done_to` never rises with the stage.
 
   Attributes:
     keys: a cache a block of the stage, a BLOCK exit's own last.
     values: likewise.
     waiting: streams of tokens that wait at the stage's entrance, with as much
-      room again for a window that is written past its end; None at the first
-      stage, where no token waits.
-    done_to: the first slot the stage has not processed.
+      room again for a window that is written past its end; None where no
+      token ever waits.
+    visible: slots that hold keys and values at all, under the strategy MASK;
+      None where all do.
+    done_to: the first slot of each row that the stage has not processed.
   """
 
   keys: tuple[Float[Array, 'B K S H'], ...]
   values: tuple[Float[Array, 'B K S H'], ...]
   waiting: Float[Array, 'B two_W D'] | None
-  done_to: Int[Array, '']
+  visible: Bool[Array, 'B S'] | None
+  done_to: Int[Array, 'B']
 
 
 @flax.struct.dataclass
@@ -60,66 +67,78 @@ class Request:
   """Hold what stays the same while a batch is decoded.
 
   Attributes:
-    start: slot of each row's first token.
     eos: tokens that end a row.
-    thresholds: one for each exit of the plan; infinity is never.
+    thresholds: of each row at each exit of the plan; infinity is never.
     sampling: how each row's tokens are chosen.
   """
 
-  start: Int[Array, 'B']
   eos: Int[Array, 'num_eos']
-  thresholds: Float[Array, 'X']
+  thresholds: Float[Array, 'B X']
   sampling: RowSampling
 
 
+# Unchecked, for a draft is of another module and only some programs have one.
+@typing.no_type_check
 @flax.struct.dataclass
 class DecodeState:
-  """Hold what changes from token to token.
+  """Hold what changes from tick to tick.
 
   Attributes:
-    slot: where the token to be fed next stands.
-    tokens: that token, for each row.
+    length: tokens of each row that were fed; the position of the next one.
+    tokens: the token to be fed next, or the newest one of a parked row.
+    parked: the stage before which a row's newest token stands, its
+      successor not emitted yet; 0 where the next token is to be fed.
     live: rows that still generate.
+    failed: rows that ended because their logits were not finite.
     remaining: tokens each row may still emit.
     since_full: tokens of each row since its last one at full depth.
+    deepest: the deepest stage each row may still go to, under MONOTONE.
     stages: caches and waiting tokens.
+    cycles: what was done upstream of each stage.
     counts: work done so far.
+    draft: tokens drafted and not yet verified; None but in SPECULATIVE.
   """
 
-  slot: Int[Array, '']
+  length: Int[Array, 'B']
   tokens: Int[Array, 'B']
+  parked: Int[Array, 'B']
   live: Bool[Array, 'B']
+  failed: Bool[Array, 'B']
   remaining: Int[Array, 'B']
   since_full: Int[Array, 'B']
+  deepest: Int[Array, 'B']
   stages: tuple[StageState, ...]
+  cycles: tuple[Cycle, ...]
   counts: Counts
+  draft: object = None
 
 
 @flax.struct.dataclass
 class Emission:
-  """Hold what each row emitted in one step.
+  """Hold what each row emitted in one tick: its first `num` entries.
 
   Attributes:
-    token: the token.
-    depth: blocks it went through before it was emitted.
-    score: score of the exit it came from; NaN from the final head.
-    log_prob: its log-probability, untempered, under the head it came from.
+    token: the tokens.
+    depth: blocks each went through before it was proposed.
+    score: score of the exit each came from; NaN from the final head.
+    log_prob: log-probability, untempered, under the head that decided.
+    num: how many tokens.
   """
 
-  token: Int[Array, '*rows']
-  depth: Int[Array, '*rows']
-  score: Float[Array, '*rows']
-  log_prob: Float[Array, '*rows']
+  token: Int[Array, '*rows E']
+  depth: Int[Array, '*rows E']
+  score: Float[Array, '*rows E']
+  log_prob: Float[Array, '*rows E']
+  num: Int[Array, '*rows']
 
 
-def cache_size(plan: Plan, *, prefilled: int, max_new_tokens: int) -> int:
-  """Return how many slots a generation needs, padded to one of few sizes.
+def cache_size(plan: Plan, *, longest: int) -> int:
+  """Return how many slots texts of up to `longest` tokens need, padded.
 
   A window is written whole, wherever it starts: past the last token there
   must be room for the rest of it.
   """
-  needed = prefilled + max_new_tokens + plan.window - 1
-  return bucket(needed, smallest=SMALLEST_CACHE)
+  return bucket(longest + plan.window - 1, smallest=SMALLEST_CACHE)
 
 
 def empty_stage(
@@ -136,19 +155,29 @@ def empty_stage(
   caches = lambda: tuple(
     jnp.zeros(shape, dtype) for _ in range(stage.num_caches)
   )
-  waiting = None
-  if stage is not plan.stages[0]:
+  waiting = visible = None
+  recomputes = plan.kv_strategy is KVStrategy.RECOMPUTE
+  if stage is not plan.stages[0] or recomputes:
     waiting = jnp.zeros((batch_size, 2 * plan.window, c.embed_dim), dtype)
+  if plan.kv_strategy is KVStrategy.MASK:
+    visible = jnp.ones((batch_size, size), bool)
   return StageState(
     keys=caches(),
     values=caches(),
     waiting=waiting,
-    done_to=jnp.zeros((), jnp.int32),
+    visible=visible,
+    done_to=jnp.zeros((batch_size,), jnp.int32),
   )
 
 
-def blank_emission(batch_size: int) -> Emission:
-  """Return an emission that says nothing."""
-  number = jnp.zeros((batch_size,), jnp.int32)
-  zeros = jnp.zeros((batch_size,), jnp.float32)
-  return Emission(token=number, depth=number, score=zeros, log_prob=zeros)
+def blank_emission(batch_size: int, *, room: int = 1) -> Emission:
+  """Return an emission of no token, with room for `room`."""
+  number = jnp.zeros((batch_size, room), jnp.int32)
+  zeros = jnp.zeros((batch_size, room), jnp.float32)
+  return Emission(
+    token=number,
+    depth=number,
+    score=zeros,
+    log_prob=zeros,
+    num=jnp.zeros((batch_size,), jnp.int32),
+  )

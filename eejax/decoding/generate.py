@@ -122,9 +122,8 @@ def generate(
   run = _Run(params, plan, tokens, limits, texts, eos, on_tokens)
   run.start(
     Request(
-      start=run.start_slots(),
       eos=jnp.array(eos, jnp.int32),
-      thresholds=_threshold_array(thresholds),
+      thresholds=_threshold_array(thresholds, rows=len(tokens)),
       sampling=row_sampling(sampling, seeds=seeds),
     )
   )
@@ -169,6 +168,19 @@ def check_prompts(
   return checked
 
 
+def padded_prompts(prompts: Sequence[Sequence[int]]) -> np.ndarray:
+  """Return all prompts but their last tokens, padded on the right.
+
+  The width is one of few, and 0 where no prompt is longer than one token.
+  """
+  longest = max(map(len, prompts)) - 1
+  width = bucket(longest, smallest=SMALLEST_PREFILL) if longest else 0
+  padded = np.zeros((len(prompts), width), np.int32)
+  for row, prompt in enumerate(prompts):
+    padded[row, : len(prompt) - 1] = prompt[:-1]
+  return padded
+
+
 def _default_seeds(
   seeds: Sequence[int] | None, sampling: SamplingConfig, count: int
 ) -> Sequence[int]:
@@ -179,10 +191,12 @@ def _default_seeds(
   return seeds
 
 
-def _threshold_array(thresholds: tuple[Threshold, ...]) -> jax.Array:
+def _threshold_array(
+  thresholds: tuple[Threshold, ...], *, rows: int
+) -> jax.Array:
   """Return thresholds as the program reads them: no score reaches infinity."""
   values = [np.inf if t is None else t for t in thresholds]
-  return jnp.array(values, jnp.float32)
+  return jnp.tile(jnp.array(values, jnp.float32), (rows, 1))
 
 
 class _Run:
@@ -201,29 +215,19 @@ class _Run:
     self._params, self._plan, self._prompts = params, plan, prompts
     self._limits, self._on_tokens = limits, on_tokens
     streams = texts if texts is not None else [None] * len(prompts)
-    self._rows = [RowProgress(t, eos_ids=eos_ids) for t in streams]
-    longest = max(map(len, prompts)) - 1
-    # The last tokens of all prompts share the slot after the prefilled ones.
-    self._prefilled = (
-      bucket(longest, smallest=SMALLEST_PREFILL) if longest else 0
-    )
+    self._rows = [
+      RowProgress(i, t, eos_ids=eos_ids) for i, t in enumerate(streams)
+    ]
     self._timing = Timing()
-
-  def start_slots(self) -> jax.Array:
-    """Return the slot of each row's first token."""
-    return jnp.array([self._prefilled + 1 - len(p) for p in self._prompts])
 
   def start(self, request: Request) -> None:
     """Compile both programs and fill the caches."""
     self._request = request
-    padded = np.zeros((len(self._prompts), self._prefilled), np.int32)
-    for row, prompt in enumerate(self._prompts):
-      if len(prompt) > 1:
-        padded[row, -(len(prompt) - 1) :] = prompt[:-1]
-    size = cache_size(
-      self._plan, prefilled=self._prefilled, max_new_tokens=max(self._limits)
-    )
-    arguments = (self._params, jnp.asarray(padded), request.start)
+    padded = padded_prompts(self._prompts)
+    lengths = [len(p) - 1 for p in self._prompts]
+    longest = max(map(sum, zip(lengths, self._limits, strict=True)))
+    size = cache_size(self._plan, longest=max(longest, padded.shape[1]))
+    arguments = (self._params, jnp.asarray(padded), jnp.array(lengths))
     clock = time.perf_counter()
     program = prefill.lower(*arguments, plan=self._plan, size=size).compile()
     compile_s = time.perf_counter() - clock
@@ -232,6 +236,7 @@ class _Run:
     prefill_s = time.perf_counter() - clock
     state = first_state(
       stages,
+      plan=self._plan,
       tokens=jnp.array([p[-1] for p in self._prompts], jnp.int32),
       live=jnp.ones(len(self._prompts), bool),
       remaining=jnp.array(self._limits, jnp.int32),
@@ -287,13 +292,16 @@ class _Run:
 
   def _take(self, chunk: Chunk) -> None:
     """Give each row what it emitted; stop rows that met a stop string."""
-    emitted, counts = EmittedTokens.fetch(chunk), np.asarray(chunk.counts)
     live = np.asarray(self._state.live)
+    failed = np.asarray(self._state.failed)
+    emitted = EmittedTokens.fetch(chunk)
     for number, row in enumerate(self._rows):
       if row.ended:
         continue
       update = row.take(
-        emitted, number, count=int(counts[number]), is_live=bool(live[number])
+        emitted[number],
+        is_live=bool(live[number]),
+        has_failed=bool(failed[number]),
       )
       if self._on_tokens is not None:
         self._on_tokens(update)

@@ -13,8 +13,7 @@
 # limitations under the License.
 """The token loop: one XLA `while_loop`, entered chunk by chunk.
 
-It knows no model: whatever steps a state and emits something for each row can
-be looped.
+It knows no model: whatever steps a state and emits something can be looped.
 """
 
 from collections.abc import Callable
@@ -36,13 +35,12 @@ class Chunk:
   """Hold what rows emitted in one call of the loop.
 
   Attributes:
-    emitted: leaves [C, B], one row a step.
-    counts: how many of them belong to each row of the batch: rows end, and
-      emit nothing from there on.
+    emitted: leaves [C, ...], one entry a step.
+    steps: how many of them were done.
   """
 
   emitted: PyTree
-  counts: Int[Array, 'B']
+  steps: Int[Array, '']
 
 
 @flax.struct.dataclass
@@ -50,12 +48,10 @@ class _Carry:
   """Hold the loop's carry.
 
   Attributes:
-    step: steps done.
     state: what is stepped.
     chunk: what was emitted so far.
   """
 
-  step: Int[Array, '']
   state: Any
   chunk: Chunk
 
@@ -71,7 +67,7 @@ def run_steps(
   """Step until no row is live, at most `max_steps` times.
 
   Args:
-    step: returns the next state, and what each row emitted: leaves [B].
+    step: returns the next state, and what was emitted.
     state: where to start.
     blank: what a step emits, with any values.
     max_steps: data, so that any number of steps up to `capacity` shares one
@@ -79,27 +75,19 @@ def run_steps(
     capacity: steps that there is room for.
   """
   room = lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype)
-  counts = jnp.zeros(state.live.shape, jnp.int32)
-  carry = _Carry(
-    step=jnp.zeros((), jnp.int32),
-    state=state,
-    chunk=Chunk(jax.tree.map(room, blank), counts),
-  )
+  first = Chunk(jax.tree.map(room, blank), steps=jnp.zeros((), jnp.int32))
   last = jnp.minimum(max_steps, capacity)
 
   def goes_on(carry: _Carry) -> Bool[Array, '']:
-    return (carry.step < last) & jnp.any(carry.state.live)
+    return (carry.chunk.steps < last) & jnp.any(carry.state.live)
 
   def advance(carry: _Carry) -> _Carry:
     new_state, emission = step(carry.state)
     put = lambda buffer, value: lax.dynamic_update_index_in_dim(
-      buffer, value, carry.step, axis=0
+      buffer, value, carry.chunk.steps, axis=0
     )
-    chunk = Chunk(
-      emitted=jax.tree.map(put, carry.chunk.emitted, emission),
-      counts=carry.chunk.counts + carry.state.live,
-    )
-    return _Carry(carry.step + 1, new_state, chunk)
+    emitted = jax.tree.map(put, carry.chunk.emitted, emission)
+    return _Carry(new_state, Chunk(emitted, carry.chunk.steps + 1))
 
-  carry = lax.while_loop(goes_on, advance, carry)
+  carry = lax.while_loop(goes_on, advance, _Carry(state, first))
   return carry.state, carry.chunk

@@ -19,10 +19,24 @@ with equal plans share one compiled program.
 """
 
 import dataclasses
+import enum
 
 from eejax.config import EarlyExitConfig, ExitConfig, ExitHeadKind
-from eejax.decoding.policy import Mode, Policy, Threshold
+from eejax.decoding.batching import Batching, head_in_blocks
+from eejax.decoding.policy import KVStrategy, Mode, Policy, Threshold
+from eejax.errors import ArgumentError
 from eejax.ops.sampling import SamplingMethod
+
+
+class Drafting(enum.Enum):
+  """How many tokens are drafted before they are verified.
+
+  FIXED: as many as there is room for. ADAPTIVE: as many as have paid lately,
+  none if none would.
+  """
+
+  FIXED = 'fixed'
+  ADAPTIVE = 'adaptive'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +84,12 @@ class Plan:
     window: how many tokens at most go through a stage together.
     widths: the compiled widths of such windows, rising, `window` the last.
     method: how tokens are chosen.
+    mode: what is done with exits.
+    kv_strategy: what stands in for keys and values of skipped blocks.
+    batching: which rows wait for which.
+    drafting: whether the length of drafts follows acceptance.
+    threshold_rule: how thresholds change while a row is decoded.
+    scored_vocabulary: which tokens a score is computed over.
   """
 
   config: EarlyExitConfig
@@ -78,6 +98,12 @@ class Plan:
   window: int
   widths: tuple[int, ...]
   method: SamplingMethod
+  mode: Mode = Mode.FULL
+  kv_strategy: KVStrategy = KVStrategy.DEFERRED
+  batching: Batching = Batching.RIDE_ALONG
+  drafting: Drafting = Drafting.ADAPTIVE
+  threshold_rule: str = 'constant'
+  scored_vocabulary: str = 'whole'
 
   @property
   def depth(self) -> int:
@@ -88,6 +114,12 @@ class Plan:
   def num_exits(self) -> int:
     """Return how many stages a row may leave before the last."""
     return len(self.stages) - 1
+
+  @property
+  def costs(self) -> tuple[float, ...]:
+    """Return what each stage and its head read, in blocks."""
+    head = head_in_blocks(self.config)
+    return tuple(stage.num_caches + head for stage in self.stages)
 
 
 def make_plan(
@@ -120,31 +152,83 @@ def make_plan(
   if policy.mode is Mode.FULL:
     stages = (Stage(0, whole, None),)
     return Plan(config, stages, '', 1, (1,), method), ()
+  stages, thresholds = _stages(config, policy)
+  window = _window(policy) if len(stages) > 1 else 1
+  if window > config.model.max_length:
+    raise ArgumentError(
+      f'a window of {window} tokens is longer than the context of the model, '
+      f'{config.model.max_length}.'
+    )
+  plan = Plan(
+    config=config,
+    stages=stages,
+    criterion=policy.criterion,
+    window=window,
+    widths=window_widths(window, batch_size=batch_size),
+    method=method,
+    mode=policy.mode,
+    kv_strategy=policy.kv_strategy,
+    batching=policy.batching,
+    drafting=(
+      Drafting.ADAPTIVE if policy.draft_length is None else Drafting.FIXED
+    ),
+    threshold_rule=policy.threshold_rule,
+    scored_vocabulary=policy.scored_vocabulary,
+  )
+  return plan, thresholds
+
+
+def _stages(
+  config: EarlyExitConfig, policy: Policy
+) -> tuple[tuple[Stage, ...], tuple[Threshold, ...]]:
+  """Return what runs, and the threshold of each exit before the last stage."""
   usable = policy.usable_exits(config)
   usable = tuple(x for x in usable if x[1] is not None) or usable
-  stages_list: list[Stage] = []
+  drafts = policy.mode is Mode.SPECULATIVE
+  if drafts:
+    usable = _drafting(usable, policy, config)
+  stages: list[Stage] = []
   thresholds: list[Threshold] = []
   first = 0
   for exit, threshold in usable:
-    stages_list.append(Stage(first, exit.depth, exit))
+    stages.append(Stage(first, exit.depth, exit))
     first = exit.depth
-    if threshold == 0:
+    if threshold == 0 and not drafts:
       break
     thresholds.append(threshold)
   else:
-    stages_list.append(Stage(first, whole, None))
-  window = policy.window if len(stages_list) > 1 else 1
-  return (
-    Plan(
-      config,
-      tuple(stages_list),
-      policy.criterion,
-      window,
-      window_widths(window, batch_size=batch_size),
-      method,
-    ),
-    tuple(thresholds),
-  )
+    stages.append(Stage(first, config.model.num_layers, None))
+  return tuple(stages), tuple(thresholds)
+
+
+def _drafting(
+  usable: tuple[tuple[ExitConfig, Threshold], ...],
+  policy: Policy,
+  config: EarlyExitConfig,
+) -> tuple[tuple[ExitConfig, Threshold], ...]:
+  """Return the exits that may draft: there must be blocks left to save."""
+  whole = config.model.num_layers
+  found = tuple(x for x in usable if x[0].depth < whole)
+  if policy.draft_depth is not None:
+    config.exit_at(policy.draft_depth)
+    found = tuple(x for x in found if x[0].depth == policy.draft_depth)
+  if not found:
+    raise ArgumentError(
+      'no exit of this model can draft: it takes one below depth '
+      f'{whole}, at the draft depth if one is given, as deep as the minimum '
+      'depth.'
+    )
+  return found
+
+
+def _window(policy: Policy) -> int:
+  """Return how many tokens of a row may wait for a stage together."""
+  if policy.mode is Mode.SPECULATIVE and policy.draft_length is not None:
+    # The token that was emitted last is fed before the drafts.
+    return policy.draft_length + 1
+  if policy.kv_strategy.is_exact:
+    return policy.window
+  return 1
 
 
 def window_widths(window: int, *, batch_size: int) -> tuple[int, ...]:

@@ -21,7 +21,10 @@ import pathlib
 from typing import Any
 
 from eejax.config import EarlyExitConfig, ExitConfig
-from eejax.decoding.criteria import get_criterion
+from eejax.decoding.batching import Batching
+from eejax.decoding.criteria import Reads, get_criterion
+from eejax.decoding.thresholds import parse_threshold_rule
+from eejax.decoding.vocabulary import Scored, parse_scored_vocabulary
 from eejax.errors import ArgumentError
 
 NEVER = 'never'
@@ -35,19 +38,45 @@ class Mode(enum.Enum):
 
   FULL: exits are not compiled in.
   EARLY_EXIT: a row that is confident enough takes an exit's token.
+  SPECULATIVE: exits draft and the whole model verifies; what is emitted is
+  what the whole model would have emitted.
   """
 
   FULL = 'full'
   EARLY_EXIT = 'early_exit'
+  SPECULATIVE = 'speculative'
 
 
 class KVStrategy(enum.Enum):
   """What stands in for keys and values of blocks a token skipped.
 
-  DEFERRED: they are computed later, exactly; see `eejax.decoding.step`.
+  DEFERRED: they are computed later, exactly; see `eejax.decoding.walk`.
+  RECOMPUTE: exactly, too, by running every token since the last one at full
+  depth from the embedding on (EE-LLM, arXiv 2312.04916, KV recomputation).
+  PROPAGATE: each skipped block projects the stream at the exit (CALM, arXiv
+  2207.07061, section 2.2).
+  COPY: those of the last block that ran.
+  MASK: nothing does; later tokens do not see the token there.
+  MONOTONE: nothing needs to, for no later token goes deeper (SkipDecode,
+  arXiv 2307.02628).
   """
 
   DEFERRED = 'deferred'
+  RECOMPUTE = 'recompute'
+  PROPAGATE = 'propagate'
+  COPY = 'copy'
+  MASK = 'mask'
+  MONOTONE = 'monotone'
+
+  @property
+  def is_exact(self) -> bool:
+    """Return whether keys and values are those of a full-depth pass."""
+    return self in (KVStrategy.DEFERRED, KVStrategy.RECOMPUTE)
+
+  @property
+  def fills(self) -> bool:
+    """Return whether a stand-in is written where a token skips a block."""
+    return self in (KVStrategy.PROPAGATE, KVStrategy.COPY, KVStrategy.MASK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +93,16 @@ class Policy:
     window: every `window`-th token at the latest goes through the whole
       model; it bounds how many tokens wait for their deeper keys and values.
     kv_strategy: what stands in for keys and values of skipped blocks.
+    batching: which rows of a batch wait for which.
+    draft_depth: the exit that drafts in `SPECULATIVE`; None chooses among all
+      exits as acceptance shows.
+    draft_length: tokens drafted at most before they are verified; None
+      chooses as acceptance shows, fewer than `window`. Drafting also stops
+      where the score is below the exit's threshold.
+    threshold_rule: how thresholds change while a row is decoded, see
+      `eejax.decoding.thresholds`.
+    scored_vocabulary: which tokens a score is computed over, see
+      `eejax.decoding.vocabulary`.
     backbone_hash: the model that thresholds were fitted for, or None.
   """
 
@@ -73,11 +112,16 @@ class Policy:
   minimum_depth: int = 0
   window: int = 8
   kv_strategy: KVStrategy = KVStrategy.DEFERRED
+  batching: Batching = Batching.RIDE_ALONG
+  draft_depth: int | None = None
+  draft_length: int | None = None
+  threshold_rule: str = 'constant'
+  scored_vocabulary: str = 'whole'
   backbone_hash: str | None = None
 
   def __post_init__(self):
     object.__setattr__(self, 'thresholds', tuple(self.thresholds))
-    get_criterion(self.criterion)
+    self._check_criterion()
     if not self.thresholds:
       raise ArgumentError('a policy needs a threshold, or never.')
     for threshold in self.thresholds:
@@ -90,6 +134,42 @@ class Policy:
     if self.minimum_depth < 0:
       raise ArgumentError(
         f'minimum depth must be at least 0, not {self.minimum_depth}.'
+      )
+
+    self._check_modes()
+
+  def _check_criterion(self) -> None:
+    reads = get_criterion(self.criterion).reads
+    parse_threshold_rule(self.threshold_rule)
+    vocabulary = parse_scored_vocabulary(self.scored_vocabulary)
+    if vocabulary.kind is not Scored.WHOLE and not reads.asks_head:
+      raise ArgumentError(
+        f'criterion {self.criterion} reads no logits, so the scored vocabulary '
+        f'{vocabulary.notation} changes nothing; leave it out.'
+      )
+    is_oracle = reads & Reads.FINAL and self.mode is not Mode.FULL
+    if is_oracle and self.batching is not Batching.REFERENCE:
+      raise ArgumentError(
+        f'criterion {self.criterion} is an oracle, which needs the final '
+        'output beforehand; use it with the batching reference.'
+      )
+
+  def _check_modes(self) -> None:
+    if self.draft_length is not None and self.draft_length < 1:
+      raise ArgumentError(
+        f'draft length must be at least 1, not {self.draft_length}.'
+      )
+    if self.mode is not Mode.SPECULATIVE:
+      return
+    if self.kv_strategy is not KVStrategy.DEFERRED:
+      raise ArgumentError(
+        'speculative decoding verifies with exact keys and values; use the '
+        f'kv strategy deferred, not {self.kv_strategy.value}.'
+      )
+    if self.batching in (Batching.REFERENCE, Batching.ALL_AGREE):
+      raise ArgumentError(
+        'speculative decoding knows the batchings ride_along and '
+        f'depth_queue, not {self.batching.value}.'
       )
 
   def usable_exits(
@@ -127,7 +207,12 @@ class Policy:
         f'deepest is at {config.deepest_exit}.'
       )
     get_criterion(self.criterion).check(tuple(e for e, _ in usable))
+    vocabulary = parse_scored_vocabulary(self.scored_vocabulary)
+    vocabulary.check_size(config.model.vocab_size)
     return usable
+
+
+_ENUMS = {'mode': Mode, 'kv_strategy': KVStrategy, 'batching': Batching}
 
 
 def parse_thresholds(text: str) -> tuple[Threshold, ...]:
@@ -186,10 +271,9 @@ def from_json(values: dict[str, Any]) -> Policy:
     )
   fields = dict(values)
   try:
-    if 'mode' in fields:
-      fields['mode'] = Mode(fields['mode'])
-    if 'kv_strategy' in fields:
-      fields['kv_strategy'] = KVStrategy(fields['kv_strategy'])
+    for name, kind in _ENUMS.items():
+      if name in fields:
+        fields[name] = kind(fields[name])
     if 'thresholds' in fields:
       fields['thresholds'] = tuple(
         None if t == NEVER else float(t) for t in fields['thresholds']

@@ -22,6 +22,7 @@ from jax import lax
 
 from eejax.decoding import backbone
 from eejax.decoding.accounting import no_counts
+from eejax.decoding.batching import Batching, new_cycle
 from eejax.decoding.cache import (
   DecodeState,
   Request,
@@ -29,9 +30,12 @@ from eejax.decoding.cache import (
   blank_emission,
   empty_stage,
 )
+from eejax.decoding.drafting import first_draft
 from eejax.decoding.loop import Chunk, run_steps
 from eejax.decoding.plan import Plan
+from eejax.decoding.policy import Mode
 from eejax.decoding.prepare import Prepared
+from eejax.decoding.speculative import speculative_step
 from eejax.decoding.step import decode_step
 from eejax.types import Array, Bool, Int
 
@@ -40,7 +44,7 @@ from eejax.types import Array, Bool, Int
 def prefill(
   params: Prepared,
   tokens: Int[Array, 'B T'],
-  start: Int[Array, 'B'],
+  lengths: Int[Array, 'B'],
   *,
   plan: Plan,
   size: int,
@@ -52,8 +56,8 @@ def prefill(
 
   Args:
     params: the model.
-    tokens: prompts without their last token, padded on the left.
-    start: index of each row's first token.
+    tokens: prompts without their last token, padded on the right.
+    lengths: how many tokens of each row are no padding.
     plan: the static shape of the program.
     size: slots of a cache.
   """
@@ -63,9 +67,8 @@ def prefill(
   )
   states = [make(stage) for stage in plan.stages]
   if length:
-    index = jnp.arange(length)[None]
-    is_text = index >= start[:, None]
-    positions = jnp.maximum(index - start[:, None], 0)
+    # Padding stands behind all that reads causally, so nothing sees it.
+    positions = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
     x = params.table[tokens]
     for number, stage in enumerate(plan.stages):
       out = backbone.run_blocks(
@@ -75,11 +78,9 @@ def prefill(
         stage=stage,
         positions=positions,
         contexts=backbone.Contexts(),
-        segment_ids=is_text.astype(jnp.int32),
       )
       x, states[number] = out.hidden, _fill(states[number], out)
-  done_to = jnp.full((), length, jnp.int32)
-  return tuple(dataclasses.replace(s, done_to=done_to) for s in states)
+  return tuple(dataclasses.replace(s, done_to=lengths) for s in states)
 
 
 def _fill(state: StageState, out: backbone.StageBlocks) -> StageState:
@@ -95,6 +96,7 @@ def _fill(state: StageState, out: backbone.StageBlocks) -> StageState:
 def first_state(
   stages: tuple[StageState, ...],
   *,
+  plan: Plan,
   tokens: Int[Array, 'B'],
   live: Bool[Array, 'B'],
   remaining: Int[Array, 'B'],
@@ -103,19 +105,30 @@ def first_state(
 
   Args:
     stages: caches from `prefill`.
+    plan: what is decoded.
     tokens: the last token of each prompt.
     live: rows that are to generate.
     remaining: how many tokens each row may emit.
   """
+  rows, num_stages = tokens.shape, len(stages)
+  queued = plan.batching is Batching.DEPTH_QUEUE
+  # Copies: two arguments of the loop that share a buffer cannot be donated.
+  own = lambda s: dataclasses.replace(s, done_to=s.done_to + 0)
   return DecodeState(
-    # A copy: two arguments of the loop that share a buffer cannot be donated.
-    slot=stages[0].done_to + 0,
+    length=stages[0].done_to + 0,
     tokens=tokens,
+    parked=jnp.zeros(rows, jnp.int32),
     live=live,
+    failed=jnp.zeros(rows, bool),
     remaining=remaining,
-    since_full=jnp.zeros(tokens.shape, jnp.int32),
-    stages=stages,
-    counts=no_counts(batch_size=tokens.shape[0], num_stages=len(stages)),
+    since_full=jnp.zeros(rows, jnp.int32),
+    deepest=jnp.full(rows, num_stages - 1, jnp.int32),
+    stages=tuple(map(own, stages)),
+    cycles=tuple(new_cycle() for _ in stages) if queued else (),
+    counts=no_counts(batch_size=rows[0], num_stages=num_stages),
+    draft=(
+      first_draft(plan, tokens) if plan.mode is Mode.SPECULATIVE else None
+    ),
   )
 
 
@@ -131,21 +144,23 @@ def decode_chunk(
   plan: Plan,
   capacity: int,
 ) -> tuple[DecodeState, Chunk]:
-  """Emit up to `max_steps` tokens a row; `state` is consumed.
+  """Move rows by up to `max_steps` ticks; `state` is consumed.
 
   Args:
     params: the model.
     request: settings of the rows.
     state: where the rows stand.
-    max_steps: tokens to emit at most; less when every row has ended.
+    max_steps: ticks at most; fewer when every row has ended.
     plan: the static shape of the program.
     capacity: the most that `max_steps` may be.
   """
-  step = functools.partial(decode_step, params, request, plan=plan)
+  speculates = plan.mode is Mode.SPECULATIVE
+  step = speculative_step if speculates else decode_step
+  room = plan.window if speculates else 1
   return run_steps(
-    step,
+    functools.partial(step, params, request, plan=plan),
     state,
-    blank=blank_emission(state.tokens.shape[0]),
+    blank=blank_emission(state.tokens.shape[0], room=room),
     max_steps=max_steps,
     capacity=capacity,
   )

@@ -30,12 +30,14 @@ class FinishReason(enum.Enum):
   """Why a row ended.
 
   EOS: it emitted an end token. STOP: its text met a stop string. LENGTH: it
-  reached its number of tokens, or the end of the context.
+  reached its number of tokens, or the end of the context. NON_FINITE: its
+  logits were no numbers any more; the tokens before are good.
   """
 
   EOS = 'eos'
   STOP = 'stop'
   LENGTH = 'length'
+  NON_FINITE = 'non_finite'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +150,7 @@ class GenerateResult:
 
 @dataclasses.dataclass(frozen=True)
 class EmittedTokens:
-  """Hold on the host what all rows emitted in one call; arrays [C, B].
+  """Hold on the host what one row emitted in one call; arrays [n].
 
   The fields are those of `eejax.decoding.cache.Emission`.
   """
@@ -159,10 +161,18 @@ class EmittedTokens:
   log_prob: np.ndarray
 
   @classmethod
-  def fetch(cls, chunk: Chunk) -> 'EmittedTokens':
-    """Bring a chunk to the host."""
+  def fetch(cls, chunk: Chunk) -> 'tuple[EmittedTokens, ...]':
+    """Bring a chunk to the host; return what each row emitted."""
+    steps = int(chunk.steps)
+    num = np.asarray(chunk.emitted.num)[:steps]  # [C, B]
     names = [f.name for f in dataclasses.fields(cls)]
-    return cls(**{n: np.asarray(getattr(chunk.emitted, n)) for n in names})
+    fetched = {n: np.asarray(getattr(chunk.emitted, n))[:steps] for n in names}
+    room = fetched['token'].shape[-1]
+    is_there = np.arange(room) < num[..., None]  # [C, B, E]
+    return tuple(
+      cls(**{n: v[:, row][is_there[:, row]] for n, v in fetched.items()})
+      for row in range(num.shape[1])
+    )
 
 
 class RowProgress:
@@ -174,8 +184,10 @@ class RowProgress:
     finish_reason: why the row ended, or None while it goes on.
   """
 
-  def __init__(self, text: TextStream | None, *, eos_ids: tuple[int, ...]):
-    self._text, self._eos_ids = text, eos_ids
+  def __init__(
+    self, row: int, text: TextStream | None, *, eos_ids: tuple[int, ...]
+  ):
+    self._row, self._text, self._eos_ids = row, text, eos_ids
     self._updates: list[TokenUpdate] = []
     self.tokens: list[int] = []
     self.num_emitted = 0
@@ -192,39 +204,46 @@ class RowProgress:
     return self._text is not None and self._text.may_stop
 
   def take(
-    self, emitted: EmittedTokens, row: int, *, count: int, is_live: bool
+    self, emitted: EmittedTokens, *, is_live: bool, has_failed: bool = False
   ) -> TokenUpdate:
     """Keep what the row emitted in one call, up to a stop string.
 
     Args:
-      emitted: what all rows emitted.
-      row: which row this is.
-      count: how many tokens it emitted.
+      emitted: what the row emitted.
       is_live: whether it would go on.
+      has_failed: whether its logits are no numbers any more.
     """
-    self.num_emitted += count
-    emitted_ids = [int(t) for t in emitted.token[:count, row]]
+    emitted_ids = emitted.token.tolist()
+    self.num_emitted += len(emitted_ids)
     pieces = self._read(emitted_ids)
-    if not self._has_stopped and not is_live:
-      pieces[-1] += self._finish_text()
-      ended = emitted_ids[-1] in self._eos_ids
-      self.finish_reason = FinishReason.EOS if ended else FinishReason.LENGTH
     if self._has_stopped:
       self.finish_reason = FinishReason.STOP
+    elif not is_live:
+      rest = self._finish_text()
+      if pieces:
+        pieces[-1] += rest
+      self.finish_reason = self._reason(emitted_ids, has_failed)
     kept = len(pieces)
-    column = lambda values: values[:kept, row].tolist()
     update = TokenUpdate(
-      row=row,
+      row=self._row,
       tokens=tuple(emitted_ids[:kept]),
-      exit_depths=tuple(column(emitted.depth)),
-      scores=tuple(None if math.isnan(s) else s for s in column(emitted.score)),
-      logprobs=tuple(column(emitted.log_prob)),
+      exit_depths=tuple(emitted.depth[:kept].tolist()),
+      scores=tuple(
+        None if math.isnan(s) else s for s in emitted.score[:kept].tolist()
+      ),
+      logprobs=tuple(emitted.log_prob[:kept].tolist()),
       pieces=tuple(pieces),
       finish_reason=self.finish_reason,
     )
     self.tokens += update.tokens
     self._updates.append(update)
     return update
+
+  def _reason(self, emitted_ids: list[int], has_failed: bool) -> FinishReason:
+    if has_failed:
+      return FinishReason.NON_FINITE
+    ended = bool(emitted_ids) and emitted_ids[-1] in self._eos_ids
+    return FinishReason.EOS if ended else FinishReason.LENGTH
 
   def result(
     self, prompt: Sequence[int], accounting: Accounting

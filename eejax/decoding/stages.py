@@ -62,37 +62,33 @@ class Window:
 
   Attributes:
     hidden: their streams, padded on the right.
-    base: slot of the first.
-    count: how many there are, at least 1.
+    base: slot of each row's first.
+    count: how many each row has; 0 for rows that only pass the time.
     rotation: by their positions. Computed inside the stage it would be so
       again for each block.
-    start: slot of each row's first token, padding before it.
   """
 
   hidden: Float[Array, 'B W D']
-  base: Int[Array, '']
-  count: Int[Array, '']
+  base: Int[Array, 'B']
+  count: Int[Array, 'B']
   rotation: Rotation
-  start: Int[Array, 'B']
 
 
 def make_window(
   hidden: Float[Array, 'B W D'],
   *,
-  base: Int[Array, ''],
-  count: Int[Array, ''],
-  start: Int[Array, 'B'],
+  base: Int[Array, 'B'],
+  count: Int[Array, 'B'],
   plan: Plan,
 ) -> Window:
   """Return a window with the rotation of its tokens; see `Window`."""
-  index = base + jnp.arange(hidden.shape[1])
   model = plan.config.model
   turned = rotation(
-    index[None] - start[:, None],
+    base[:, None] + jnp.arange(hidden.shape[1])[None],
     config=model.rotary,
     head_dim=model.head_dim,
   )
-  return Window(hidden, base, count, turned, start)
+  return Window(hidden, base, count, turned)
 
 
 def run_stage_if(
@@ -110,23 +106,21 @@ def run_stage_if(
   past what is valid.
   """
   widths = plan.widths if window.hidden.shape[1] > 1 else (1,)
-  caches = (state.keys, state.values)
+  caches = (state.keys, state.values, state.visible)
   run = functools.partial(_run, plan=plan, stage=stage)
   branches = [functools.partial(run, width=width) for width in widths]
   skip = lambda *_: _zeros(window, plan, stage)
-  which = jnp.searchsorted(jnp.array(widths), window.count) + 1
+  which = jnp.searchsorted(jnp.array(widths), jnp.max(window.count)) + 1
   return lax.switch(
     jnp.where(is_needed, which, 0), [skip, *branches], params, window, caches
   )
 
 
 def write_rows(
-  state: StageState, output: StageOutput, *, base: Int[Array, '']
+  state: StageState, output: StageOutput, *, base: Int[Array, 'B']
 ) -> StageState:
   """Write a window's new rows into every cache of a stage."""
-  write = lambda cache, rows: lax.dynamic_update_slice(
-    cache, rows, (0, 0, base, 0)
-  )
+  write = lambda cache, rows: write_at(cache, rows, base, axis=1)
   return dataclasses.replace(
     state,
     keys=tuple(map(write, state.keys, output.keys)),
@@ -134,10 +128,35 @@ def write_rows(
   )
 
 
+def write_at(
+  target: jax.Array,
+  update: jax.Array,
+  start: Int[Array, 'B'],
+  *,
+  axis: int,
+) -> jax.Array:
+  """Write `update` into each row of `target` from the row's own `start` on.
+
+  Args:
+    target: leading dimension B.
+    update: shorter along one dimension.
+    start: where each row's begins.
+    axis: that dimension, not counting the leading one.
+  """
+
+  def write_row(row, new, at):
+    return lax.dynamic_update_slice_in_dim(row, new, at, axis=axis)
+
+  if target.shape[0] == 1:
+    # Mapped over rows it is a scatter, which costs a loop even for one.
+    return write_row(target[0], update[0], start[0])[None]
+  return jax.vmap(write_row)(target, update, start)
+
+
 def _run(
   params: Prepared,
   window: Window,
-  caches: tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]],
+  caches: tuple,
   *,
   plan: Plan,
   stage: Stage,
@@ -152,7 +171,7 @@ def _run(
     positions=jax.tree.map(lambda x: x[:, :width], window.rotation),
     contexts=_CachedContexts(window, caches, width),
   )
-  newest = lambda x: _at_index(x, window.count - 1)
+  newest = lambda x: _at_index(x, jnp.maximum(window.count - 1, 0))
   pad = functools.partial(_pad_to, width=window.hidden.shape[1])
   return StageOutput(
     keys=tuple(pad(keys, axis=2) for keys in out.keys),
@@ -186,8 +205,8 @@ class _CachedContexts(backbone.Contexts):
 
   def __init__(self, window: Window, caches, width: int):
     self._window = window
-    self._index = window.base + jnp.arange(width)
-    self._keys, self._values = caches
+    self._index = window.base[:, None] + jnp.arange(width)[None]  # [B, W]
+    self._keys, self._values, self._visible = caches
     self._masks: dict[int | None, jax.Array] = {}
 
   def get(self, cache: int, *, window: int | None) -> Context:
@@ -199,20 +218,24 @@ class _CachedContexts(backbone.Contexts):
 
   def _mask(self, window: int | None) -> Bool[Array, 'B W S']:
     slots = jnp.arange(self._keys[0].shape[2])[None]
-    valid = slots >= self._window.start[:, None]  # [B, S]
-    valid = valid & (slots < self._window.base)
-    near = jnp.ones((1, self._index.shape[0], 1), bool)
-    if window is not None:
-      near = (slots > self._index[:, None] - window)[None]
+    valid = slots < self._window.base[:, None]  # [B, S]
+    if self._visible is not None:
+      valid = valid & self._visible
+    if window is None:
+      shape = (*self._index.shape, slots.shape[1])
+      return jnp.broadcast_to(valid[:, None], shape)
+    near = slots[None] > self._index[..., None] - window
     return valid[:, None] & near
 
 
 def _at_index(
-  x: Float[Array, 'B W D'], index: Int[Array, '']
+  x: Float[Array, 'B W D'], index: Int[Array, 'B']
 ) -> Float[Array, 'B 1 D']:
   if x.shape[1] == 1:
     return x
-  return lax.dynamic_slice_in_dim(x, index, 1, axis=1)
+  if x.shape[0] == 1:
+    return lax.dynamic_slice_in_dim(x, index[0], 1, axis=1)
+  return jnp.take_along_axis(x, index[:, None, None], axis=1)
 
 
 def _pad_to(x: jax.Array, *, width: int, axis: int) -> jax.Array:

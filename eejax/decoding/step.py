@@ -11,30 +11,19 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""One token of every row, through as many stages as some row needs.
+"""A tick of early exit: each row's token goes as deep as its exits ask.
 
-Early exit with exact keys and values, by deferred catch-up (design 5.3). A
-token that exits leaves its stream at the entrance of the next stage. When
-some row needs that stage, it runs for the whole batch and for all tokens that
-wait there, in one window, so that one number says how far a stage has come
-and every cache is written at one offset (`ride_along`).
-
-    slot         0 1 2 3 4 5 6
-    stage 0      # # # # # # #     every token
-    stage 1      # # # # # #       ran last at slot 5, for slots 3, 4 and 5
-    stage 2      # # #             slots 3 to 6 have still to come
-
-Rows do not influence one another: whether a row may exit follows from its own
-tokens since its own last one at full depth, as if it were alone, and a row
-that rides along gets the same keys and values, only sooner.
+Whether a row may exit follows from its own tokens since its own last one at
+full depth, as if it were alone; so which rows it shares a batch with, and
+which batch policy is followed, changes no token of it.
 """
 
 import dataclasses
 
 import jax.numpy as jnp
-from jax import lax
 
-from eejax.decoding.accounting import StageEvent, count_step
+from eejax.decoding.accounting import count_step
+from eejax.decoding.batching import Batching
 from eejax.decoding.cache import (
   DecodeState,
   Emission,
@@ -42,151 +31,127 @@ from eejax.decoding.cache import (
   StageState,
   blank_emission,
 )
-from eejax.decoding.heads import Answer, HeadInput, answer_exit, answer_last
+from eejax.decoding.heads import Answer, answer_exit, answer_last
 from eejax.decoding.plan import Plan
+from eejax.decoding.policy import KVStrategy
 from eejax.decoding.prepare import Prepared
-from eejax.decoding.stages import make_window, run_stage_if, write_rows
-from eejax.models.exits import ExitInput
-from eejax.types import Array, Float, Int
+from eejax.decoding.walk import Walk
+from eejax.types import Array, Bool, Int
 
 
 def decode_step(
   params: Prepared, request: Request, state: DecodeState, *, plan: Plan
 ) -> tuple[DecodeState, Emission]:
-  """Feed each row's token and emit its next one.
+  """Move every row by a tick: most emit a token, some may have to wait.
 
   Args:
     params: the model.
     request: settings of the rows.
-    state: where the rows stand; what is emitted for rows that are not live
-      means nothing.
+    state: where the rows stand.
     plan: the static shape of the program.
   """
-  walk = _Walk(params, request, state, plan)
-  for index in range(len(plan.stages)):
-    walk.pass_stage(index)
-  emission = walk.emission
-  live, slot = state.live, state.slot
-  ended = jnp.isin(emission.token, request.eos)
-  remaining = state.remaining - live
-  at_full_depth = emission.depth == plan.depth
-  new_state = DecodeState(
-    slot=slot + 1,
-    tokens=emission.token,
-    live=live & ~ended & (remaining > 0),
-    remaining=remaining,
-    since_full=jnp.where(at_full_depth, 0, state.since_full + 1),
-    stages=tuple(walk.stages),
-    counts=count_step(state.counts, tuple(walk.events), live=live),
-  )
-  return new_state, emission
+  walk = Walk(params, state, plan=plan)
+  emission = blank_emission(state.live.shape[0])
+  left_at = jnp.zeros_like(state.length)
+  # Stand-ins are a row's own; what is exact may come at any time.
+  rides = state.live & plan.kv_strategy.is_exact
+  for index, stage in enumerate(plan.stages):
+    passed = walk.pass_stage(rides=rides)
+    answer = _ask(walk, params, request, state, passed, plan=plan, index=index)
+    walk.count_asked(answer.asked)
+    walk.leave(passed, answer.take)
+    emission = _merge(emission, answer, depth=stage.last)
+    left_at = jnp.where(answer.take, index, left_at)
+  return _advance(walk, request, state, emission, left_at, plan=plan)
 
 
-class _Walk:
-  """Carry one token of every row from stage to stage.
-
-  Attributes:
-    active: rows that have not emitted their token yet.
-    emission: what the others emitted.
-    stages: states of the stages passed.
-    events: what happened at them.
-  """
-
-  def __init__(
-    self, params: Prepared, request: Request, state: DecodeState, plan: Plan
-  ):
-    self._params, self._request = params, request
-    self._state, self._plan = state, plan
-    self._embedded = params.table[state.tokens][:, None]  # [B, 1, D]
-    # The newest streams at the next stage's entrance, and their first slot.
-    self._incoming, self._incoming_base = self._embedded, state.slot
-    self._last = ExitInput(hidden=self._embedded)
+def _ask(
+  walk: Walk,
+  params: Prepared,
+  request: Request,
+  state: DecodeState,
+  passed: Bool[Array, 'B'],
+  *,
+  plan: Plan,
+  index: int,
+) -> Answer:
+  """Return who leaves at the head of stage `index`, and with which token."""
+  head_input = walk.head_input()
+  if index == plan.num_exits:
+    return answer_last(params, request, head_input, plan=plan, active=passed)
+  may_take = passed
+  if plan.kv_strategy.is_exact:
     # A token that exits waits, and the next one must still fit beside it.
-    self._may_exit = state.since_full + 1 < plan.window
-    self.active = state.live
-    self.emission = blank_emission(state.live.shape[0])
-    self.stages: list[StageState] = []
-    self.events: list[StageEvent] = []
+    may_take = passed & (state.since_full + 1 < plan.window)
+  if plan.kv_strategy is KVStrategy.MONOTONE:
+    request = _never_deeper(request, state, index)
+  answer = answer_exit(
+    params, request, head_input, plan=plan, index=index, may_take=may_take
+  )
+  if plan.batching is Batching.ALL_AGREE:
+    together = jnp.all(answer.take | ~passed)
+    answer = dataclasses.replace(answer, take=answer.take & together)
+  return answer
 
-  def pass_stage(self, index: int) -> None:
-    """Run stage `index` if some row is still active, and ask its head."""
-    stage, before = self._plan.stages[index], self._state.stages[index]
-    slot, is_needed = self._state.slot, jnp.any(self.active)
-    # Every token enters the first stage, so none waits there.
-    base = before.done_to if index else slot
-    count = slot + 1 - base
-    after, ready = before, None
-    if stage.num_caches:
-      after, hidden = self._enter(before, base)
-      output = run_stage_if(
-        is_needed,
-        self._params,
-        window=make_window(
-          hidden,
-          base=base,
-          count=count,
-          start=self._request.start,
-          plan=self._plan,
-        ),
-        state=after,
-        plan=self._plan,
-        stage=stage,
-      )
-      after = write_rows(after, output, base=base)
-      self._last, ready = output.last, output.ready
-      self._incoming, self._incoming_base = output.hidden, base
-    done_to = jnp.where(is_needed, slot + 1, base)
-    self.stages.append(dataclasses.replace(after, done_to=done_to))
-    answer = self._ask(index, ready)
-    self.events.append(
-      StageEvent(is_needed, count, self.active, asked=answer.asked)
-    )
-    self.emission = _merge(self.emission, answer, depth=stage.last)
-    self.active = self.active & ~answer.take
 
-  def _enter(
-    self, state: StageState, base: Int[Array, '']
-  ) -> tuple[StageState, Float[Array, 'B W D']]:
-    """Let the newest streams wait; return all that wait at the entrance.
-
-    Streams of a stage that did not run are written, too, past the last one
-    that waits.
-    """
-    if state.waiting is None:
-      return state, self._embedded
-    waiting = lax.dynamic_update_slice(
-      state.waiting, self._incoming, (0, self._incoming_base - base, 0)
-    )
-    after = dataclasses.replace(state, waiting=waiting)
-    return after, waiting[:, : self._plan.window]
-
-  def _ask(self, index: int, ready: Float[Array, 'B 1 D'] | None) -> Answer:
-    positions = self._state.slot - self._request.start
-    head_input = HeadInput(self._last, ready, positions)
-    if index == self._plan.num_exits:
-      return answer_last(
-        self._params,
-        self._request,
-        head_input,
-        plan=self._plan,
-        active=self.active,
-      )
-    return answer_exit(
-      self._params,
-      self._request,
-      head_input,
-      plan=self._plan,
-      index=index,
-      may_take=self.active & self._may_exit,
-    )
+def _never_deeper(request: Request, state: DecodeState, index: int) -> Request:
+  """Let rows that may go no deeper pass any threshold at stage `index`."""
+  column = request.thresholds[:, index]
+  column = jnp.where(state.deepest == index, -jnp.inf, column)
+  thresholds = request.thresholds.at[:, index].set(column)
+  return dataclasses.replace(request, thresholds=thresholds)
 
 
 def _merge(emission: Emission, answer: Answer, *, depth: int) -> Emission:
   """Let rows that take an answer emit it."""
-  pick = lambda new, old: jnp.where(answer.take, new, old)
+  take = answer.take
+  pick = lambda new, old: jnp.where(take[:, None], new, old)
   return Emission(
-    token=pick(answer.token, emission.token),
+    token=pick(answer.token[:, None], emission.token),
     depth=pick(depth, emission.depth),
-    score=pick(answer.score, emission.score),
-    log_prob=pick(answer.log_prob, emission.log_prob),
+    score=pick(answer.score[:, None], emission.score),
+    log_prob=pick(answer.log_prob[:, None], emission.log_prob),
+    num=jnp.where(take, 1, emission.num),
   )
+
+
+def _advance(
+  walk: Walk,
+  request: Request,
+  state: DecodeState,
+  emission: Emission,
+  left_at: Int[Array, 'B'],
+  *,
+  plan: Plan,
+) -> tuple[DecodeState, Emission]:
+  """Return the state after a tick, and what was emitted for good."""
+  emitted, token = emission.num > 0, emission.token[:, 0]
+  failed = emitted & ~jnp.isfinite(emission.log_prob[:, 0])
+  emitted = emitted & ~failed
+  remaining = state.remaining - emitted
+  ends = emitted & (jnp.isin(token, request.eos) | (remaining <= 0))
+  live = state.live & ~ends & ~failed
+  at_full_depth = emission.depth[:, 0] == plan.depth
+  since_full = jnp.where(at_full_depth, 0, state.since_full + 1)
+  new_state = DecodeState(
+    length=walk.length,
+    tokens=jnp.where(emitted, token, state.tokens),
+    parked=jnp.where(emitted | ~live, 0, walk.at),
+    live=live,
+    failed=state.failed | failed,
+    remaining=remaining,
+    since_full=jnp.where(emitted, since_full, state.since_full),
+    deepest=jnp.where(emitted, left_at, state.deepest),
+    stages=_settled(walk.stages, plan),
+    cycles=tuple(walk.cycles),
+    counts=count_step(state.counts, tuple(walk.events)),
+  )
+  return new_state, dataclasses.replace(emission, num=emitted.astype(jnp.int32))
+
+
+def _settled(stages: list[StageState], plan: Plan) -> tuple[StageState, ...]:
+  """Forget what shallow stages did for tokens that are to be recomputed."""
+  if plan.kv_strategy is not KVStrategy.RECOMPUTE:
+    return tuple(stages)
+  done_to = stages[-1].done_to
+  return tuple(dataclasses.replace(s, done_to=done_to) for s in stages)

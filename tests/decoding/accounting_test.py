@@ -24,28 +24,26 @@ from eejax.testing import tiny
 
 
 def event(ran, width, active, asked):
-  return StageEvent(
-    jnp.array(ran), jnp.array(width), jnp.array(active), jnp.array(asked)
-  )
+  asked = jnp.array(asked).astype(jnp.int32)
+  return StageEvent(jnp.array(ran), jnp.array(width), jnp.array(active), asked)
 
 
 def test_one_step_by_hand():
   # Row 0 leaves at the first exit, row 1 goes on, row 2 has ended. The second
   # stage takes 3 tokens of each row, the third runs for nobody.
-  live = jnp.array([True, True, False])
   events = (
-    event(True, 1, [True, True, False], [True, True, False]),
-    event(True, 3, [False, True, False], [False, True, False]),
-    event(False, 4, [False, False, False], [False, False, False]),
+    event(True, [1, 1, 0], [True, True, False], [True, True, False]),
+    event(True, [3, 3, 0], [False, True, False], [False, True, False]),
+    event(False, [4, 4, 0], [False, False, False], [False, False, False]),
   )
   counts = accounting.no_counts(batch_size=3, num_stages=3)
-  counts = accounting.count_step(counts, events, live=live)
+  counts = accounting.count_step(counts, events)
   assert counts.stage_runs.tolist() == [1, 1, 0]
   assert counts.head_runs.tolist() == [1, 1, 0]
   assert counts.passes.tolist() == [[1, 3, 0], [1, 3, 0], [0, 0, 0]]
   assert counts.catch_up.tolist() == [[0, 3, 0], [0, 2, 0], [0, 0, 0]]
   assert counts.head_calls.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
-  again = accounting.count_step(counts, events, live=live)
+  again = accounting.count_step(counts, events)
   assert again.passes.tolist() == [[2, 6, 0], [2, 6, 0], [0, 0, 0]]
 
 
@@ -63,6 +61,8 @@ def test_block_counts_follow_from_the_sizes_of_stages():
     passes=jnp.array([[10, 9, 8]]),
     catch_up=jnp.array([[0, 5, 6]]),
     head_calls=jnp.array([[10, 4, 2]]),
+    drafted=jnp.array([[5, 3, 0]]),
+    accepted=jnp.array([[4, 1, 0]]),
   )
   found = accounting.row_accounting(counts, plan=plan, row=0, num_tokens=10)
   assert found == Accounting(
@@ -71,8 +71,13 @@ def test_block_counts_follow_from_the_sizes_of_stages():
     catch_up_blocks=5 * 2 + 6 * 1,
     exit_blocks_run=10,
     head_calls=16,
+    drafted=8,
+    accepted=5,
   )
+  assert found.acceptance == 5 / 8
   assert accounting.batch_accounting(counts, plan=plan) == BatchAccounting(
     block_reads=10 * 2 + 4 * 2 + 2 * 1, head_reads=15
   )
-  assert found + Accounting(1, 2, 3, 4, 5) == Accounting(37, 42, 19, 14, 21)
+  assert found + Accounting(1, 2, 3, 4, 5) == Accounting(
+    37, 42, 19, 14, 21, 8, 5
+  )

@@ -48,19 +48,19 @@ def loop(left, max_steps, capacity=6):
   )
 
 
-def test_rows_end_apart_and_the_loop_with_the_last():
+def test_the_loop_ends_with_the_last_row():
   state, chunk = loop([2, 4], 6)
   assert state.left.tolist() == [-2, 0]
-  assert chunk.counts.tolist() == [2, 4]
+  assert int(chunk.steps) == 4
   assert chunk.emitted['left'][:4, 1].tolist() == [4, 3, 2, 1]
   assert chunk.emitted['left'][4:].tolist() == [[0, 0], [0, 0]]
 
 
 def test_it_goes_on_where_it_stopped():
   state, chunk = loop([5, 3], 2)
-  assert chunk.counts.tolist() == [2, 2]
+  assert int(chunk.steps) == 2
   state, chunk = loop(state.left.tolist(), 6)
-  assert chunk.counts.tolist() == [3, 1]
+  assert int(chunk.steps) == 3
   assert chunk.emitted['square'][:3, 0].tolist() == [9.0, 4.0, 1.0]
 
 
@@ -69,9 +69,9 @@ def test_steps_are_bounded_by_what_is_asked_and_by_the_room(
   max_steps, expected
 ):
   _, chunk = loop([50, 50], max_steps)
-  assert chunk.counts.tolist() == [expected, expected]
+  assert int(chunk.steps) == expected
 
 
 def test_nobody_live_means_no_step():
   _, chunk = loop([0, -3], 6)
-  assert chunk.counts.tolist() == [0, 0]
+  assert int(chunk.steps) == 0

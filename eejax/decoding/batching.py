@@ -1,0 +1,121 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""When a stage runs for a batch whose rows want different depths.
+
+A stage costs about the same for one row as for all: its weights are read
+once. So a row that wants depth alone is dear, and rows that want it together
+are cheap. A policy says at each stage whether it runs now, or whether the
+rows that stand before it wait while the others go on with shallow work. No
+policy changes what a row emits, `ALL_AGREE` excepted.
+"""
+
+import enum
+import functools
+import math
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from eejax.config import EarlyExitConfig
+from eejax.models import decoder
+from eejax.types import Array, Bool, Float, Int
+
+
+class Batching(enum.Enum):
+  """Which batch policy decides that a stage runs.
+
+  REFERENCE: every stage runs for every token; a row keeps its exit's token.
+  RIDE_ALONG: a stage runs when some row needs it, and what waits in any row
+  is taken along.
+  DEPTH_QUEUE: rows that need depth wait until running it pays.
+  ALL_AGREE: an exit is taken only where all rows take it, as other decoders
+  with batches do; kept to compare with.
+  """
+
+  REFERENCE = 'reference'
+  RIDE_ALONG = 'ride_along'
+  DEPTH_QUEUE = 'depth_queue'
+  ALL_AGREE = 'all_agree'
+
+
+@flax.struct.dataclass
+class Cycle:
+  """Hold what was done upstream of a stage since it last ran.
+
+  Attributes:
+    spent: cost of the stages before it, in blocks.
+    fed: tokens fed to the first stage, over all rows.
+    ticks: how many ticks that took.
+  """
+
+  spent: Float[Array, '']
+  fed: Float[Array, '']
+  ticks: Float[Array, '']
+
+  def after_tick(
+    self, *, spent: Float[Array, ''], fed: Int[Array, '']
+  ) -> 'Cycle':
+    """Return the cycle with one more tick, up to the stage's entrance."""
+    return Cycle(self.spent + spent, self.fed + fed, self.ticks + 1)
+
+  def renewed_if(self, ran: Bool[Array, '']) -> 'Cycle':
+    """Return a new cycle where the stage ran, else this one."""
+    keep = lambda x: jnp.where(ran, 0.0, x)
+    return Cycle(keep(self.spent), keep(self.fed), keep(self.ticks))
+
+
+def new_cycle() -> Cycle:
+  """Return the cycle of a stage that has just run."""
+  zero = lambda: jnp.zeros((), jnp.float32)
+  return Cycle(zero(), zero(), zero())
+
+
+def pays(
+  cycle: Cycle, *, cost: float, upstream: Int[Array, '']
+) -> Bool[Array, '']:
+  """Return whether running a stage now beats one more tick before it.
+
+  Every token that is fed is emitted, here or upstream, so a cycle of the
+  stage yields F tokens for S + c: S spent upstream, c the stage itself. One
+  more tick upstream costs S / n, n being the ticks so far, and feeds r more.
+  It is worth it while its yield is above the cycle's,
+
+    r / (S / n) > F / (S + c),
+
+  the marginal value theorem (Charnov 1976, eq. 5). With r = 0 the stage runs.
+  A row is forced to full depth within its window, so r falls to 0 within as
+  many ticks and no row starves.
+
+  Args:
+    cycle: of the stage, this tick included.
+    cost: c, of running the stage, in blocks.
+    upstream: r, rows that the next tick can move without this stage.
+  """
+  whole = cycle.spent + cost
+  return upstream * whole * cycle.ticks <= cycle.fed * cycle.spent
+
+
+@functools.cache
+def head_in_blocks(config: EarlyExitConfig) -> float:
+  """Return the parameters of an output matrix over those of a block."""
+  init: Callable[[jax.Array], dict] = functools.partial(
+    decoder.init, config.with_exits(())
+  )
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  leaves = jax.tree.leaves(shapes['backbone']['blocks'])
+  blocks = sum(math.prod(leaf.shape) for leaf in leaves)
+  model = config.model
+  return model.embed_dim * model.vocab_size * model.num_layers / blocks

@@ -1,0 +1,309 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A tick of lossless self-speculation: exits draft, the whole model verifies.
+
+Each row feeds itself the tokens that its exit proposes, until the exit is
+unsure or the window is full. Then the deeper stages run once over the window,
+as in deferred catch-up, and the final head says what it would have emitted
+after each of its tokens:
+
+    fed          t  a  b  c       t was emitted, a b c are drafts
+    final head   a  b  x  .       a and b are kept, c is not
+    emitted      a  b  x          the row goes on from x
+
+Keys and values of t, a and b are complete then and are never computed again;
+what was written for c lies past the end of the row.
+
+Sampling needs no rejection step. The random numbers of a position are the
+same for every head (`eejax.ops.sampling.choose`), so draft and model choose
+from coupled distributions, the draft is kept iff they choose alike, and the
+text is, token for token, the one that full decoding samples with the same
+seed. With TV their distance in total variation, they agree with probability
+(1 - TV) / (1 + TV) at least (Daliri et al. 2024, arXiv 2408.07978, theorem
+2); rejection sampling would keep 1 - TV, in distribution alone.
+"""
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from eejax.decoding import drafting
+from eejax.decoding.accounting import Counts, count_step
+from eejax.decoding.cache import DecodeState, Emission, Request
+from eejax.decoding.drafting import Draft
+from eejax.decoding.heads import answer_exit
+from eejax.decoding.plan import Plan
+from eejax.decoding.prepare import Prepared
+from eejax.decoding.stages import StageOutput
+from eejax.decoding.walk import Walk
+from eejax.models.exits import output_matrix_name
+from eejax.ops.norm import rms_norm
+from eejax.ops.sampling import choose, log_probability
+from eejax.types import Array, Bool, Float, Int
+
+
+@flax.struct.dataclass
+class Verdict:
+  """Hold what the final head says of a window.
+
+  Attributes:
+    tokens: what follows each token of the window.
+    log_probs: their log-probabilities, untempered.
+  """
+
+  tokens: Int[Array, 'B W']
+  log_probs: Float[Array, 'B W']
+
+
+def speculative_step(
+  params: Prepared, request: Request, state: DecodeState, *, plan: Plan
+) -> tuple[DecodeState, Emission]:
+  """Move every row by a tick: it drafts a token, or has its drafts verified.
+
+  Args:
+    params: the model.
+    request: settings of the rows; a draft goes on iff score >= threshold.
+    state: where the rows stand.
+    plan: the static shape of the program.
+  """
+  draft: Draft = state.draft
+  walk = Walk(params, state, plan=plan)
+  # Tokens fed since the last verification, the newest included.
+  fed = walk.length - state.stages[-1].done_to
+  nobody = jnp.zeros_like(state.live)
+  tokens, scores = draft.tokens, draft.scores
+  newest = state.tokens
+  for index in range(plan.num_exits):
+    passed = walk.pass_stage(rides=nobody)
+    answer = answer_exit(
+      params,
+      request,
+      walk.head_input(),
+      plan=plan,
+      index=index,
+      may_take=passed & (draft.stage == index) & (fed <= draft.limit),
+    )
+    walk.count_asked(answer.asked)
+    walk.leave(passed, answer.take)
+    newest = jnp.where(answer.take, answer.token, newest)
+    tokens = _put(tokens, answer.token, at=fed, rows=answer.take)
+    scores = _put(scores, answer.score, at=fed, rows=answer.take)
+  verified = walk.pass_stage(rides=nobody)
+  walk.count_asked(jnp.where(verified, fed, 0))
+  walk.leave(verified, verified)
+  draft = dataclasses.replace(draft, tokens=tokens, scores=scores)
+  verdict = _verdict(params, request, state, walk, verified, fed, plan=plan)
+  emission, kept = _judge(draft, verdict, verified, fed, plan=plan)
+  return _advance(
+    walk,
+    request,
+    state,
+    draft,
+    emission,
+    kept,
+    verified,
+    fed,
+    newest,
+    plan=plan,
+  )
+
+
+def _put(
+  table: jax.Array, value: jax.Array, *, at: Int[Array, 'B'], rows: jax.Array
+) -> jax.Array:
+  """Write one entry of each of `rows`; there may be no such column."""
+  columns = jnp.arange(table.shape[1])[None]
+  chosen = rows[:, None] & (columns == at[:, None])
+  return jnp.where(chosen, value[:, None], table)
+
+
+def _verdict(
+  params: Prepared,
+  request: Request,
+  state: DecodeState,
+  walk: Walk,
+  verified: Bool[Array, 'B'],
+  fed: Int[Array, 'B'],
+  *,
+  plan: Plan,
+) -> Verdict:
+  """Ask the final head about windows, in the narrowest width compiled."""
+  assert walk.output is not None
+  output, first = walk.output, state.stages[-1].done_to
+  count = jnp.max(jnp.where(verified, fed, 0))
+
+  def ask(width: int):
+    return lambda: _ask(params, request, output, first, width, plan)
+
+  blank = jnp.zeros((verified.shape[0], plan.window), jnp.float32)
+  silent = lambda: Verdict(blank.astype(jnp.int32), blank)
+  which = jnp.searchsorted(jnp.array(plan.widths), count) + 1
+  return lax.switch(
+    jnp.where(count > 0, which, 0), [silent, *map(ask, plan.widths)]
+  )
+
+
+def _ask(
+  params: Prepared,
+  request: Request,
+  output: StageOutput,
+  first: Int[Array, 'B'],
+  width: int,
+  plan: Plan,
+) -> Verdict:
+  """Return what follows the first `width` tokens of every window."""
+  config = plan.config.model
+  ready = rms_norm(
+    output.hidden[:, :width],
+    scale=params.final_norm,
+    epsilon=config.norm_epsilon,
+  )
+  flat = ready.reshape(-1, config.embed_dim)
+  logits = jnp.einsum(
+    'BD,DV->BV',
+    flat,
+    params.kernels[output_matrix_name(None, config=config)],
+    preferred_element_type=jnp.float32,
+  )
+  after = first[:, None] + 1 + jnp.arange(width)[None]
+  tokens = choose(
+    logits,
+    method=plan.method,
+    sampling=jax.tree.map(lambda x: jnp.repeat(x, width), request.sampling),
+    positions=after.reshape(-1),
+  )
+  log_probs = log_probability(logits, tokens)
+  shape = lambda x: jnp.pad(
+    x.reshape(-1, width), ((0, 0), (0, plan.window - width))
+  )
+  return Verdict(shape(tokens), shape(log_probs))
+
+
+def _judge(
+  draft: Draft,
+  verdict: Verdict,
+  verified: Bool[Array, 'B'],
+  fed: Int[Array, 'B'],
+  *,
+  plan: Plan,
+) -> tuple[Emission, Int[Array, 'B']]:
+  """Return what follows, and how many drafts of each row were kept."""
+  window = plan.window
+  index = jnp.arange(window)[None]
+  drafted = index < fed[:, None] - 1
+  following = jnp.pad(draft.tokens[:, 1:], ((0, 0), (0, 1)))
+  alike = (verdict.tokens == following) & drafted
+  kept = jnp.sum(jnp.cumprod(alike.astype(jnp.int32), axis=1), axis=1)
+  is_draft = index < kept[:, None]
+  depths = jnp.array([s.last for s in plan.stages[:-1]], jnp.int32)
+  scores = jnp.pad(draft.scores[:, 1:], ((0, 0), (0, 1)))
+  emission = Emission(
+    token=verdict.tokens,
+    depth=jnp.where(is_draft, depths[draft.stage][:, None], plan.depth),
+    score=jnp.where(is_draft, scores, jnp.nan),
+    log_prob=verdict.log_probs,
+    num=jnp.where(verified, kept + 1, 0),
+  )
+  return emission, jnp.where(verified, kept, 0)
+
+
+def _advance(
+  walk: Walk,
+  request: Request,
+  state: DecodeState,
+  draft: Draft,
+  emission: Emission,
+  kept: Int[Array, 'B'],
+  verified: Bool[Array, 'B'],
+  fed: Int[Array, 'B'],
+  newest: Int[Array, 'B'],
+  *,
+  plan: Plan,
+) -> tuple[DecodeState, Emission]:
+  """Return the state after a tick, and what was emitted for good."""
+  num, failed, ended = _cut(emission, request, state)
+  live = state.live & ~failed & ~ended
+  # Where a row's text ends now, and its newest token.
+  length = jnp.where(verified, state.stages[-1].done_to + kept + 1, walk.length)
+  last = jnp.take_along_axis(emission.token, kept[:, None], axis=1)[:, 0]
+  tokens = jnp.where(verified, last, newest)
+  draft = drafting.learn(
+    draft,
+    rows=verified,
+    tried=jnp.minimum(kept + 1, fed - 1),
+    kept=kept,
+    plan=plan,
+  )
+  start = jnp.zeros_like(fed)
+  new_state = dataclasses.replace(
+    state,
+    length=length,
+    tokens=tokens,
+    parked=jnp.where(live & (walk.at < len(plan.stages)), walk.at, 0),
+    live=live,
+    failed=state.failed | failed,
+    remaining=state.remaining - num,
+    stages=tuple(
+      dataclasses.replace(s, done_to=jnp.minimum(s.done_to, length))
+      for s in walk.stages
+    ),
+    cycles=tuple(walk.cycles),
+    counts=_count(state.counts, walk, state.draft, kept, fed, verified),
+    draft=dataclasses.replace(
+      draft, tokens=_put(draft.tokens, last, at=start, rows=verified)
+    ),
+  )
+  return new_state, dataclasses.replace(emission, num=num)
+
+
+def _cut(
+  emission: Emission, request: Request, state: DecodeState
+) -> tuple[Int[Array, 'B'], Bool[Array, 'B'], Bool[Array, 'B']]:
+  """Return how many tokens rows emit, and which of them fail or end.
+
+  Nothing after an end token is emitted, nor more than a row may.
+  """
+  index = jnp.arange(emission.token.shape[1])[None]
+  is_there = index < emission.num[:, None]
+  never = emission.token.shape[1]
+  first = lambda what: jnp.min(jnp.where(what & is_there, index, never), axis=1)
+  broken = first(~jnp.isfinite(emission.log_prob))
+  end = first(jnp.isin(emission.token, request.eos))
+  num = jnp.minimum(emission.num, jnp.minimum(end + 1, state.remaining))
+  failed = broken < num
+  num = jnp.minimum(num, broken)
+  ended = ~failed & ((end < num) | (num >= state.remaining))
+  return num, failed, ended & (emission.num > 0)
+
+
+def _count(
+  counts: Counts,
+  walk: Walk,
+  draft: Draft,
+  kept: Int[Array, 'B'],
+  fed: Int[Array, 'B'],
+  verified: Bool[Array, 'B'],
+) -> Counts:
+  """Return the counts after a tick, drafts by the exit that proposed them."""
+  counts = count_step(counts, tuple(walk.events))
+  here = jax.nn.one_hot(draft.stage, counts.drafted.shape[1], dtype=jnp.int32)
+  drafted = jnp.where(verified, fed - 1, 0)
+  return dataclasses.replace(
+    counts,
+    drafted=counts.drafted + here * drafted[:, None],
+    accepted=counts.accepted + here * kept[:, None],
+  )
