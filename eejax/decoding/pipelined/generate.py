@@ -147,8 +147,8 @@ class Pipeline:
     eos = model.eos_ids if eos_ids is None else tuple(eos_ids)
     limits = [min(max_new_tokens, model.max_length - len(p)) for p in tokens]
     request = Request(
-      eos=np.array(eos, np.int32),
-      thresholds=np.array(self._thresholds, np.float32),
+      eos=jnp.array(eos, jnp.int32),
+      thresholds=jnp.array(self._thresholds, jnp.float32),
       sampling=row_sampling(sampling, seeds=seeds),
     )
     caches, ticks = self.prefill(tokens, room=max(limits))
@@ -191,7 +191,7 @@ class Pipeline:
     )
     if not longest:
       return caches, 0
-    lengths = np.array([len(p) - 1 for p in prompts], np.int32)
+    lengths = jnp.array([len(p) - 1 for p in prompts], jnp.int32)
     caches, ticks = prefill(
       self.params,
       caches,
@@ -299,13 +299,13 @@ def _first_rows(
   prompts: Sequence[Sequence[int]], limits: Sequence[int]
 ) -> Rows:
   """Return rows whose last prompt token is about to enter."""
-  everyone = np.ones(len(prompts), bool)
+  everyone = jnp.ones(len(prompts), bool)
   return Rows(
-    token=np.array([p[-1] for p in prompts], np.int32),
-    position=np.array([len(p) - 1 for p in prompts], np.int32),
+    token=jnp.array([p[-1] for p in prompts], jnp.int32),
+    position=jnp.array([len(p) - 1 for p in prompts], jnp.int32),
     enters=everyone,
     live=everyone,
-    remaining=np.array(limits, np.int32),
+    remaining=jnp.array(limits, jnp.int32),
   )
 
 

@@ -27,7 +27,7 @@ from eejax.config import (
   ModelConfig,
 )
 from eejax.decoding.criteria import Reads, get_criterion
-from eejax.decoding.policy import KVStrategy, Mode, Policy
+from eejax.decoding.policy import Mode, Policy
 from eejax.errors import ArgumentError
 
 STAGE_AXIS = 'stage'
@@ -115,15 +115,14 @@ class Layout:
   @functools.cached_property
   def gate_kinds(self) -> tuple[GateKind, ...]:
     """Return the kinds of gate that are read; none if no gate is."""
-    if not self.criterion or not self.reads_gates:
+    if not self.criterion or not self._reads_gates:
       return ()
     kinds = {s.exit.gate for s in self.stages if s.exit is not None}
     return tuple(k for k in GateKind if k in kinds)
 
   @property
-  def reads_gates(self) -> bool:
-    """Return whether the criterion reads a gate rather than logits."""
-    return get_criterion(self.criterion).reads is Reads.GATE
+  def _reads_gates(self) -> bool:
+    return bool(get_criterion(self.criterion).reads & Reads.GATE)
 
   def head_of_kind(self, kind: ExitHeadKind) -> ExitConfig:
     """Return one exit that serves all stages with heads of a kind.
@@ -230,17 +229,24 @@ def _exits_taken(config: EarlyExitConfig, policy: Policy) -> dict[int, float]:
       f'a pipeline decodes with mode full or early_exit, not '
       f'{policy.mode.value}.'
     )
-  if policy.kv_strategy is not KVStrategy.DEFERRED:
+  if not policy.kv_strategy.is_exact:
     raise ArgumentError(
       'a pipeline computes all keys and values; leave the K/V strategy at '
       f'deferred instead of {policy.kv_strategy.value}.'
     )
   reads = get_criterion(policy.criterion).reads
-  if reads not in (Reads.GATE, Reads.LOGITS):
+  if reads.remembers or reads & Reads.FINAL:
     raise ArgumentError(
-      f'a pipeline cannot score with {policy.criterion}, which reads more '
-      "than one exit's gate or logits; use gate, max_prob, margin or entropy."
+      f'criterion {policy.criterion} looks beyond one exit, which stages do '
+      'not show one another; use gate, max_prob, margin or entropy.'
     )
+  for name in ('threshold_rule', 'scored_vocabulary'):
+    value, plain = getattr(policy, name), getattr(Policy, name)
+    if value != plain:
+      raise ArgumentError(
+        f'a pipeline knows no {name.replace("_", " ")} {value}; leave it at '
+        f'{plain}.'
+      )
   usable = policy.usable_exits(config)
   return {e.depth: t for e, t in usable if t is not None}
 

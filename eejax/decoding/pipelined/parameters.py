@@ -201,8 +201,9 @@ def _lay_leaf(
   shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
   sharding = NamedSharding(mesh, _spec(path, shape, mesh))
 
-  def part(index: tuple[slice, ...]) -> np.ndarray:
+  def part(index: tuple[slice, ...] | None) -> np.ndarray:
     """Return what one device holds."""
+    assert index is not None
     stage = index[0].start or 0
     whole = np.zeros(shape, jnp.dtype(dtype))
     leaf = leaves[stage]

@@ -17,7 +17,9 @@ All of this runs inside `shard_map`, where a stage sees its own parameters and
 caches, without the leading P.
 """
 
+import dataclasses
 from collections.abc import Sequence
+from typing import cast
 
 import flax.struct
 import jax
@@ -180,21 +182,33 @@ def stage_score(
   params: StageParams,
   hidden: Float[Array, 'B D'],
   logits: Float[Array, 'B V'],
+  positions: Int[Array, 'B'],
   *,
   layout: Layout,
 ) -> Float[Array, 'B']:
-  """Return the score of this stage's exit; where there is none, NaN."""
-  nothing = jnp.full(hidden.shape[:1], jnp.nan, jnp.float32)
+  """Return the score of this stage's exit; where there is none, NaN.
+
+  The criterion is asked for every exit, for it may treat them differently;
+  where it does not, the compiler sees that it is asked the same.
+  """
+  result = jnp.full(hidden.shape[:1], jnp.nan, jnp.float32)
   if not layout.criterion:
-    return nothing
+    return result
   criterion = get_criterion(layout.criterion)
-  if layout.reads_gates:
-    logit = _gate_logit(params, hidden, layout=layout)
-    score = criterion.score(Evidence(gate_logit=logit))
-  else:
-    score = criterion.score(Evidence(logits=logits))
-  has_exit = of_stage([s.exit is not None for s in layout.stages])
-  return jnp.where(has_exit, score, nothing)
+  evidence = Evidence(
+    gate_logit=_gate_logit(params, hidden, layout=layout)
+    if layout.gate_kinds
+    else None,
+    logits=logits,
+    stream=hidden,
+    positions=positions,
+    num_layers=layout.config.num_layers,
+  )
+  for index, stage in enumerate(s for s in layout.stages if s.exit is not None):
+    shown = dataclasses.replace(evidence, exit_index=index, depth=stage.last)
+    is_own = of_stage([s is stage for s in layout.stages])
+    result = jnp.where(is_own, criterion.score(shown), result)
+  return result
 
 
 def _gate_logit(
@@ -235,13 +249,14 @@ class _Passage:
   ) -> BlockOutput:
     """Run the stage's block number `index` and keep its keys and values."""
     config, window = self._layout.config, self._window(index)
-    out = Block(config).apply(
+    applied = Block(config).apply(
       {'params': params.blocks[index]},
       x,
       positions=self._rotation,
       window=window,
       context=self._context(index, window),
     )
+    out = cast(BlockOutput, applied)
     self._keep(out.keys, out.values)
     return out
 

@@ -17,6 +17,7 @@ Both are one `shard_map` over the stages; what is left to the compiler is
 tensor parallelism inside a stage.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -283,9 +284,9 @@ def _prefill_on_stage(
     base = jnp.full((batch_size,), start)
     packet = Packet(embed(params, chunk), base, count, answered)
     packet = _received(inbox, packet)
-    out = _run_if_busy(run, packet, caches)
+    out = _if_any(packet.count > 0, run, packet, caches)
     caches = write_rows(caches, out.rows, packet)
-    return caches, _sent(packet.replace(hidden=out.hidden), layout)
+    return caches, _sent(dataclasses.replace(packet, hidden=out.hidden), layout)
 
   num_chunks = -(-jnp.max(lengths) // width)
   num_ticks = num_chunks + layout.num_stages - 1
@@ -307,12 +308,11 @@ def _decode_on_stage(
   params = _own(params)
   batch_size = rows.token.shape[0]
 
-  def run(packet: Packet, caches: Caches):
-    """Return the stage's output, which rows it answers, and what it says."""
-    out = run_stage(params, packet, caches, layout=layout)
-    return out, *_answer(
-      params, request, packet, out, layout=layout, method=method
-    )
+  run = functools.partial(run_stage, params, layout=layout)
+  answer = functools.partial(
+    _answer, params, request, layout=layout, method=method
+  )
+  has_head = of_stage([s.has_head for s in layout.stages])
 
   def advance(carry: _Carry) -> _Carry:
     """Take one tick."""
@@ -324,9 +324,13 @@ def _decode_on_stage(
       emitted=jnp.zeros_like(rows.enters),
     )
     packet = _received(carry.inbox, entering)
-    out, leaves, said = _run_if_busy(run, packet, carry.caches)
+    out = _if_any(packet.count > 0, run, packet, carry.caches)
+    asks = has_head & (packet.count > 0) & ~packet.emitted
+    leaves, said = _if_any(asks, answer, packet, out, asks)
     inbox = _sent(
-      packet.replace(hidden=out.hidden, emitted=packet.emitted | leaves),
+      dataclasses.replace(
+        packet, hidden=out.hidden, emitted=packet.emitted | leaves
+      ),
       layout,
     )
     emits, emitted = _gather(leaves, said)
@@ -350,10 +354,10 @@ def _decode_on_stage(
   return carry.record, _shared(carry.caches)
 
 
-def _run_if_busy(
-  run: Callable[[Packet, Caches], PyTree], packet: Packet, caches: Caches
+def _if_any(
+  rows: Bool[Array, 'B'], run: Callable[..., PyTree], *operands: PyTree
 ) -> PyTree:
-  """Return `run(packet, caches)`, or zeros where no token is there.
+  """Return `run(*operands)`, or zeros on a stage where no row needs it.
 
   Caches are only read inside the conditional, which thereby orders the reads
   before the write that follows; without it the compiler copies every cache in
@@ -361,14 +365,14 @@ def _run_if_busy(
   `model` stand inside, so all stages run if one does: a collective that some
   devices never reach may wait for them.
   """
-  is_busy = jnp.any(packet.count > 0)
+  is_needed = jnp.any(rows)
   if jax.sharding.get_abstract_mesh().shape.get(MODEL_AXIS, 1) > 1:
-    is_busy = lax.psum(is_busy.astype(jnp.int32), STAGE_AXIS) > 0
-  shapes = jax.eval_shape(run, packet, caches)
-  idle = lambda *_: jax.tree.map(
+    is_needed = lax.psum(is_needed.astype(jnp.int32), STAGE_AXIS) > 0
+  shapes = jax.eval_shape(run, *operands)
+  nothing = lambda *_: jax.tree.map(
     lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes
   )
-  return lax.cond(is_busy, run, idle, packet, caches)
+  return lax.cond(is_needed, run, nothing, *operands)
 
 
 def _answer(
@@ -376,6 +380,7 @@ def _answer(
   request: Request,
   packet: Packet,
   out: StageOutput,
+  asks: Bool[Array, 'B'],
   *,
   layout: Layout,
   method: SamplingMethod,
@@ -386,10 +391,11 @@ def _answer(
   reaches its threshold, or by the final head.
   """
   logits = stage_logits(params, out.ready[:, 0])
-  score = stage_score(params, out.hidden[:, 0], logits, layout=layout)
+  score = stage_score(
+    params, out.hidden[:, 0], logits, packet.base, layout=layout
+  )
   threshold = request.thresholds[lax.axis_index(STAGE_AXIS)]
   is_final = of_stage([s.is_final for s in layout.stages])
-  waits = (packet.count > 0) & ~packet.emitted
   token = choose(
     logits,
     method=method,
@@ -402,7 +408,7 @@ def _answer(
     score=score,
     log_prob=log_probability(logits, token),
   )
-  return waits & (is_final | (score >= threshold)), said
+  return asks & (is_final | (score >= threshold)), said
 
 
 def _gather(
