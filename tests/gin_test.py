@@ -19,6 +19,7 @@ import pathlib
 import gin
 import pytest
 
+from eejax.checkpoint import folder as checkpoint_folder
 from eejax.cli import (
   configurables,  # noqa: F401  (registers what gin files may name)
   gin_config,
@@ -74,7 +75,7 @@ def test_models(file):
 
 def needed(file):
   """Return bindings of what a run's header calls required."""
-  head = (GIN / file).read_text()
+  head = (GIN / file).read_text().partition('Commonly overridden')[0]
   return [b for b in REQUIRED if f'#   {b.partition("=")[0]} ' in head]
 
 
@@ -82,9 +83,10 @@ def needed(file):
 def test_runs(file, monkeypatch):
   """Call the run up to the point where it takes its folder."""
   verb = 'tune' if 'tune' in file else 'pretrain'
-  monkeypatch.setattr(training_runs, '_claimed', _stop)
+  monkeypatch.setattr(training_runs, 'claimed', _stop)
+  monkeypatch.setattr(checkpoint_folder, 'read_manifest', _some_manifest)
   monkeypatch.setattr(
-    training_runs.checkpoint_folder, 'read_manifest', _some_manifest
+    checkpoint_folder, 'read_config', lambda path: _some_manifest(path).config
   )
   parse([file], needed(file))
   with pytest.raises(Stopped):
@@ -94,7 +96,7 @@ def test_runs(file, monkeypatch):
 def _some_manifest(path):
   from eejax.testing import tiny
 
-  config = tiny.tiny_config(max_length=512)
+  config = tiny.tiny_config('1:norm,3:norm', num_layers=8, max_length=512)
   return argparse.Namespace(config=config, backbone_hash='')
 
 

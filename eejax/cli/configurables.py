@@ -21,7 +21,7 @@ members of enums as `%Regime.JOINT`.
 import gin
 import optax
 
-from eejax.cli import training_runs
+from eejax.cli import pretraining, tuning
 from eejax.config import (
   ExitConfig,
   ExitHeadKind,
@@ -58,8 +58,8 @@ OWN = (
   optimizers.clipped_adamw,
   optimizers.warmup_cosine,
   parse_exits,
-  training_runs.pretrain,
-  training_runs.tune,
+  pretraining.pretrain,
+  tuning.tune,
 )
 
 ENUMS = (
@@ -76,7 +76,7 @@ ENUMS = (
   RotaryScaling,
   TextUnit,
   TokenWeights,
-  training_runs.KeptExits,
+  pretraining.KeptExits,
 )
 
 # Schedules, and optimizers that take a `learning_rate`.
