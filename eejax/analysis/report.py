@@ -17,6 +17,8 @@ It reads the plain values that `summary.json` holds, so a report can be made
 again from a summary alone.
 """
 
+from collections.abc import Sequence
+
 from eejax.analysis import html_page as page
 from eejax.analysis.plots import Axis, Format, Mark, Series, line_chart
 from eejax.analysis.report_parts import (
@@ -188,52 +190,15 @@ def _tuning(summary: Values) -> str:
 
 def _thresholds(summary: Values) -> str:
   speed, sweep = summary['speed'], summary['sweep']
-  target = sweep['calibrated']['target']
+  target = percent(sweep['calibrated']['target'], 0)
   curve = [s for s in speed['settings'] if not s['calibrated']]
-  names = tuple(threshold_text(s['thresholds'][0]) for s in curve)
-  places = list(range(len(curve)))
-  axis = Axis('threshold of all exits', names=names)
-  agreement = line_chart(
-    [
-      Series(
-        'held-out text',
-        places,
-        [s['point']['agreement']['value'] for s in curve],
-      ),
-      Series(
-        "the model's own continuations",
-        places,
-        [s['own_agreement']['value'] for s in curve],
-      ),
-    ],
-    title='Agreement with full decoding by threshold',
-    x=axis,
-    y=Axis('agreement', Format.PERCENT),
-    marks=[Mark(target, f'target {percent(target, 0)}')],
-  )
-  faster = line_chart(
-    [
-      Series('measured', places, [s['measured']['value'] for s in curve]),
-      Series(
-        'predicted',
-        places,
-        [s['predicted'] for s in curve],
-        colour=0,
-        dashed=True,
-      ),
-    ],
-    title='Speed-up over full decoding by threshold',
-    x=axis,
-    y=Axis('speed-up', Format.TIMES),
-    marks=[Mark(1.0, 'full decoding')],
-  )
   return page.section(
     'When to exit',
     page.paragraph(summary['calibration']),
     page.panels(
       [
-        ('Agreement by threshold', agreement),
-        ('Speed-up by threshold, wall clock', faster),
+        ('Agreement by threshold', _agreement_chart(summary, curve)),
+        ('Speed-up by threshold, wall clock', _speed_chart(curve)),
       ]
     ),
     page.panels(
@@ -249,9 +214,57 @@ def _thresholds(summary: Values) -> str:
       'Each score with its own thresholds, searched for the same agreement. '
       'A gate is read before the head; the others cost a head at every exit '
       'that is asked. Safe at a depth: how many tokens the exit there could '
-      f'take on its own with {percent(target, 0)} of them right.'
+      f'take on its own with {target} of them right.'
     ),
   )
+
+
+def _agreement_chart(summary: Values, curve: Sequence[Values]) -> str:
+  target = summary['sweep']['calibrated']['target']
+  places = list(range(len(curve)))
+  return line_chart(
+    [
+      Series(
+        'held-out text',
+        places,
+        [s['point']['agreement']['value'] for s in curve],
+      ),
+      Series(
+        "the model's own continuations",
+        places,
+        [s['own_agreement']['value'] for s in curve],
+      ),
+    ],
+    title='Agreement with full decoding by threshold',
+    x=_threshold_axis(curve),
+    y=Axis('agreement', Format.PERCENT),
+    marks=[Mark(target, f'target {percent(target, 0)}')],
+  )
+
+
+def _speed_chart(curve: Sequence[Values]) -> str:
+  places = list(range(len(curve)))
+  return line_chart(
+    [
+      Series('measured', places, [s['measured']['value'] for s in curve]),
+      Series(
+        'predicted',
+        places,
+        [s['predicted'] for s in curve],
+        colour=0,
+        dashed=True,
+      ),
+    ],
+    title='Speed-up over full decoding by threshold',
+    x=_threshold_axis(curve),
+    y=Axis('speed-up', Format.TIMES),
+    marks=[Mark(1.0, 'full decoding')],
+  )
+
+
+def _threshold_axis(curve: Sequence[Values]) -> Axis:
+  names = tuple(threshold_text(s['thresholds'][0]) for s in curve)
+  return Axis('threshold of all exits', names=names)
 
 
 def _samples(summary: Values) -> str:
