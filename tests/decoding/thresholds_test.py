@@ -22,6 +22,7 @@ import pytest
 import scipy.stats
 
 from eejax.decoding import thresholds
+from eejax.decoding.policy import Policy, load_policy, save_policy
 from eejax.decoding.thresholds import (
   Adaptive,
   Constant,
@@ -294,3 +295,11 @@ def test_rules_are_static():
   assert hash(Decaying(2.0)) == hash(Decaying(2.0))
   with pytest.raises(dataclasses.FrozenInstanceError):
     Decaying().temperature = 1.0
+
+
+def test_a_policy_names_a_rule(tmp_path):
+  policy = Policy(threshold_rule='decaying(2)', scored_vocabulary='frequent(9)')
+  save_policy(policy, tmp_path / 'policy.json')
+  assert load_policy(tmp_path / 'policy.json') == policy
+  with pytest.raises(ArgumentError, match='no threshold rule'):
+    Policy(threshold_rule='falling')
