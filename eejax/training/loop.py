@@ -21,26 +21,24 @@ last checkpoint with the same numbers, bit for bit.
 import contextlib
 import dataclasses
 import enum
-import math
 import pathlib
-import time
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from eejax.checkpoint.manager import RunCheckpoints
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch, PackedBatches
-from eejax.errors import ArgumentError, EejaxError
+from eejax.errors import ArgumentError
 from eejax.training import freeze, losses, metrics, run_folder, state, step
 from eejax.training.interrupt import StopRequest
 from eejax.training.losses import Objective, TokenBatch
-from eejax.training.metrics import MetricWriter, Record
+from eejax.training.metrics import MetricWriter
+from eejax.training.recording import Recorder
 from eejax.training.reporting import Reporter, Silence
-from eejax.training.step import StepConfig, StepMetrics
+from eejax.training.step import StepConfig
 from eejax.types import Params
 
 
@@ -161,8 +159,14 @@ def train(
     stack.callback(reporter.close)
     run = _Run(task, settings, batches, held_out, checkpoints, reporter)
     resumed = run.resume()
-    run.writer = stack.enter_context(
+    writer = stack.enter_context(
       MetricWriter(folder, resume_step=run.step if resumed else None)
+    )
+    run.recorder = Recorder(
+      task.config,
+      learning_rate=task.learning_rate,
+      writer=writer,
+      reporter=reporter,
     )
     run.last_held_out = metrics.last_held_out(folder)
     return run.until_end(stop)
@@ -171,6 +175,9 @@ def train(
 class _Run:
   """Carry a run's state between steps; one method a thing that happens."""
 
+  # How far a run goes on is known before anything is recorded.
+  recorder: Recorder
+
   def __init__(self, task, settings, batches, held_out, checkpoints, reporter):
     self.task = task
     self.settings = settings
@@ -178,7 +185,6 @@ class _Run:
     self.held_out = [to_device(b) for b in held_out]
     self.checkpoints = checkpoints
     self.reporter = reporter
-    self.writer: MetricWriter | None = None
     self.full_depth = task.objective.full_depth(task.config)
     params = freeze.cut_to_depth(
       task.params, config=task.config, full_depth=self.full_depth
@@ -191,10 +197,7 @@ class _Run:
     self.state = state.create(trainable, optimizer=task.optimizer)
     self.step = 0
     self.saved_step: int | None = None
-    self.pending: list[StepMetrics] = []
     self.last_held_out: dict[str, float] = {}
-    self.clock = time.monotonic()
-    self.compiled = False
     self.train_step = step.compile_train_step(
       step.make_train_step(
         task.config,
@@ -236,7 +239,7 @@ class _Run:
       self.take_step()
       # What is written before a checkpoint stays when a run goes on from it,
       # so the order of these three matters.
-      if self._due(self.settings.log_every) or not self.compiled:
+      if self._due(self.settings.log_every) or not self.recorder.has_looked:
         self.flush()
       if self._due(self.settings.eval_every) and self.step < steps:
         self.evaluate()
@@ -263,64 +266,8 @@ class _Run:
     """Train on the next batch."""
     batch = to_device(next(self.batches))
     self.state, measured = self.train_step(self.state, self.frozen, batch)
-    self.pending.append(measured)
+    self.recorder.add(measured)
     self.step += 1
-
-  def flush(self) -> None:
-    """Fetch the metrics of the steps since the last time and write them.
-
-    Fetching waits for the device, so it is not done every step.
-    """
-    if not self.pending:
-      return
-    first = self.step - len(self.pending) + 1
-    records = [
-      self._train_record(first + i, jax.device_get(m))
-      for i, m in enumerate(self.pending)
-    ]
-    self.pending = []
-    self._write(records)
-    self._check_finite(records)
-    shown = {'loss': records[-1].values['loss'], **self._speed(records)}
-    self.reporter.advance(len(records), shown)
-
-  def _speed(self, records: Sequence[Record]) -> dict[str, float]:
-    """Return tokens a second since the last look; none while compiling."""
-    before, self.clock = self.clock, time.monotonic()
-    if not self.compiled:
-      self.compiled = True
-      return {}
-    tokens = sum(r.values['tokens'] for r in records)
-    speed = {'tokens_per_s': tokens / max(self.clock - before, 1e-9)}
-    self._write([Record(self.step, metrics.TIMING, speed)])
-    return speed
-
-  def _train_record(self, number: int, measured: StepMetrics) -> Record:
-    """Describe the step that made the state of `number` steps."""
-    values = metrics.means(measured.sums, config=self.task.config)
-    values['tokens'] = float(measured.sums.tokens)
-    values['grad_norm'] = float(measured.grad_norm)
-    if self.task.learning_rate is not None:
-      values['learning_rate'] = float(self.task.learning_rate(number - 1))
-    weights = np.asarray(measured.exit_weights)
-    for e, weight in zip(self.task.config.exits, weights, strict=True):
-      if f'{e.name}/loss' in values:
-        values[f'{e.name}/weight'] = float(weight)
-    return Record(number, metrics.TRAIN, values)
-
-  def _check_finite(self, records: Sequence[Record]) -> None:
-    for record in records:
-      if not math.isfinite(record.values['loss'] + record.values['grad_norm']):
-        kept = (
-          f'the checkpoint at step {self.saved_step} is kept'
-          if self.saved_step
-          else 'no checkpoint was written yet'
-        )
-        raise EejaxError(
-          f'the loss or its gradient is not a finite number at step '
-          f'{record.step}; try a lower learning rate or a longer warm-up in a '
-          f'new folder ({kept}).'
-        )
 
   def evaluate(self) -> None:
     """Measure held-out text at every exit."""
@@ -331,23 +278,17 @@ class _Run:
       self.evaluate_batch(self.state.trainable, self.frozen, batch)
       for batch in self.held_out
     ]
-    total = metrics.add_sums(parts)
-    values = metrics.means(total, config=self.task.config)
-    values.pop('loss')  # the objective of no regime
-    self.last_held_out = values
-    self._write([Record(self.step, metrics.HELD_OUT, values)])
-    self.reporter.evaluated(self.step, values)
-    self.clock = time.monotonic()
+    self.last_held_out = self.recorder.held_out(self.step, parts)
+
+  def flush(self) -> None:
+    """Write down what the steps since the last time measured."""
+    self.recorder.flush(self.step, saved_step=self.saved_step)
 
   def save(self) -> None:
     """Write a checkpoint, in the background."""
     self.flush()
     self.checkpoints.save(self.step, self.state, {'data': self.batches.state()})
     self.saved_step = self.step
-
-  def _write(self, records: Sequence[Record]) -> None:
-    assert self.writer is not None
-    self.writer.write(records)
 
 
 def to_device(batch: Batch) -> TokenBatch:
