@@ -36,6 +36,9 @@ from eejax.config import (
 from eejax.data.batch import Packing
 from eejax.data.corpus import TextUnit
 from eejax.data.data_config import DataConfig
+from eejax.decoding import criteria
+from eejax.decoding.batching import Batching
+from eejax.decoding.policy import KVStrategy, Mode, Policy
 from eejax.models.decoder import Rematerialization
 from eejax.ops.attention import AttentionImplementation
 from eejax.training import optimizers
@@ -53,8 +56,13 @@ OWN = (
   LoopConfig,
   ModelConfig,
   Objective,
+  Policy,
   RotaryConfig,
   StepConfig,
+  criteria.Patience,
+  criteria.Schedule,
+  criteria.Static,
+  criteria.register,
   optimizers.clipped_adamw,
   optimizers.warmup_cosine,
   parse_exits,
@@ -64,10 +72,13 @@ OWN = (
 
 ENUMS = (
   AttentionImplementation,
+  Batching,
   Curriculum,
   ExitHeadKind,
   GateKind,
   Initialization,
+  KVStrategy,
+  Mode,
   OutputMatrix,
   Packing,
   Ramp,

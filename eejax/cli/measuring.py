@@ -211,10 +211,10 @@ def decode_cost(
       bytes that are read.
   """
   from eejax.analysis.cost_model import DecodeCost, in_seconds, model_cost
-  from eejax.decoding.criteria import Reads, get_criterion
+  from eejax.decoding.criteria import get_criterion
 
   cost = model_cost(model.config)
-  reads_logits = get_criterion(criterion).reads is Reads.LOGITS
+  reads_logits = get_criterion(criterion).reads.asks_head
   if times is None:
     return DecodeCost(cost, reads_logits=reads_logits)
   block = times.blocks / model.config.model.num_layers

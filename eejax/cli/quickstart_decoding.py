@@ -26,7 +26,7 @@ from eejax.cli.quickstart_settings import Models, Settings
 from eejax.cli.quickstart_speed import GRID, Found, Timing
 from eejax.cli.stages import Stages
 from eejax.data.batch import Packing
-from eejax.decoding.criteria import criterion_names, get_criterion
+from eejax.decoding.criteria import Reads, criterion_names, get_criterion
 from eejax.decoding.generate import generate
 from eejax.decoding.policy import Threshold
 from eejax.decoding.prepare import prepare
@@ -114,11 +114,14 @@ def _thresholds(settings: Settings, models: Models) -> dict[str, Any]:
 
 
 def usable_criteria(model: Checkpoint) -> tuple[str, ...]:
-  """Return the criteria that every exit of a model can be asked by."""
+  """Return the criteria of one exit that every exit can be asked by."""
   usable = []
   for name in criterion_names():
+    criterion = get_criterion(name)
+    if criterion.reads not in (Reads.GATE, Reads.LOGITS):
+      continue
     with contextlib.suppress(ArgumentError):
-      get_criterion(name).check(model.config.exits)
+      criterion.check(model.config.exits)
       usable.append(name)
   return tuple(usable)
 

@@ -23,7 +23,15 @@ import numpy as np
 
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
-from eejax.decoding.criteria import Evidence, Reads, get_criterion
+from eejax.decoding.criteria import (
+  Evidence,
+  Memory,
+  Reads,
+  blank_memory,
+  get_criterion,
+  recall,
+  remember,
+)
 from eejax.errors import ArgumentError
 from eejax.evaluation.heads import Heads, run_heads
 from eejax.models.exits import gate_logit
@@ -116,6 +124,11 @@ def collect_scores(
     )
   for name in criteria:
     get_criterion(name).check(config.exits)
+    if get_criterion(name).reads & Reads.FINAL:
+      raise ArgumentError(
+        f'criterion {name} is an oracle and has no score along a text; what it '
+        'asks is in the agreement that every other criterion comes with.'
+      )
   score = functools.partial(
     score_batch,
     params,
@@ -158,37 +171,87 @@ def score_batch(
 ) -> dict[str, jax.Array]:
   """Return each criterion's scores, and `'agree'`, all [E, B, T]."""
   ready = run_heads(params, batch, config=config, dtype=dtype)
-  result = _read_logits(ready, criteria, jnp.dtype(dtype), chunk_size)
+  result = _read_logits(ready, config, criteria, jnp.dtype(dtype), chunk_size)
   for name in criteria:
-    if get_criterion(name).reads is Reads.GATE:
-      result[name] = _read_gates(params, ready, config, name)
+    if not get_criterion(name).reads.asks_head:
+      result[name] = _read_streams(params, batch, ready, config, name)
   return result
 
 
-def _read_gates(params, ready: Heads, config, name: str) -> jax.Array:
+def _read_streams(params, batch, ready: Heads, config, name: str) -> jax.Array:
+  """Score what needs no head: gates, streams, depths and positions."""
+  shape = batch['positions'].shape
+  reads, progress = get_criterion(name).reads, _Progress(name, config)
   scores = []
   for exit in config.exits:
-    stream = ready.exit_inputs[exit.name].hidden
-    assert stream is not None  # what has a gate is given the stream
-    logit = gate_logit(
-      params['exits'][exit.name],
-      stream,
-      exit=exit,
-      config=config.model,
+    stream, logit = ready.exit_inputs[exit.name].hidden, None
+    if stream is None and reads & (Reads.STREAM | Reads.GATE):
+      raise ArgumentError(
+        f'criterion {name} reads the stream, which the exit at depth '
+        f'{exit.depth} is not given along a text; give it a gate, or use '
+        'another criterion.'
+      )
+    if reads & Reads.GATE:
+      assert stream is not None
+      logit = gate_logit(
+        params['exits'][exit.name], stream, exit=exit, config=config.model
+      ).reshape(-1)
+    if stream is not None:
+      stream = stream.reshape(-1, stream.shape[-1])
+    positions = batch['positions'].reshape(-1)
+    evidence = Evidence(gate_logit=logit, stream=stream, positions=positions)
+    scores.append(progress.score(evidence, num_rows=positions.size))
+  return jnp.stack(scores).reshape(len(scores), *shape)
+
+
+class _Progress:
+  """Score one exit after the other, as if none were taken."""
+
+  def __init__(self, name: str, config: EarlyExitConfig):
+    self._criterion, self._config = get_criterion(name), config
+    self._memory: Memory | None = None
+    self._index = 0
+
+  def score(self, evidence: Evidence, *, num_rows: int) -> jax.Array:
+    """Return the score of each row at the next exit."""
+    evidence = dataclasses.replace(
+      evidence,
+      exit_index=self._index,
+      depth=self._config.exit_depths[self._index],
+      num_layers=self._config.model.num_layers,
     )
-    scores.append(get_criterion(name).score(Evidence(gate_logit=logit)))
-  return jnp.stack(scores)
+    # Rows are tokens here, and no row's memory is another's.
+    place = jnp.zeros((num_rows,), jnp.int32)
+    memory = self._memory
+    if memory is None:
+      memory = blank_memory(
+        self._criterion.reads,
+        batch_size=num_rows,
+        num_scored=self._config.model.vocab_size,
+        embed_dim=self._config.model.embed_dim,
+      )
+    evidence = recall(evidence, memory, positions=place)
+    self._memory = remember(
+      memory, evidence, positions=place, rows=jnp.ones_like(place, bool)
+    )
+    self._index += 1
+    score = self._criterion.score(evidence)
+    return jnp.broadcast_to(score, (num_rows,))
 
 
 def _read_logits(
-  ready: Heads, criteria: tuple[str, ...], dtype, chunk_size: int
+  ready: Heads,
+  config: EarlyExitConfig,
+  criteria: tuple[str, ...],
+  dtype,
+  chunk_size: int,
 ) -> dict[str, jax.Array]:
   """Pass all heads over the tokens, `chunk_size` at a time."""
   batch, length, _ = ready.heads[-1].hidden.shape
   tokens = batch * length
   count = -(-tokens // chunk_size)
   width = -(-tokens // count)
-  names = [n for n in criteria if get_criterion(n).reads is Reads.LOGITS]
+  names = [n for n in criteria if get_criterion(n).reads.asks_head]
 
   def split(hidden):
     flat = hidden.reshape(tokens, -1)
@@ -202,11 +265,14 @@ def _read_logits(
     )
     final = jnp.argmax(of_final(), axis=-1)
     found: dict[str, list] = {name: [] for name in ('agree', *names)}
+    progress = {name: _Progress(name, config) for name in names}
     for of_exit in of_exits:
       logits = of_exit()
-      found['agree'].append(jnp.argmax(logits, axis=-1) == final)
+      top = jnp.argmax(logits, axis=-1)
+      found['agree'].append(top == final)
+      evidence = Evidence(logits=logits, top_token=top)
       for name in names:
-        score = get_criterion(name).score(Evidence(logits=logits))
+        score = progress[name].score(evidence, num_rows=width)
         found[name].append(score)
     return {name: jnp.stack(values) for name, values in found.items()}
 

@@ -67,6 +67,56 @@ def test_scores_equal_whole_logits(chunk_size):
   assert not np.allclose(found['gate'].scores[0], found['gate'].scores[1])
 
 
+def test_exits_are_compared_with_those_before_them():
+  config = tiny.tiny_config('1:norm:gate,2:mlp:gate,3:norm')
+  params = tiny.tiny_params(config)
+  batch = make_batch(config)
+  names = ('js', 'kl', 'patience(1)', 'cosine', 'static(2)', 'schedule(4)')
+  found = collect_scores(
+    params, [batch], config=config, criteria=names, chunk_size=7
+  )
+  logits = decoder.logits(
+    params,
+    jnp.asarray(batch.tokens),
+    config=config,
+    segment_ids=jnp.asarray(batch.segment_ids),
+  )
+  by_exit = [logits[e.name] for e in config.exits]
+  for name in names[:4]:
+    assert not found[name].scores[0].any()
+  for i in (1, 2):
+    evidence = Evidence(
+      logits=by_exit[i],
+      previous_logits=by_exit[i - 1],
+      has_previous=jnp.ones(batch.tokens.shape, bool),
+    )
+    for name in ('js', 'kl'):
+      score = get_criterion(name).score(evidence)
+      np.testing.assert_allclose(found[name].scores[i], score, atol=1e-5)
+    same = jnp.argmax(by_exit[i], -1) == jnp.argmax(by_exit[i - 1], -1)
+    np.testing.assert_array_equal(found['patience(1)'].scores[i], same)
+  assert (found['cosine'].scores[1:] > 0).all()
+  static = found['static(2)'].scores
+  assert static[:, 0, 0].tolist() == [0, 1, 1]
+  # 4, 3, 2, 1 and then 0 blocks are asked for as the row goes on.
+  falling = found['schedule(4)'].scores[0, 0]
+  assert falling.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+  'name, message', [('cosine', 'depth 2 is not given'), ('stable', 'oracle')]
+)
+def test_what_has_no_score_along_a_text_is_refused(name, message):
+  config = tiny.tiny_config('1:norm,2:mlp')
+  with pytest.raises(ArgumentError, match=message):
+    collect_scores(
+      tiny.tiny_params(config),
+      [make_batch(config)],
+      config=config,
+      criteria=[name],
+    )
+
+
 def test_batches_are_joined_row_by_row(tiny_config, tiny_params):
   batches = [make_batch(tiny_config, seed=s) for s in range(2)]
   both = collect_scores(

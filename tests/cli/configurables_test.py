@@ -1,0 +1,85 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Tests of what gin files may name."""
+
+import gin
+import pytest
+
+from eejax.cli import (
+  configurables,  # noqa: F401  (registers what gin files may name)
+)
+from eejax.decoding import policy as policy_lib
+from eejax.decoding.batching import Batching
+from eejax.decoding.criteria import get_criterion, registry
+
+LUCK = """
+import dataclasses
+
+import gin
+import jax.numpy as jnp
+
+from eejax.decoding.criteria import Criterion, Reads
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Luck(Criterion):
+  share: float = 0.5
+
+  name = 'luck'
+  reads = Reads.POSITIONS
+
+  def score(self, evidence):
+    return jnp.full(evidence.positions.shape, self.share)
+"""
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+  monkeypatch.setattr(registry, '_CRITERIA', dict(registry._CRITERIA))
+  yield
+  gin.clear_config()
+
+
+def policy_of(text):
+  """Return the policy that a gin file describes."""
+  gin.parse_config(text)
+  return gin.get_configurable(policy_lib.Policy)()
+
+
+def test_a_user_s_criterion_comes_from_gin(tmp_path, monkeypatch):
+  (tmp_path / 'a_user_s_luck.py').write_text(LUCK)
+  monkeypatch.syspath_prepend(tmp_path)
+  policy = policy_of("""
+    import a_user_s_luck
+
+    Policy.mode = %Mode.EARLY_EXIT
+    Policy.criterion = @register()
+    register.criterion = @Luck()
+    Luck.share = 0.25
+  """)
+  assert policy.criterion == 'luck(0.25)'
+  assert get_criterion(policy.criterion).share == 0.25
+
+
+def test_a_policy_has_settings_of_its_criterion():
+  policy = policy_of("""
+    Policy.criterion = @register()
+    Policy.batching = %Batching.DEPTH_QUEUE
+    register.criterion = @Schedule()
+    Schedule.horizon = 64
+    Schedule.shallowest = 2
+  """)
+  assert policy.criterion == 'schedule(64, 2, 0)'
+  assert policy.batching is Batching.DEPTH_QUEUE
