@@ -20,6 +20,7 @@ import gin
 import pytest
 
 from eejax.checkpoint import folder as checkpoint_folder
+from eejax.checkpoint.manifest import Manifest
 from eejax.cli import (
   configurables,  # noqa: F401  (registers what gin files may name)
   gin_config,
@@ -97,7 +98,7 @@ def _some_manifest(path):
   from eejax.testing import tiny
 
   config = tiny.tiny_config('1:norm,3:norm', num_layers=8, max_length=512)
-  return argparse.Namespace(config=config, backbone_hash='')
+  return Manifest(config, backbone_hash='', arrays={}, files={}, provenance={})
 
 
 @pytest.mark.parametrize('file', RUNS)

@@ -93,22 +93,15 @@ def pretrain(
     held_out_batches: batches of the validation part that are measured.
     seed: of the parameters.
   """
-  if objective.regime is Regime.TUNE:
-    raise ArgumentError('pretrain cannot freeze the backbone; use eejax tune.')
   config = _planned(model, exits, checkpoint, tokenizer)
-  if bool(config.exits) != (objective.regime is Regime.JOINT):
-    raise ArgumentError(
-      'the joint regime trains exits and the standard regime has none; give '
-      'exits with Regime.JOINT alone.'
-    )
+  _check_regime(objective.regime, config)
   training_runs.check(config, objective, data, step)
   task_optimizer = optimizer(learning_rate=learning_rate)
   extra = {} if checkpoint is None else _origin(checkpoint)
   with training_runs.claimed(run_folder, extra=extra) as folder:
     if checkpoint is None:
       words = _tokenizer(folder, tokenizer, data, model.vocab_size)
-      config = _with_special_tokens(config, words)
-      params = _random(config, seed)
+      config, params = _random(config, words, seed)
     else:
       params, words = _from_checkpoint(checkpoint, config, seed)
       words.save(folder / TOKENIZER)
@@ -146,23 +139,31 @@ def _planned(
   return surgery.planned(checkpoint_folder.read_config(checkpoint), add=heads)
 
 
+def _check_regime(regime: Regime, config: EarlyExitConfig) -> None:
+  if regime is Regime.TUNE:
+    raise ArgumentError('pretrain cannot freeze the backbone; use eejax tune.')
+  if bool(config.exits) != (regime is Regime.JOINT):
+    raise ArgumentError(
+      'the joint regime trains exits and the standard regime has none; give '
+      'exits with Regime.JOINT alone.'
+    )
+
+
 def _origin(checkpoint: str) -> dict[str, str]:
   manifest = checkpoint_folder.read_manifest(checkpoint)
   return {'backbone': manifest.backbone_hash}
 
 
-def _with_special_tokens(
-  config: EarlyExitConfig, words: Tokenizer
-) -> EarlyExitConfig:
+def _random(
+  config: EarlyExitConfig, words: Tokenizer, seed: int
+) -> tuple[EarlyExitConfig, Params]:
+  """Return the model with the tokenizer's special tokens, and parameters."""
   model = dataclasses.replace(
     config.model, bos_id=words.bos_id, eos_ids=words.eos_ids
   )
-  return dataclasses.replace(config, model=model)
-
-
-def _random(config: EarlyExitConfig, seed: int) -> Params:
-  """Return random parameters of the model and its exits."""
-  return jax.jit(lambda k: decoder.init(config, k))(jax.random.key(seed))
+  config = dataclasses.replace(config, model=model)
+  init = jax.jit(lambda key: decoder.init(config, key))
+  return config, init(jax.random.key(seed))
 
 
 def _from_checkpoint(

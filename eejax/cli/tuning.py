@@ -25,6 +25,7 @@ import optax
 
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint.folder import Existing
+from eejax.checkpoint.manifest import Manifest
 from eejax.cli import training_runs
 from eejax.cli.training_runs import PLAIN_STEP, OptimizerFactory
 from eejax.data.data_config import DataConfig
@@ -66,31 +67,24 @@ def tune(
     raise ArgumentError(
       'tune freezes the backbone: its objective has Regime.TUNE.'
     )
-  manifest = checkpoint_folder.read_manifest(checkpoint)
+  manifest = _with_exits(checkpoint)
   config = manifest.config
-  if not config.exits:
-    raise ArgumentError(
-      f'{checkpoint} has no exits to tune; add some with eejax add-exits.'
-    )
   training_runs.check(config, objective, data, step)
   task_optimizer = optimizer(learning_rate=learning_rate)
   backbone = {'backbone': manifest.backbone_hash}
   with training_runs.claimed(run_folder, extra=backbone) as folder:
     whole = objective.full_depth(config)
-    loaded = checkpoint_folder.load(
+    params, words = _blocks_and_tokenizer(
       checkpoint, depth=None if whole else config.deepest_exit
     )
-    if loaded.tokenizer_folder is None:
-      raise ArgumentError(f'{checkpoint} has no tokenizer, which tune needs.')
     task = Task(
       config=config,
-      params=_backbone_as(loaded.params, step.forward.dtype),
+      params=_backbone_as(params, step.forward.dtype),
       objective=objective,
       optimizer=task_optimizer,
       settings=step,
       learning_rate=training_runs.schedule(learning_rate),
     )
-    words = Tokenizer.load(loaded.tokenizer_folder)
     outcome = training_runs.train(
       task,
       folder=folder,
@@ -108,6 +102,25 @@ def tune(
       existing=Existing.OVERWRITE,
     )
     return training_runs.result(folder, outcome)
+
+
+def _with_exits(checkpoint: str) -> Manifest:
+  manifest = checkpoint_folder.read_manifest(checkpoint)
+  if not manifest.config.exits:
+    raise ArgumentError(
+      f'{checkpoint} has no exits to tune; add some with eejax add-exits.'
+    )
+  return manifest
+
+
+def _blocks_and_tokenizer(
+  checkpoint: str, *, depth: int | None
+) -> tuple[Params, Tokenizer]:
+  """Return the first blocks with the exits there, or all for None."""
+  loaded = checkpoint_folder.load(checkpoint, depth=depth)
+  if loaded.tokenizer_folder is None:
+    raise ArgumentError(f'{checkpoint} has no tokenizer, which tune needs.')
+  return loaded.params, Tokenizer.load(loaded.tokenizer_folder)
 
 
 def _backbone_as(params: Params, dtype: str) -> Params:
