@@ -161,7 +161,7 @@ class Pipeline:
       method=sampling.method,
       capacity=bucket(max(limits), smallest=SMALLEST_ROOM),
     )
-    return self._result(tokens, jax.device_get(record), eos, ticks)
+    return self._result(tokens, record, eos, ticks)
 
   def prefill(
     self, prompts: Sequence[Sequence[int]], *, room: int
@@ -214,13 +214,15 @@ class Pipeline:
     prefill_ticks: int,
   ) -> PipelinedResult:
     ends = [stage.last for stage in self.layout.stages]
+    emitted = record.emitted
+    fields = (emitted.token, emitted.stage, emitted.score, emitted.log_prob)
+    columns = [np.asarray(field) for field in fields]
     rows = []
     for row, prompt in enumerate(prompts):
-      count = int(record.counts[row])
-      column = lambda values, row=row, count=count: values[row, :count].tolist()
-      emitted = record.emitted
-      tokens, stages = column(emitted.token), column(emitted.stage)
-      scores = [None if math.isnan(s) else s for s in column(emitted.score)]
+      kept = slice(int(record.counts[row]))
+      tokens, stages, scores, logprobs = (
+        c[row, kept].tolist() for c in columns
+      )
       is_eos = tokens[-1] in eos_ids
       rows.append(
         PipelinedRow(
@@ -228,8 +230,8 @@ class Pipeline:
           tokens=tuple(tokens),
           exit_depths=tuple(ends[s] for s in stages),
           exit_stages=tuple(stages),
-          scores=tuple(scores),
-          logprobs=tuple(column(emitted.log_prob)),
+          scores=tuple(None if math.isnan(s) else s for s in scores),
+          logprobs=tuple(logprobs),
           finish_reason=FinishReason.EOS if is_eos else FinishReason.LENGTH,
         )
       )

@@ -117,7 +117,7 @@ def place_params(
       kind.value: lay([_gate(host, s, kind) for s in stages], jnp.float32)
       for kind in layout.gate_kinds
     },
-    output_matrix=lay([_output_matrix(host, s, config) for s in stages])[
+    output_matrix=lay([_output_matrix(params, s, config) for s in stages])[
       'output_matrix'
     ],
   )
@@ -166,12 +166,12 @@ def _gate(host: Params, stage: PipelineStage, kind: GateKind) -> Params | None:
 
 
 def _output_matrix(
-  host: Params, stage: PipelineStage, config: EarlyExitConfig
+  params: Params, stage: PipelineStage, config: EarlyExitConfig
 ) -> Params | None:
   if not stage.has_head:
     return None
-  matrix = output_kernel(host, exit=stage.exit, config=config.model)
-  return {'output_matrix': matrix}
+  matrix = output_kernel(params, exit=stage.exit, config=config.model)
+  return {'output_matrix': np.asarray(matrix)}
 
 
 def _lay(

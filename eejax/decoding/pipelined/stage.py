@@ -18,8 +18,8 @@ caches, without the leading P.
 """
 
 import dataclasses
+import typing
 from collections.abc import Sequence
-from typing import cast
 
 import flax.struct
 import jax
@@ -42,6 +42,8 @@ from eejax.ops.rotary import rotation
 from eejax.types import Array, Bool, Float, Int
 
 
+# Unchecked, for a conditional's shapes come as trees of what are no arrays.
+@typing.no_type_check
 @flax.struct.dataclass
 class Caches:
   """Hold keys and values, one cache for each block of the longest stage.
@@ -75,6 +77,8 @@ class Packet:
   emitted: Bool[Array, 'B']
 
 
+# Unchecked, for a conditional's shapes come as trees of what are no arrays.
+@typing.no_type_check
 @flax.struct.dataclass
 class StageOutput:
   """Hold what a stage computed.
@@ -256,7 +260,7 @@ class _Passage:
       window=window,
       context=self._context(index, window),
     )
-    out = cast(BlockOutput, applied)
+    out = typing.cast(BlockOutput, applied)
     self._keep(out.keys, out.values)
     return out
 

@@ -19,6 +19,7 @@ tensor parallelism inside a stage.
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Callable
 
 import flax.struct
@@ -70,6 +71,8 @@ class Request:
   sampling: RowSampling
 
 
+# Unchecked, for a conditional's shapes come as trees of what are no arrays.
+@typing.no_type_check
 @flax.struct.dataclass
 class Emitted:
   """Hold what rows emitted; the same on all devices.
