@@ -232,6 +232,9 @@ class TestFailures:
   def test_what_gin_appends_is_left_out(self, verb, capsys):
     import gin
 
+    # An earlier run in this process may have locked it.
+    gin.clear_config()
+
     @gin.configurable(module='main_test')
     def knead():
       raise ArgumentError('the dough is dry.')
