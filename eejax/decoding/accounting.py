@@ -53,6 +53,10 @@ class Counts:
   accepted: Int[Array, 'B X']
 
 
+# Fields of `Counts` with a line a row.
+ROW_COUNTS = ('passes', 'catch_up', 'head_calls', 'drafted', 'accepted')
+
+
 def no_counts(*, batch_size: int, num_stages: int) -> Counts:
   """Return counts at the start."""
   row = lambda: jnp.zeros((num_stages,), jnp.int32)

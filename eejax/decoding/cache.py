@@ -18,15 +18,16 @@ token in a cache is its position in its row's text. A slot of a stage's cache
 is valid for a row iff slot < done_to[row].
 """
 
-import typing
-
 import flax.struct
 import jax.numpy as jnp
 
 from eejax.decoding.accounting import Counts
 from eejax.decoding.batching import Cycle
+from eejax.decoding.criteria import Memory
+from eejax.decoding.drafting import Draft
 from eejax.decoding.plan import Plan, Stage, bucket
 from eejax.decoding.policy import KVStrategy
+from eejax.decoding.thresholds import ThresholdState
 from eejax.ops.sampling import RowSampling
 from eejax.types import Array, Bool, DTypeLike, Float, Int
 
@@ -77,8 +78,6 @@ class Request:
   sampling: RowSampling
 
 
-# Unchecked, for a draft is of another module and only some programs have one.
-@typing.no_type_check
 @flax.struct.dataclass
 class DecodeState:
   """Hold what changes from tick to tick.
@@ -96,6 +95,8 @@ class DecodeState:
     stages: caches and waiting tokens.
     cycles: what was done upstream of each stage.
     counts: work done so far.
+    memory: what exits saw of each row's newest token.
+    rule: what a threshold rule knows; None where thresholds stay.
     draft: tokens drafted and not yet verified; None but in SPECULATIVE.
   """
 
@@ -110,7 +111,9 @@ class DecodeState:
   stages: tuple[StageState, ...]
   cycles: tuple[Cycle, ...]
   counts: Counts
-  draft: object = None
+  memory: Memory
+  rule: ThresholdState | None = None
+  draft: Draft | None = None
 
 
 @flax.struct.dataclass

@@ -27,6 +27,8 @@ chances are running shares of what was kept, so they follow the text, as DEL
 (Zarch et al. 2025, arXiv 2504.05598) does by tokens per block.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -106,7 +108,8 @@ def learn(
   all_kept, all_tried = fade(draft.kept, kept), fade(draft.tried, tried)
   stage, limit = choose_draft(all_kept, all_tried, plan=plan)
   one, table = (lambda new, old: jnp.where(rows, new, old)), rows[:, None]
-  return draft.replace(
+  return dataclasses.replace(
+    draft,
     stage=one(stage, draft.stage),
     limit=one(limit, draft.limit),
     kept=jnp.where(table, all_kept, draft.kept),

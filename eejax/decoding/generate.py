@@ -46,6 +46,7 @@ from eejax.decoding.results import (
   Timing,
   TokenUpdate,
 )
+from eejax.decoding.scoring import with_scored_matrices
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError
 from eejax.ops.sampling import SamplingConfig, row_sampling
@@ -76,6 +77,7 @@ def generate(
   texts: Sequence[TextStream] | None = None,
   on_tokens: Callable[[TokenUpdate], None] | None = None,
   tokens_per_call: int | None = None,
+  frequent_ids: Sequence[int] | None = None,
 ) -> GenerateResult:
   """Generate a continuation of every prompt, all in one batch.
 
@@ -96,8 +98,10 @@ def generate(
     dtype: compute type, where `params` are not prepared yet.
     texts: one a row, to get text and heed stop strings.
     on_tokens: called with what a row emitted after every call of the loop.
-    tokens_per_call: tokens a row emits in one call of the compiled loop, at
-      most `CHUNK_CAPACITY`; fewer show sooner, more run faster.
+    tokens_per_call: ticks of one call of the compiled loop, at most
+      `CHUNK_CAPACITY`; fewer show tokens sooner, more run faster.
+    frequent_ids: the most frequent token first, for the scored vocabulary
+      `frequent(k)`.
 
   Raises:
     ArgumentError: something cannot be used as given.
@@ -116,6 +120,7 @@ def generate(
     config, policy=policy, method=sampling.method, batch_size=len(tokens)
   )
   check_plan(params, plan)
+  params = with_scored_matrices(params, plan=plan, token_ids=frequent_ids)
   eos = config.model.eos_ids if eos_ids is None else tuple(eos_ids)
   room = config.model.max_length
   limits = [min(max_new_tokens, room - len(p)) for p in tokens]
@@ -235,6 +240,8 @@ class _Run:
     stages = jax.block_until_ready(program(*arguments))
     prefill_s = time.perf_counter() - clock
     state = first_state(
+      self._params,
+      request,
       stages,
       plan=self._plan,
       tokens=jnp.array([p[-1] for p in self._prompts], jnp.int32),

@@ -23,6 +23,7 @@ import enum
 
 from eejax.config import EarlyExitConfig, ExitConfig, ExitHeadKind
 from eejax.decoding.batching import Batching, head_in_blocks
+from eejax.decoding.criteria import Reads, get_criterion
 from eejax.decoding.policy import KVStrategy, Mode, Policy, Threshold
 from eejax.errors import ArgumentError
 from eejax.ops.sampling import SamplingMethod
@@ -116,6 +117,13 @@ class Plan:
     return len(self.stages) - 1
 
   @property
+  def has_oracle(self) -> bool:
+    """Return whether its criterion compares with what the model will say."""
+    if not self.criterion or not self.num_exits:
+      return False
+    return bool(get_criterion(self.criterion).reads & Reads.FINAL)
+
+  @property
   def costs(self) -> tuple[float, ...]:
     """Return what each stage and its head read, in blocks."""
     head = head_in_blocks(self.config)
@@ -150,8 +158,8 @@ def make_plan(
   """
   whole = config.model.num_layers
   if policy.mode is Mode.FULL:
-    stages = (Stage(0, whole, None),)
-    return Plan(config, stages, '', 1, (1,), method), ()
+    whole_model = (Stage(0, whole, None),)
+    return Plan(config, whole_model, '', 1, (1,), method), ()
   stages, thresholds = _stages(config, policy)
   window = _window(policy) if len(stages) > 1 else 1
   if window > config.model.max_length:

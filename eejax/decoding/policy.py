@@ -159,8 +159,25 @@ class Policy:
       raise ArgumentError(
         f'draft length must be at least 1, not {self.draft_length}.'
       )
-    if self.mode is not Mode.SPECULATIVE:
+    self._check_batching()
+    if self.mode is Mode.SPECULATIVE:
+      self._check_speculation()
+
+  def _check_batching(self) -> None:
+    if self.batching is not Batching.DEPTH_QUEUE:
       return
+    if self.kv_strategy is KVStrategy.RECOMPUTE:
+      raise ArgumentError(
+        'the kv strategy recompute starts every token from the embedding, so '
+        'rows cannot wait halfway; use another batching than depth_queue.'
+      )
+    if self.threshold_rule.startswith('adaptive'):
+      raise ArgumentError(
+        'adaptive thresholds learn from tokens that pass all exits at once; '
+        'use another batching than depth_queue.'
+      )
+
+  def _check_speculation(self) -> None:
     if self.kv_strategy is not KVStrategy.DEFERRED:
       raise ArgumentError(
         'speculative decoding verifies with exact keys and values; use the '
@@ -170,6 +187,11 @@ class Policy:
       raise ArgumentError(
         'speculative decoding knows the batchings ride_along and '
         f'depth_queue, not {self.batching.value}.'
+      )
+    if self.threshold_rule != 'constant':
+      raise ArgumentError(
+        'speculative decoding loses nothing by a wrong draft, so its '
+        f'thresholds stay constant; {self.threshold_rule} is for early_exit.'
       )
 
   def usable_exits(

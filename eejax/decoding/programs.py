@@ -32,9 +32,11 @@ from eejax.decoding.cache import (
 )
 from eejax.decoding.drafting import first_draft
 from eejax.decoding.loop import Chunk, run_steps
+from eejax.decoding.observing import first_rule_state
 from eejax.decoding.plan import Plan
 from eejax.decoding.policy import Mode
 from eejax.decoding.prepare import Prepared
+from eejax.decoding.scoring import empty_memory
 from eejax.decoding.speculative import speculative_step
 from eejax.decoding.step import decode_step
 from eejax.types import Array, Bool, Int
@@ -94,6 +96,8 @@ def _fill(state: StageState, out: backbone.StageBlocks) -> StageState:
 
 
 def first_state(
+  params: Prepared,
+  request: Request,
   stages: tuple[StageState, ...],
   *,
   plan: Plan,
@@ -104,6 +108,8 @@ def first_state(
   """Return the state in which the loop starts.
 
   Args:
+    params: the model.
+    request: settings of the rows.
     stages: caches from `prefill`.
     plan: what is decoded.
     tokens: the last token of each prompt.
@@ -126,6 +132,10 @@ def first_state(
     stages=tuple(map(own, stages)),
     cycles=tuple(new_cycle() for _ in stages) if queued else (),
     counts=no_counts(batch_size=rows[0], num_stages=num_stages),
+    memory=empty_memory(plan, batch_size=rows[0], params=params),
+    rule=first_rule_state(
+      request, length=stages[0].done_to, limit=remaining, plan=plan
+    ),
     draft=(
       first_draft(plan, tokens) if plan.mode is Mode.SPECULATIVE else None
     ),

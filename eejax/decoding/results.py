@@ -31,13 +31,15 @@ class FinishReason(enum.Enum):
 
   EOS: it emitted an end token. STOP: its text met a stop string. LENGTH: it
   reached its number of tokens, or the end of the context. NON_FINITE: its
-  logits were no numbers any more; the tokens before are good.
+  logits were no numbers any more; the tokens before are good. CANCELLED: it
+  was taken out.
   """
 
   EOS = 'eos'
   STOP = 'stop'
   LENGTH = 'length'
   NON_FINITE = 'non_finite'
+  CANCELLED = 'cancelled'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,7 +80,8 @@ def speculative_step(
     state: where the rows stand.
     plan: the static shape of the program.
   """
-  draft: Draft = state.draft
+  assert state.draft is not None
+  draft = state.draft
   walk = Walk(params, state, plan=plan)
   # Tokens fed since the last verification, the newest included.
   fed = walk.length - state.stages[-1].done_to
@@ -97,7 +98,7 @@ def speculative_step(
       index=index,
       may_take=passed & (draft.stage == index) & (fed <= draft.limit),
     )
-    walk.count_asked(answer.asked)
+    walk.hear(answer)
     walk.leave(passed, answer.take)
     newest = jnp.where(answer.take, answer.token, newest)
     tokens = _put(tokens, answer.token, at=fed, rows=answer.take)
@@ -235,6 +236,7 @@ def _advance(
   plan: Plan,
 ) -> tuple[DecodeState, Emission]:
   """Return the state after a tick, and what was emitted for good."""
+  counts = _count(state.counts, walk, draft.stage, kept, fed, verified)
   num, failed, ended = _cut(emission, request, state)
   live = state.live & ~failed & ~ended
   # Where a row's text ends now, and its newest token.
@@ -262,7 +264,8 @@ def _advance(
       for s in walk.stages
     ),
     cycles=tuple(walk.cycles),
-    counts=_count(state.counts, walk, state.draft, kept, fed, verified),
+    counts=counts,
+    memory=walk.memory,
     draft=dataclasses.replace(
       draft, tokens=_put(draft.tokens, last, at=start, rows=verified)
     ),
@@ -293,14 +296,14 @@ def _cut(
 def _count(
   counts: Counts,
   walk: Walk,
-  draft: Draft,
+  proposer: Int[Array, 'B'],
   kept: Int[Array, 'B'],
   fed: Int[Array, 'B'],
   verified: Bool[Array, 'B'],
 ) -> Counts:
   """Return the counts after a tick, drafts by the exit that proposed them."""
   counts = count_step(counts, tuple(walk.events))
-  here = jax.nn.one_hot(draft.stage, counts.drafted.shape[1], dtype=jnp.int32)
+  here = jax.nn.one_hot(proposer, counts.drafted.shape[1], dtype=jnp.int32)
   drafted = jnp.where(verified, fed - 1, 0)
   return dataclasses.replace(
     counts,

@@ -20,8 +20,10 @@ which batch policy is followed, changes no token of it.
 
 import dataclasses
 
+import flax.struct
 import jax.numpy as jnp
 
+from eejax.decoding import observing
 from eejax.decoding.accounting import count_step
 from eejax.decoding.batching import Batching
 from eejax.decoding.cache import (
@@ -31,12 +33,32 @@ from eejax.decoding.cache import (
   StageState,
   blank_emission,
 )
-from eejax.decoding.heads import Answer, answer_exit, answer_last
+from eejax.decoding.heads import (
+  Answer,
+  answer_exit,
+  answer_last,
+  likeliest_token,
+)
+from eejax.decoding.observing import Observation
 from eejax.decoding.plan import Plan
 from eejax.decoding.policy import KVStrategy
 from eejax.decoding.prepare import Prepared
+from eejax.decoding.scoring import HeadInput, Outcome
 from eejax.decoding.walk import Walk
 from eejax.types import Array, Bool, Int
+
+
+@flax.struct.dataclass
+class Departure:
+  """Hold where rows left.
+
+  Attributes:
+    emission: what they emit.
+    at: the stage at whose head each did; 0 for rows that have not.
+  """
+
+  emission: Emission
+  at: Int[Array, 'B']
 
 
 def decode_step(
@@ -51,47 +73,129 @@ def decode_step(
     plan: the static shape of the program.
   """
   walk = Walk(params, state, plan=plan)
-  emission = blank_emission(state.live.shape[0])
-  left_at = jnp.zeros_like(state.length)
-  # Stand-ins are a row's own; what is exact may come at any time.
-  rides = state.live & plan.kv_strategy.is_exact
-  for index, stage in enumerate(plan.stages):
-    passed = walk.pass_stage(rides=rides)
-    answer = _ask(walk, params, request, state, passed, plan=plan, index=index)
-    walk.count_asked(answer.asked)
-    walk.leave(passed, answer.take)
-    emission = _merge(emission, answer, depth=stage.last)
-    left_at = jnp.where(answer.take, index, left_at)
-  return _advance(walk, request, state, emission, left_at, plan=plan)
+  request = observing.with_current_thresholds(
+    request, state, position=walk.position, plan=plan
+  )
+  observation = observing.begin(state, position=walk.position, plan=plan)
+  if plan.has_oracle:
+    departure = _leave_in_hindsight(walk, params, request, state, plan)
+  else:
+    departure = _leave_on_the_way(
+      walk, params, request, state, plan, observation
+    )
+  return _advance(walk, request, state, departure, observation, plan=plan)
 
 
-def _ask(
+# MARK: Leaving
+
+
+def _leave_on_the_way(
   walk: Walk,
   params: Prepared,
   request: Request,
   state: DecodeState,
-  passed: Bool[Array, 'B'],
-  *,
   plan: Plan,
-  index: int,
-) -> Answer:
-  """Return who leaves at the head of stage `index`, and with which token."""
-  head_input = walk.head_input()
-  if index == plan.num_exits:
-    return answer_last(params, request, head_input, plan=plan, active=passed)
-  may_take = passed
-  if plan.kv_strategy.is_exact:
-    # A token that exits waits, and the next one must still fit beside it.
-    may_take = passed & (state.since_full + 1 < plan.window)
-  if plan.kv_strategy is KVStrategy.MONOTONE:
-    request = _never_deeper(request, state, index)
-  answer = answer_exit(
-    params, request, head_input, plan=plan, index=index, may_take=may_take
+  observation: Observation | None,
+) -> Departure:
+  """Ask each head as rows come to it."""
+  departure = _nobody_left(state)
+  # Stand-ins are a row's own; what is exact may come at any time.
+  rides = state.live & plan.kv_strategy.is_exact
+  for index in range(plan.num_exits):
+    passed = walk.pass_stage(rides=rides)
+    may_take = _may_take(passed, state, plan)
+    if observation is not None:
+      may_take = may_take & ~observation.rows
+    asked = request
+    if plan.kv_strategy is KVStrategy.MONOTONE:
+      asked = _never_deeper(request, state, index)
+    head_input = walk.head_input()
+    answer = answer_exit(
+      params, asked, head_input, plan=plan, index=index, may_take=may_take
+    )
+    if observation is not None:
+      observation.look(params, request, head_input, plan, index, passed)
+    if plan.batching is Batching.ALL_AGREE:
+      together = jnp.all(answer.take | ~passed)
+      answer = dataclasses.replace(answer, take=answer.take & together)
+    walk.hear(answer)
+    walk.leave(passed, answer.take)
+    departure = _merge(departure, answer, plan=plan, index=index)
+  return _leave_at_the_end(walk, params, request, departure, rides, plan)
+
+
+def _leave_at_the_end(
+  walk: Walk,
+  params: Prepared,
+  request: Request,
+  departure: Departure,
+  rides: Bool[Array, 'B'],
+  plan: Plan,
+) -> Departure:
+  """Let rows that are left leave at the last head."""
+  passed = walk.pass_stage(rides=rides)
+  answer = answer_last(
+    params, request, walk.head_input(), plan=plan, active=passed
   )
-  if plan.batching is Batching.ALL_AGREE:
-    together = jnp.all(answer.take | ~passed)
-    answer = dataclasses.replace(answer, take=answer.take & together)
-  return answer
+  walk.hear(answer)
+  walk.leave(passed, passed)
+  return _merge(departure, answer, plan=plan, index=plan.num_exits)
+
+
+def _leave_in_hindsight(
+  walk: Walk,
+  params: Prepared,
+  request: Request,
+  state: DecodeState,
+  plan: Plan,
+) -> Departure:
+  """Compute every head first, then ask an oracle where rows could have left.
+
+  Every row goes to the end, so its keys and values are complete.
+  """
+  seen: list[HeadInput] = []
+  nobody = jnp.zeros_like(state.live)
+  for _ in range(plan.num_exits):
+    passed = walk.pass_stage(rides=nobody)
+    seen.append(walk.head_input())
+    walk.count_asked(passed)
+    walk.leave(passed, nobody)
+  departure = _leave_at_the_end(
+    walk, params, request, _nobody_left(state), nobody, plan
+  )
+  tops = [
+    likeliest_token(params, head_input, plan=plan, index=index)
+    for index, head_input in enumerate([*seen, walk.head_input()])
+  ]
+  outcome = Outcome(jnp.stack(tops[:-1], axis=1), tops[-1])
+  staying = state.live
+  for index, head_input in enumerate(seen):
+    answer = answer_exit(
+      params,
+      request,
+      dataclasses.replace(head_input, outcome=outcome),
+      plan=plan,
+      index=index,
+      may_take=staying,
+    )
+    staying = staying & ~answer.take
+    departure = _merge(departure, answer, plan=plan, index=index)
+  return departure
+
+
+def _nobody_left(state: DecodeState) -> Departure:
+  rows = state.live.shape[0]
+  return Departure(blank_emission(rows), jnp.zeros((rows,), jnp.int32))
+
+
+def _may_take(
+  passed: Bool[Array, 'B'], state: DecodeState, plan: Plan
+) -> Bool[Array, 'B']:
+  """Return the rows that may leave at an exit they passed."""
+  if not plan.kv_strategy.is_exact:
+    return passed
+  # A token that exits waits, and the next one must still fit beside it.
+  return passed & (state.since_full + 1 < plan.window)
 
 
 def _never_deeper(request: Request, state: DecodeState, index: int) -> Request:
@@ -102,29 +206,36 @@ def _never_deeper(request: Request, state: DecodeState, index: int) -> Request:
   return dataclasses.replace(request, thresholds=thresholds)
 
 
-def _merge(emission: Emission, answer: Answer, *, depth: int) -> Emission:
+def _merge(
+  departure: Departure, answer: Answer, *, plan: Plan, index: int
+) -> Departure:
   """Let rows that take an answer emit it."""
-  take = answer.take
+  take, before = answer.take, departure.emission
   pick = lambda new, old: jnp.where(take[:, None], new, old)
-  return Emission(
-    token=pick(answer.token[:, None], emission.token),
-    depth=pick(depth, emission.depth),
-    score=pick(answer.score[:, None], emission.score),
-    log_prob=pick(answer.log_prob[:, None], emission.log_prob),
-    num=jnp.where(take, 1, emission.num),
+  emission = Emission(
+    token=pick(answer.token[:, None], before.token),
+    depth=pick(plan.stages[index].last, before.depth),
+    score=pick(answer.score[:, None], before.score),
+    log_prob=pick(answer.log_prob[:, None], before.log_prob),
+    num=jnp.where(take, 1, before.num),
   )
+  return Departure(emission, jnp.where(take, index, departure.at))
+
+
+# MARK: After it
 
 
 def _advance(
   walk: Walk,
   request: Request,
   state: DecodeState,
-  emission: Emission,
-  left_at: Int[Array, 'B'],
+  departure: Departure,
+  observation: Observation | None,
   *,
   plan: Plan,
 ) -> tuple[DecodeState, Emission]:
   """Return the state after a tick, and what was emitted for good."""
+  emission = departure.emission
   emitted, token = emission.num > 0, emission.token[:, 0]
   failed = emitted & ~jnp.isfinite(emission.log_prob[:, 0])
   emitted = emitted & ~failed
@@ -141,10 +252,14 @@ def _advance(
     failed=state.failed | failed,
     remaining=remaining,
     since_full=jnp.where(emitted, since_full, state.since_full),
-    deepest=jnp.where(emitted, left_at, state.deepest),
+    deepest=jnp.where(emitted, departure.at, state.deepest),
     stages=_settled(walk.stages, plan),
     cycles=tuple(walk.cycles),
     counts=count_step(state.counts, tuple(walk.events)),
+    memory=walk.memory,
+    rule=observing.learn(
+      state, observation, token=token, rows=emitted, plan=plan
+    ),
   )
   return new_state, dataclasses.replace(emission, num=emitted.astype(jnp.int32))
 

@@ -35,9 +35,10 @@ from eejax.decoding import batching, fill
 from eejax.decoding.accounting import StageEvent
 from eejax.decoding.batching import Batching, Cycle
 from eejax.decoding.cache import DecodeState, StageState
-from eejax.decoding.heads import HeadInput
+from eejax.decoding.heads import Answer
 from eejax.decoding.plan import Plan
 from eejax.decoding.prepare import Prepared
+from eejax.decoding.scoring import HeadInput
 from eejax.decoding.stages import (
   StageOutput,
   make_window,
@@ -60,6 +61,7 @@ class Walk:
     stages: states of the stages passed.
     cycles: likewise, under DEPTH_QUEUE.
     events: likewise.
+    memory: what exits saw of each row's newest token.
   """
 
   def __init__(self, params: Prepared, state: DecodeState, *, plan: Plan):
@@ -80,6 +82,7 @@ class Walk:
     self._skipping = jnp.zeros_like(state.live)
     self._stand_in = fill.no_stand_in(embedded, plan=plan)
     self.output: StageOutput | None = None
+    self.memory = state.memory
     self.stages: list[StageState] = []
     self.cycles: list[Cycle] = []
     self.events: list[StageEvent] = []
@@ -91,7 +94,7 @@ class Walk:
 
   def head_input(self) -> HeadInput:
     """Return what the head of the newest stage is shown."""
-    return HeadInput(self._last, self._ready, self.position)
+    return HeadInput(self._last, self._ready, self.position, memory=self.memory)
 
   def pass_stage(self, *, rides: Bool[Array, 'B']) -> Bool[Array, 'B']:
     """Run the next stage if that is due; return the rows that passed it.
@@ -148,6 +151,11 @@ class Walk:
       )
     following = jnp.where(take, self._nowhere, len(self.stages))
     self.at = jnp.where(passed, following, self.at)
+
+  def hear(self, answer: Answer) -> None:
+    """Note what the newest stage's head said."""
+    self.memory = answer.memory
+    self.count_asked(answer.asked)
 
   def count_asked(self, asked: Int[Array, 'B'] | Bool[Array, 'B']) -> None:
     """Note how often each row needed the logits of the newest stage."""

@@ -56,6 +56,8 @@ class Session:
       sampling=row_sampling(SamplingConfig(), seeds=range(len(prompts))),
     )
     self.state = programs.first_state(
+      self.params,
+      self.request,
       self.prefill([p[:-1] for p in prompts], size),
       plan=self.plan,
       tokens=jnp.array([p[-1] for p in prompts]),

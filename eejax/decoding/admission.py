@@ -1,0 +1,127 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Programs that put a new text into one row of a running batch."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from eejax.decoding.accounting import ROW_COUNTS, Counts
+from eejax.decoding.cache import DecodeState, Request
+from eejax.decoding.plan import Plan
+from eejax.decoding.prepare import Prepared
+from eejax.decoding.programs import first_state, prefill
+from eejax.ops.sampling import RowSampling
+from eejax.types import Array, Float, Int
+
+
+@flax.struct.dataclass
+class Arrival:
+  """Hold a text that is to take a row; see `Request` and `DecodeState`.
+
+  Attributes:
+    tokens: its prompt without the last token, padded on the right.
+    length: how many of them are no padding.
+    last: the prompt's last token.
+    remaining: tokens it may emit.
+    thresholds: of the plan's exits.
+    sampling: how its tokens are chosen.
+  """
+
+  tokens: Int[Array, '1 T']
+  length: Int[Array, '1']
+  last: Int[Array, '1']
+  remaining: Int[Array, '1']
+  thresholds: Float[Array, '1 X']
+  sampling: RowSampling
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=('plan', 'size'),
+  donate_argnames=('request', 'state'),
+)
+def admit(
+  params: Prepared,
+  request: Request,
+  state: DecodeState,
+  arrival: Arrival,
+  row: Int[Array, ''],
+  *,
+  plan: Plan,
+  size: int,
+) -> tuple[Request, DecodeState]:
+  """Return settings and state of a batch, one row of which starts anew.
+
+  The whole row is written, caches included, so nothing of the text that had
+  it before is left, not even numbers that are none.
+
+  Args:
+    params: the model.
+    request: settings of all rows; consumed.
+    state: where all rows stand; consumed.
+    arrival: the new text.
+    row: which row it takes.
+    plan: what is decoded.
+    size: slots of a cache.
+  """
+  stages = prefill(params, arrival.tokens, arrival.length, plan=plan, size=size)
+  alone = Request(request.eos, arrival.thresholds, arrival.sampling)
+  fresh = first_state(
+    params,
+    alone,
+    stages,
+    plan=plan,
+    tokens=arrival.last,
+    live=jnp.ones((1,), bool),
+    remaining=arrival.remaining,
+  )
+  put = functools.partial(_put_row, row=row)
+  # What belongs to the batch, not to a row, goes on as it was.
+  rows = {
+    f.name: jax.tree.map(put, getattr(state, f.name), getattr(fresh, f.name))
+    for f in dataclasses.fields(DecodeState)
+    if f.name not in ('cycles', 'counts')
+  }
+  counts = _with_row(state.counts, fresh.counts, put)
+  new_state = DecodeState(cycles=state.cycles, counts=counts, **rows)
+  new_request = Request(
+    eos=request.eos,
+    thresholds=put(request.thresholds, arrival.thresholds),
+    sampling=jax.tree.map(put, request.sampling, arrival.sampling),
+  )
+  return new_request, new_state
+
+
+def _put_row(
+  rows: jax.Array, new: jax.Array, *, row: Int[Array, '']
+) -> jax.Array:
+  return lax.dynamic_update_index_in_dim(rows, new[0], row, axis=0)
+
+
+def _with_row(counts: Counts, fresh: Counts, put: Callable) -> Counts:
+  """Return counts in which one row's begin anew."""
+  return Counts(
+    stage_runs=counts.stage_runs,
+    head_runs=counts.head_runs,
+    **{
+      name: put(getattr(counts, name), getattr(fresh, name))
+      for name in ROW_COUNTS
+    },
+  )

@@ -1,0 +1,404 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A serving core: texts come and go in the rows of one running batch.
+
+Between chunks of the compiled loop rows that have ended are given to texts
+that wait. A server, or a loop over a file of prompts, only wraps it:
+
+  engine = Engine(params, config=config, slots=8, policy=policy)
+  ticket = engine.submit(prompt, max_new_tokens=64)
+  while not engine.is_idle:
+    for update in engine.step():
+      print(update.row, update.tokens)
+  result = engine.result(ticket)
+
+One thread at a time may call it.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from eejax.config import EarlyExitConfig
+from eejax.decoding.accounting import no_counts, row_accounting
+from eejax.decoding.admission import Arrival, admit
+from eejax.decoding.cache import DecodeState, Request, cache_size, empty_stage
+from eejax.decoding.generate import (
+  CHUNK_CAPACITY,
+  CHUNK_WITH_STOPS,
+  GREEDY,
+  SMALLEST_PREFILL,
+  check_prompts,
+  padded_prompts,
+)
+from eejax.decoding.plan import bucket, make_plan
+from eejax.decoding.policy import Policy
+from eejax.decoding.prepare import Prepared, check_plan, prepare
+from eejax.decoding.programs import decode_chunk, first_state
+from eejax.decoding.results import (
+  EmittedTokens,
+  FinishReason,
+  GeneratedRow,
+  RowProgress,
+  TokenUpdate,
+)
+from eejax.decoding.scoring import with_scored_matrices
+from eejax.decoding.text import TextStream
+from eejax.errors import ArgumentError, EejaxError
+from eejax.ops.sampling import SamplingConfig, SamplingMethod, row_sampling
+from eejax.types import DTypeLike, Params
+
+OnUpdate = Callable[[TokenUpdate], None]
+
+
+class EngineFull(EejaxError):
+  """Raised where no more texts may wait; try again after a step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineLimits:
+  """Say how much an engine takes on.
+
+  Attributes:
+    slots: texts that are decoded together.
+    max_length: tokens of the longest text, its prompt included; None is the
+      model's context.
+    max_waiting: texts that may wait for a slot.
+    ticks_per_step: how long rows are left alone; fewer show tokens sooner,
+      more run faster.
+  """
+
+  slots: int = 8
+  max_length: int | None = None
+  max_waiting: int = 64
+  ticks_per_step: int = CHUNK_WITH_STOPS
+
+  def __post_init__(self):
+    for name in ('slots', 'max_waiting', 'ticks_per_step'):
+      if getattr(self, name) < 1:
+        raise ArgumentError(
+          f'{name} must be at least 1, not {getattr(self, name)}.'
+        )
+    if self.ticks_per_step > CHUNK_CAPACITY:
+      raise ArgumentError(
+        f'ticks_per_step is at most {CHUNK_CAPACITY}, not '
+        f'{self.ticks_per_step}.'
+      )
+
+
+@dataclasses.dataclass
+class _Job:
+  """Hold a text from its submission to its end."""
+
+  ticket: int
+  prompt: list[int]
+  thresholds: np.ndarray
+  sampling: SamplingConfig
+  limit: int
+  progress: RowProgress
+  on_update: OnUpdate | None
+
+
+class Engine:
+  """Decode texts that arrive at any time, each with settings of its own.
+
+  Invariants: a slot is free or has one job; the device's `live` is true for
+  no free slot; one program is compiled for the loop, and one for each length
+  of padded prompt that admission meets.
+  """
+
+  def __init__(
+    self,
+    params: Params | Prepared,
+    *,
+    config: EarlyExitConfig,
+    policy: Policy,
+    limits: EngineLimits = EngineLimits(),
+    method: SamplingMethod = SamplingMethod.RANDOM,
+    eos_ids: Sequence[int] | None = None,
+    dtype: DTypeLike = jnp.float32,
+    frequent_ids: Sequence[int] | None = None,
+  ):
+    """Make an engine whose slots are all free.
+
+    Args:
+      params: the model, as loaded or as `prepare` returns it.
+      config: the model with its exits.
+      policy: when to exit early, where a text brings no thresholds.
+      limits: how much is taken on.
+      method: `GREEDY` engines refuse texts that sample.
+      eos_ids: tokens that end a text; by default the model's.
+      dtype: compute type, where `params` are not prepared yet.
+      frequent_ids: see `eejax.decoding.generate.generate`.
+
+    Raises:
+      ArgumentError: something cannot be used as given.
+    """
+    if not isinstance(params, Prepared):
+      params = prepare(params, config=config, dtype=dtype)
+    self._plan, thresholds = make_plan(
+      config, policy=policy, method=method, batch_size=limits.slots
+    )
+    check_plan(params, self._plan)
+    self._params = with_scored_matrices(
+      params, plan=self._plan, token_ids=frequent_ids
+    )
+    self._config, self._limits = config, limits
+    self._policy = policy
+    self._thresholds = _as_numbers(thresholds)
+    self._eos = tuple(config.model.eos_ids if eos_ids is None else eos_ids)
+    self._longest = min(
+      limits.max_length or config.model.max_length, config.model.max_length
+    )
+    widest = bucket(self._longest, smallest=SMALLEST_PREFILL)
+    self._size = cache_size(self._plan, longest=widest)
+    self._request, self._state = self._empty()
+    self._slots: list[_Job | None] = [None] * limits.slots
+    self._waiting: collections.deque[_Job] = collections.deque()
+    self._results: dict[int, GeneratedRow] = {}
+    self._next_ticket = 0
+
+  @property
+  def is_idle(self) -> bool:
+    """Return whether nothing is decoded and nothing waits."""
+    return not self._waiting and not any(self._slots)
+
+  @property
+  def num_waiting(self) -> int:
+    """Return how many texts wait for a slot."""
+    return len(self._waiting)
+
+  def submit(
+    self,
+    prompt: Sequence[int],
+    *,
+    max_new_tokens: int = 128,
+    sampling: SamplingConfig = GREEDY,
+    thresholds: Sequence[float | None] | None = None,
+    text: TextStream | None = None,
+    on_update: OnUpdate | None = None,
+  ) -> int:
+    """Let a text wait for a slot; return its ticket.
+
+    Args:
+      prompt: token ids; an empty one becomes the start token.
+      max_new_tokens: tokens to emit at most.
+      sampling: how its tokens are chosen.
+      thresholds: of each exit in use, None being never; by default the
+        policy's.
+      text: to get text and heed stop strings.
+      on_update: called with what the text emits, after each step. The `row`
+        of an update is the ticket.
+
+    Raises:
+      EngineFull: as many texts wait as may.
+      ArgumentError: something cannot be used as given.
+    """
+    if len(self._waiting) >= self._limits.max_waiting:
+      raise EngineFull(
+        f'{len(self._waiting)} texts wait already, as many as may; try again '
+        'when one has ended.'
+      )
+    job = _Job(
+      ticket=self._next_ticket,
+      prompt=self._checked_prompt(prompt),
+      thresholds=self._checked_thresholds(thresholds),
+      sampling=self._checked_sampling(sampling),
+      limit=0,
+      progress=RowProgress(self._next_ticket, text, eos_ids=self._eos),
+      on_update=on_update,
+    )
+    if max_new_tokens < 1:
+      raise ArgumentError(
+        f'max-new-tokens must be at least 1, not {max_new_tokens}.'
+      )
+    job.limit = min(max_new_tokens, self._longest - len(job.prompt))
+    self._waiting.append(job)
+    self._next_ticket += 1
+    return job.ticket
+
+  def cancel(self, ticket: int) -> None:
+    """Take a text out, whether it waits or is decoded; the others go on.
+
+    What it emitted so far is its result. Unknown and ended tickets are let
+    be.
+    """
+    for job in list(self._waiting):
+      if job.ticket == ticket:
+        self._waiting.remove(job)
+        self._finish(job, slot=None, reason=FinishReason.CANCELLED)
+    for slot, running in enumerate(self._slots):
+      if running is not None and running.ticket == ticket:
+        self._finish(running, slot=slot, reason=FinishReason.CANCELLED)
+        self._free([slot])
+
+  def step(self) -> list[TokenUpdate]:
+    """Fill free slots, decode for a few ticks, return what was emitted."""
+    self._admit_waiting()
+    if not any(self._slots):
+      return []
+    self._state, chunk = decode_chunk(
+      self._params,
+      self._request,
+      self._state,
+      jnp.int32(self._limits.ticks_per_step),
+      plan=self._plan,
+      capacity=CHUNK_CAPACITY,
+    )
+    emitted = EmittedTokens.fetch(chunk)
+    live = np.asarray(self._state.live)
+    failed = np.asarray(self._state.failed)
+    updates, ended = [], []
+    for slot, job in enumerate(self._slots):
+      if job is None:
+        continue
+      update = job.progress.take(
+        emitted[slot], is_live=bool(live[slot]), has_failed=bool(failed[slot])
+      )
+      updates.append(update)
+      if job.progress.ended:
+        self._finish(job, slot=slot)
+        ended.append(slot)
+      if job.on_update is not None:
+        job.on_update(update)
+    self._free(ended)
+    return updates
+
+  def result(self, ticket: int) -> GeneratedRow:
+    """Hand out the result of a text that has ended; it is kept no longer.
+
+    Raises:
+      ArgumentError: it has not ended, or was handed out.
+    """
+    if ticket not in self._results:
+      raise ArgumentError(f'text {ticket} has no result to hand out.')
+    return self._results.pop(ticket)
+
+  # MARK: Slots
+
+  def _empty(self) -> tuple[Request, DecodeState]:
+    """Return settings and state of slots that are all free."""
+    count = self._limits.slots
+    request = Request(
+      eos=jnp.array(self._eos, jnp.int32),
+      thresholds=jnp.tile(jnp.asarray(self._thresholds)[None], (count, 1)),
+      sampling=row_sampling(GREEDY, seeds=[0] * count),
+    )
+    stages = tuple(
+      empty_stage(
+        self._plan,
+        stage,
+        batch_size=count,
+        size=self._size,
+        dtype=self._params.dtype,
+      )
+      for stage in self._plan.stages
+    )
+    # Buffers of their own: the loop takes over every one of them.
+    zeros = lambda: jnp.zeros((count,), jnp.int32)
+    state = first_state(
+      self._params,
+      request,
+      stages,
+      plan=self._plan,
+      tokens=zeros(),
+      live=jnp.zeros((count,), bool),
+      remaining=zeros(),
+    )
+    return request, state
+
+  def _admit_waiting(self) -> None:
+    for slot, job in enumerate(self._slots):
+      if job is None and self._waiting:
+        self._admit(self._waiting.popleft(), slot)
+
+  def _admit(self, job: _Job, slot: int) -> None:
+    padded = padded_prompts([job.prompt])
+    arrival = Arrival(
+      tokens=jnp.asarray(padded),
+      length=jnp.array([len(job.prompt) - 1]),
+      last=jnp.array(job.prompt[-1:], jnp.int32),
+      remaining=jnp.array([job.limit]),
+      thresholds=jnp.asarray(job.thresholds)[None],
+      sampling=row_sampling(job.sampling, seeds=[job.sampling.seed]),
+    )
+    self._request, self._state = admit(
+      self._params,
+      self._request,
+      self._state,
+      arrival,
+      jnp.int32(slot),
+      plan=self._plan,
+      size=self._size,
+    )
+    self._slots[slot] = job
+
+  def _finish(
+    self, job: _Job, *, slot: int | None, reason: FinishReason | None = None
+  ) -> None:
+    if reason is not None:
+      job.progress.finish_reason = reason
+    counts, row = self._state.counts, slot or 0
+    if slot is None:
+      counts = no_counts(batch_size=1, num_stages=len(self._plan.stages))
+    accounting = row_accounting(
+      counts, plan=self._plan, row=row, num_tokens=job.progress.num_emitted
+    )
+    self._results[job.ticket] = job.progress.result(job.prompt, accounting)
+
+  def _free(self, slots: Sequence[int]) -> None:
+    """Give slots back; rows that would have gone on are stopped."""
+    if not slots:
+      return
+    for slot in slots:
+      self._slots[slot] = None
+    taken = np.array([job is not None for job in self._slots])
+    live = jnp.asarray(np.asarray(self._state.live) & taken)
+    self._state = dataclasses.replace(self._state, live=live)
+
+  # MARK: Settings of a text
+
+  def _checked_prompt(self, prompt: Sequence[int]) -> list[int]:
+    model = dataclasses.replace(self._config.model, max_length=self._longest)
+    return check_prompts([prompt], config=model)[0]
+
+  def _checked_sampling(self, sampling: SamplingConfig) -> SamplingConfig:
+    if self._plan.method is SamplingMethod.GREEDY and sampling.temperature:
+      raise ArgumentError('this engine decodes greedily; use temperature 0.')
+    return sampling
+
+  def _checked_thresholds(
+    self, thresholds: Sequence[float | None] | None
+  ) -> np.ndarray:
+    if thresholds is None:
+      return self._thresholds
+    wanted = self._plan.num_exits
+    if len(thresholds) != wanted:
+      raise ArgumentError(
+        f'there are {len(thresholds)} thresholds for {wanted} exits in use.'
+      )
+    for value in thresholds:
+      if value is not None and not 0 <= value <= 1:
+        raise ArgumentError(
+          f'a threshold must lie in [0, 1] or be never, not {value}.'
+        )
+    return _as_numbers(thresholds)
+
+
+def _as_numbers(thresholds: Sequence[float | None]) -> np.ndarray:
+  values = [np.inf if t is None else t for t in thresholds]
+  return np.array(values, np.float32)
