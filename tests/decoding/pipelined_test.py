@@ -1,0 +1,636 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from eejax.decoding.generate import generate
+from eejax.decoding.pipelined import Pipeline, pipelined_generate
+from eejax.decoding.pipelined.latency import (
+  decode_ticks,
+  prefill_ticks,
+  speedup,
+)
+from eejax.decoding.pipelined.layout import make_layout
+from eejax.decoding.pipelined.ticks import Request, Rows, decode
+from eejax.decoding.policy import KVStrategy, Mode, Policy
+from eejax.decoding.results import FinishReason
+from eejax.errors import ArgumentError
+from eejax.models import decoder
+from eejax.ops.sampling import SamplingConfig, SamplingMethod, row_sampling
+from eejax.testing.reference_decoder import reference_generate
+
+NUM_TOKENS = 10
+NO_WINDOW = 10**6
+
+
+def mesh(stages, model=None):
+  shape, names = (stages,), ('stage',)
+  if model is not None:
+    shape, names = (stages, model), ('stage', 'model')
+  kinds = (AxisType.Auto,) * len(shape)
+  devices = jax.devices()[: math.prod(shape)]
+  return jax.make_mesh(shape, names, axis_types=kinds, devices=devices)
+
+
+@pytest.fixture
+def pair(prompts):
+  """Return two prompts, for each length is one more compilation."""
+  return prompts[:2]
+
+
+def early_exit(thresholds, criterion='max_prob', **fields):
+  return Policy(Mode.EARLY_EXIT, criterion, thresholds, **fields)
+
+
+def max_prob(logits, gate):
+  return float(jax.nn.softmax(logits).max())
+
+
+def margin(logits, gate):
+  second, first = np.sort(np.asarray(jax.nn.softmax(logits)))[-2:]
+  return float(first - second)
+
+
+def entropy(logits, gate):
+  p = np.asarray(jax.nn.softmax(logits), np.float64)
+  return float(1 + np.sum(p * np.log(p)) / np.log(p.size))
+
+
+def gate(logits, gate):
+  return float(jax.nn.sigmoid(gate))
+
+
+SCORES = {f.__name__: f for f in (max_prob, margin, entropy, gate)}
+
+
+def assert_is_reference(result, params, config, policy, prompts):
+  """Hold every row against a decoder that keeps nothing between tokens."""
+  thresholds = policy.thresholds
+  if len(thresholds) == 1:
+    thresholds = thresholds * len(config.exits)
+  score = SCORES[policy.criterion]
+  for row, prompt in zip(result.rows, prompts, strict=True):
+    expected = reference_generate(
+      params,
+      config=config,
+      prompt=prompt,
+      num_tokens=len(row.tokens),
+      score=score if policy.mode is Mode.EARLY_EXIT else None,
+      thresholds=thresholds,
+      window=NO_WINDOW,
+    )
+    assert list(row.tokens) == expected.tokens
+    assert list(row.exit_depths) == expected.exit_depths
+    np.testing.assert_allclose(row.logprobs, expected.logprobs, atol=1e-4)
+    number = lambda scores: [math.nan if s is None else s for s in scores]
+    np.testing.assert_allclose(
+      number(row.scores), number(expected.scores), atol=1e-4
+    )
+
+
+def depths(result):
+  return {depth for row in result.rows for depth in row.exit_depths}
+
+
+class TestLatencyModel:
+  def test_hand_computed_cases(self):
+    # Stages are counted from 0: 1 + 3 + 1 ticks, and 2 + 2.
+    assert decode_ticks([[0, 2, 0], [1, 1]]) == 5
+    assert speedup([[0, 2, 0], [1, 1]], num_stages=3) == 9 / 5
+    assert speedup([[0, 0]], num_stages=4) == 4
+    assert speedup([[3, 3, 3]], num_stages=4) == 1
+    assert decode_ticks([]) == 0
+    assert prefill_ticks(0, chunk=4, num_stages=3) == 0
+    assert prefill_ticks(9, chunk=4, num_stages=3) == 5
+
+  @pytest.mark.parametrize('num_stages', [1, 2, 5])
+  def test_it_agrees_with_a_play_of_the_pipeline(self, num_stages):
+    rng = np.random.default_rng(num_stages)
+    rows = [rng.integers(0, num_stages, n).tolist() for n in (1, 7, 12)]
+    assert decode_ticks(rows) == max(play(row, num_stages) for row in rows)
+
+
+def play(exit_stages, num_stages):
+  """Move one row's tokens through stages; return ticks to the last answer."""
+  at = [None] * num_stages  # the token each stage works on
+  entering, ticks = 0, 0
+  while True:
+    ticks += 1
+    at = [entering, *at[:-1]]
+    entering = None
+    held = [token for token in at if token is not None]
+    assert held == sorted(held, reverse=True)  # no token passes another
+    for stage, token in enumerate(at):
+      if token is not None and exit_stages[token] == stage:
+        if token == len(exit_stages) - 1:
+          return ticks
+        entering = token + 1
+
+
+class TestEqualsTheReference:
+  @pytest.mark.parametrize('criterion, threshold', [
+    ('max_prob', 0.25), ('margin', 0.15), ('entropy', 0.25), ('gate', 0.5),
+  ])  # fmt: skip
+  def test_four_stages(self, lively, prompts, criterion, threshold):
+    config, params = lively()
+    policy = early_exit((threshold,), criterion)
+    result = pipelined_generate(
+      params,
+      config=config,
+      mesh=mesh(4),
+      prompts=prompts,
+      policy=policy,
+      max_new_tokens=NUM_TOKENS,
+    )
+    assert_is_reference(result, params, config, policy, prompts)
+    assert len(depths(result)) >= 3
+    assert result.decode_ticks == result.predicted_decode_ticks
+    assert result.decode_ticks < 4 * NUM_TOKENS
+    assert result.prefill_ticks == result.predicted_prefill_ticks == 4
+
+  @pytest.mark.parametrize('stage_ends, thresholds', [
+    (None, (None, 0.3, 0.3)),  # 2, 1 and 1 blocks
+    ((1, 2, 4), (0.3, 0.3, None)),
+    ((1, 3, 4), (0.3, None, None)),  # a stage without an exit
+  ])  # fmt: skip
+  def test_three_stages_of_unequal_length(
+    self, lively, pair, stage_ends, thresholds
+  ):
+    config, params = lively()
+    policy = early_exit(thresholds)
+    result = pipelined_generate(
+      params,
+      config=config,
+      mesh=mesh(3),
+      prompts=pair,
+      policy=policy,
+      max_new_tokens=NUM_TOKENS,
+      stage_ends=stage_ends,
+    )
+    assert_is_reference(result, params, config, policy, pair)
+    assert len(depths(result)) == 1 + sum(t is not None for t in thresholds)
+    assert result.decode_ticks == result.predicted_decode_ticks
+
+  @pytest.mark.parametrize('stages, model', [(1, None), (2, 2), (1, 4)])
+  def test_tensor_parallelism_inside_a_stage(self, lively, pair, stages, model):
+    config, params = lively('2:mlp:gate')
+    policy = early_exit((0.25 if stages > 1 else None,))
+    result = pipelined_generate(
+      params,
+      config=config,
+      mesh=mesh(stages, model),
+      prompts=pair,
+      policy=policy,
+      max_new_tokens=NUM_TOKENS,
+    )
+    assert_is_reference(result, params, config, policy, pair)
+    assert len(depths(result)) == stages
+    assert result.decode_ticks == result.predicted_decode_ticks
+
+  @pytest.mark.parametrize('exits, thresholds', [
+    ('1:bottleneck_mlp(5),2:block,3:bottleneck_mlp(3):untied', (0.3,)),
+    ('1:norm:untied,2:embedding,3:mlp:tied_embedding', (0.3, 0.9, 0.6)),
+  ])  # fmt: skip
+  def test_every_kind_of_head(self, lively, pair, exits, thresholds):
+    config, params = lively(exits)
+    policy = early_exit(thresholds)
+    result = pipelined_generate(
+      params,
+      config=config,
+      mesh=mesh(4),
+      prompts=pair,
+      policy=policy,
+      max_new_tokens=NUM_TOKENS,
+    )
+    assert_is_reference(result, params, config, policy, pair)
+    assert len(depths(result)) >= 3
+
+  def test_gates_of_both_kinds(self, lively, pair):
+    config, params = lively('1:norm:gate,2:norm:mlp_gate')
+    policy = early_exit((0.6,), 'gate')
+    result = pipelined_generate(
+      params,
+      config=config,
+      mesh=mesh(3),
+      prompts=pair,
+      policy=policy,
+      max_new_tokens=NUM_TOKENS,
+      stage_ends=(1, 2, 4),
+    )
+    assert_is_reference(result, params, config, policy, pair)
+    assert depths(result) == {1, 2, 4}
+
+  def test_sliding_windows_that_differ_by_block(self, lively, pair):
+    config, params = lively(
+      '1:norm,2:norm', sliding_window=4, full_attention_blocks=1
+    )
+    policy = early_exit((0.4,))
+    result = pipelined_generate(
+      params,
+      config=config,
+      mesh=mesh(3),
+      prompts=pair,
+      policy=policy,
+      max_new_tokens=NUM_TOKENS,
+      stage_ends=(1, 2, 4),
+    )
+    assert_is_reference(result, params, config, policy, pair)
+
+  def test_full_mode_needs_no_exits(self, lively, pair):
+    config, params = lively('')
+    result = pipelined_generate(
+      params,
+      config=config,
+      mesh=mesh(2),
+      prompts=pair,
+      max_new_tokens=NUM_TOKENS,
+    )
+    assert_is_reference(result, params, config, Policy(), pair)
+    assert result.decode_ticks == 2 * NUM_TOKENS
+    assert result.speedup == 1
+
+
+class TestEqualsTheUnpipelinedDecoder:
+  def compare(self, lively, pair, **settings):
+    config, params = lively('2:mlp:gate')
+    alike = dict(
+      config=config,
+      prompts=pair,
+      # Among so few tokens, a window this long bounds nothing.
+      policy=early_exit((0.25,), window=NUM_TOKENS + 1),
+      max_new_tokens=NUM_TOKENS,
+      **settings,
+    )
+    result = pipelined_generate(params, mesh=mesh(2), **alike)
+    expected = generate(params, **alike)
+    for row, like in zip(result.rows, expected.rows, strict=True):
+      assert row.tokens == like.tokens
+      assert row.exit_depths == like.exit_depths
+      assert row.finish_reason == like.finish_reason
+      np.testing.assert_allclose(row.logprobs, like.logprobs, atol=1e-4)
+    assert depths(result) == {2, 4}
+    assert result.decode_ticks == result.predicted_decode_ticks
+    return result
+
+  def test_greedy_and_end_tokens(self, lively, pair):
+    free = self.compare(lively, pair, eos_ids=(0,))
+    eos = free.rows[1].tokens[4]
+    ended = self.compare(lively, pair, eos_ids=(eos,))
+    assert ended.rows[1].finish_reason is FinishReason.EOS
+    assert [r.tokens for r in ended.rows] != [r.tokens for r in free.rows]
+
+  def test_sampling(self, lively, pair):
+    make = lambda seed: SamplingConfig(
+      temperature=0.9, top_k=20, top_p=0.95, min_p=0.01, seed=seed
+    )
+    one = self.compare(lively, pair, sampling=make(3))
+    other = self.compare(lively, pair, sampling=make(3), seeds=[4, 3])
+    assert [r.tokens for r in one.rows] != [r.tokens for r in other.rows]
+
+
+def calm(params):
+  """Return parameters that bfloat16's rounding does not throw about."""
+  return jax.tree.map(lambda leaf: leaf if leaf.ndim < 3 else leaf / 2, params)
+
+
+def test_bfloat16(lively, pair):
+  config, params = lively('2:mlp:gate')
+  params = calm(params)
+  run = lambda dtype, stages: pipelined_generate(
+    params,
+    config=config,
+    mesh=mesh(stages),
+    prompts=pair,
+    policy=early_exit((0.3,) if stages > 1 else (None,)),
+    max_new_tokens=NUM_TOKENS,
+    dtype=dtype,
+  )
+  result = run(jnp.bfloat16, 2)
+  assert depths(result) == {2, 4}
+  # Heads' log-probabilities of what was emitted, without any rounding.
+  for row in result.rows:
+    text = jnp.array([row.prompt_tokens + row.tokens])
+    logits = decoder.logits(params, text, config=config)
+    first = len(row.prompt_tokens) - 1
+    for index, (token, depth) in enumerate(
+      zip(row.tokens, row.exit_depths, strict=True)
+    ):
+      head = logits['final' if depth == 4 else 'exit_2'][0, first + index]
+      expected = jax.nn.log_softmax(head)[token]
+      assert abs(row.logprobs[index] - expected) < 0.1
+  # Stages hand on in bfloat16 what one device would have kept.
+  whole = [r.tokens for r in run(jnp.bfloat16, 1).rows]
+  split = pipelined_generate(
+    params,
+    config=config,
+    mesh=mesh(4),
+    prompts=pair,
+    max_new_tokens=NUM_TOKENS,
+    dtype=jnp.bfloat16,
+  )
+  assert [r.tokens for r in split.rows] == whole
+
+
+@pytest.fixture(scope='module')
+def pipeline(lively):
+  config, params = lively()
+  return Pipeline(
+    params, config=config, mesh=mesh(4), policy=early_exit((0.4,))
+  )
+
+
+class TestRows:
+  def test_each_takes_the_ticks_it_takes_alone(self, pipeline, prompts):
+    together = pipeline.generate(prompts, max_new_tokens=NUM_TOKENS)
+    alone = [pipeline.generate([p], max_new_tokens=NUM_TOKENS) for p in prompts]
+    for row, single in zip(together.rows, alone, strict=True):
+      assert row.tokens == single.rows[0].tokens
+      assert row.exit_depths == single.rows[0].exit_depths
+    ticks = [single.decode_ticks for single in alone]
+    assert len(set(ticks)) > 1
+    assert together.decode_ticks == max(ticks)
+
+  def test_an_end_token_ends_one_row_and_not_the_others(
+    self, pipeline, prompts
+  ):
+    free = pipeline.generate(prompts, max_new_tokens=NUM_TOKENS)
+    eos = free.rows[0].tokens[4]
+    result = pipeline.generate(
+      prompts, max_new_tokens=NUM_TOKENS, eos_ids=[eos]
+    )
+    for row, whole in zip(result.rows, free.rows, strict=True):
+      length = NUM_TOKENS
+      if eos in whole.tokens:
+        length = whole.tokens.index(eos) + 1
+      assert row.tokens == whole.tokens[:length]
+      ended = row.tokens[-1] == eos
+      reason = FinishReason.EOS if ended else FinishReason.LENGTH
+      assert row.finish_reason is reason
+    assert len({len(row.tokens) for row in result.rows}) > 1
+
+  def test_the_context_ends_a_row(self, pipeline):
+    prompts = [[5] * 46, [3, 17]]
+    result = pipeline.generate(prompts, max_new_tokens=NUM_TOKENS)
+    assert [len(r.tokens) for r in result.rows] == [2, NUM_TOKENS]
+    assert {r.finish_reason for r in result.rows} == {FinishReason.LENGTH}
+
+  def test_prompts_of_one_token_need_no_prefill(self, pipeline):
+    result = pipeline.generate([[7], [9]], max_new_tokens=2)
+    assert result.prefill_ticks == result.predicted_prefill_ticks == 0
+
+
+def test_prompts_in_chunks_are_prompts_in_one_piece(lively, prompts):
+  config, params = lively()
+  results = [
+    Pipeline(
+      params,
+      config=config,
+      mesh=mesh(4),
+      policy=early_exit((0.4,)),
+      prefill_chunk=chunk,
+    ).generate(prompts, max_new_tokens=NUM_TOKENS)
+    for chunk in (3, 64)
+  ]
+  assert results[0].rows[2].tokens == results[1].rows[2].tokens
+  # Prompts are 8 tokens long at most, without their last: 3 chunks.
+  assert [r.prefill_ticks for r in results] == [3 + 3, 1 + 3]
+  assert [r.predicted_prefill_ticks for r in results] == [6, 4]
+
+
+@pytest.mark.parametrize('threshold, stages_run', [(0.0, 1), (1.0, 4)])
+def test_latency_lies_between_one_stage_and_all(
+  lively, prompts, threshold, stages_run
+):
+  config, params = lively()
+  result = pipelined_generate(
+    params,
+    config=config,
+    mesh=mesh(4),
+    prompts=prompts,
+    policy=early_exit((threshold,)),
+    max_new_tokens=NUM_TOKENS,
+  )
+  assert result.decode_ticks == stages_run * NUM_TOKENS
+  assert result.speedup == 4 / stages_run
+
+
+def run_decode(pipeline, prompts, num_tokens):
+  """Return what was emitted, and the caches that are left."""
+  caches, _ = pipeline.prefill(prompts, room=num_tokens)
+  request = Request(
+    eos=jnp.zeros(0, jnp.int32),
+    thresholds=jnp.array([0.4, 0.4, 0.4, jnp.inf]),
+    sampling=row_sampling(SamplingConfig(), seeds=[0] * len(prompts)),
+  )
+  everyone = jnp.ones(len(prompts), bool)
+  rows = Rows(
+    token=jnp.array([p[-1] for p in prompts]),
+    position=jnp.array([len(p) - 1 for p in prompts]),
+    enters=everyone,
+    live=everyone,
+    remaining=jnp.full(len(prompts), num_tokens),
+  )
+  return decode(
+    pipeline.params,
+    caches,
+    request,
+    rows,
+    layout=pipeline.layout,
+    mesh=pipeline.mesh,
+    method=SamplingMethod.GREEDY,
+    capacity=32,
+  )
+
+
+def test_keys_and_values_are_those_of_a_full_pass(pipeline, prompts):
+  record, caches = run_decode(pipeline, prompts, NUM_TOKENS)
+  emitted = np.asarray(record.emitted.token)[:, :NUM_TOKENS].tolist()
+  assert (np.asarray(record.emitted.stage)[:, :NUM_TOKENS] == 0).any()
+  texts = [p + new for p, new in zip(prompts, emitted, strict=True)]
+  expected, _ = pipeline.prefill(texts, room=1)
+  for found, like in zip(
+    jax.tree.leaves(caches), jax.tree.leaves(expected), strict=True
+  ):
+    for row, text in enumerate(texts):
+      for stage in range(4):
+        # The newest tokens may still be on their way to deeper stages.
+        filled = slice(0, len(text) - 1 - stage)
+        np.testing.assert_allclose(
+          found[stage, row, :, filled], like[stage, row, :, filled], atol=1e-4
+        )
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_random_thresholds(lively, pair, seed):
+  config, params = lively()
+  thresholds = np.random.default_rng(seed).uniform(0.1, 0.5, 3)
+  policy = early_exit(tuple(thresholds.tolist()))
+  result = pipelined_generate(
+    params,
+    config=config,
+    mesh=mesh(4),
+    prompts=pair,
+    policy=policy,
+    max_new_tokens=NUM_TOKENS,
+  )
+  assert_is_reference(result, params, config, policy, pair)
+  assert result.decode_ticks == result.predicted_decode_ticks
+
+
+class TestPlacement:
+  def test_a_device_holds_its_own_stage_alone(self, lively):
+    config, params = lively('2:norm')
+    placed = Pipeline(
+      params, config=config, mesh=mesh(2), policy=early_exit((0.4,))
+    ).params
+    key = params['backbone']['blocks']['attention']['key']['kernel']
+    for index, block in enumerate(placed.blocks):
+      leaf = block['attention']['key']['kernel']
+      assert len({s.device for s in leaf.addressable_shards}) == 2
+      for shard in leaf.addressable_shards:
+        stage = shard.index[0].start
+        np.testing.assert_array_equal(shard.data[0], key[2 * stage + index])
+    whole = sum(x.nbytes for x in jax.tree.leaves(params['backbone']['blocks']))
+    for device in jax.devices()[:2]:
+      held = [
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(placed.blocks)
+        for shard in leaf.addressable_shards
+        if shard.device == device
+      ]
+      assert sum(held) == whole / 2
+    shares = [s.data.shape for s in placed.table.addressable_shards]
+    assert shares == [(1, 15, 16)] * 2  # of 29 rows
+
+  def test_caches_stay_where_they_are(self, pipeline, prompts):
+    _, caches = run_decode(pipeline, prompts, 3)
+    for leaf in jax.tree.leaves(caches):
+      shards = leaf.addressable_shards
+      assert len({s.device for s in shards}) == 4
+      assert {s.data.shape for s in shards} == {(1, *leaf.shape[1:])}
+
+  def test_tensor_parallelism_splits_each_stage(self, lively, prompts):
+    config, params = lively('2:mlp')
+    split = Pipeline(
+      params, config=config, mesh=mesh(2, 2), policy=early_exit((0.4,))
+    )
+    shape = lambda leaf: leaf.addressable_shards[0].data.shape
+    block = split.params.blocks[0]
+    assert shape(block['attention']['query']['kernel']) == (1, 16, 2, 6)
+    assert shape(block['attention']['value']['kernel']) == (1, 16, 1, 6)
+    assert shape(block['attention']['output']['kernel']) == (1, 2, 6, 16)
+    assert shape(block['mlp']['down']['kernel']) == (1, 10, 16)
+    assert shape(split.params.heads['mlp']['mlp']['up']['kernel']) == (
+      1, 16, 10,
+    )  # fmt: skip
+    caches, _ = split.prefill(prompts, room=3)
+    assert shape(caches.keys[0])[:3] == (1, 4, 1)
+
+  def test_no_cache_is_copied(self, pipeline):
+    caches, _ = pipeline.prefill([[3, 1]] * 2, room=4000)
+    size = sum(leaf.addressable_shards[0].data.nbytes for leaf in caches.keys)
+    rows = jnp.ones(2, jnp.int32)
+    # Lowering fills typed trees with what are no arrays.
+    jaxtyping.config.update('jaxtyping_disable', True)
+    try:
+      compiled = self.compile(pipeline, caches, rows)
+    finally:
+      jaxtyping.config.update('jaxtyping_disable', False)
+    assert compiled.memory_analysis().temp_size_in_bytes < size
+
+  def compile(self, pipeline, caches, rows):
+    return decode.lower(
+      pipeline.params,
+      caches,
+      Request(
+        jnp.zeros(0, jnp.int32),
+        jnp.ones(4),
+        row_sampling(SamplingConfig(), seeds=[0, 0]),
+      ),
+      Rows(rows, rows, rows > 0, rows > 0, rows),
+      layout=pipeline.layout,
+      mesh=pipeline.mesh,
+      method=SamplingMethod.GREEDY,
+      capacity=32,
+    ).compile()
+
+
+class TestBadInput:
+  @pytest.mark.parametrize('stages, settings, message', [
+    (2, dict(policy=early_exit((0.5,))), 'the exit at depth 1 does not stand'),
+    (2, dict(policy=early_exit((None, 0.5, None)), stage_ends=(1, 4)),
+     'the exit at depth 2 does not stand'),
+    (5, {}, '5 stages are more than the 4 blocks'),
+    (2, dict(stage_ends=(2, 3)), 'stages cannot end at depths 2, 3'),
+    (2, dict(stage_ends=(0, 4)), 'stages cannot end at depths 0, 4'),
+    (2, dict(stage_ends=(1, 2, 4)), 'give 2 depths'),
+    (4, dict(policy=Policy(Mode.SPECULATIVE)), 'mode full or early_exit'),
+    (4, dict(policy=early_exit((0.5,), kv_strategy=KVStrategy.COPY)),
+     'leave the K/V strategy at deferred'),
+    (4, dict(policy=early_exit((0.5,), 'patience')), 'looks beyond one exit'),
+    (4, dict(policy=early_exit((0.5,), threshold_rule='decaying(4)')),
+     'no threshold rule decaying'),
+  ])  # fmt: skip
+  def test_layouts(self, lively, stages, settings, message):
+    config, _ = lively()
+    with pytest.raises(ArgumentError, match=message) as caught:
+      make_layout(config, num_stages=stages, **{'policy': Policy(), **settings})
+    assert str(caught.value).count('. ') == 0
+
+  def test_an_exit_beside_the_final_head(self, lively):
+    config, _ = lively('4:norm')
+    with pytest.raises(ArgumentError, match='before the last'):
+      make_layout(config, policy=early_exit((0.5,)), num_stages=2)
+
+  def test_a_mesh_without_stages(self, lively):
+    config, params = lively()
+    other = jax.make_mesh((2,), ('data',), devices=jax.devices()[:2])
+    with pytest.raises(ArgumentError, match="an axis 'stage'.*: data"):
+      Pipeline(params, config=config, mesh=other)
+
+  @pytest.mark.parametrize('settings, message', [
+    (dict(prompts=[]), 'there is no prompt'),
+    (dict(prompts=[[99]]), 'token 99'),
+    (dict(max_new_tokens=0), 'max-new-tokens must be at least 1'),
+    (dict(seeds=[1, 2]), 'there are 2 seeds for 1 prompts'),
+  ])  # fmt: skip
+  def test_requests(self, pipeline, settings, message):
+    settings = {'prompts': [[3]], **settings}
+    with pytest.raises(ArgumentError, match=message):
+      pipeline.generate(settings.pop('prompts'), **settings)
+
+
+def test_an_exit_that_is_never_taken_may_stand_anywhere(lively):
+  config, _ = lively()
+  layout, thresholds = make_layout(
+    config, policy=early_exit((None, 0.5, None)), num_stages=2
+  )
+  assert [s.exit and s.exit.depth for s in layout.stages] == [2, None]
+  assert thresholds == (0.5, math.inf)
+
+
+def test_the_first_stages_are_the_longer_ones(lively):
+  config, _ = lively('')
+  deep = dataclasses.replace(
+    config, model=dataclasses.replace(config.model, num_layers=7)
+  )
+  layout, _ = make_layout(deep, policy=Policy(), num_stages=3)
+  assert [s.num_blocks for s in layout.stages] == [3, 2, 2]
