@@ -24,12 +24,13 @@ from eejax.errors import ArgumentError
 if TYPE_CHECKING:
   from eejax.cli.generate_display import Listener
   from eejax.data.tokenizer import Tokenizer
+  from eejax.decoding.accounting import Accounting
   from eejax.decoding.policy import Policy
   from eejax.decoding.prepare import Prepared
-  from eejax.decoding.results import GenerateResult
+  from eejax.decoding.results import GeneratedRow, GenerateResult
   from eejax.ops.sampling import SamplingConfig
 
-HELP = 'continue prompts, early or at full depth'
+HELP = 'continue prompts: at full depth, early, or faster and the same'
 EXAMPLE = (
   "eejax generate runs/tuned/model --prompt 'def main' --criterion gate "
   '--threshold 0.9 --show-exits'
@@ -77,7 +78,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   if painter is not None:
     output.show(painter.legend([d for r in rows for d in r.exit_depths]))
   summary = _summarize(found, subject.policy, load_s=load_s)
-  output.say(generate_display.closing_line(summary))
+  for line in generate_display.closing_lines(summary):
+    output.say(line)
   return summary
 
 
@@ -149,16 +151,23 @@ def _summarize(
   timing = sum((r.timing for r in found), start=Timing())
   accounting = sum((r.accounting for r in found), start=Accounting())
   batch = sum((r.batch for r in found), start=BatchAccounting())
-  rows = [dataclasses.asdict(row) for r in found for row in r.rows]
-  for row in rows:
-    del row['pieces']
   return {
-    'results': rows,
+    'results': [_row_values(row) for r in found for row in r.rows],
     'timing': {'load_s': load_s, **dataclasses.asdict(timing)},
     'accounting': {
-      **dataclasses.asdict(accounting),
+      **_work_values(accounting),
       **dataclasses.asdict(batch),
     },
     'mode': policy.mode,
     'policy': policy_lib.to_json(policy),
   }
+
+
+def _row_values(row: 'GeneratedRow') -> dict[str, Any]:
+  values = dataclasses.asdict(row)
+  del values['pieces']
+  return {**values, 'accounting': _work_values(row.accounting)}
+
+
+def _work_values(work: 'Accounting') -> dict[str, Any]:
+  return {**dataclasses.asdict(work), 'acceptance': work.acceptance}

@@ -15,7 +15,7 @@
 
 import argparse
 
-from eejax.cli import generate_inputs
+from eejax.cli import policy_flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='N',
     help='prompts decoded together (default: 8)',
   )
-  _add_policy_arguments(parser.add_argument_group('early exit'))
+  group = parser.add_argument_group('exits')
+  policy_flags.add_mode_argument(group)
+  policy_flags.add_drafting_arguments(group)
+  policy_flags.add_policy_arguments(group)
   _add_sampling_arguments(parser.add_argument_group('tokens'))
   group = parser.add_argument_group('display')
   group.add_argument(
@@ -61,45 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choices=('float32', 'bfloat16'),
     default='float32',
     help='what is computed in (default: float32)',
-  )
-
-
-def _add_policy_arguments(group: argparse._ArgumentGroup) -> None:
-  group.add_argument(
-    '--mode',
-    choices=('full', 'early_exit'),
-    help='whether exits are used (default: full, unless a flag below is given)',
-  )
-  group.add_argument(
-    '--policy', metavar='FILE', help='a policy that was saved as JSON'
-  )
-  group.add_argument(
-    '--criterion',
-    metavar='NAME',
-    help=(
-      'gate, max_prob, margin or entropy (default: gate where every exit has '
-      'one, else max_prob)'
-    ),
-  )
-  group.add_argument(
-    '--threshold',
-    metavar='T[,T...]',
-    help=(
-      'exit iff the score reaches it: a number in [0, 1] or never, for all '
-      f'exits or one an exit (default: {generate_inputs.DEFAULT_THRESHOLD})'
-    ),
-  )
-  group.add_argument(
-    '--window',
-    type=int,
-    metavar='N',
-    help='every N-th token at the latest goes to full depth (default: 8)',
-  )
-  group.add_argument(
-    '--minimum-depth',
-    type=int,
-    metavar='N',
-    help='exits shallower than this are not used (default: 0)',
   )
 
 

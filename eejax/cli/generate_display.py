@@ -17,6 +17,8 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from eejax.cli import output
+from eejax.decoding.policy import Mode
+from eejax.decoding.results import FinishReason
 
 if TYPE_CHECKING:
   from eejax.cli.exit_colours import Painter
@@ -85,13 +87,38 @@ def show_row(
     output.show(f'exit depths: {" ".join(map(str, row.exit_depths))}')
 
 
-def closing_line(summary: dict[str, Any]) -> str:
-  """Return a sentence on a summary: how many tokens, how fast, how deep."""
+def closing_lines(summary: dict[str, Any]) -> list[str]:
+  """Return sentences on a summary: how many tokens, how fast, how deep."""
   timing, work = summary['timing'], summary['accounting']
   tokens = sum(len(r['tokens']) for r in summary['results'])
   share = work['blocks_run'] / max(work['blocks_full'], 1)
-  return (
+  lines = [
     f'{tokens} tokens, {timing["tokens_per_s"]:.1f} tokens/s (prefill '
     f'{timing["prefill_s"]:.2f} s, compilation {timing["compile_s"]:.1f} s); '
     f'{share:.0%} of the block-passes of full decoding'
+  ]
+  if summary['mode'] is Mode.SPECULATIVE:
+    lines.append(_drafts(work))
+  return [*lines, *_broken_rows(summary['results'])]
+
+
+def _drafts(work: dict[str, Any]) -> str:
+  if not work['drafted']:
+    return (
+      'no token was drafted: no exit was sure enough, or drafting does not pay '
+      'on this model'
+    )
+  return (
+    f'{work["accepted"]} of {work["drafted"]} drafts were kept '
+    f'({work["acceptance"]:.0%})'
   )
+
+
+def _broken_rows(rows: list[dict[str, Any]]) -> list[str]:
+  return [
+    f'prompt {number} ended after {len(row["tokens"])} tokens because the '
+    'logits of the model are no finite numbers there; the tokens before are '
+    'good (try --dtype float32, or check the checkpoint).'
+    for number, row in enumerate(rows, start=1)
+    if row['finish_reason'] is FinishReason.NON_FINITE
+  ]

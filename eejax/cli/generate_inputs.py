@@ -19,6 +19,7 @@ import json
 import pathlib
 from typing import TYPE_CHECKING
 
+from eejax.cli.policy_flags import chosen_policy
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
   from eejax.config import EarlyExitConfig
   from eejax.decoding.policy import Policy
   from eejax.ops.sampling import SamplingConfig, SamplingMethod
-
-# What early exit trusts where nothing is said.
-DEFAULT_THRESHOLD = '0.9'
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
@@ -130,37 +128,3 @@ def open_subject(
     )
   measuring.check_has_tokenizer(path, model)
   return Subject(model, held.config, policy)
-
-
-def chosen_policy(
-  args: argparse.Namespace, config: 'EarlyExitConfig'
-) -> 'Policy':
-  """Return the policy that flags ask for.
-
-  Raises:
-    ArgumentError: flags contradict one another, or the model.
-  """
-  from eejax.decoding import criteria
-  from eejax.decoding import policy as policy_lib
-
-  names = ('criterion', 'threshold', 'window', 'minimum_depth')
-  given = [n for n in names if getattr(args, n) is not None]
-  flags = ', '.join('--' + n.replace('_', '-') for n in given)
-  if args.policy:
-    if given:
-      raise ArgumentError(f'a policy says what {flags} says; give one of them.')
-    loaded = policy_lib.load_policy(args.policy)
-    return policy_lib.with_mode(loaded, args.mode)
-  if args.mode == 'full' and given:
-    raise ArgumentError(f'--mode full uses no exits, so it takes no {flags}.')
-  if args.mode == 'full' or (args.mode is None and not given):
-    return policy_lib.Policy()
-  policy = policy_lib.Policy(
-    mode=policy_lib.Mode.EARLY_EXIT,
-    criterion=args.criterion or criteria.default_criterion(config),
-    thresholds=policy_lib.parse_thresholds(args.threshold or DEFAULT_THRESHOLD),
-    window=8 if args.window is None else args.window,
-    minimum_depth=args.minimum_depth or 0,
-  )
-  policy.usable_exits(config)
-  return policy
