@@ -18,18 +18,22 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eejax.checkpoint import folder
 from eejax.checkpoint.folder import Checkpoint
-from eejax.cli import exit_colours, main
+from eejax.cli import exit_colours, main, policy_flags
 from eejax.data.tokenizer import Tokenizer, train_bpe
-from eejax.decoding.policy import Mode, Policy, save_policy
+from eejax.decoding.batching import Batching
+from eejax.decoding.policy import KVStrategy, Mode, Policy, save_policy
 from eejax.testing import tiny
 
 WORDS = ['alpha', 'beta', 'gamma', 'delta', 'epsilon', 'zeta', 'eta', 'theta']
 EARLY = ('--criterion', 'max_prob', '--threshold', '1e-9,never')
+DRAFTS = ('--mode', 'speculative', '--criterion', 'max_prob')
+TWO = ('--prompt', 'alpha beta', '--prompt', 'gamma')
 
 
 @pytest.fixture(scope='module')
@@ -238,6 +242,82 @@ def test_blocks_beyond_an_exit_always_taken_are_not_read(
   assert 'backbone/blocks/001' in capsys.readouterr().err
 
 
+# MARK: Speculation
+
+
+@pytest.mark.parametrize(
+  'flags',
+  [
+    (),
+    ('--draft-depth', 3, '--draft-length', 2),
+    ('--batching', 'depth_queue', '--threshold', '0.01,0.5'),
+    ('--scored-vocabulary', 'frequent(40)', '--temperature', 0.8),
+  ],
+  ids=['default', 'fixed', 'queue', 'sampled'],
+)
+def test_speculation_gives_the_text_of_the_whole_model(place, capsys, flags):
+  found = run_json(capsys, place, *TWO, *DRAFTS, *flags)
+  heat = ('--temperature', 0.8) if '--temperature' in flags else ()
+  full = run_json(capsys, place, *TWO, *heat)
+  tokens = lambda result: [r['tokens'] for r in result['results']]
+  assert tokens(found) == tokens(full)
+  assert found['mode'] == 'speculative' and full['mode'] == 'full'
+
+
+def test_accounting_tells_how_many_drafts_were_kept(place, capsys):
+  # Every token is drafted, and this exit is random: few are kept.
+  flags = (*DRAFTS, '--threshold', 0, '--draft-depth', 1, '--draft-length', 3)
+  work = run_json(capsys, place, *TWO, *flags)['accounting']
+  assert work['drafted'] >= 12
+  assert work['acceptance'] == work['accepted'] / work['drafted'] < 1
+  _, err = run(capsys, place, *TWO, *flags)
+  assert f'{work["accepted"]} of {work["drafted"]} drafts were kept' in err
+
+
+def test_a_model_that_may_not_draft_says_so(place, capsys):
+  flags = (*DRAFTS, '--threshold', 'never')
+  work = run_json(capsys, place, *TWO, *flags)['accounting']
+  assert (work['drafted'], work['acceptance']) == (0, None)
+  assert 'no token was drafted' in run(capsys, place, *TWO, *flags)[1]
+
+
+def test_drafting_asks_for_less_than_early_exit(place, capsys):
+  policy = lambda *flags: run_json(capsys, place, '--prompt', 'alpha', *flags)[
+    'policy'
+  ]
+  speculative = policy('--mode', 'speculative')
+  assert speculative['thresholds'] == [0.4]
+  assert speculative['draft_depth'] is speculative['draft_length'] is None
+  assert policy('--mode', 'early_exit')['thresholds'] == [0.9]
+  assert policy()['mode'] == 'full'
+
+
+def test_strategies_and_batchings_reach_the_policy(place, capsys):
+  flags = ('--kv-strategy', 'propagate', '--batching', 'all_agree')
+  found = run_json(capsys, place, *TWO, *EARLY, *flags)['policy']
+  assert found['kv_strategy'] == 'propagate'
+  assert found['batching'] == 'all_agree'
+
+
+def test_a_row_without_finite_logits_ends_and_the_other_goes_on(
+  place, capsys, tmp_path
+):
+  held = folder.load(place / 'model')
+  (token, *_) = Tokenizer.load(place / 'tokenizer').encode(
+    'gamma', add_bos=False
+  )
+  embedding = held.params['backbone']['embedding']
+  embedding['table'] = embedding['table'].at[token].set(jnp.nan)
+  folder.save(tmp_path / 'broken', held)
+  words = ['generate', str(tmp_path / 'broken'), *TWO, '--max-new-tokens', '3']
+  assert main.main([*words, '--json']) == 0
+  out, err = capsys.readouterr()
+  rows = json.loads(out)['results']
+  assert [r['finish_reason'] for r in rows] == ['length', 'non_finite']
+  assert [len(r['tokens']) for r in rows] == [3, 0]
+  assert 'prompt 2 ended after 0 tokens because the logits' in err
+
+
 # MARK: Bad input
 
 
@@ -255,6 +335,27 @@ def test_blocks_beyond_an_exit_always_taken_are_not_read(
     (('--prompt', 'x', '--policy', 'p', '--window', '4'), 'give one of them'),
     (('--prompt', 'x', '--policy', 'absent.json'), 'cannot be read'),
     (('--prompt', 'x', '--mode', 'fast'), 'invalid choice'),
+    (('--prompt', 'x', '--batching', 'all'), 'invalid choice'),
+    (('--prompt', 'x', '--draft-depth', '1'), 'drafts are for --mode specul'),
+    (('--prompt', 'x', *DRAFTS, '--draft-depth', '2'), 'no exit at depth 2'),
+    (('--prompt', 'x', *DRAFTS, '--draft-length', '0'), 'draft length'),
+    (('--prompt', 'x', *DRAFTS, '--draft-length', '64'), 'window of 65'),
+    (
+      ('--prompt', 'x', *DRAFTS, '--draft-length', '2', '--window', '4'),
+      'leave --window out',
+    ),
+    (('--prompt', 'x', *DRAFTS, '--minimum-depth', '4'), 'as deep as'),
+    (('--prompt', 'x', *DRAFTS, '--kv-strategy', 'copy'), 'deferred, not copy'),
+    (('--prompt', 'x', *DRAFTS, '--batching', 'reference'), 'ride_along'),
+    (('--prompt', 'x', *DRAFTS, '--threshold-rule', 'decaying'), 'constant'),
+    (('--prompt', 'x', '--threshold-rule', 'luck'), "no threshold rule 'luck'"),
+    (('--prompt', 'x', '--scored-vocabulary', 'frequent(999)'), 'larger than'),
+    (('--prompt', 'x', '--criterion', 'first_match'), 'is an oracle'),
+    (
+      ('--prompt', 'x', '--batching', 'depth_queue', '--kv-strategy')
+      + ('recompute',),
+      'cannot wait halfway',
+    ),
     (('--prompt', 'x', '--prompt', 'y', '--stream'), '--stream shows one'),
     (('--prompt', 'x', '--temperature', '-1'), 'temperature'),
     (('--prompt', 'x', '--batch-size', '0'), '--batch-size'),
@@ -284,3 +385,9 @@ def test_broken_prompt_files_name_the_line(place, capsys, tmp_path, line):
   path.write_text('{"prompt": "x"}\n' + line + '\n')
   _, err = run(capsys, place, '--prompts', path, expect=2)
   assert 'line 2' in err
+
+
+def test_flags_offer_what_the_decoder_knows():
+  assert set(policy_flags.MODES) == {m.value for m in Mode}
+  assert set(policy_flags.KV_STRATEGIES) == {k.value for k in KVStrategy}
+  assert set(policy_flags.BATCHINGS) == {b.value for b in Batching}
