@@ -30,6 +30,7 @@ from eejax.decoding.prepare import Prepared
 from eejax.decoding.stages import StageOutput, Window
 from eejax.models.exits import ExitInput
 from eejax.ops.norm import rms_norm
+from eejax.ops.quant import kernel_product
 from eejax.ops.rotary import Rotation, rotate
 from eejax.types import Array, Bool, Float, Params, PyTree
 
@@ -166,10 +167,10 @@ def _key_and_value(
 ) -> tuple[Float[Array, 'B 1 K H'], Float[Array, 'B 1 K H']]:
   """Return the products alone; the queries' part of a fused kernel is cut."""
   if 'qkv' in attention:
-    both = {
-      n: leaf[..., config.num_heads :, :]
-      for n, leaf in attention['qkv'].items()
-    }
+    # Heads are the last but one dimension of kernel, bias and scale alike.
+    both = jax.tree.map(
+      lambda leaf: leaf[..., config.num_heads :, :], attention['qkv']
+    )
     pair = _product(both, x)
     key, value = jnp.split(pair, 2, axis=2)
     return key, value
@@ -179,5 +180,5 @@ def _key_and_value(
 def _product(
   projection: Params, x: Float[Array, 'B 1 D']
 ) -> Float[Array, 'B 1 K H']:
-  y = jnp.einsum('BTD,DKH->BTKH', x, projection['kernel'])
+  y = kernel_product(x, projection['kernel'])
   return y + projection['bias'] if 'bias' in projection else y

@@ -14,8 +14,8 @@
 """Parameters as decoding reads them, made once, outside jit.
 
 Blocks become arguments of their own (a slice of a stack taken inside jit is a
-second copy of the model), input projections are fused, everything is cast,
-and each output matrix stands once, `[D, V]`.
+second copy of the model), input projections are fused, everything is cast
+or quantised, and each output matrix stands once, `[D, V]`.
 """
 
 import typing
@@ -29,7 +29,9 @@ from eejax.config import EarlyExitConfig
 from eejax.decoding.plan import Plan
 from eejax.errors import ArgumentError
 from eejax.models.exits import output_kernels
+from eejax.models.quantized import quantize_block
 from eejax.models.stacking import fuse, num_blocks
+from eejax.ops.quant import Quantization, Quantized
 from eejax.types import Array, DTypeLike, Float, Params, PyTree
 
 
@@ -41,11 +43,12 @@ class Prepared:
 
   Attributes:
     table: embedding, its dtype is the compute dtype.
-    blocks: one tree a block, projections fused.
+    blocks: one tree a block, projections fused, their kernels int8 or not.
     final_norm: gain of the norm before the final head.
     exits: head and gate of each exit, by the exit's name.
     kernels: output matrices by `output_matrix_name`; shared ones stand once.
     config: the model.
+    kv_quantization: how caches hold keys and values.
   """
 
   table: Float[Array, 'V D']
@@ -54,6 +57,9 @@ class Prepared:
   exits: dict[str, Params]
   kernels: dict[str, Float[Array, 'D V']]
   config: EarlyExitConfig = flax.struct.field(pytree_node=False)
+  kv_quantization: Quantization = flax.struct.field(
+    pytree_node=False, default=Quantization.NONE
+  )
 
   @property
   def dtype(self) -> DTypeLike:
@@ -62,7 +68,12 @@ class Prepared:
 
 
 def prepare(
-  params: Params, *, config: EarlyExitConfig, dtype: DTypeLike = jnp.float32
+  params: Params,
+  *,
+  config: EarlyExitConfig,
+  dtype: DTypeLike = jnp.float32,
+  quantization: Quantization = Quantization.NONE,
+  kv_quantization: Quantization = Quantization.NONE,
 ) -> Prepared:
   """Return `params` laid out for decoding.
 
@@ -70,13 +81,18 @@ def prepare(
     params: the parameter tree; blocks may be stacked or a sequence, and
       fewer than the model has.
     config: the model with its exits.
-    dtype: what everything but the gates is cast to.
+    dtype: what everything but gates and int8 kernels is cast to.
+    quantization: how kernels of the backbone's blocks are stored.
+    kv_quantization: how caches hold keys and values.
   """
   cast = lambda tree: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
   backbone = params['backbone']
   return Prepared(
     table=backbone['embedding']['table'].astype(dtype),
-    blocks=tuple(fuse(cast(block)) for block in _blocks(backbone['blocks'])),
+    blocks=tuple(
+      _prepare_block(block, dtype, quantization)
+      for block in _blocks(backbone['blocks'])
+    ),
     final_norm=backbone['final_norm']['scale'].astype(dtype),
     exits={
       e.name: _prepare_exit(params['exits'].get(e.name, {}), dtype)
@@ -84,6 +100,7 @@ def prepare(
     },
     kernels=cast(output_kernels(params, config=config)),
     config=config,
+    kv_quantization=kv_quantization,
   )
 
 
@@ -105,6 +122,17 @@ def _blocks(blocks: PyTree) -> list[PyTree]:
     return list(blocks)
   count = num_blocks(blocks)
   return [jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(count)]
+
+
+def _prepare_block(
+  block: PyTree, dtype: DTypeLike, quantization: Quantization
+) -> PyTree:
+  """Return a block fused and cast, its kernels quantised before they are."""
+  if quantization is Quantization.INT8:
+    block = quantize_block(block)
+  is_quantized = lambda leaf: isinstance(leaf, Quantized)
+  cast = lambda leaf: leaf if is_quantized(leaf) else leaf.astype(dtype)
+  return fuse(jax.tree.map(cast, block, is_leaf=is_quantized))
 
 
 def _prepare_exit(exit_params: Params, dtype: DTypeLike) -> Params:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from eejax.config import ModelConfig
 from eejax.ops.attention import AttentionImplementation, Context, attention
 from eejax.ops.norm import rms_norm
+from eejax.ops.quant import kernel_product
 from eejax.ops.rotary import Positions, rotate
 from eejax.types import Array, DTypeLike, Float, Int
 
@@ -59,6 +60,8 @@ class RMSNorm(nn.Module):
 class Projection(nn.Module):
   """Multiply the trailing `num_inputs` dimensions by a kernel.
 
+  A kernel may have been quantised since, see `eejax.models.quantized`.
+
   Attributes:
     features: trailing dimensions of the result.
     num_inputs: trailing dimensions of the argument that are summed over.
@@ -82,7 +85,7 @@ class Projection(nn.Module):
       (*inputs, *self.features),
       self.param_dtype,
     )
-    y = jnp.tensordot(x, kernel.astype(x.dtype), axes=self.num_inputs)
+    y = kernel_product(x, kernel, num_inputs=self.num_inputs)
     if self.bias:
       bias = self.param(
         'bias',

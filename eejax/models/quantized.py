@@ -1,0 +1,73 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A backbone whose projections are int8; everything else stays as it is.
+
+Exits are taken where a score reaches a threshold, and small errors move
+scores. So norms, the embedding, output matrices, exit heads and gates keep
+their precision: errors of the blocks reach a score through them alone.
+"""
+
+from collections.abc import Mapping
+
+from eejax.ops.quant import Quantized, quantize
+from eejax.types import Params, PyTree
+
+# Dimensions that each projection of a block sums over; see
+# `eejax.models.decoder` for their shapes, and `eejax.models.stacking.fuse`.
+_NUM_INPUTS = {
+  'attention': {'query': 1, 'key': 1, 'value': 1, 'qkv': 1, 'output': 2},
+  'mlp': {'gate': 1, 'up': 1, 'gate_up': 1, 'down': 1},
+}
+
+
+def quantize_backbone(params: Params) -> Params:
+  """Return parameters in which kernels of the blocks are int8.
+
+  Models run on them as on any other, in training's form and in decoding's;
+  nothing can be trained.
+
+  Args:
+    params: the whole tree; blocks may be stacked or a sequence.
+  """
+  backbone = params['backbone']
+  blocks = backbone['blocks']
+  if isinstance(blocks, Mapping):
+    blocks = quantize_block(blocks, leading=1)
+  else:
+    blocks = tuple(quantize_block(block) for block in blocks)
+  return {**params, 'backbone': {**backbone, 'blocks': blocks}}
+
+
+def quantize_block(block: PyTree, *, leading: int = 0) -> PyTree:
+  """Return a block with int8 kernels, one scale for each output channel.
+
+  Args:
+    block: projections may be fused or not, quantised already or not.
+    leading: 1 for a stack of blocks, 0 for one.
+  """
+  quantized = dict(block)
+  for part, projections in _NUM_INPUTS.items():
+    quantized[part] = dict(block[part])
+    for name, num_inputs in projections.items():
+      if name in block[part]:
+        axes = tuple(range(leading, leading + num_inputs))
+        quantized[part][name] = _quantize(block[part][name], axes)
+  return quantized
+
+
+def _quantize(projection: Params, axes: tuple[int, ...]) -> Params:
+  kernel = projection['kernel']
+  if isinstance(kernel, Quantized):
+    return projection
+  return {**projection, 'kernel': quantize(kernel, axes=axes)}

@@ -1,0 +1,156 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Tests of int8 numbers and of products with them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eejax.ops import quant
+
+
+def normal(seed, *shape, scale=1.0):
+  return scale * jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_numbers_by_hand():
+  found = quant.quantize(jnp.array([[1.27, -4.0], [-0.634, 2.0]]), axes=(0,))
+  assert found.values.dtype == jnp.int8
+  assert found.values.tolist() == [[127, -127], [-63, 64]]
+  np.testing.assert_allclose(found.scale, [0.01, 4 / 127], rtol=1e-6)
+  back = quant.dequantize(found, axes=(0,))
+  np.testing.assert_allclose(
+    back, [[1.27, -4.0], [-0.63, 64 * 4 / 127]], rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize('axes', [(0,), (0, 1), (-1,), (1, 2)])
+@pytest.mark.parametrize('scale', [1e-20, 1.0, 1e20])
+def test_errors_are_at_most_half_a_step(axes, scale):
+  x = normal(0, 7, 5, 11, scale=scale)
+  found = quant.quantize(x, axes=axes)
+  step = np.expand_dims(np.asarray(found.scale, np.float64), axes)
+  error = np.abs(np.asarray(x, np.float64) - found.values * step)
+  assert (error <= step / 2 * (1 + 1e-4)).all()
+  # As large as it may be, and every group uses its whole range.
+  assert (error > step * 0.45).any()
+  peaks = np.abs(np.asarray(found.values)).max(axis=axes)
+  assert (peaks == 127).all()
+
+
+def test_zeros_stay_zeros():
+  x = normal(0, 6, 3).at[:, 1].set(0.0)
+  found = quant.quantize(x, axes=(0,))
+  assert not found.values[:, 1].any() and found.scale[1] == 0
+  y = quant.kernel_product(normal(1, 2, 6), found)
+  assert jnp.isfinite(y).all() and not y[:, 1].any() and y[:, 0].all()
+
+
+@pytest.mark.parametrize('bad', [jnp.nan, jnp.inf, -jnp.inf])
+def test_what_is_not_finite_is_not_hidden(bad):
+  x = normal(0, 6, 3).at[2, 1].set(bad)
+  y = quant.kernel_product(jnp.ones((1, 6)), quant.quantize(x, axes=(0,)))
+  assert jnp.isfinite(y).tolist() == [[True, False, True]]
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+  'inputs, features', [((16,), (6, 4)), ((3, 8), (10,)), ((16,), (2, 20))]
+)
+def test_product_is_that_of_dequantised_kernels(dtype, inputs, features):
+  kernel = normal(1, *inputs, *features)
+  x = normal(0, 2, 5, *inputs).astype(dtype)
+  axes = tuple(range(len(inputs)))
+  small = quant.quantize(kernel, axes=axes)
+  assert small.scale.shape == features
+  found = quant.kernel_product(x, small, num_inputs=len(inputs))
+  assert found.dtype == dtype and found.shape == (2, 5, *features)
+  exact = np.tensordot(
+    np.asarray(x, np.float64),
+    np.asarray(quant.dequantize(small, axes=axes), np.float64),
+    axes=len(inputs),
+  )
+  # The integers are exact in bfloat16: rounded is the result alone.
+  tolerance = 2e-6 if dtype == jnp.float32 else 2.0**-8
+  np.testing.assert_allclose(
+    found.astype(jnp.float32), exact, rtol=tolerance, atol=1e-5
+  )
+
+
+def test_error_of_a_product_is_bounded():
+  kernel, x = normal(1, 16, 9), normal(0, 4, 16)
+  small = quant.quantize(kernel, axes=(0,))
+  error = jnp.abs(quant.kernel_product(x, small) - x @ kernel)
+  # |x (w - q s)| <= sum |x| s / 2
+  bound = jnp.abs(x).sum(axis=1)[:, None] * small.scale[None] / 2
+  assert (error <= bound + 1e-6).all() and (error > bound / 100).any()
+
+
+def test_kernels_that_are_not_quantised_are_multiplied_as_they_are():
+  x, kernel = normal(0, 2, 3, 4), normal(1, 3, 4, 5)
+  found = quant.kernel_product(x, kernel, num_inputs=2)
+  np.testing.assert_array_equal(found, jnp.tensordot(x, kernel, axes=2))
+
+
+# MARK: Slices
+
+
+@pytest.mark.parametrize(
+  'length, width, expected',
+  [
+    (256, 256, 1),
+    (256, 257, 2),
+    (257, 257, 257),
+    (768, 4096, 6),
+    (1, 10**6, 1),
+  ],
+)
+def test_slices_are_equal_and_small(length, width, expected):
+  assert quant.num_slices(length, width) == expected
+
+
+@pytest.fixture
+def small_slices(monkeypatch):
+  monkeypatch.setattr(quant, 'WHOLE_SIZE', 40)
+  monkeypatch.setattr(quant, 'SLICE_SIZE', 30)
+
+
+def test_products_by_slices_are_the_same(small_slices):
+  x, kernel = normal(0, 3, 12), quant.quantize(normal(1, 12, 10), axes=(0,))
+  assert quant.num_slices(12, 10) == 4
+  np.testing.assert_allclose(
+    quant.multiply_by_slices(x, kernel.values),
+    quant.multiply_at_once(x, kernel.values),
+    rtol=1e-5,
+    atol=1e-4,
+  )
+
+
+def test_large_kernels_are_never_dequantised_whole():
+  # Four products that could all be prepared at once, in a loop.
+  size = 512
+  kernels = [quant.quantize(normal(i, size, size), axes=(0,)) for i in range(4)]
+
+  def loop(kernels, x):
+    def body(carry):
+      for kernel in kernels:
+        carry = jnp.tanh(quant.kernel_product(carry, kernel))
+      return carry
+
+    return jax.lax.fori_loop(0, 3, lambda _, carry: body(carry), x)
+
+  program = jax.jit(loop).lower(kernels, jnp.ones((1, size))).compile()
+  temp = program.memory_analysis().temp_size_in_bytes
+  assert temp < size * size * 4  # of one kernel in float32
