@@ -37,15 +37,9 @@ from eejax.decoding.generate import check_prompts
 from eejax.decoding.pipelined.layout import make_layout, stages_of_mesh
 from eejax.decoding.pipelined.parameters import place_params
 from eejax.decoding.pipelined.results import PipelinedResult, PipelinedRow
+from eejax.decoding.pipelined.rows import Record, Request, Rows
 from eejax.decoding.pipelined.stage import Caches
-from eejax.decoding.pipelined.ticks import (
-  Record,
-  Request,
-  Rows,
-  decode,
-  empty_caches,
-  prefill,
-)
+from eejax.decoding.pipelined.ticks import decode, empty_caches, prefill
 from eejax.decoding.plan import bucket
 from eejax.decoding.policy import Policy
 from eejax.decoding.results import FinishReason

@@ -17,9 +17,7 @@ All of this runs inside `shard_map`, where a stage sees its own parameters and
 caches, without the leading P.
 """
 
-import dataclasses
 import typing
-from collections.abc import Sequence
 
 import flax.struct
 import jax
@@ -27,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from eejax.config import ExitHeadKind
-from eejax.decoding.criteria import Evidence, get_criterion
+from eejax.decoding.pipelined.exchange import Packet, of_stage
 from eejax.decoding.pipelined.layout import STAGE_AXIS, Layout
 from eejax.decoding.pipelined.parameters import StageParams
 from eejax.models.block import Block, BlockOutput, Context
@@ -36,10 +34,9 @@ from eejax.models.exits import (
   ExitOutput,
   apply_exit_head,
   exit_window,
-  gate_logit,
 )
 from eejax.ops.rotary import rotation
-from eejax.types import Array, Bool, Float, Int
+from eejax.types import Array, Float, Int
 
 
 # Unchecked, for a conditional's shapes come as trees of what are no arrays.
@@ -58,23 +55,6 @@ class Caches:
 
   keys: tuple[Float[Array, '*P B K S H'], ...]
   values: tuple[Float[Array, '*P B K S H'], ...]
-
-
-@flax.struct.dataclass
-class Packet:
-  """Hold the tokens that one stage hands to the next.
-
-  Attributes:
-    hidden: their streams.
-    base: position of each row's first token.
-    count: how many tokens of each row there are; 0 is none.
-    emitted: rows whose newest token has been answered by an exit.
-  """
-
-  hidden: Float[Array, 'B T D']
-  base: Int[Array, 'B']
-  count: Int[Array, 'B']
-  emitted: Bool[Array, 'B']
 
 
 # Unchecked, for a conditional's shapes come as trees of what are no arrays.
@@ -144,11 +124,6 @@ def write_rows(caches: Caches, rows: Caches, packet: Packet) -> Caches:
   )
 
 
-def of_stage(values: Sequence[int | float]) -> jax.Array:
-  """Return this stage's one of static values, one a stage."""
-  return jnp.asarray(values)[lax.axis_index(STAGE_AXIS)]
-
-
 def embed(
   params: StageParams, tokens: Int[Array, 'B T']
 ) -> Float[Array, 'B T D']:
@@ -165,68 +140,6 @@ def embed(
   # Sums of bfloat16 over devices abort on CPU (jaxlib 0.10.2).
   whole = lax.psum(found.astype(jnp.float32), STAGE_AXIS)
   return whole.astype(params.table.dtype)
-
-
-def stage_logits(
-  params: StageParams, ready: Float[Array, 'B D']
-) -> Float[Array, 'B V']:
-  """Return the logits of this stage's head in float32."""
-  logits = jnp.einsum(
-    'BD,DV->BV',
-    ready,
-    params.output_matrix,
-    preferred_element_type=jnp.float32,
-  )
-  # Whole on every device: what chooses tokens gathers from the vocabulary,
-  # which aborts where that is split (jaxlib 0.10.2, CPU).
-  return lax.with_sharding_constraint(logits, jax.sharding.PartitionSpec())
-
-
-def stage_score(
-  params: StageParams,
-  hidden: Float[Array, 'B D'],
-  logits: Float[Array, 'B V'],
-  positions: Int[Array, 'B'],
-  *,
-  layout: Layout,
-) -> Float[Array, 'B']:
-  """Return the score of this stage's exit; where there is none, NaN.
-
-  The criterion is asked for every exit, for it may treat them differently;
-  where it does not, the compiler sees that it is asked the same.
-  """
-  result = jnp.full(hidden.shape[:1], jnp.nan, jnp.float32)
-  if not layout.criterion:
-    return result
-  criterion = get_criterion(layout.criterion)
-  evidence = Evidence(
-    gate_logit=_gate_logit(params, hidden, layout=layout)
-    if layout.gate_kinds
-    else None,
-    logits=logits,
-    stream=hidden,
-    positions=positions,
-    num_layers=layout.config.num_layers,
-  )
-  for index, stage in enumerate(s for s in layout.stages if s.exit is not None):
-    shown = dataclasses.replace(evidence, exit_index=index, depth=stage.last)
-    is_own = of_stage([s is stage for s in layout.stages])
-    result = jnp.where(is_own, criterion.score(shown), result)
-  return result
-
-
-def _gate_logit(
-  params: StageParams, hidden: Float[Array, 'B D'], *, layout: Layout
-) -> Float[Array, 'B']:
-  result = jnp.zeros(hidden.shape[:1], jnp.float32)
-  for kind in layout.gate_kinds:
-    exits = [s.exit for s in layout.stages]
-    has_gate = [e is not None and e.gate is kind for e in exits]
-    exit = next(e for e in exits if e is not None and e.gate is kind)
-    gate = {'gate': params.gates[kind.value]}
-    logit = gate_logit(gate, hidden, exit=exit, config=layout.config)
-    result = jnp.where(of_stage(has_gate), logit, result)
-  return result
 
 
 class _Passage:

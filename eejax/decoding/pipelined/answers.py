@@ -1,0 +1,126 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Heads of stages: scores, and tokens for rows that are answered."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from eejax.decoding.criteria import Evidence, get_criterion
+from eejax.decoding.pipelined.exchange import Packet, of_stage
+from eejax.decoding.pipelined.layout import STAGE_AXIS, Layout
+from eejax.decoding.pipelined.parameters import StageParams
+from eejax.decoding.pipelined.rows import Emitted, Request
+from eejax.decoding.pipelined.stage import StageOutput
+from eejax.models.exits import gate_logit
+from eejax.ops.sampling import SamplingMethod, choose, log_probability
+from eejax.types import Array, Bool, Float, Int
+
+
+def answer(
+  params: StageParams,
+  request: Request,
+  packet: Packet,
+  out: StageOutput,
+  asks: Bool[Array, 'B'],
+  *,
+  layout: Layout,
+  method: SamplingMethod,
+) -> tuple[Bool[Array, 'B'], Emitted]:
+  """Return which rows are answered at this stage, and what it would say.
+
+  A row's newest token is answered once: by the first exit whose score
+  reaches its threshold, or by the final head.
+  """
+  logits = _logits(params, out.ready[:, 0])
+  score = _score(params, out.hidden[:, 0], logits, packet.base, layout=layout)
+  threshold = request.thresholds[lax.axis_index(STAGE_AXIS)]
+  is_final = of_stage([s.is_final for s in layout.stages])
+  token = choose(
+    logits,
+    method=method,
+    sampling=request.sampling,
+    positions=packet.base + 1,
+  )
+  said = Emitted(
+    token=token,
+    stage=jnp.full_like(token, lax.axis_index(STAGE_AXIS)),
+    score=score,
+    log_prob=log_probability(logits, token),
+  )
+  return asks & (is_final | (score >= threshold)), said
+
+
+def _logits(
+  params: StageParams, ready: Float[Array, 'B D']
+) -> Float[Array, 'B V']:
+  """Return the logits of this stage's head in float32."""
+  logits = jnp.einsum(
+    'BD,DV->BV',
+    ready,
+    params.output_matrix,
+    preferred_element_type=jnp.float32,
+  )
+  # Whole on every device: what chooses tokens gathers from the vocabulary,
+  # which aborts where that is split (jaxlib 0.10.2, CPU).
+  return lax.with_sharding_constraint(logits, jax.sharding.PartitionSpec())
+
+
+def _score(
+  params: StageParams,
+  hidden: Float[Array, 'B D'],
+  logits: Float[Array, 'B V'],
+  positions: Int[Array, 'B'],
+  *,
+  layout: Layout,
+) -> Float[Array, 'B']:
+  """Return the score of this stage's exit; where there is none, NaN.
+
+  The criterion is asked for every exit, for it may treat them differently;
+  where it does not, the compiler sees that it is asked the same.
+  """
+  result = jnp.full(hidden.shape[:1], jnp.nan, jnp.float32)
+  if not layout.criterion:
+    return result
+  criterion = get_criterion(layout.criterion)
+  evidence = Evidence(
+    gate_logit=_gate_logit(params, hidden, layout=layout)
+    if layout.gate_kinds
+    else None,
+    logits=logits,
+    stream=hidden,
+    positions=positions,
+    num_layers=layout.config.num_layers,
+  )
+  for index, stage in enumerate(s for s in layout.stages if s.exit is not None):
+    shown = dataclasses.replace(evidence, exit_index=index, depth=stage.last)
+    is_own = of_stage([s is stage for s in layout.stages])
+    result = jnp.where(is_own, criterion.score(shown), result)
+  return result
+
+
+def _gate_logit(
+  params: StageParams, hidden: Float[Array, 'B D'], *, layout: Layout
+) -> Float[Array, 'B']:
+  result = jnp.zeros(hidden.shape[:1], jnp.float32)
+  for kind in layout.gate_kinds:
+    exits = [s.exit for s in layout.stages]
+    has_gate = [e is not None and e.gate is kind for e in exits]
+    exit = next(e for e in exits if e is not None and e.gate is kind)
+    gate = {'gate': params.gates[kind.value]}
+    logit = gate_logit(gate, hidden, exit=exit, config=layout.config)
+    result = jnp.where(of_stage(has_gate), logit, result)
+  return result
