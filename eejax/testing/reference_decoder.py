@@ -13,26 +13,100 @@
 # limitations under the License.
 """A slow, obvious decoder: what every mode of the real one must equal.
 
-It keeps nothing from token to token. Each token runs the whole text through
-the whole model, so keys and values are those of a full pass by construction,
-and only then asks which exit would have been taken.
+Where keys and values are exact it keeps nothing from token to token: each
+token runs the whole text through the whole model. Where something stands in
+for them, `eejax.testing.reference_cache` keeps them, token by token. Either
+way every head is computed first, and only then is asked which exit would have
+been taken.
 """
 
 import dataclasses
+import enum
 import functools
+import math
 from collections.abc import Callable, Sequence
+from typing import Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eejax.config import EarlyExitConfig, GateKind
+from eejax.config import EarlyExitConfig, ExitConfig, GateKind
 from eejax.models import decoder
+from eejax.models.block import Block, BlockOutput
 from eejax.models.exits import gate_logit
+from eejax.testing.reference_cache import KeptText, StandIn
+from eejax.testing.reference_sight import Sight
+from eejax.testing.reference_thresholds import ConstantThresholds, Thresholds
 from eejax.types import Array, Float, Int, Params
+
+__all__ = [
+  'Judge',
+  'Leaving',
+  'ReferencePolicy',
+  'ReferenceText',
+  'Score',
+  'Sight',
+  'StandIn',
+  'reference_batch',
+  'reference_generate',
+]
 
 # `(logits, gate_logit) -> score`; the gate's logit is NaN where there is none.
 Score = Callable[[np.ndarray, float], float]
+
+# `(sights, index) -> score`; sights of the exits in use, the final head's
+# last, of which none but an oracle looks beyond `index`.
+Judge = Callable[[Sequence[Sight], int], float]
+
+# `(initial thresholds, start, limit) -> rule`: where the text's last prompt
+# token stands, and how many tokens it may get.
+MakeThresholds = Callable[[Sequence[float | None], int, int], Thresholds]
+
+
+class Leaving(enum.Enum):
+  """Who decides that a row leaves: it ALONE, or all rows TOGETHER."""
+
+  ALONE = 'alone'
+  TOGETHER = 'together'
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferencePolicy:
+  """Say when a row exits.
+
+  Attributes:
+    judge: says how safe an exit is; None decodes at full depth.
+    thresholds: one an exit of the model, None for never; exit iff score >=
+      threshold. At 0 the model ends.
+    window: every `window`-th token at the latest goes to full depth, where
+      keys and values are exact.
+    stand_in: what stands in for keys and values of skipped blocks.
+    leaving: who decides.
+    make_thresholds: how thresholds change; by default they do not.
+  """
+
+  judge: Judge | None = None
+  thresholds: Sequence[float | None] = ()
+  window: int = 8
+  stand_in: StandIn = StandIn.NOTHING
+  leaving: Leaving = Leaving.ALONE
+  make_thresholds: MakeThresholds = ConstantThresholds
+
+  def exits_in_use(
+    self, config: EarlyExitConfig
+  ) -> tuple[tuple[ExitConfig, float | None], ...]:
+    """Return the exits that are asked, and their thresholds.
+
+    Where some may be taken, those that never are do not count; and none does
+    beyond one that is always taken.
+    """
+    if self.judge is None:
+      return ()
+    pairs = tuple(zip(config.exits, self.thresholds, strict=True))
+    used = tuple(p for p in pairs if p[1] is not None) or pairs
+    ends = [i for i, (_, threshold) in enumerate(used) if threshold == 0]
+    return used[: ends[0] + 1] if ends else used
 
 
 @dataclasses.dataclass
@@ -62,7 +136,7 @@ def reference_generate(
   thresholds: Sequence[float | None] = (),
   window: int = 8,
 ) -> ReferenceText:
-  """Continue a prompt greedily.
+  """Continue a prompt greedily, with exact keys and values.
 
   Args:
     params: the model, blocks stacked.
@@ -73,55 +147,192 @@ def reference_generate(
     thresholds: one an exit, None for never; exit iff score >= threshold.
     window: every `window`-th token at the latest goes to full depth.
   """
-  text, result, since_full = list(prompt), ReferenceText(), 0
-  length = len(text) + num_tokens
+  judge: Judge | None = None
+  if score is not None:
+    judge = lambda sights, i: score(sights[i].logits, sights[i].gate_logit)
+  policy = ReferencePolicy(judge, thresholds, window)
+  return reference_batch(
+    params,
+    config=config,
+    prompts=[prompt],
+    num_tokens=num_tokens,
+    policy=policy,
+  )[0]
+
+
+def reference_batch(
+  params: Params,
+  *,
+  config: EarlyExitConfig,
+  prompts: Sequence[Sequence[int]],
+  num_tokens: int,
+  policy: ReferencePolicy,
+) -> list[ReferenceText]:
+  """Continue prompts greedily, token by token.
+
+  Args:
+    params: the model, blocks stacked.
+    config: its configuration.
+    prompts: token ids, at least one each.
+    num_tokens: how many to generate for each.
+    policy: when rows exit.
+  """
+  rows = [_Row(params, config, policy, p, num_tokens) for p in prompts]
   for _ in range(num_tokens):
-    tokens = np.zeros((1, length), np.int32)
-    tokens[0, : len(text)] = text
-    heads, gates = _run(params, jnp.asarray(tokens), config=config)
-    newest = len(text) - 1
-    logits = np.asarray(heads['final'])[0, newest]
-    depth, value = config.model.num_layers, None
-    if score is not None and since_full + 1 < window:
-      for exit, threshold in zip(config.exits, thresholds, strict=True):
-        here = np.asarray(heads[exit.name])[0, newest]
-        found = score(here, float(gates[exit.name][0, newest]))
-        if threshold is not None and found >= threshold:
-          logits, depth, value = here, exit.depth, found
-          break
-    at_full_depth = depth == config.model.num_layers
-    since_full = 0 if at_full_depth else since_full + 1
-    token = int(np.argmax(logits))
-    text.append(token)
-    result.tokens.append(token)
-    result.exit_depths.append(depth)
-    result.scores.append(value)
-    result.logprobs.append(float(jax.nn.log_softmax(logits)[token]))
-  return result
+    wishes = [row.wishes() for row in rows]
+    if policy.leaving is Leaving.TOGETHER:
+      wishes = [[all(w) for w in zip(*wishes, strict=True)]] * len(rows)
+    for row, wish in zip(rows, wishes, strict=True):
+      row.leave([*wish, True].index(True))
+  return [row.result for row in rows]
+
+
+class _Text(Protocol):
+  """What a text can do, whether it keeps keys and values or not."""
+
+  tokens: list[int]
+
+  def look(self) -> list[Sight]:
+    """Return what every head says of the newest token, the final one last."""
+
+  def leave(self, depth: int) -> None:
+    """Forget what blocks beyond `depth` computed for the newest token."""
+
+
+class _Row:
+  """Decide for one row of a batch."""
+
+  def __init__(
+    self,
+    params: Params,
+    config: EarlyExitConfig,
+    policy: ReferencePolicy,
+    prompt: Sequence[int],
+    num_tokens: int,
+  ):
+    self._policy, self._used = policy, policy.exits_in_use(config)
+    self._is_exact = policy.stand_in is StandIn.NOTHING
+    self._text: _Text
+    if self._is_exact:
+      self._text = _WholeText(params, config, prompt)
+    else:
+      self._text = KeptText(
+        params, config=config, prompt=prompt, stand_in=policy.stand_in
+      )
+    self._thresholds = policy.make_thresholds(
+      [t for _, t in self._used], len(prompt) - 1, num_tokens
+    )
+    self._since_full, self._deepest = 0, len(self._used)
+    self.result = ReferenceText()
+
+  def wishes(self) -> list[bool]:
+    """Return at which exits the row would leave."""
+    wanted = {exit.depth for exit, _ in self._used}
+    *sights, final = self._text.look()
+    self._sights = [s for s in sights if s.depth in wanted] + [final]
+    judge, position = self._policy.judge, len(self._text.tokens) - 1
+    self._scores: list[float] = []
+    if judge is not None:
+      self._scores = [judge(self._sights, i) for i in range(len(self._used))]
+    self._is_observed = self._thresholds.observes(position)
+    thresholds = self._thresholds.at(position)
+    return [self._wish(i, thresholds[i]) for i in range(len(self._used))]
+
+  def _wish(self, index: int, threshold: float | None) -> bool:
+    if threshold == 0:
+      return True
+    is_forced = self._is_exact and self._since_full + 1 >= self._policy.window
+    if is_forced or self._is_observed:
+      return False
+    if self._policy.stand_in is StandIn.MONOTONE and index == self._deepest:
+      return True
+    return threshold is not None and self._scores[index] >= threshold
+
+  def leave(self, index: int) -> None:
+    """Emit the token of the head at `index`; the last one is the final."""
+    sight = self._sights[index]
+    token = int(np.argmax(sight.logits))
+    if self._is_observed:
+      heads = self._sights[: len(self._used)]
+      agreed = [int(np.argmax(s.logits)) == token for s in heads]
+      self._thresholds.learn(self._scores, agreed)
+    self._text.leave(sight.depth)
+    self._text.tokens.append(token)
+    is_early = index < len(self._used) and self._used[index][1] != 0
+    self._since_full = self._since_full + 1 if is_early else 0
+    self._deepest = index
+    self.result.tokens.append(token)
+    self.result.exit_depths.append(sight.depth)
+    self.result.scores.append(
+      self._scores[index] if index < len(self._used) else None
+    )
+    self.result.logprobs.append(float(jax.nn.log_softmax(sight.logits)[token]))
+
+
+class _WholeText:
+  """Run the whole text through the whole model for every token."""
+
+  def __init__(
+    self, params: Params, config: EarlyExitConfig, prompt: Sequence[int]
+  ):
+    self._params, self._config = params, config
+    self.tokens = list(prompt)
+
+  def look(self) -> list[Sight]:
+    # One length, so that one program is compiled; causal attention does not
+    # see what is behind.
+    tokens = np.zeros((1, self._config.model.max_length), np.int32)
+    tokens[0, : len(self.tokens)] = self.tokens
+    newest = len(self.tokens) - 1
+    logits, gates, streams = _run(
+      self._params, jnp.asarray(tokens), config=self._config
+    )
+    at = lambda x: np.asarray(x)[0, newest]
+    sights = [
+      Sight(
+        depth=e.depth,
+        logits=at(logits[e.name]),
+        gate_logit=float(at(gates[e.name])) if e.name in gates else math.nan,
+        stream=at(streams[e.depth]),
+        position=newest,
+      )
+      for e in self._config.exits
+    ]
+    depth = self._config.model.num_layers
+    stream = at(streams[depth])
+    final = Sight(depth, at(logits['final']), math.nan, stream, newest)
+    return [*sights, final]
+
+  def leave(self, depth: int) -> None:
+    del depth  # There is nothing to forget.
 
 
 @functools.partial(jax.jit, static_argnames='config')
 def _run(
   params: Params, tokens: Int[Array, 'B T'], *, config: EarlyExitConfig
-) -> tuple[dict[str, Float[Array, 'B T V']], dict[str, Float[Array, 'B T']]]:
-  """Return the logits of every head and the logits of every gate."""
-  backbone = params['backbone']
+) -> tuple[
+  dict[str, Float[Array, 'B T V']],
+  dict[str, Float[Array, 'B T']],
+  list[Float[Array, 'B T D']],
+]:
+  """Return logits of every head, of every gate, and the stream by depth."""
+  backbone, model = params['backbone'], config.model
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  out = decoder.run_blocks(
-    backbone,
-    decoder.embed(backbone, tokens, dtype=jnp.float32),
-    config=config,
-    positions=positions,
-  )
-  gates = {}
-  for exit in config.exits:
-    gates[exit.name] = jnp.full(tokens.shape, jnp.nan)
-    hidden = out.exit_inputs[exit.name].hidden
-    if exit.gate is not GateKind.NONE and hidden is not None:
-      gates[exit.name] = gate_logit(
-        params['exits'][exit.name],
-        hidden,
-        exit=exit,
-        config=config.model,
-      )
-  return decoder.logits(params, tokens, config=config), gates
+  streams = [decoder.embed(backbone, tokens, dtype=jnp.float32)]
+  for number in range(model.num_layers):
+    block = jax.tree.map(lambda leaf, n=number: leaf[n], backbone['blocks'])
+    output = Block(model).apply(
+      {'params': block},
+      streams[-1],
+      positions=positions,
+      window=model.window_of(number),
+    )
+    streams.append(cast(BlockOutput, output).hidden)
+  gates = {
+    e.name: gate_logit(
+      params['exits'][e.name], streams[e.depth], exit=e, config=model
+    )
+    for e in config.exits
+    if e.gate is not GateKind.NONE
+  }
+  return decoder.logits(params, tokens, config=config), gates, streams

@@ -1,0 +1,37 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What the reference decoder sees of a token at one head."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Sight:
+  """Hold what one head says of the newest token.
+
+  Attributes:
+    depth: blocks that ran before it.
+    logits: of all tokens, [V].
+    gate_logit: of the exit's gate; NaN where there is none.
+    stream: at that depth, [D].
+    position: of the token in its text.
+  """
+
+  depth: int
+  logits: np.ndarray
+  gate_logit: float
+  stream: np.ndarray
+  position: int
