@@ -232,11 +232,17 @@ def _run_verb(verb: ModuleType, prog: str, argv: Sequence[str]) -> int:
   quiet = output.Verbosity.QUIET if args.quiet else output.Verbosity.NORMAL
   output.set_verbosity(quiet)
   _hush_libraries()
+  negative = None
   with _stdout_kept_clean() if args.json else contextlib.nullcontext():
-    result = verb.run(args)
+    try:
+      result = verb.run(args)
+    except output.NegativeResult as found:
+      result, negative = found.result, found
   if args.json:
     output.show(output.dumps(result or {}))
   sys.stdout.flush()
+  if negative is not None:
+    raise negative
   return 0
 
 

@@ -29,6 +29,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from eejax.errors import EejaxError
+
 T = TypeVar('T')
 
 # Anything that takes longer than this tells that it is at work.
@@ -45,6 +47,19 @@ class Verbosity(enum.Enum):
 
 
 _verbosity = Verbosity.NORMAL
+
+
+class NegativeResult(EejaxError):
+  """Report that what was checked does not hold; exit code 1.
+
+  Attributes:
+    result: the object that `--json` prints all the same.
+  """
+
+  def __init__(self, sentence: str, result: Mapping[str, Any]):
+    """Report `sentence` and hand on `result`."""
+    super().__init__(sentence)
+    self.result = result
 
 
 def set_verbosity(verbosity: Verbosity) -> None:

@@ -14,7 +14,7 @@
 """The flags that say when exits are used, and the policy that they mean."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eejax.errors import ArgumentError
 
@@ -214,7 +214,7 @@ def _policy_of(
   from eejax.decoding.policy import KVStrategy, Mode, Policy, parse_thresholds
 
   kinds = {'kv_strategy': KVStrategy, 'batching': Batching}
-  fields = {
+  fields: dict[str, Any] = {
     name: kinds.get(name, lambda value: value)(value)
     for name, value in _given(args, _NAMES).items()
     if name != 'threshold'
@@ -227,11 +227,11 @@ def _policy_of(
   )
 
 
-def _given(args: argparse.Namespace, names: tuple[str, ...]) -> dict:
+def _given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
   """Return the flags of `names` that the verb has and that were typed."""
   values = {name: getattr(args, name, None) for name in names}
   return {name: value for name, value in values.items() if value is not None}
 
 
-def _flags(names: dict) -> str:
+def _flags(names: dict[str, Any]) -> str:
   return ', '.join('--' + name.replace('_', '-') for name in names)

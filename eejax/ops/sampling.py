@@ -166,6 +166,20 @@ def choose(
   """
   if method is SamplingMethod.GREEDY:
     return greedy(logits)
+  return greedy(perturbed(logits, sampling=sampling, positions=positions))
+
+
+def perturbed(
+  logits: Float[Array, 'B V'],
+  *,
+  sampling: RowSampling,
+  positions: Int[Array, 'B'],
+) -> Float[Array, 'B V']:
+  """Return tempered, filtered logits plus noise: the highest is the sample.
+
+  With Gumbel noise it is one of the softmax (Maddison et al. 2014, A* Sampling,
+  section 2). Greedy rows get no noise.
+  """
   noise = jax.vmap(
     lambda seed, position: jax.random.gumbel(
       jax.random.fold_in(jax.random.key(seed), position), logits.shape[1:]
@@ -174,8 +188,7 @@ def choose(
   is_greedy = sampling.temperature == 0
   temperature = jnp.where(is_greedy, 1.0, sampling.temperature)
   kept = filtered(logits / temperature[:, None], sampling=sampling)
-  noise = jnp.where(is_greedy[:, None], 0.0, noise)
-  return greedy(kept + noise)
+  return kept + jnp.where(is_greedy[:, None], 0.0, noise)
 
 
 def filtered(
