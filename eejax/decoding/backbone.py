@@ -24,6 +24,7 @@ from eejax.decoding.plan import Plan, Stage
 from eejax.decoding.prepare import Prepared
 from eejax.models.block import Block, BlockOutput, Context, Projections
 from eejax.models.exits import ExitInput, apply_exit_head, exit_window
+from eejax.ops.quant import Quantization
 from eejax.ops.rotary import Positions
 from eejax.types import Array, Float, Int, Params
 
@@ -93,6 +94,7 @@ def run_blocks(
       contexts.get(cache, window=window),
       config=config,
       window=window,
+      kv_quantization=params.kv_quantization,
     )
     keys.append(out.keys)
     values.append(out.values)
@@ -112,6 +114,7 @@ def run_blocks(
       positions=positions,
       segment_ids=segment_ids,
       context=contexts.get(len(keys), window=exit_window(config)),
+      kv_quantization=params.kv_quantization,
     )
     assert head.keys is not None and head.values is not None
     keys.append(head.keys)
@@ -134,7 +137,9 @@ def exit_input(
 
 
 # A program of its own within the others: blocks alike are traced once.
-@functools.partial(jax.jit, static_argnames=('config', 'window'))
+@functools.partial(
+  jax.jit, static_argnames=('config', 'window', 'kv_quantization')
+)
 def _run_block(
   params: Params,
   x: Float[Array, 'B T D'],
@@ -144,8 +149,11 @@ def _run_block(
   *,
   config: ModelConfig,
   window: int | None,
+  kv_quantization: Quantization,
 ) -> BlockOutput:
-  block = Block(config, projections=Projections.FUSED)
+  block = Block(
+    config, projections=Projections.FUSED, kv_quantization=kv_quantization
+  )
   output = block.apply(
     {'params': params},
     x,

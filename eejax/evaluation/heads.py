@@ -28,6 +28,7 @@ from eejax.models.exits import (
   output_matrix_name,
 )
 from eejax.ops.cross_entropy import OutputHead
+from eejax.ops.quant import Quantization
 from eejax.types import Params
 
 FINAL = 'final'
@@ -62,6 +63,7 @@ def run_heads(
   *,
   config: EarlyExitConfig,
   dtype: str = 'float32',
+  kv_quantization: Quantization = Quantization.NONE,
 ) -> Heads:
   """Run the whole model over a batch, up to the output matrices.
 
@@ -70,6 +72,7 @@ def run_heads(
     batch: arrays of an `eejax.data.batch.Batch`, by name.
     config: the model with its exits.
     dtype: compute dtype.
+    kv_quantization: what keys and values are rounded to.
   """
   backbone = params['backbone']
   positions, segment_ids = batch['positions'], batch['segment_ids']
@@ -79,6 +82,7 @@ def run_heads(
     config=config,
     positions=positions,
     segment_ids=segment_ids,
+    kv_quantization=kv_quantization,
   )
   kernels = output_kernels(params, config=config)
   heads = []
@@ -90,6 +94,7 @@ def run_heads(
       config=config.model,
       positions=positions,
       segment_ids=segment_ids,
+      kv_quantization=kv_quantization,
     )
     kernel = kernels[output_matrix_name(exit, config=config.model)]
     heads.append(OutputHead(hidden=ready.hidden, kernel=kernel))

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from eejax.config import ModelConfig
 from eejax.models.layers import Attention, GatedMLP, Projections, RMSNorm
 from eejax.ops.attention import AttentionImplementation, Context
+from eejax.ops.quant import Quantization
 from eejax.ops.rotary import Positions
 from eejax.types import Array, DTypeLike, Float, Int
 
@@ -59,6 +60,7 @@ class Block(nn.Module):
   implementation: AttentionImplementation = AttentionImplementation.XLA
   projections: Projections = Projections.SEPARATE
   param_dtype: DTypeLike = jnp.float32
+  kv_quantization: Quantization = Quantization.NONE
 
   @nn.compact
   def __call__(
@@ -81,7 +83,12 @@ class Block(nn.Module):
     """
     c, dtype = self.config, self.param_dtype
     attended, keys, values = Attention(
-      c, self.implementation, self.projections, dtype, name='attention'
+      c,
+      self.implementation,
+      self.projections,
+      dtype,
+      self.kv_quantization,
+      name='attention',
     )(
       RMSNorm(c.norm_epsilon, dtype, name='attention_norm')(x),
       positions=positions,

@@ -52,6 +52,7 @@ from eejax.models.stacking import num_blocks
 from eejax.models.taps import Taps, keep
 from eejax.ops.attention import AttentionImplementation
 from eejax.ops.norm import rms_norm
+from eejax.ops.quant import Quantization
 from eejax.types import Array, DTypeLike, Float, Int, Params
 
 
@@ -151,6 +152,7 @@ def run_blocks(
   rematerialization: Rematerialization = Rematerialization.NONE,
   layer_dropout: LayerDropout | None = None,
   implementation: AttentionImplementation = AttentionImplementation.XLA,
+  kv_quantization: Quantization = Quantization.NONE,
 ) -> DecoderOutput:
   """Run all stacked blocks and collect what the exits read.
 
@@ -167,6 +169,7 @@ def run_blocks(
     rematerialization: what a backward pass recomputes.
     layer_dropout: random skipping of blocks, for training.
     implementation: attention kernel.
+    kv_quantization: what keys and values are rounded to.
 
   Raises:
     ArgumentError: an exit lies beyond the stack.
@@ -174,7 +177,10 @@ def run_blocks(
   depth = num_blocks(backbone['blocks'])
   _check_reach(config, depth)
   run_block = _block_function(
-    config.model, positions, segment_ids, rematerialization, implementation
+    Block(config.model, implementation, kv_quantization=kv_quantization),
+    positions,
+    segment_ids,
+    rematerialization,
   )
   taps = Taps(config, depth)
   (hidden, tapped), _ = jax.lax.scan(
@@ -225,14 +231,12 @@ def _skips(
 
 
 def _block_function(
-  config: ModelConfig,
+  block: Block,
   positions: Int[Array, 'B T'],
   segment_ids: Int[Array, 'B T'] | None,
   rematerialization: Rematerialization,
-  implementation: AttentionImplementation,
 ) -> Callable[..., BlockOutput]:
   """Return `(params, x, window) -> BlockOutput` with its checkpointing."""
-  block = Block(config, implementation)
 
   def run(params, x, window):
     return block.apply(

@@ -37,6 +37,7 @@ from eejax.config import (
 from eejax.models.block import Block
 from eejax.models.layers import GatedMLP, Projection, RMSNorm
 from eejax.ops.attention import AttentionImplementation, Context
+from eejax.ops.quant import Quantization
 from eejax.ops.rotary import Positions
 from eejax.types import Array, DTypeLike, Float, Int, Params
 
@@ -105,6 +106,7 @@ class ExitHead(nn.Module):
   exit: ExitConfig
   implementation: AttentionImplementation = AttentionImplementation.XLA
   param_dtype: DTypeLike = jnp.float32
+  kv_quantization: Quantization = Quantization.NONE
 
   @nn.compact
   def __call__(
@@ -141,7 +143,14 @@ class ExitHead(nn.Module):
           self.exit.rank, c.norm_epsilon, dtype, name='bottleneck'
         )(hidden)
       case ExitHeadKind.BLOCK:
-        out = Block(c, self.implementation, param_dtype=dtype, name='block')(
+        block = Block(
+          c,
+          self.implementation,
+          param_dtype=dtype,
+          kv_quantization=self.kv_quantization,
+          name='block',
+        )
+        out = block(
           hidden,
           positions=positions,
           segment_ids=segment_ids,
@@ -210,9 +219,10 @@ def apply_exit_head(
   positions: Positions,
   segment_ids: Int[Array, 'B T'] | None = None,
   context: Context | None = None,
+  kv_quantization: Quantization = Quantization.NONE,
 ) -> ExitOutput:
   """Run an exit's head on what the backbone computed at its depth."""
-  head = ExitHead(config, exit)
+  head = ExitHead(config, exit, kv_quantization=kv_quantization)
   output = head.apply(
     {'params': exit_params},
     inputs,

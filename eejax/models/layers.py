@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from eejax.config import ModelConfig
 from eejax.ops.attention import AttentionImplementation, Context, attention
 from eejax.ops.norm import rms_norm
-from eejax.ops.quant import kernel_product
+from eejax.ops.quant import Quantization, kernel_product, round_rows
 from eejax.ops.rotary import Positions, rotate
 from eejax.types import Array, DTypeLike, Float, Int
 
@@ -100,12 +100,17 @@ class Projection(nn.Module):
 
 
 class Attention(nn.Module):
-  """Project, rotate, attend, project back."""
+  """Project, rotate, attend, project back.
+
+  Keys and values are rounded to what a cache will hold before any token reads
+  them, so that texts do not depend on which tokens ran together.
+  """
 
   config: ModelConfig
   implementation: AttentionImplementation = AttentionImplementation.XLA
   projections: Projections = Projections.SEPARATE
   param_dtype: DTypeLike = jnp.float32
+  kv_quantization: Quantization = Quantization.NONE
 
   @nn.compact
   def __call__(
@@ -127,7 +132,8 @@ class Attention(nn.Module):
       query, key = norm('query_norm')(query), norm('key_norm')(key)
     query = rotate(query, positions=positions, config=c.rotary)
     key = rotate(key, positions=positions, config=c.rotary)
-    keys, values = jnp.moveaxis(key, 2, 1), jnp.moveaxis(value, 2, 1)
+    keys = round_rows(jnp.moveaxis(key, 2, 1), self.kv_quantization)
+    values = round_rows(jnp.moveaxis(value, 2, 1), self.kv_quantization)
     mixed = attention(
       query,
       keys=keys,

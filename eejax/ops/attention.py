@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from eejax.errors import ArgumentError
+from eejax.ops.quant import Quantized, mix_rows, row_scores
 from eejax.types import Array, Bool, Float, Int
 
 # Queries scored at once: above this many, attention goes chunk by chunk and
@@ -45,13 +46,13 @@ class Context:
   """Hold keys and values computed earlier, which new queries may read.
 
   Attributes:
-    keys: `[B, K, S, H]`, rotary positions applied.
-    values: `[B, K, S, H]`.
+    keys: `[B, K, S, H]`, rotary positions applied; int8 or not.
+    values: `[B, K, S, H]`, likewise.
     mask: `[B, T, S]`, true where a query may see a slot.
   """
 
-  keys: Float[Array, 'B K S H']
-  values: Float[Array, 'B K S H']
+  keys: Float[Array, 'B K S H'] | Quantized
+  values: Float[Array, 'B K S H'] | Quantized
   mask: Bool[Array, 'B T S']
 
 
@@ -142,12 +143,10 @@ def _ungroup(
 
 def _masked_scores(
   grouped: Float[Array, 'B K GT H'],
-  keys: Float[Array, 'B K S H'],
+  keys: Float[Array, 'B K S H'] | Quantized,
   mask: Bool[Array, '#B T S'],
 ) -> Float[Array, 'B K GT S']:
-  scores = jnp.einsum(
-    'BKTH,BKSH->BKTS', grouped, keys, preferred_element_type=jnp.float32
-  )
+  scores = row_scores(grouped, keys)
   groups = grouped.shape[2] // mask.shape[1]
   wide = jnp.tile(mask, (1, groups, 1))[:, None]  # [#B, 1, GT, S]
   return jnp.where(wide, scores, _MASKED)
@@ -270,10 +269,8 @@ def _attend_with_context(
   )
   far, near = jnp.exp(far - peak), jnp.exp(near - peak)
   total = far.sum(axis=-1) + near.sum(axis=-1)  # [B, K, GT]
-  mix = lambda weights, values: jnp.einsum(
-    'BKTS,BKSH->BKTH', weights.astype(values.dtype), values
-  )
-  mixed = mix(far, context.values) + mix(near, values)
+  mixed = mix_rows(far, context.values, dtype=values.dtype)
+  mixed = mixed + mix_rows(near, values, dtype=values.dtype)
   mixed = mixed / total[..., None].astype(values.dtype)
   return _ungroup(mixed, length=length)
 

@@ -46,7 +46,7 @@ LARGEST = 127
 # enough that the loop costs nothing beside the product.
 SLICE_SIZE = 2**19
 # Operands of up to so many numbers are converted whole.
-WHOLE_SIZE = 2**16
+WHOLE_SIZE = 2**15
 
 
 class Quantization(enum.Enum):
