@@ -13,13 +13,32 @@
 # limitations under the License.
 """A tiny model whose texts are varied enough to tell mistakes apart."""
 
+import dataclasses
+import functools
 import zlib
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from eejax.config import EarlyExitConfig
-from eejax.testing import tiny
+from eejax.decoding import programs
+from eejax.decoding.batching import Batching
+from eejax.decoding.cache import Request
+from eejax.decoding.criteria import Evidence, Reads, get_criterion
+from eejax.decoding.plan import make_plan
+from eejax.decoding.policy import Mode
+from eejax.decoding.prepare import prepare
+from eejax.decoding.thresholds import Adaptive, Decaying, parse_threshold_rule
+from eejax.ops.sampling import SamplingConfig, row_sampling
+from eejax.testing import reference_thresholds, tiny
+from eejax.testing.reference_decoder import (
+  Leaving,
+  ReferencePolicy,
+  StandIn,
+  reference_batch,
+)
 from eejax.types import Params
 
 
@@ -69,3 +88,189 @@ def lively():
 def prompts():
   """Return prompts of different lengths, one of a single token."""
   return [[3, 17, 8, 25, 11], [7], [21, 4, 4, 19, 28, 13, 6, 9, 12], [5, 14]]
+
+
+# MARK: Against the reference
+
+
+@pytest.fixture(scope='session')
+def case(lively):
+  """Return `(model, prompts, thresholds)` drawn from a seed."""
+
+  def draw(seed, *, exits='1:norm,2:mlp,3:block', batch_size=4):
+    rng = np.random.default_rng(seed)
+    model = lively(exits, seed=int(rng.integers(3)))
+    lengths = [2, *rng.integers(1, 13, batch_size - 1)]
+    rng.shuffle(lengths)
+    prompts = [rng.integers(3, 29, n).tolist() for n in lengths]
+    # Always, at certainty alone, or somewhere between.
+    scores = [1e-30, 1.0, *rng.uniform(0.2, 0.6, 6)]
+    thresholds = rng.choice(scores, len(model[0].exits))
+    return model, prompts, tuple(map(float, thresholds))
+
+  return draw
+
+
+@functools.cache
+def judge_of(name):
+  """Return a criterion as the reference decoder calls it."""
+  criterion = get_criterion(name)
+  score = jax.jit(criterion.score)
+
+  def judge(sights, index):
+    here, final = sights[index], sights[-1]
+    before = sights[max(index - 1, 0)]
+    tops = [int(np.argmax(s.logits)) for s in sights]
+    streak = 1
+    while streak <= index and tops[index - streak] == tops[index]:
+      streak += 1
+    row = lambda x: jnp.asarray(x)[None]
+    evidence = Evidence(
+      gate_logit=row(np.float32(here.gate_logit)),
+      logits=row(here.logits),
+      previous_logits=row(before.logits),
+      stream=row(here.stream),
+      previous_stream=row(before.stream),
+      has_previous=row(index > 0),
+      top_token=row(tops[index]),
+      streak=row(streak),
+      positions=row(here.position),
+      top1_by_exit=row(tops[:-1]),
+      final_top1=row(tops[-1]),
+      exit_index=index,
+      depth=here.depth,
+      num_layers=final.depth,
+    )
+    return float(np.ravel(score(evidence))[0])
+
+  return judge
+
+
+def _threshold_rule(policy):
+  match parse_threshold_rule(policy.threshold_rule):
+    case Decaying(temperature=temperature):
+      return reference_thresholds.decaying(temperature)
+    case Adaptive() as rule:
+      return reference_thresholds.adaptive(
+        every=policy.window, **dataclasses.asdict(rule)
+      )
+  return reference_thresholds.ConstantThresholds
+
+
+@pytest.fixture(scope='session')
+def assert_is_reference():
+  """Return a check of what `generate` made by the reference decoder."""
+
+  def check(model, result):
+    config, params = model
+    policy = result.policy
+    thresholds = policy.thresholds
+    if len(thresholds) == 1:
+      thresholds = thresholds * len(config.exits)
+    is_oracle = get_criterion(policy.criterion).reads & Reads.FINAL
+    exact = policy.kv_strategy.is_exact
+    together = policy.batching is Batching.ALL_AGREE
+    early = policy.mode is Mode.EARLY_EXIT
+    stand_in = StandIn.NOTHING if exact else StandIn(policy.kv_strategy.value)
+    expected = reference_batch(
+      params,
+      config=config,
+      prompts=[r.prompt_tokens for r in result.rows],
+      num_tokens=max(len(r.tokens) for r in result.rows),
+      policy=ReferencePolicy(
+        judge=judge_of(policy.criterion) if early else None,
+        thresholds=thresholds,
+        window=10**6 if is_oracle else policy.window,
+        stand_in=stand_in,
+        leaving=Leaving.TOGETHER if together else Leaving.ALONE,
+        make_thresholds=_threshold_rule(policy),
+      ),
+    )
+    for row, text in zip(result.rows, expected, strict=True):
+      assert list(row.tokens) == text.tokens
+      assert_probable(row.logprobs, text.logprobs)
+      if early:
+        assert list(row.exit_depths) == text.exit_depths
+        assert_scores(row.scores, text.scores)
+
+  return check
+
+
+def assert_probable(found, expected):
+  np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def assert_scores(found, expected):
+  number = lambda scores: [np.nan if s is None else s for s in scores]
+  np.testing.assert_allclose(number(found), number(expected), atol=5e-4)
+
+
+# MARK: Inside a batch
+
+
+class Session:
+  """Start a batch as `generate` does, and keep what it hides."""
+
+  def __init__(
+    self,
+    model,
+    policy,
+    prompts,
+    *,
+    num_tokens=20,
+    thresholds=None,
+    sampling=SamplingConfig(),  # noqa: B008, it is frozen
+  ):
+    self.config, params = model
+    self.params = prepare(params, config=self.config)
+    self.plan, policys_own = make_plan(
+      self.config,
+      policy=policy,
+      method=sampling.method,
+      batch_size=len(prompts),
+    )
+    rows = [policys_own] * len(prompts) if thresholds is None else thresholds
+    values = [[np.inf if t is None else t for t in row] for row in rows]
+    self.lengths = np.array([len(p) - 1 for p in prompts])
+    self.request = Request(
+      eos=jnp.zeros((0,), jnp.int32),
+      thresholds=jnp.array(values, jnp.float32),
+      sampling=row_sampling(sampling, seeds=range(len(prompts))),
+    )
+    self.state = programs.first_state(
+      self.params,
+      self.request,
+      self.prefill([p[:-1] for p in prompts]),
+      plan=self.plan,
+      tokens=jnp.array([p[-1] for p in prompts]),
+      live=jnp.ones(len(prompts), bool),
+      remaining=jnp.full((len(prompts),), num_tokens),
+    )
+
+  def prefill(self, texts):
+    """Return what a full pass over texts leaves in the stages."""
+    padded = np.zeros((len(texts), 48), np.int32)
+    for row, text in enumerate(texts):
+      padded[row, : len(text)] = text
+    lengths = jnp.array([len(t) for t in texts])
+    return programs.prefill(
+      self.params, jnp.asarray(padded), lengths, plan=self.plan, size=64
+    )
+
+  def run(self, ticks):
+    """Return what was emitted: arrays [ticks, B, E] and num [ticks, B]."""
+    self.state, chunk = programs.decode_chunk(
+      self.params,
+      self.request,
+      self.state,
+      jnp.int32(ticks),
+      plan=self.plan,
+      capacity=32,
+    )
+    return chunk.emitted
+
+
+@pytest.fixture(scope='session')
+def session():
+  """Return the class that shows the state of a batch between ticks."""
+  return Session
