@@ -19,6 +19,7 @@ is valid for a row iff slot < done_to[row].
 """
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 
 from eejax.decoding.accounting import Counts
@@ -28,8 +29,14 @@ from eejax.decoding.drafting import Draft
 from eejax.decoding.plan import Plan, Stage, bucket
 from eejax.decoding.policy import KVStrategy
 from eejax.decoding.thresholds import ThresholdState
+from eejax.ops.quant import (
+  Quantization,
+  Quantized,
+  dequantize,
+  quantize_rows,
+)
 from eejax.ops.sampling import RowSampling
-from eejax.types import Array, Bool, DTypeLike, Float, Int
+from eejax.types import Array, Bool, DTypeLike, Float, Int, PyTree
 
 # Caches grow in these steps, so that few programs are compiled.
 SMALLEST_CACHE = 64
@@ -46,7 +53,8 @@ class StageState:
   `waiting`. No earlier stage is behind: `done_to` never rises with the stage.
 
   Attributes:
-    keys: a cache a block of the stage, a BLOCK exit's own last.
+    keys: a cache a block of the stage, a BLOCK exit's own last; int8 with a
+      scale for each token and head, or as they were computed.
     values: likewise.
     waiting: streams of tokens that wait at the stage's entrance, with as much
       room again for a window that is written past its end; None where no
@@ -56,8 +64,8 @@ class StageState:
     done_to: the first slot of each row that the stage has not processed.
   """
 
-  keys: tuple[Float[Array, 'B K S H'], ...]
-  values: tuple[Float[Array, 'B K S H'], ...]
+  keys: tuple[Float[Array, 'B K S H'] | Quantized, ...]
+  values: tuple[Float[Array, 'B K S H'] | Quantized, ...]
   waiting: Float[Array, 'B two_W D'] | None
   visible: Bool[Array, 'B S'] | None
   done_to: Int[Array, 'B']
@@ -97,6 +105,8 @@ class DecodeState:
     counts: work done so far.
     memory: what exits saw of each row's newest token.
     rule: what a threshold rule knows; None where thresholds stay.
+    outcome: streams behind the last stage, of the window that was verified
+      last; None but in SPECULATIVE.
     draft: tokens drafted and not yet verified; None but in SPECULATIVE.
   """
 
@@ -113,6 +123,7 @@ class DecodeState:
   counts: Counts
   memory: Memory
   rule: ThresholdState | None = None
+  outcome: Float[Array, 'B two_W D'] | None = None
   draft: Draft | None = None
 
 
@@ -151,17 +162,19 @@ def empty_stage(
   batch_size: int,
   size: int,
   dtype: DTypeLike,
+  kv_quantization: Quantization = Quantization.NONE,
 ) -> StageState:
   """Return the state of a stage that has seen nothing."""
   c = plan.config.model
   shape = (batch_size, c.num_kv_heads, size, c.head_dim)
-  caches = lambda: tuple(
-    jnp.zeros(shape, dtype) for _ in range(stage.num_caches)
-  )
+  cache = lambda: jnp.zeros(shape, dtype)
+  if kv_quantization is Quantization.INT8:
+    cache = lambda: quantize_rows(jnp.zeros(shape, dtype))
+  caches = lambda: tuple(cache() for _ in range(stage.num_caches))
   waiting = visible = None
   recomputes = plan.kv_strategy is KVStrategy.RECOMPUTE
   if stage is not plan.stages[0] or recomputes:
-    waiting = jnp.zeros((batch_size, 2 * plan.window, c.embed_dim), dtype)
+    waiting = empty_streams(plan, batch_size=batch_size, dtype=dtype)
   if plan.kv_strategy is KVStrategy.MASK:
     visible = jnp.ones((batch_size, size), bool)
   return StageState(
@@ -171,6 +184,43 @@ def empty_stage(
     visible=visible,
     done_to=jnp.zeros((batch_size,), jnp.int32),
   )
+
+
+def as_stored(rows: PyTree, caches: PyTree) -> PyTree:
+  """Return new keys and values in the form in which caches hold theirs."""
+  is_quantized = lambda cache: isinstance(cache, Quantized)
+  return jax.tree.map(
+    lambda cache, new: quantize_rows(new) if is_quantized(cache) else new,
+    caches,
+    rows,
+    is_leaf=is_quantized,
+  )
+
+
+def rows_at(
+  cache: Float[Array, 'B K S H'] | Quantized,
+  slots: Int[Array, 'B'],
+  *,
+  dtype: DTypeLike,
+) -> Float[Array, 'B K 1 H']:
+  """Return what a cache holds of one token of each row."""
+
+  def take(leaf):
+    at = slots.reshape(-1, *(1,) * (leaf.ndim - 1))
+    return jnp.take_along_axis(leaf, at, axis=2)
+
+  found = jax.tree.map(take, cache)
+  if isinstance(found, Quantized):
+    return dequantize(found, axes=(-1,), dtype=dtype)
+  return found
+
+
+def empty_streams(
+  plan: Plan, *, batch_size: int, dtype: DTypeLike
+) -> Float[Array, 'B two_W D']:
+  """Return room for the streams of a window, and for one past its end."""
+  shape = (batch_size, 2 * plan.window, plan.config.model.embed_dim)
+  return jnp.zeros(shape, dtype)
 
 
 def blank_emission(batch_size: int, *, room: int = 1) -> Emission:

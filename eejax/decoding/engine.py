@@ -305,6 +305,7 @@ class Engine:
         batch_size=count,
         size=self._size,
         dtype=self._params.dtype,
+        kv_quantization=self._params.kv_quantization,
       )
       for stage in self._plan.stages
     )

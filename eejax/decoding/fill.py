@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from eejax.config import ModelConfig
+from eejax.decoding.cache import StageState, rows_at
 from eejax.decoding.plan import Plan, Stage
 from eejax.decoding.policy import KVStrategy
 from eejax.decoding.prepare import Prepared
@@ -56,7 +57,7 @@ def stand_in(
   before: StandIn,
   rows: Bool[Array, 'B'],
   last: ExitInput,
-  output: StageOutput | None,
+  state: StageState,
   *,
   plan: Plan,
   stage: Stage,
@@ -67,7 +68,7 @@ def stand_in(
     before: of the rows that exited before.
     rows: that exit now.
     last: what the exit's head read.
-    output: of the stage before the exit; None at depth 0.
+    state: of the stage before the exit, which has just run.
     plan: what is decoded.
     stage: the stage before the exit.
   """
@@ -76,9 +77,11 @@ def stand_in(
       assert last.hidden is not None
       new: StandIn = (last.hidden,)
     case KVStrategy.COPY:
-      assert output is not None
       block = stage.last - stage.first - 1
-      new = (output.keys[block], output.values[block])
+      new = tuple(
+        rows_at(caches[block], state.done_to - 1, dtype=before[0].dtype)
+        for caches in (state.keys, state.values)
+      )
     case _:
       return ()
   return tuple(
@@ -89,11 +92,11 @@ def stand_in(
 
 def fill_rows(
   output: StageOutput,
+  window: Window,
+  *,
   standing: StandIn,
   rows: Bool[Array, 'B'],
-  *,
   params: Prepared,
-  window: Window,
   plan: Plan,
   stage: Stage,
 ) -> StageOutput:
@@ -101,10 +104,10 @@ def fill_rows(
 
   Args:
     output: of the stage.
+    window: one token of each row.
     standing: what the rows left behind at their exits.
     rows: that skip the stage.
     params: the model.
-    window: one token of each row.
     plan: what is decoded.
     stage: the stage.
   """

@@ -27,8 +27,10 @@ from eejax.decoding.cache import (
   DecodeState,
   Request,
   StageState,
+  as_stored,
   blank_emission,
   empty_stage,
+  empty_streams,
 )
 from eejax.decoding.drafting import first_draft
 from eejax.decoding.loop import Chunk, run_steps
@@ -65,7 +67,12 @@ def prefill(
   """
   batch_size, length = tokens.shape
   make = functools.partial(
-    empty_stage, plan, batch_size=batch_size, size=size, dtype=params.dtype
+    empty_stage,
+    plan,
+    batch_size=batch_size,
+    size=size,
+    dtype=params.dtype,
+    kv_quantization=params.kv_quantization,
   )
   states = [make(stage) for stage in plan.stages]
   if length:
@@ -87,12 +94,13 @@ def prefill(
 
 def _fill(state: StageState, out: backbone.StageBlocks) -> StageState:
   """Write rows at the start of every cache."""
-  fill = lambda cache, rows: lax.dynamic_update_slice(cache, rows, (0,) * 4)
-  return dataclasses.replace(
-    state,
-    keys=tuple(map(fill, state.keys, out.keys)),
-    values=tuple(map(fill, state.values, out.values)),
+  caches = (state.keys, state.values)
+  keys, values = jax.tree.map(
+    lambda cache, new: lax.dynamic_update_slice(cache, new, (0,) * cache.ndim),
+    caches,
+    as_stored((out.keys, out.values), caches),
   )
+  return dataclasses.replace(state, keys=keys, values=values)
 
 
 def first_state(
@@ -136,6 +144,9 @@ def first_state(
     rule=first_rule_state(
       request, length=stages[0].done_to, limit=remaining, plan=plan
     ),
+    outcome=empty_streams(plan, batch_size=rows[0], dtype=params.dtype)
+    if plan.mode is Mode.SPECULATIVE
+    else None,
     draft=(
       first_draft(plan, tokens) if plan.mode is Mode.SPECULATIVE else None
     ),

@@ -48,7 +48,6 @@ from eejax.decoding.drafting import Draft
 from eejax.decoding.heads import answer_exit
 from eejax.decoding.plan import Plan
 from eejax.decoding.prepare import Prepared
-from eejax.decoding.stages import StageOutput
 from eejax.decoding.walk import Walk
 from eejax.models.exits import output_matrix_name
 from eejax.ops.norm import rms_norm
@@ -143,12 +142,12 @@ def _verdict(
   plan: Plan,
 ) -> Verdict:
   """Ask the final head about windows, in the narrowest width compiled."""
-  assert walk.output is not None
-  output, first = walk.output, state.stages[-1].done_to
+  hidden, first = walk.outcome, state.stages[-1].done_to
+  assert hidden is not None
   count = jnp.max(jnp.where(verified, fed, 0))
 
   def ask(width: int):
-    return lambda: _ask(params, request, output, first, width, plan)
+    return lambda: _ask(params, request, hidden, first, width, plan)
 
   blank = jnp.zeros((verified.shape[0], plan.window), jnp.float32)
   silent = lambda: Verdict(blank.astype(jnp.int32), blank)
@@ -161,7 +160,7 @@ def _verdict(
 def _ask(
   params: Prepared,
   request: Request,
-  output: StageOutput,
+  hidden: Float[Array, 'B two_W D'],
   first: Int[Array, 'B'],
   width: int,
   plan: Plan,
@@ -169,7 +168,7 @@ def _ask(
   """Return what follows the first `width` tokens of every window."""
   config = plan.config.model
   ready = rms_norm(
-    output.hidden[:, :width],
+    hidden[:, :width],
     scale=params.final_norm,
     epsilon=config.norm_epsilon,
   )
@@ -266,6 +265,7 @@ def _advance(
     cycles=tuple(walk.cycles),
     counts=counts,
     memory=walk.memory,
+    outcome=walk.outcome,
     draft=dataclasses.replace(
       draft, tokens=_put(draft.tokens, last, at=start, rows=verified)
     ),

@@ -13,14 +13,20 @@
 # limitations under the License.
 """Running one stage of a plan over a window of tokens, if it is needed.
 
-Caches are read-only inside the conditional, which returns the new rows; one
+Caches are read-only inside a conditional, which returns the new rows; one
 write follows for each cache. The conditional is also what orders the reads
 before the write: without it XLA copies every cache for every token, even
 where the stage always runs.
+
+Windows of one token are by far the most frequent, so they have a way of
+their own. Wider ones run in a loop of one round or none: what a loop carries
+is changed in place, so a tick without one pays nothing for it, while another
+branch of the conditional would make every tick return rows as wide.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -28,13 +34,32 @@ import jax.numpy as jnp
 from jax import lax
 
 from eejax.decoding import backbone
-from eejax.decoding.cache import StageState
+from eejax.decoding.cache import as_stored
 from eejax.decoding.plan import Plan, Stage
 from eejax.decoding.prepare import Prepared
 from eejax.models.block import Context
 from eejax.models.exits import ExitInput
+from eejax.ops.quant import Quantized
 from eejax.ops.rotary import Rotation, rotation
-from eejax.types import Array, Bool, Float, Int
+from eejax.types import Array, Bool, Float, Int, PyTree
+
+
+@flax.struct.dataclass
+class Window:
+  """Hold the tokens a stage runs over.
+
+  Attributes:
+    hidden: their streams, padded on the right.
+    base: slot of each row's first.
+    count: how many each row has; 0 for rows that only pass the time.
+    rotation: by their positions. Computed inside the stage it would be so
+      again for each block.
+  """
+
+  hidden: Float[Array, 'B W D']
+  base: Int[Array, 'B']
+  count: Int[Array, 'B']
+  rotation: Rotation
 
 
 @flax.struct.dataclass
@@ -57,75 +82,130 @@ class StageOutput:
 
 
 @flax.struct.dataclass
-class Window:
-  """Hold the tokens a stage runs over.
+class Buffers:
+  """Hold what a stage writes to.
 
   Attributes:
-    hidden: their streams, padded on the right.
-    base: slot of each row's first.
-    count: how many each row has; 0 for rows that only pass the time.
-    rotation: by their positions. Computed inside the stage it would be so
-      again for each block.
+    keys: its caches.
+    values: likewise.
+    following: streams that wait at the entrance of what follows; None where
+      nothing does.
   """
 
-  hidden: Float[Array, 'B W D']
+  keys: tuple[Float[Array, 'B K S H'] | Quantized, ...]
+  values: tuple[Float[Array, 'B K S H'] | Quantized, ...]
+  following: Float[Array, 'B two_W D'] | None
+
+
+@flax.struct.dataclass
+class Passage:
+  """Hold what is left of a run of a stage.
+
+  Attributes:
+    buffers: with the new rows and streams; where the stage did not run, what
+      was written lies past all that is valid.
+    last: what the stage's head reads, for the newest token.
+    ready: state of a BLOCK head for the newest token, else None.
+  """
+
+  buffers: Buffers
+  last: ExitInput
+  ready: Float[Array, 'B 1 D'] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRun:
+  """Describe one call of a stage.
+
+  Attributes:
+    params: the model.
+    plan: what is decoded.
+    stage: which of its stages.
+    runs: whether it runs at all.
+    entering: streams that wait for it, each row's first `count` of them.
+    base: slot of each row's first.
+    count: how many there are.
+    following_at: where each row's first one goes in `Buffers.following`.
+    visible: slots that may be seen, or None for all below the base.
+    amend: changes the rows of a narrow window before they are written.
+  """
+
+  params: Prepared
+  plan: Plan
+  stage: Stage
+  runs: Bool[Array, '']
+  entering: Float[Array, 'B two_W D']
   base: Int[Array, 'B']
   count: Int[Array, 'B']
-  rotation: Rotation
+  following_at: Int[Array, 'B']
+  visible: Bool[Array, 'B S'] | None = None
+  amend: Callable[[StageOutput, Window], StageOutput] | None = None
 
 
-def make_window(
-  hidden: Float[Array, 'B W D'],
-  *,
-  base: Int[Array, 'B'],
-  count: Int[Array, 'B'],
-  plan: Plan,
-) -> Window:
-  """Return a window with the rotation of its tokens; see `Window`."""
-  model = plan.config.model
-  turned = rotation(
-    base[:, None] + jnp.arange(hidden.shape[1])[None],
-    config=model.rotary,
-    head_dim=model.head_dim,
+def run_stage(run: StageRun, buffers: Buffers) -> Passage:
+  """Run a stage if it is needed, in the narrowest width that is compiled."""
+  longest = jnp.max(run.count)
+  passage = _run_narrow(run, buffers, run.runs & (longest <= 1))
+  if run.plan.window == 1 or run.entering.shape[1] == 1:
+    return passage
+  rounds = (run.runs & (longest > 1)).astype(jnp.int32)
+  body = lambda _, passage: _run_wide(run, passage, longest)
+  return lax.fori_loop(0, rounds, body, passage)
+
+
+def _run_narrow(
+  run: StageRun, buffers: Buffers, runs: Bool[Array, '']
+) -> Passage:
+  """Run a stage over one token of each row."""
+  window = _window(run, width=1)
+  output = _run_if(run, runs, window, buffers)
+  if run.amend is not None:
+    output = run.amend(output, window)
+  following = buffers.following
+  if following is not None:
+    following = write_at(following, output.hidden, run.following_at, axis=0)
+  write = lambda cache, rows: write_at(cache, rows, run.base, axis=1)
+  keys, values = jax.tree.map(
+    write, (buffers.keys, buffers.values), _stored_rows(output, buffers)
   )
-  return Window(hidden, base, count, turned)
+  return Passage(Buffers(keys, values, following), output.last, output.ready)
 
 
-def run_stage_if(
-  is_needed: Bool[Array, ''],
-  params: Prepared,
-  *,
-  window: Window,
-  state: StageState,
-  plan: Plan,
-  stage: Stage,
-) -> StageOutput:
-  """Run a stage where it is needed, in the narrowest width that is compiled.
+def _run_wide(
+  run: StageRun, passage: Passage, longest: Int[Array, '']
+) -> Passage:
+  """Run a stage over windows of several tokens and write all of them."""
+  widths = run.plan.widths[1:]
+  buffers = passage.buffers
+  window = _window(run, width=widths[-1])
+  if len(widths) == 1:
+    output = _run_if(run, longest > 1, window, buffers)
+  else:
+    run_width = lambda width: lambda: _run(run, window, buffers, width=width)
+    which = jnp.searchsorted(jnp.array(widths), longest)
+    output = lax.switch(which, list(map(run_width, widths)))
 
-  Where it is not needed the result is zeros, which may be written anywhere
-  past what is valid.
-  """
-  widths = plan.widths if window.hidden.shape[1] > 1 else (1,)
-  caches = (state.keys, state.values, state.visible)
-  run = functools.partial(_run, plan=plan, stage=stage)
-  branches = [functools.partial(run, width=width) for width in widths]
-  skip = lambda *_: _zeros(window, plan, stage)
-  which = jnp.searchsorted(jnp.array(widths), jnp.max(window.count)) + 1
-  return lax.switch(
-    jnp.where(is_needed, which, 0), [skip, *branches], params, window, caches
-  )
+  rows = _stored_rows(output, buffers)
+
+  def write_token(index, caches):
+    def write(cache, new):
+      row = lax.dynamic_slice_in_dim(new, index, 1, axis=2)
+      return write_at(cache, row, run.base + index, axis=1)
+
+    return jax.tree.map(write, caches, rows)
+
+  # Rows of padding would cost as much to write as any.
+  caches = (buffers.keys, buffers.values)
+  keys, values = lax.fori_loop(0, longest, write_token, caches)
+  following = buffers.following
+  if following is not None:
+    following = write_at(following, output.hidden, run.following_at, axis=0)
+  return Passage(Buffers(keys, values, following), output.last, output.ready)
 
 
-def write_rows(
-  state: StageState, output: StageOutput, *, base: Int[Array, 'B']
-) -> StageState:
-  """Write a window's new rows into every cache of a stage."""
-  write = lambda cache, rows: write_at(cache, rows, base, axis=1)
-  return dataclasses.replace(
-    state,
-    keys=tuple(map(write, state.keys, output.keys)),
-    values=tuple(map(write, state.values, output.values)),
-  )
+def _stored_rows(output: StageOutput, buffers: Buffers) -> PyTree:
+  """Return a stage's new keys and values as its caches hold theirs."""
+  return as_stored((output.keys, output.values), (buffers.keys, buffers.values))
 
 
 def write_at(
@@ -153,23 +233,39 @@ def write_at(
   return jax.vmap(write_row)(target, update, start)
 
 
+def _window(run: StageRun, *, width: int) -> Window:
+  model = run.plan.config.model
+  turned = rotation(
+    run.base[:, None] + jnp.arange(width)[None],
+    config=model.rotary,
+    head_dim=model.head_dim,
+  )
+  return Window(run.entering[:, :width], run.base, run.count, turned)
+
+
+def _run_if(
+  run: StageRun, runs: Bool[Array, ''], window: Window, buffers: Buffers
+) -> StageOutput:
+  """Run a stage over a window, or return zeros."""
+  width = window.hidden.shape[1]
+  return lax.cond(
+    runs,
+    lambda: _run(run, window, buffers, width=width),
+    lambda: _zeros(window, run.plan, run.stage),
+  )
+
+
 def _run(
-  params: Prepared,
-  window: Window,
-  caches: tuple,
-  *,
-  plan: Plan,
-  stage: Stage,
-  width: int,
+  run: StageRun, window: Window, buffers: Buffers, *, width: int
 ) -> StageOutput:
   """Run the first `width` tokens of a window; pad what is returned."""
   out = backbone.run_blocks(
-    params,
+    run.params,
     window.hidden[:, :width],
-    plan=plan,
-    stage=stage,
+    plan=run.plan,
+    stage=run.stage,
     positions=jax.tree.map(lambda x: x[:, :width], window.rotation),
-    contexts=_CachedContexts(window, caches, width),
+    contexts=_CachedContexts(window, buffers, run.visible, width),
   )
   newest = lambda x: _at_index(x, jnp.maximum(window.count - 1, 0))
   pad = functools.partial(_pad_to, width=window.hidden.shape[1])
@@ -203,10 +299,17 @@ def _zeros(window: Window, plan: Plan, stage: Stage) -> StageOutput:
 class _CachedContexts(backbone.Contexts):
   """Show each block its cache, behind one mask for each sliding window."""
 
-  def __init__(self, window: Window, caches, width: int):
-    self._window = window
+  def __init__(
+    self,
+    window: Window,
+    buffers: Buffers,
+    visible: Bool[Array, 'B S'] | None,
+    width: int,
+  ):
+    self._window, self._visible = window, visible
     self._index = window.base[:, None] + jnp.arange(width)[None]  # [B, W]
-    self._keys, self._values, self._visible = caches
+    self._keys, self._values = buffers.keys, buffers.values
+    self._num_slots = jax.tree.leaves(buffers.keys)[0].shape[2]
     self._masks: dict[int | None, jax.Array] = {}
 
   def get(self, cache: int, *, window: int | None) -> Context:
@@ -217,7 +320,7 @@ class _CachedContexts(backbone.Contexts):
     return Context(keys, values, self._masks[window])
 
   def _mask(self, window: int | None) -> Bool[Array, 'B W S']:
-    slots = jnp.arange(self._keys[0].shape[2])[None]
+    slots = jnp.arange(self._num_slots)[None]
     valid = slots < self._window.base[:, None]  # [B, S]
     if self._visible is not None:
       valid = valid & self._visible

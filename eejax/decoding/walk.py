@@ -28,7 +28,9 @@ rides along gets the same keys and values, only sooner.
 """
 
 import dataclasses
+import functools
 
+import jax
 import jax.numpy as jnp
 
 from eejax.decoding import batching, fill
@@ -39,13 +41,7 @@ from eejax.decoding.heads import Answer
 from eejax.decoding.plan import Plan
 from eejax.decoding.prepare import Prepared
 from eejax.decoding.scoring import HeadInput
-from eejax.decoding.stages import (
-  StageOutput,
-  make_window,
-  run_stage_if,
-  write_at,
-  write_rows,
-)
+from eejax.decoding.stages import Buffers, StageRun, run_stage, write_at
 from eejax.models.exits import ExitInput
 from eejax.types import Array, Bool, Float, Int
 
@@ -57,7 +53,6 @@ class Walk:
     at: the stage before which each row's newest token stands; past the last
       one where there is nothing to do for it in this tick any more.
     length: tokens of each row that were fed, this tick's included.
-    output: of the newest stage that has blocks.
     stages: states of the stages passed.
     cycles: likewise, under DEPTH_QUEUE.
     events: likewise.
@@ -72,16 +67,14 @@ class Walk:
     self.length = state.length + fed
     self._fed, self._spent = jnp.sum(fed), jnp.zeros((), jnp.float32)
     embedded = params.table[state.tokens][:, None]  # [B, 1, D]
-    # The newest streams at the next stage's entrance, the slot of the first,
-    # and the first slot that has not come to it.
-    self._incoming, self._incoming_base = embedded, state.length
+    # The first slot of each row that has not come to the next stage.
     self._available = self.length
+    self._waiting = self._embed(embedded)
     self._last = ExitInput(hidden=embedded)
     self._ready: Float[Array, 'B 1 D'] | None = None
     # Rows that skip what is left, and what stands in for their tokens there.
     self._skipping = jnp.zeros_like(state.live)
     self._stand_in = fill.no_stand_in(embedded, plan=plan)
-    self.output: StageOutput | None = None
     self.memory = state.memory
     self.stages: list[StageState] = []
     self.cycles: list[Cycle] = []
@@ -91,6 +84,11 @@ class Walk:
   def position(self) -> Int[Array, 'B']:
     """Return the position of each row's newest token."""
     return self.length - 1
+
+  @property
+  def outcome(self) -> Float[Array, 'B two_W D'] | None:
+    """Return what waits behind the newest stage for the final head."""
+    return self._waiting[len(self.stages)]
 
   def head_input(self) -> HeadInput:
     """Return what the head of the newest stage is shown."""
@@ -110,21 +108,11 @@ class Walk:
     runs = self._decide(index, here)
     base = before.done_to
     count = jnp.where(here | rides, self._available - base, 0)
-    after = before
+    after = dataclasses.replace(before, waiting=self._waiting[index])
     if stage.num_caches:
-      after, hidden = self._enter(before, base)
-      window = make_window(hidden, base=base, count=count, plan=self._plan)
-      self.output = run_stage_if(
-        runs,
-        self._params,
-        window=window,
-        state=after,
-        plan=self._plan,
-        stage=stage,
-      )
-      after = self._write(after, index, window)
-      self._last, self._ready = self.output.last, self.output.ready
-      self._incoming, self._incoming_base = self.output.hidden, base
+      after = self._run(index, after, count, runs)
+    if before.waiting is None:
+      after = dataclasses.replace(after, waiting=None)
     done = jnp.where(runs, count, 0)
     self._available = base + jnp.where(self._skipping, 1, done)
     self.stages.append(dataclasses.replace(after, done_to=self._available))
@@ -145,7 +133,7 @@ class Walk:
         self._stand_in,
         take,
         self._last,
-        self.output,
+        self.stages[-1],
         plan=self._plan,
         stage=self._plan.stages[len(self.stages) - 1],
       )
@@ -194,38 +182,71 @@ class Walk:
     self.cycles.append(cycle.renewed_if(runs))
     return runs
 
-  def _enter(
-    self, state: StageState, base: Int[Array, 'B']
-  ) -> tuple[StageState, Float[Array, 'B W D']]:
-    """Let the newest streams wait; return all that wait at the entrance.
+  def _embed(self, embedded: Float[Array, 'B 1 D']) -> list[jax.Array | None]:
+    """Return what waits at each entrance once new tokens are embedded.
 
-    Streams of a stage that did not run are written, too, past the last one
-    that waits.
+    Behind the last stage waits what the final head is shown.
     """
-    if state.waiting is None:
-      return state, self._incoming
-    waiting = write_at(
-      state.waiting, self._incoming, self._incoming_base - base, axis=0
-    )
-    after = dataclasses.replace(state, waiting=waiting)
-    return after, waiting[:, : self._plan.window]
+    stages = self._state.stages
+    waiting = [*(s.waiting for s in stages), self._state.outcome]
+    enters_at = 0 if self._plan.stages[0].num_caches else 1
+    before = waiting[enters_at]
+    if before is None:
+      waiting[enters_at] = embedded
+    else:
+      at = self._state.length - stages[enters_at].done_to
+      waiting[enters_at] = write_at(before, embedded, at, axis=0)
+    return waiting
 
-  def _write(self, state: StageState, index: int, window) -> StageState:
-    """Write a stage's new rows, and the stand-ins of rows that skip it."""
-    assert self.output is not None
-    output = self.output
-    if index and self._plan.kv_strategy.fills:
-      output = fill.fill_rows(
-        output,
-        self._stand_in,
-        self._skipping,
-        params=self._params,
-        window=window,
-        plan=self._plan,
-        stage=self._plan.stages[index],
-      )
-      if state.visible is not None:
-        seen = ~self._skipping[:, None]
-        visible = write_at(state.visible, seen, window.base, axis=0)
-        state = dataclasses.replace(state, visible=visible)
-    return write_rows(state, output, base=window.base)
+  def _run(
+    self,
+    index: int,
+    state: StageState,
+    count: Int[Array, 'B'],
+    runs: Bool[Array, ''],
+  ) -> StageState:
+    """Run a stage if it `runs`; return its state but for how far it came."""
+    following = self._waiting[index + 1]
+    at, base = jnp.zeros_like(count), state.done_to
+    if index + 1 < len(self._plan.stages):
+      at = base - self._state.stages[index + 1].done_to
+    entering = state.waiting
+    assert entering is not None
+    run = StageRun(
+      params=self._params,
+      plan=self._plan,
+      stage=self._plan.stages[index],
+      runs=runs,
+      entering=entering,
+      base=base,
+      count=count,
+      following_at=at,
+      visible=state.visible,
+      amend=self._amend(index),
+    )
+    buffers = Buffers(state.keys, state.values, following)
+    passage = run_stage(run, buffers)
+    self._last, self._ready = passage.last, passage.ready
+    self._waiting[index + 1] = passage.buffers.following
+    visible = state.visible
+    if visible is not None:
+      visible = write_at(visible, ~self._skipping[:, None], base, axis=0)
+    return dataclasses.replace(
+      state,
+      keys=passage.buffers.keys,
+      values=passage.buffers.values,
+      visible=visible,
+    )
+
+  def _amend(self, index: int):
+    """Return what puts stand-ins for the rows that skip stage `index`."""
+    if not (index and self._plan.kv_strategy.fills):
+      return None
+    return functools.partial(
+      fill.fill_rows,
+      standing=self._stand_in,
+      rows=self._skipping,
+      params=self._params,
+      plan=self._plan,
+      stage=self._plan.stages[index],
+    )
