@@ -57,6 +57,14 @@ SHORTLY = {
   ),
   'eval': SHORT_TEXT,
   'generate': '--max-new-tokens 4',
+  'verify': (
+    '--prompt alpha --max-new-tokens 4 --batch-size 1 --threshold 0 '
+    '--draft-length 2'
+  ),
+  'bench': (
+    '--prompt alpha --max-new-tokens 4 --batch-sizes 1 --thresholds 0.5 '
+    '--repeats 1'
+  ),
   'export': '',
 }
 

@@ -31,6 +31,7 @@ import jax
 import numpy as np
 
 from eejax.config import EarlyExitConfig, ExitHeadKind
+from eejax.decoding.accounting import Accounting, BatchAccounting
 from eejax.decoding.replay import Work
 from eejax.errors import ArgumentError
 from eejax.models import decoder
@@ -163,6 +164,39 @@ def in_seconds(cost: ModelCost, *, block: float, matrix: float) -> ModelCost:
     heads=heads,
     gates=rated(cost.gates),
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class CountedCost:
+  """Predict the seconds of work that a decode loop counted, in any batch.
+
+  Weights that are read for one token serve the others of a batch or a window,
+  which add their arithmetic alone: n tokens take 1 + further (n - 1) times as
+  long as one. Counts of reads and of passes are all that is needed, for the
+  sum over all reads is linear in them:
+
+    block (reads + further (passes - reads)), and likewise for heads.
+
+  Attributes:
+    block: seconds of a block for one token.
+    head: seconds of an output matrix for one token.
+    further: share of these that each further token adds.
+  """
+
+  block: float
+  head: float
+  further: float
+
+  def of(self, work: Accounting, batch: BatchAccounting) -> float:
+    """Return the seconds that counted work should take."""
+    passes = work.blocks_run + work.exit_blocks_run
+    blocks = self._shared(batch.block_reads, passes)
+    heads = self._shared(batch.head_reads, work.head_calls)
+    return self.block * blocks + self.head * heads
+
+  def _shared(self, reads: int, uses: int) -> float:
+    # What rides along uncounted may leave fewer uses than reads.
+    return reads + self.further * max(uses - reads, 0)
 
 
 def _size(tree: PyTree) -> int:

@@ -1,0 +1,196 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The file in which `eejax bench` keeps what it has measured."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from eejax import config as config_lib
+from eejax.checkpoint import tree
+from eejax.cli import environment, output
+from eejax.errors import ArgumentError
+
+if TYPE_CHECKING:
+  from eejax.checkpoint.folder import Checkpoint
+
+FORMAT = 1
+
+# What lines of one file have in common: part -> what it is called.
+_PARTS = {
+  'model': 'of another model or other exits',
+  'run': 'with other prompts, tokens, repeats or another dtype',
+  'machine': 'on another machine or with other versions',
+}
+_MACHINE = ('eejax', 'jax', 'device', 'processor', 'cores')
+
+
+class BenchFile:
+  """Hold the lines of a file and write it, whole, whenever one is added."""
+
+  def __init__(self, path: pathlib.Path, identity: Mapping[str, Any]):
+    """Open the file, which need not be there yet.
+
+    Args:
+      path: where it is.
+      identity: what the lines have in common, see `identify`.
+
+    Raises:
+      ArgumentError: it holds something else, or cannot be written.
+    """
+    self.path = path
+    self.values: dict[str, Any] = {
+      'format': FORMAT,
+      **output.plain(identity),
+      'environment': {},
+      'lines': [],
+      'peers': [],
+    }
+    if path.exists():
+      held = read_object(path, what='measurements')
+      self._check(held)
+      self.values = {**self.values, **held}
+    self.values['environment'] = _environment()
+
+  def _check(self, held: Mapping[str, Any]) -> None:
+    if held.get('format') != FORMAT or not isinstance(held.get('lines'), list):
+      raise ArgumentError(
+        f'{self.path} is no file of eejax bench; give another --out.'
+      )
+    for part, words in _PARTS.items():
+      if held.get(part) != self.values[part]:
+        raise ArgumentError(
+          f'{self.path} holds measurements {words}; give another --out, or '
+          'remove it.'
+        )
+
+  def has(self, setting: Mapping[str, Any]) -> bool:
+    """Return whether a setting was measured before."""
+    wanted = output.plain(setting)
+    return any(line['setting'] == wanted for line in self.values['lines'])
+
+  def add(self, line: Any) -> None:
+    """Keep a line and write the file."""
+    self.values['lines'].append(output.plain(line))
+    self.write()
+
+  def lines_of(
+    self, settings: Sequence[Mapping[str, Any]]
+  ) -> list[dict[str, Any]]:
+    """Return the lines of `settings`, in their order."""
+    wanted = [output.plain(s) for s in settings]
+    lines = {json.dumps(x['setting']): x for x in self.values['lines']}
+    return [lines[json.dumps(s)] for s in wanted if json.dumps(s) in lines]
+
+  def write(self) -> None:
+    """Write the file: as it was before, or whole."""
+    write_whole(self.path, output.dumps(self.values, indent=2) + '\n')
+
+
+def identify(
+  model: 'Checkpoint',
+  *,
+  prompts: Sequence[Sequence[int]],
+  **run: Any,
+) -> dict[str, Any]:
+  """Return what measurements that may be compared have in common.
+
+  Args:
+    model: with its exits.
+    prompts: token ids.
+    **run: what else says how is measured.
+  """
+  described = environment.describe()
+  digest = hashlib.sha256(json.dumps([list(p) for p in prompts]).encode())
+  return {
+    'model': {
+      'backbone_hash': model.backbone_hash or tree.backbone_hash(model.params),
+      'exits_hash': _exits_hash(model),
+      'num_layers': model.config.model.num_layers,
+      'exit_depths': list(model.config.exit_depths),
+    },
+    'run': {
+      **run,
+      'prompts': len(prompts),
+      'prompts_hash': digest.hexdigest(),
+    },
+    'machine': {name: described[name] for name in _MACHINE},
+  }
+
+
+def _exits_hash(model: 'Checkpoint') -> str:
+  text = json.dumps(config_lib.to_json(model.config), sort_keys=True)
+  digest = hashlib.sha256(text.encode())
+  leaves = jax.tree_util.tree_leaves_with_path(model.params['exits'])
+  for path, leaf in leaves:
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.asarray(leaf).tobytes())
+  return digest.hexdigest()
+
+
+def _environment() -> dict[str, Any]:
+  return {**environment.describe(), 'load': list(os.getloadavg())}
+
+
+def check_writable(path: pathlib.Path) -> None:
+  """Check, before anything is measured, that a file can be written.
+
+  Raises:
+    ArgumentError: it cannot.
+  """
+  if path.is_dir():
+    raise ArgumentError(f'{path} is a folder; name a file with --out.')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ArgumentError(
+      f'{path} cannot be written ({error.strerror}); give another --out.'
+    ) from error
+  if not os.access(path.parent, os.W_OK):
+    raise ArgumentError(
+      f'{path} cannot be written, for its folder is read-only; give another '
+      '--out.'
+    )
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+  """Write a file so that it is never there in part."""
+  partial = path.with_name(f'.{path.name}.part')
+  partial.write_text(text, encoding='utf-8')
+  partial.replace(path)
+
+
+def read_object(path: pathlib.Path, *, what: str) -> dict[str, Any]:
+  """Return the JSON object in a file.
+
+  Raises:
+    ArgumentError: there is none.
+  """
+  try:
+    values = json.loads(path.read_text(encoding='utf-8'))
+  except OSError as error:
+    raise ArgumentError(
+      f'the {what} {path} cannot be read ({error.strerror}).'
+    ) from error
+  except ValueError as error:
+    raise ArgumentError(f'the {what} {path} are not JSON: {error}.') from error
+  if not isinstance(values, dict):
+    raise ArgumentError(f'the {what} {path} are no JSON object.')
+  return values

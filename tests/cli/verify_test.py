@@ -1,0 +1,163 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Test `eejax verify`: verdict, exit codes, JSON, wrong arguments."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from eejax.checkpoint import folder
+from eejax.checkpoint.folder import Checkpoint
+from eejax.cli import main, prompted_model
+from eejax.data.tokenizer import train_bpe
+from eejax.decoding.policy import Mode, Policy, save_policy
+from eejax.evaluation import lossless
+from eejax.testing import tiny
+
+DRAFTS = ('--threshold', '0', '--draft-depth', '3', '--draft-length', '2')
+SHORT = ('--max-new-tokens', '6', '--batch-size', '1,2')
+TWO = ('--prompt', 'alpha beta', '--prompt', 'gamma')
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  """Return a folder with a checkpoint, one without exits, and a policy."""
+  root = tmp_path_factory.mktemp('verify')
+  random = np.random.default_rng(0)
+  words = ['alpha', 'beta', 'gamma', 'delta', 'epsilon']
+  tokenizer = train_bpe([' '.join(random.choice(words, 400))], vocab_size=300)
+  tokenizer.save(root / 'tokenizer')
+  config = tiny.tiny_config(
+    '1:norm,3:mlp',
+    vocab_size=300,
+    bos_id=tokenizer.bos_id,
+    eos_ids=(),
+    max_length=64,
+  )
+  params = jax.tree.map(lambda x: 4 * x, tiny.tiny_params(config))
+  model = Checkpoint(config, params, tokenizer_folder=root / 'tokenizer')
+  folder.save(root / 'model', model)
+  bare = Checkpoint(
+    config.with_exits(()),
+    {**params, 'exits': {}},
+    tokenizer_folder=root / 'tokenizer',
+  )
+  folder.save(root / 'bare', bare)
+  other = Policy(Mode.SPECULATIVE, backbone_hash='0' * 64)
+  save_policy(other, root / 'other.json')
+  return root
+
+
+def run(capsys, place, *argv, model='model', expect=0):
+  code = main.main(['verify', str(place / model), *map(str, argv)])
+  out, err = capsys.readouterr()
+  assert code == expect, err
+  return out, err
+
+
+def test_it_says_lossless_and_counts(place, capsys):
+  out, _ = run(capsys, place, *TWO, *SHORT, *DRAFTS, '--json')
+  found = json.loads(out)
+  assert found['is_lossless'] and found['differences'] == []
+  # Two batches of one row and one of two, six tokens each.
+  assert (found['rows'], found['tokens']) == (4, 24)
+  assert found['near_ties'] == found['real_differences'] == 0
+  assert found['acceptance'] == found['accepted'] / found['drafted']
+  assert found['policy']['mode'] == 'speculative'
+  out, _ = run(capsys, place, *TWO, *SHORT, *DRAFTS)
+  assert "Lossless here: all 4 rows are the whole model's" in out
+
+
+def test_seeds_are_rows_of_their_own(place, capsys):
+  heat = ('--temperature', '0.8', '--seeds', '2')
+  out, _ = run(capsys, place, *TWO, *SHORT, *DRAFTS, *heat, '--json')
+  assert json.loads(out)['rows'] == 8
+
+
+def test_a_difference_is_exit_code_1_with_its_place(place, capsys, monkeypatch):
+  honest = lossless.generate
+
+  def lying(*args, policy, prompts, **kwargs):
+    # Speculation answers another prompt.
+    if policy.mode is Mode.SPECULATIVE:
+      prompts = [[*p, 5] for p in prompts]
+    return honest(*args, policy=policy, prompts=prompts, **kwargs)
+
+  monkeypatch.setattr(lossless, 'generate', lying)
+  out, err = run(capsys, place, *TWO, *SHORT, *DRAFTS, '--json', expect=1)
+  found = json.loads(out)
+  assert not found['is_lossless'] and found['real_differences'] >= 1
+  first = found['differences'][0]
+  assert first['prompt'] in (1, 2) and first['batch_size'] == 1
+  difference = first['difference']
+  assert difference['kind'] == 'real'
+  assert difference['gap'] > 0 and difference['bound'] > 0
+  assert difference['full_token'] != difference['speculative_token']
+  assert 'eejax verify: not lossless here' in err
+  out, err = run(capsys, place, *TWO, *SHORT, *DRAFTS, expect=1)
+  assert 'top-2 gap' in out and 'real' in out
+  assert 'Lossless' not in out
+
+
+def test_nothing_tested_is_no_success(place, capsys):
+  _, err = run(capsys, place, *TWO, *SHORT, '--threshold', 'never', expect=1)
+  assert 'nothing was tested' in err
+
+
+def test_exits_may_be_added_in_memory(place, capsys):
+  argv = (*TWO, *SHORT, '--threshold', '0', '--draft-length', '2')
+  run(capsys, place, *argv, '--exits', '2:norm', model='bare')
+  _, err = run(capsys, place, *argv, model='bare', expect=2)
+  assert 'has no exits' in err and '--exits' in err
+
+
+def test_without_prompts_the_standard_library_is_continued(place, capsys):
+  argv = ('--max-new-tokens', '4', '--batch-size', '8', *DRAFTS, '--json')
+  found = json.loads(run(capsys, place, *argv)[0])
+  assert found['rows'] == 8 and 'standard library' in found['prompts']
+
+
+@pytest.mark.parametrize(
+  'argv, message',
+  [
+    ((*TWO, '--batch-size', '0'), 'positive whole numbers'),
+    ((*TWO, '--batch-size', 'x'), 'positive whole numbers'),
+    ((*TWO, '--seeds', '2'), 'knows no seeds'),
+    ((*TWO, '--seeds', '0', '--temperature', '1'), 'at least 1'),
+    ((*TWO, '--temperature', '-1'), 'temperature'),
+    ((*TWO, '--max-new-tokens', '64'), 'leave room'),
+    ((*TWO, '--max-new-tokens', '62'), 'context of the model, 64'),
+    ((*TWO, '--prompts', 'absent.txt'), 'cannot be read'),
+    ((*TWO, '--draft-depth', '2'), 'no exit at depth 2'),
+    ((*TWO, '--batching', 'reference'), 'ride_along'),
+    ((*TWO, '--policy', 'p', '--threshold', '0.5'), 'give one of them'),
+    ((*TWO, '--exits', '1:norm'), 'already an exit at depth 1'),
+    ((*TWO, '--mode', 'full'), 'unrecognized arguments'),
+  ],
+)
+def test_wrong_arguments_are_one_sentence(place, capsys, argv, message):
+  out, err = run(capsys, place, *argv, expect=2)
+  assert message in err and out == ''
+  assert err.count('\n') == 1
+
+
+def test_a_policy_of_another_model_is_refused(place, capsys):
+  argv = (*TWO, '--policy', place / 'other.json')
+  assert 'fitted for another' in run(capsys, place, *argv, expect=2)[1]
+
+
+def test_whole_numbers_are_read_once():
+  assert prompted_model.whole_numbers('1, 8,1') == (1, 8)
