@@ -35,6 +35,7 @@ from eejax.decoding.criteria import (
 from eejax.errors import ArgumentError
 from eejax.evaluation.heads import Heads, run_heads
 from eejax.models.exits import gate_logit
+from eejax.ops.quant import Quantization
 from eejax.types import Bool, Float, Params
 
 
@@ -158,7 +159,14 @@ def collect_scores(
 
 
 @functools.partial(
-  jax.jit, static_argnames=('config', 'criteria', 'dtype', 'chunk_size')
+  jax.jit,
+  static_argnames=(
+    'config',
+    'criteria',
+    'dtype',
+    'chunk_size',
+    'kv_quantization',
+  ),
 )
 def score_batch(
   params: Params,
@@ -168,9 +176,19 @@ def score_batch(
   criteria: tuple[str, ...],
   dtype: str,
   chunk_size: int,
+  kv_quantization: Quantization = Quantization.NONE,
 ) -> dict[str, jax.Array]:
-  """Return each criterion's scores, and `'agree'`, all [E, B, T]."""
-  ready = run_heads(params, batch, config=config, dtype=dtype)
+  """Return each criterion's scores, and `'agree'`, all [E, B, T].
+
+  `'final'`, [1, B, T], has the full model's likeliest tokens.
+  """
+  ready = run_heads(
+    params,
+    batch,
+    config=config,
+    dtype=dtype,
+    kv_quantization=kv_quantization,
+  )
   result = _read_logits(ready, config, criteria, jnp.dtype(dtype), chunk_size)
   for name in criteria:
     if not get_criterion(name).reads.asks_head:
@@ -265,6 +283,7 @@ def _read_logits(
     )
     final = jnp.argmax(of_final(), axis=-1)
     found: dict[str, list] = {name: [] for name in ('agree', *names)}
+    found['final'] = [final]
     progress = {name: _Progress(name, config) for name in names}
     for of_exit in of_exits:
       logits = of_exit()
