@@ -84,7 +84,11 @@ def new_cycle() -> Cycle:
 
 
 def pays(
-  cycle: Cycle, *, cost: float, upstream: Int[Array, '']
+  cycle: Cycle,
+  *,
+  cost: float,
+  upstream: Int[Array, ''],
+  patience: int | None = None,
 ) -> Bool[Array, '']:
   """Return whether running a stage now beats one more tick before it.
 
@@ -96,16 +100,20 @@ def pays(
     r / (S / n) > F / (S + c),
 
   the marginal value theorem (Charnov 1976, eq. 5). With r = 0 the stage runs.
-  A row is forced to full depth within its window, so r falls to 0 within as
-  many ticks and no row starves.
+  Where keys and values are exact a row is forced to full depth within its
+  window, so r falls to 0 and no row starves; elsewhere `patience` sees to it.
 
   Args:
     cycle: of the stage, this tick included.
     cost: c, of running the stage, in blocks.
     upstream: r, rows that the next tick can move without this stage.
+    patience: ticks after which it runs anyway; None is never.
   """
   whole = cycle.spent + cost
-  return upstream * whole * cycle.ticks <= cycle.fed * cycle.spent
+  is_due = upstream * whole * cycle.ticks <= cycle.fed * cycle.spent
+  if patience is None:
+    return is_due
+  return is_due | (cycle.ticks >= patience)
 
 
 @functools.cache

@@ -21,10 +21,12 @@ the end whatever its scores are, and all exits are asked about it.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from eejax.decoding.cache import DecodeState, Request
+from eejax.decoding.criteria import Memory
 from eejax.decoding.heads import answer_exit, likeliest_token
 from eejax.decoding.plan import Plan
 from eejax.decoding.prepare import Prepared
@@ -45,10 +47,13 @@ class Observation:
     rows: whose newest token is observed.
     scores: of these tokens, an array [B] for each exit that was passed.
     tokens: likeliest tokens, likewise.
+    memory: what the exits passed saw of them. They ask for nothing else in
+      this tick, so nobody else remembers it.
   """
 
-  def __init__(self, rows: Bool[Array, 'B']):
+  def __init__(self, rows: Bool[Array, 'B'], memory: Memory):
     self.rows = rows
+    self.memory = memory
     self.scores: list[Float[Array, B]] = []
     self.tokens: list[Int[Array, B]] = []
 
@@ -65,18 +70,18 @@ class Observation:
     rows = passed & self.rows
     never = jnp.full_like(request.thresholds, jnp.inf)
     unmoved = dataclasses.replace(request, thresholds=never)
+    shown = dataclasses.replace(head_input, memory=self.memory)
 
     def ask():
       answer = answer_exit(
-        params, unmoved, head_input, plan=plan, index=index, may_take=rows
+        params, unmoved, shown, plan=plan, index=index, may_take=rows
       )
-      top = likeliest_token(params, head_input, plan=plan, index=index)
-      return answer.score, top
+      top = likeliest_token(params, shown, plan=plan, index=index)
+      return answer.score, top, answer.memory
 
     nothing = jnp.zeros(rows.shape, jnp.float32)
-    score, token = lax.cond(
-      jnp.any(rows), ask, lambda: (nothing, nothing.astype(jnp.int32))
-    )
+    silence = (nothing, nothing.astype(jnp.int32), self.memory)
+    score, token, self.memory = lax.cond(jnp.any(rows), ask, lambda: silence)
     self.scores.append(score)
     self.tokens.append(token)
 
@@ -104,7 +109,9 @@ def first_rule_state(
   rule = rule_of(plan)
   if isinstance(rule, Constant):
     return None
-  return rule.init(request.thresholds, start=length, limit=limit)
+  state = rule.init(request.thresholds, start=length, limit=limit)
+  # Copies: what the loop donates may be nobody else's.
+  return jax.tree.map(lambda leaf: leaf + 0, state)
 
 
 def with_current_thresholds(
@@ -127,7 +134,7 @@ def begin(
   """Return which rows are observed in this tick; None if nobody learns."""
   if state.rule is None or state.rule.moments is None:
     return None
-  return Observation(position % plan.window == 0)
+  return Observation(position % plan.window == 0, state.memory)
 
 
 def learn(

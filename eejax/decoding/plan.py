@@ -91,6 +91,8 @@ class Plan:
     drafting: whether the length of drafts follows acceptance.
     threshold_rule: how thresholds change while a row is decoded.
     scored_vocabulary: which tokens a score is computed over.
+    patience: ticks after which a stage runs whenever some row needs it, under
+      DEPTH_QUEUE; None where the window sees to that.
   """
 
   config: EarlyExitConfig
@@ -105,6 +107,7 @@ class Plan:
   drafting: Drafting = Drafting.ADAPTIVE
   threshold_rule: str = 'constant'
   scored_vocabulary: str = 'whole'
+  patience: int | None = None
 
   @property
   def depth(self) -> int:
@@ -182,6 +185,7 @@ def make_plan(
     ),
     threshold_rule=policy.threshold_rule,
     scored_vocabulary=policy.scored_vocabulary,
+    patience=None if policy.kv_strategy.is_exact else policy.window,
   )
   return plan, thresholds
 
@@ -195,6 +199,12 @@ def _stages(
   drafts = policy.mode is Mode.SPECULATIVE
   if drafts:
     usable = _drafting(usable, policy, config)
+  if policy.kv_strategy is KVStrategy.COPY and usable[0][0].depth == 0:
+    raise ArgumentError(
+      'the kv strategy copy copies from the last block that ran, and there is '
+      'none before the exit at depth 0; use minimum depth 1, or another '
+      'strategy.'
+    )
   stages: list[Stage] = []
   thresholds: list[Threshold] = []
   first = 0

@@ -160,6 +160,8 @@ class Policy:
         f'draft length must be at least 1, not {self.draft_length}.'
       )
     self._check_batching()
+    if self.threshold_rule.startswith('adaptive'):
+      self._check_learning()
     if self.mode is Mode.SPECULATIVE:
       self._check_speculation()
 
@@ -177,7 +179,31 @@ class Policy:
         'use another batching than depth_queue.'
       )
 
+  def _check_learning(self) -> None:
+    if get_criterion(self.criterion).reads & Reads.FINAL:
+      raise ArgumentError(
+        f'criterion {self.criterion} is an oracle and has nothing to learn; '
+        'use it with the threshold rule constant.'
+      )
+    if not self.kv_strategy.is_exact:
+      raise ArgumentError(
+        'adaptive thresholds learn from tokens at full depth, which the kv '
+        f'strategy {self.kv_strategy.value} does not force; use deferred or '
+        'recompute.'
+      )
+
   def _check_speculation(self) -> None:
+    if get_criterion(self.criterion).reads.remembers:
+      raise ArgumentError(
+        f'criterion {self.criterion} compares exits, and speculative decoding '
+        'asks the one that drafts; use another criterion.'
+      )
+    vocabulary = parse_scored_vocabulary(self.scored_vocabulary)
+    if vocabulary.kind is Scored.CANDIDATES:
+      raise ArgumentError(
+        'candidates are settled by the first exit, and speculative decoding '
+        'asks the one that drafts; use another scored vocabulary.'
+      )
     if self.kv_strategy is not KVStrategy.DEFERRED:
       raise ArgumentError(
         'speculative decoding verifies with exact keys and values; use the '

@@ -178,6 +178,7 @@ class Walk:
         cycle,
         cost=self._plan.costs[index],
         upstream=jnp.sum(ready & self._state.live),
+        patience=self._plan.patience,
       )
     self.cycles.append(cycle.renewed_if(runs))
     return runs
