@@ -34,6 +34,7 @@ from eejax.ops.quant import (
   Quantized,
   dequantize,
   quantize_rows,
+  zero_rows,
 )
 from eejax.ops.sampling import RowSampling
 from eejax.types import Array, Bool, DTypeLike, Float, Int, PyTree
@@ -167,9 +168,12 @@ def empty_stage(
   """Return the state of a stage that has seen nothing."""
   c = plan.config.model
   shape = (batch_size, c.num_kv_heads, size, c.head_dim)
-  cache = lambda: jnp.zeros(shape, dtype)
-  if kv_quantization is Quantization.INT8:
-    cache = lambda: quantize_rows(jnp.zeros(shape, dtype))
+
+  def cache() -> Float[Array, 'B K S H'] | Quantized:
+    if kv_quantization is Quantization.INT8:
+      return zero_rows(shape)
+    return jnp.zeros(shape, dtype)
+
   caches = lambda: tuple(cache() for _ in range(stage.num_caches))
   waiting = visible = None
   recomputes = plan.kv_strategy is KVStrategy.RECOMPUTE

@@ -184,4 +184,4 @@ def _product(
   projection: Params, x: Float[Array, 'B 1 D']
 ) -> Float[Array, 'B 1 K H']:
   y = kernel_product(x, projection['kernel'])
-  return y + projection['bias'] if 'bias' in projection else y
+  return y + projection['bias'][None, None] if 'bias' in projection else y

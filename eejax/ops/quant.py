@@ -48,6 +48,8 @@ SLICE_SIZE = 2**19
 # Operands of up to so many numbers are converted whole.
 WHOLE_SIZE = 2**15
 
+ROW_SCALE_DTYPE = jnp.bfloat16
+
 
 class Quantization(enum.Enum):
   """How numbers are stored: as they are computed, or as int8 with scales."""
@@ -203,7 +205,18 @@ def quantize_rows(rows: Float[Array, '*batch H']) -> Quantized:
   Scales are bfloat16. A float32 holds q s exactly then, so that rows which
   were rounded to int8 once stay as they are when they are again.
   """
-  return quantize(rows, axes=(-1,), scale_dtype=jnp.bfloat16)
+  return quantize(rows, axes=(-1,), scale_dtype=ROW_SCALE_DTYPE)
+
+
+def zero_rows(shape: tuple[int, ...]) -> Quantized:
+  """Return what `quantize_rows` makes of zeros.
+
+  Compilers would quantise them at compile time, which takes minutes.
+  """
+  return Quantized(
+    values=jnp.zeros(shape, jnp.int8),
+    scale=jnp.zeros(shape[:-1], ROW_SCALE_DTYPE),
+  )
 
 
 def round_rows(

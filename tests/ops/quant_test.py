@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from eejax.ops import quant
+from eejax.ops.quant import Quantization
 
 
 def normal(seed, *shape, scale=1.0):
@@ -154,3 +155,60 @@ def test_large_kernels_are_never_dequantised_whole():
   program = jax.jit(loop).lower(kernels, jnp.ones((1, size))).compile()
   temp = program.memory_analysis().temp_size_in_bytes
   assert temp < size * size * 4  # of one kernel in float32
+
+
+# MARK: Keys and values
+
+
+def test_rows_that_were_rounded_stay_as_they_are():
+  rows = normal(0, 2, 3, 50, 7) * jnp.exp(3 * normal(1, 2, 3, 50, 1))
+  once = quant.round_rows(rows, Quantization.INT8)
+  first, again = quant.quantize_rows(rows), quant.quantize_rows(once)
+  assert first.scale.dtype == jnp.bfloat16 and first.scale.shape == (2, 3, 50)
+  np.testing.assert_array_equal(first.values, again.values)
+  np.testing.assert_array_equal(first.scale, again.scale)
+  # Scales of few bits cost nothing beyond what rounding does.
+  error = jnp.abs(rows - once)
+  step = first.scale.astype(jnp.float32)[..., None]
+  assert (error <= step / 2 * (1 + 1e-5)).all() and (error > step * 0.45).any()
+  assert quant.round_rows(rows, Quantization.NONE) is rows
+
+
+def test_zero_rows_are_those_of_zeros():
+  found, made = quant.zero_rows((2, 3)), quant.quantize_rows(jnp.zeros((2, 3)))
+  for x, y in zip(
+    (found.values, found.scale), (made.values, made.scale), strict=True
+  ):
+    assert x.dtype == y.dtype
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_attention_products_are_those_of_dequantised_rows(dtype, small_slices):
+  rows = quant.quantize_rows(normal(0, 2, 3, 12, 5))
+  exact = quant.dequantize(rows, axes=(-1,))
+  assert quant.num_slices(12, 2 * 3 * 5) == 12
+  query = normal(1, 2, 3, 4, 5).astype(dtype)
+  weights = jax.nn.softmax(normal(2, 2, 3, 4, 12))
+  tolerance = 1e-5 if dtype == jnp.float32 else 3e-2
+  scores = quant.row_scores(query, rows)
+  assert scores.dtype == jnp.float32
+  np.testing.assert_allclose(
+    scores,
+    jnp.einsum('BKTH,BKSH->BKTS', query.astype(jnp.float32), exact),
+    atol=1e-5,
+  )
+  mixed = quant.mix_rows(weights, rows, dtype=dtype)
+  assert mixed.dtype == dtype
+  np.testing.assert_allclose(
+    mixed.astype(jnp.float32),
+    jnp.einsum('BKTS,BKSH->BKTH', weights, exact),
+    atol=tolerance,
+  )
+  # In one piece, as other compilers are given it.
+  np.testing.assert_allclose(
+    quant.score_by_slices(query, rows.values),
+    quant._score(query, rows.values),
+    rtol=1e-5,
+    atol=1e-3,
+  )
