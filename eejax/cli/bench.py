@@ -259,13 +259,14 @@ def _read_peers(
   values = bench_file.read_object(pathlib.Path(path), what='peers')
   lines = values.get('lines')
   known = {'decoder', 'batch_size', 'tokens_per_s_with_prefill'}
-  if not isinstance(lines, list) or any(known - set(x) for x in lines):
+  is_line = lambda line: isinstance(line, dict) and known <= set(line)
+  if not isinstance(lines, list) or not all(map(is_line, lines)):
     raise ArgumentError(
       f'{path} is not what benchmarks/peers.py writes; run it on the model as '
       'a Hugging Face folder.'
     )
   ours = identity['model']['backbone_hash']
-  if values.get('backbone_hash') != ours:
+  if ours not in (values.get('backbone_hashes') or ()):
     raise ArgumentError(
       f'{path} was measured on other weights; run benchmarks/peers.py on this '
       'model.'

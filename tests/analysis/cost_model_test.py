@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 
 from eejax.analysis.cost_model import (
+  CountedCost,
   DecodeCost,
   ModelCost,
   in_seconds,
   model_cost,
 )
+from eejax.decoding.accounting import Accounting, BatchAccounting
 from eejax.decoding.replay import Work, full_work
 from eejax.errors import ArgumentError
 from eejax.testing import tiny
@@ -120,3 +122,23 @@ def test_measured_times_take_the_place_of_bytes():
 def test_the_window_factor_is_checked():
   with pytest.raises(ArgumentError, match='window_factor'):
     DecodeCost(MODEL, reads_logits=True, window_factor=0.5)
+
+
+class TestCountedCost:
+  cost = CountedCost(block=2.0, head=3.0, further=0.1)
+
+  def test_one_row_pays_every_read(self):
+    work = Accounting(blocks_run=12, head_calls=1)
+    batch = BatchAccounting(block_reads=12, head_reads=1)
+    assert self.cost.of(work, batch) == 12 * 2 + 3
+
+  def test_further_tokens_add_their_share(self):
+    # Eight rows: a block is read once and runs eight times.
+    work = Accounting(blocks_run=80, exit_blocks_run=16, head_calls=8)
+    batch = BatchAccounting(block_reads=12, head_reads=1)
+    expected = 2 * (12 + 0.1 * (96 - 12)) + 3 * (1 + 0.1 * 7)
+    assert self.cost.of(work, batch) == pytest.approx(expected)
+
+  def test_reads_for_nobody_are_still_paid(self):
+    batch = BatchAccounting(block_reads=5)
+    assert self.cost.of(Accounting(), batch) == 10
