@@ -54,6 +54,8 @@ def measure(
   import torch
   import transformers
 
+  # It warns of its own ways to call itself.
+  transformers.logging.set_verbosity_error()
   model = transformers.AutoModelForCausalLM.from_pretrained(
     folder, dtype=torch.float32
   )

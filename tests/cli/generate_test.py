@@ -294,9 +294,11 @@ def test_drafting_asks_for_less_than_early_exit(place, capsys):
 
 def test_strategies_and_batchings_reach_the_policy(place, capsys):
   flags = ('--kv-strategy', 'propagate', '--batching', 'all_agree')
-  found = run_json(capsys, place, *TWO, *EARLY, *flags)['policy']
+  rule = ('--threshold-rule', 'decaying(2)')
+  found = run_json(capsys, place, *TWO, *EARLY, *flags, *rule)['policy']
   assert found['kv_strategy'] == 'propagate'
   assert found['batching'] == 'all_agree'
+  assert found['threshold_rule'] == 'decaying(2)'
 
 
 def test_a_row_without_finite_logits_ends_and_the_other_goes_on(
