@@ -1,0 +1,399 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Measure the decoding engine: prints one JSON object.
+
+  python benchmarks/decoding.py --model runs/quickstart/tuning/model
+  python benchmarks/decoding.py --only never_overhead_b8,depth_queue_gain
+
+Ratios are of times taken in turn within this process, and medians; counts are
+exact. Figures that need a trained model are skipped, by name, without one;
+those that need an accelerator say so where there is none. `assistant` needs
+the `parity` extra.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from foundation import LLAMA_43M, forced_exit_efficiency
+from timing import environment
+
+from eejax.checkpoint import folder as checkpoint_folder
+from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.huggingface_export import export_folder
+from eejax.config import EarlyExitConfig, parse_exits
+from eejax.data import batches as data_batches
+from eejax.data.corpus import Split
+from eejax.data.data_config import DataConfig
+from eejax.data.tokenizer import Tokenizer
+from eejax.decoding import programs
+from eejax.decoding.batching import Batching, head_in_blocks
+from eejax.decoding.criteria import Criterion, Evidence, Reads, register
+from eejax.decoding.generate import generate
+from eejax.decoding.policy import KVStrategy, Mode, Policy
+from eejax.decoding.prepare import Prepared, prepare
+from eejax.models import decoder
+
+Figure = tuple[float | None, dict[str, Any]]
+
+NEW_TOKENS = 96
+
+
+@dataclasses.dataclass(frozen=True)
+class Coin(Criterion):
+  """Score tokens evenly over [0, 1], whatever they are.
+
+  A random model has no easy tokens; this says which ones leave where, so
+  that the speed of a given mixture can be measured.
+
+  score = frac(0.618 (position + 1) + 0.377 depth).
+  """
+
+  name = 'coin'
+  reads = Reads.POSITIONS
+
+  def score(self, evidence: Evidence):
+    """Return the score; see the class."""
+    phase = 0.377 * evidence.depth
+    return jnp.mod((evidence.positions + 1) * 0.6180339 + phase, 1.0)
+
+
+COIN = register(Coin())
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """Hold a model to decode with, and prompts for it."""
+
+  config: EarlyExitConfig
+  params: Prepared
+  prompts: list[list[int]]
+
+  def run(self, policy: Policy, *, batch_size: int = 1, tokens=NEW_TOKENS):
+    """Decode the prompts in batches; return the results."""
+    return [
+      generate(
+        self.params,
+        config=self.config,
+        prompts=self.prompts[i : i + batch_size],
+        policy=policy,
+        max_new_tokens=tokens,
+        eos_ids=(),
+      )
+      for i in range(0, len(self.prompts), batch_size)
+    ]
+
+
+def random_llama(exits: str = '', *, rows: int = 1) -> Subject:
+  """Return the 43M Llama with random weights and prompts of mixed lengths."""
+  heads = parse_exits(exits) if exits else ()
+  config = EarlyExitConfig(LLAMA_43M, heads)
+  params = jax.jit(lambda key: decoder.init(config, key))(jax.random.key(0))
+  rng = np.random.default_rng(0)
+  prompts = [
+    rng.integers(1, LLAMA_43M.vocab_size, size=12 + 5 * (i % 7)).tolist()
+    for i in range(rows)
+  ]
+  return Subject(config, prepare(params, config=config), prompts)
+
+
+def trained(path: pathlib.Path, *, count: int = 6) -> Subject:
+  """Return a tuned model with the beginnings of files it never saw."""
+  held = checkpoint_folder.load(path)
+  words = Tokenizer.load(held.tokenizer_folder)
+  data = DataConfig(corpus='stdlib')
+  texts = data_batches.read_texts(data, split=Split.TEST)
+  encoded = (words.encode(t, add_bos=True) for t in texts)
+  prompts = [ids[:48] for ids in encoded if len(ids) > 200][:count]
+  params = prepare(held.params, config=held.config)
+  return Subject(held.config, params, prompts)
+
+
+def seconds_in_turn(
+  runs: dict[str, Callable[[], list]], repeats: int
+) -> dict[str, list[float]]:
+  """Return decoding seconds of every repeat of every run, taken in turn."""
+  for run in runs.values():
+    run()
+  seconds: dict[str, list[float]] = {name: [] for name in runs}
+  for _ in range(repeats):
+    for name, run in runs.items():
+      seconds[name].append(sum(r.timing.decode_s for r in run()))
+  return seconds
+
+
+def ratio(seconds: dict[str, list[float]], above: str, below: str) -> float:
+  """Return the median over repeats of one run's time over another's."""
+  pairs = zip(seconds[above], seconds[below], strict=True)
+  return statistics.median(a / b for a, b in pairs)
+
+
+def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
+  """Return each run's median, in seconds."""
+  return {name: statistics.median(s) for name, s in seconds.items()}
+
+
+# MARK: Figures
+
+
+def never_overhead(repeats: int, *, rows: int) -> Figure:
+  """Return the time of `never` with 3 gated exits over plain decoding."""
+  subject = random_llama('3:norm:gate,6:norm:gate,9:norm:gate', rows=rows)
+  never = Policy(Mode.EARLY_EXIT, 'gate', (None,))
+  seconds = seconds_in_turn(
+    {
+      'never': lambda: subject.run(never, batch_size=rows),
+      'plain': lambda: subject.run(Policy(), batch_size=rows),
+    },
+    repeats,
+  )
+  return ratio(seconds, 'never', 'plain'), {'seconds': medians(seconds)}
+
+
+def policy_efficiency(repeats: int) -> Figure:
+  """Return the worst measured speed-up over that of the reads saved."""
+  subject = random_llama('3:norm,6:norm,9:norm')
+  head = head_in_blocks(subject.config)
+  full = subject.config.model.num_layers + head
+  policies = {
+    f'{1 - t:.0%} leave at each exit': Policy(Mode.EARLY_EXIT, COIN, (t,))
+    for t in (0.3, 0.5, 0.8)
+  }
+  runs = {'plain': lambda: subject.run(Policy())}
+  runs |= {n: lambda p=p: subject.run(p) for n, p in policies.items()}
+  seconds = seconds_in_turn(runs, repeats)
+  detail = {}
+  for name, policy in policies.items():
+    work = subject.run(policy)[0]
+    tokens = len(work.rows[0].tokens)
+    reads = work.batch.block_reads + head * work.batch.head_reads
+    ideal = full * tokens / reads
+    speedup = ratio(seconds, 'plain', name)
+    detail[name] = {
+      'speedup': speedup,
+      'reads_ideal': ideal,
+      'efficiency': speedup / ideal,
+    }
+  return min(d['efficiency'] for d in detail.values()), detail
+
+
+def depth_queue_gain(repeats: int) -> Figure:
+  """Return tokens/s of `depth_queue` over those of `all_agree`, batch 16."""
+  subject = random_llama('3:norm', rows=16)
+  detail: dict[str, Any] = {}
+  gains = []
+  for strategy in (KVStrategy.DEFERRED, KVStrategy.PROPAGATE):
+    policies = {
+      b: Policy(Mode.EARLY_EXIT, COIN, (0.3,), batching=b, kv_strategy=strategy)
+      for b in (Batching.ALL_AGREE, Batching.RIDE_ALONG, Batching.DEPTH_QUEUE)
+    }
+    runs = {
+      b.value: lambda p=p: subject.run(p, batch_size=16)
+      for b, p in policies.items()
+    }
+    seconds = seconds_in_turn(runs, repeats)
+    gain = ratio(seconds, 'all_agree', 'depth_queue')
+    queued = subject.run(policies[Batching.DEPTH_QUEUE], batch_size=16)[0]
+    single = subject.run(policies[Batching.DEPTH_QUEUE])
+    same = [
+      a.tokens == b.rows[0].tokens
+      for a, b in zip(queued.rows, single, strict=True)
+    ]
+    detail[strategy.value] = {
+      'gain': gain,
+      'over_ride_along': ratio(seconds, 'ride_along', 'depth_queue'),
+      'seconds': medians(seconds),
+      'rows_as_alone': sum(same) / len(same),
+    }
+    gains.append(gain)
+  return gains[0], detail
+
+
+def deferred_block_passes(repeats: int) -> Figure:
+  """Return the greatest distance of passes a token from L, over thresholds."""
+  del repeats
+  subject = random_llama('3:norm,6:norm,9:norm')
+  layers = subject.config.model.num_layers
+  detail = {}
+  for threshold in (0.1, 0.3, 0.5, 0.7, 0.9):
+    policy = Policy(Mode.EARLY_EXIT, COIN, (threshold,))
+    depths = subject.run(policy)[0].rows[0].exit_depths
+    # Up to its last token at full depth, no keys and values are missing.
+    complete = len(depths) - depths[::-1].index(layers)
+    row = subject.run(policy, tokens=complete)[0].rows[0]
+    detail[str(threshold)] = row.accounting.blocks_run / complete
+  worst = max(detail.values(), key=lambda x: abs(x - layers))
+  return worst, {'passes_per_token': detail, 'num_layers': layers}
+
+
+def lossless_speedup(repeats: int, model: pathlib.Path) -> Figure:
+  """Return the best lossless setting's speed over plain decoding."""
+  subject = trained(model)
+  settings = {
+    f'{criterion} >= {threshold}, {"all exits" if depth is None else depth}': (
+      Policy(Mode.SPECULATIVE, criterion, (threshold,), draft_depth=depth)
+    )
+    for criterion in ('max_prob',)
+    for threshold in (0.2, 0.4, 0.6)
+    for depth in (None, subject.config.exit_depths[0])
+  }
+  runs = {'plain': lambda: subject.run(Policy())}
+  runs |= {n: lambda p=p: subject.run(p) for n, p in settings.items()}
+  plain = [r.rows[0].tokens for r in runs['plain']()]
+  seconds = seconds_in_turn(runs, repeats)
+  detail = {}
+  for name, policy in settings.items():
+    results = subject.run(policy)
+    work = sum((r.accounting for r in results[1:]), results[0].accounting)
+    detail[name] = {
+      'speedup': ratio(seconds, 'plain', name),
+      'acceptance': work.acceptance,
+      'drafted': work.drafted,
+      'same_tokens': [r.rows[0].tokens for r in results] == plain,
+    }
+  return max(d['speedup'] for d in detail.values()), detail
+
+
+def lossless_vs_assistant(repeats: int, model: pathlib.Path) -> Figure:
+  """Return the speed of lossless decoding over `assistant_early_exit`."""
+  import torch
+  import transformers
+
+  subject = trained(model)
+  held = checkpoint_folder.load(model)
+  plain = Checkpoint(held.config.with_exits(()), {**held.params, 'exits': {}})
+  with tempfile.TemporaryDirectory() as scratch:
+    export_folder(plain, pathlib.Path(scratch) / 'hf')
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+      pathlib.Path(scratch) / 'hf', dtype=torch.float32
+    )
+  detail = {}
+  for depth in subject.config.exit_depths[:2]:
+    policy = Policy(Mode.SPECULATIVE, 'max_prob', (0.4,), draft_depth=depth)
+    ours = seconds_in_turn({'eejax': lambda p=policy: subject.run(p)}, repeats)
+    ratios, same = _against_assistant(theirs, subject, depth, ours['eejax'])
+    detail[f'exit {depth}'] = {'ratio': ratios, 'same_tokens': same}
+  return min(d['ratio'] for d in detail.values()), detail
+
+
+def _against_assistant(theirs, subject: Subject, depth: int, ours):
+  """Return the peer's median seconds over ours, and whether texts agree."""
+  import time
+
+  import torch
+
+  def decode(prompt):
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+      return theirs.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=NEW_TOKENS,
+        min_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        assistant_early_exit=depth,
+        pad_token_id=0,
+      )[0, len(prompt) :].tolist()
+
+  texts = [decode(p) for p in subject.prompts]
+  times = []
+  for _ in range(len(ours)):
+    clock = time.perf_counter()
+    for prompt in subject.prompts:
+      decode(prompt)
+    times.append(time.perf_counter() - clock)
+  plain = [list(r.rows[0].tokens) for r in subject.run(Policy())]
+  return statistics.median(times) / statistics.median(ours), texts == plain
+
+
+def bandwidth_share(repeats: int) -> Figure:
+  """Return nothing: it takes an accelerator, see the documentation."""
+  del repeats
+  return None, {'skipped': 'there is no accelerator here'}
+
+
+def compile_seconds(repeats: int) -> Figure:
+  """Return the seconds of compiling all modes of a model with 4 exits."""
+  del repeats
+  subject = random_llama('2:norm:gate,4:norm:gate,6:norm:gate,9:norm:gate')
+  detail = {}
+  for name, policy in {
+    'full': Policy(),
+    'early_exit': Policy(Mode.EARLY_EXIT, 'max_prob', (0.9,)),
+    'speculative': Policy(Mode.SPECULATIVE, 'max_prob', (0.5,)),
+  }.items():
+    programs.decode_chunk.clear_cache()
+    programs.prefill.clear_cache()
+    detail[name] = subject.run(policy, tokens=2)[0].timing.compile_s
+  return sum(detail.values()), detail
+
+
+PLAIN: dict[str, Callable[[int], Figure]] = {
+  'never_overhead_b1': lambda n: never_overhead(n, rows=1),
+  'never_overhead_b8': lambda n: never_overhead(n, rows=8),
+  'forced_exit_efficiency': forced_exit_efficiency,
+  'policy_efficiency': policy_efficiency,
+  'depth_queue_gain': depth_queue_gain,
+  'deferred_block_passes': deferred_block_passes,
+  'bandwidth_share': bandwidth_share,
+  'compile_seconds': compile_seconds,
+}
+WITH_MODEL: dict[str, Callable[[int, pathlib.Path], Figure]] = {
+  'lossless_speedup': lossless_speedup,
+  'lossless_vs_assistant': lossless_vs_assistant,
+}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--only', help='figures, separated by commas')
+  parser.add_argument('--repeats', type=int, default=7)
+  parser.add_argument(
+    '--model', type=pathlib.Path, help='eejax checkpoint with tuned exits'
+  )
+  args = parser.parse_args()
+  known = [*PLAIN, *WITH_MODEL]
+  names = args.only.split(',') if args.only else known
+  unknown = set(names) - set(known)
+  if unknown:
+    parser.error(f'no such figure: {sorted(unknown)[0]}')
+  figures, detail = {}, {}
+  for name in names:
+    print(f'{name} ...', file=sys.stderr)
+    if name in PLAIN:
+      figures[name], detail[name] = PLAIN[name](args.repeats)
+    elif args.model is None:
+      figures[name], detail[name] = None, {'skipped': 'no --model was given'}
+    else:
+      figures[name], detail[name] = WITH_MODEL[name](args.repeats, args.model)
+    print(f'{name} = {figures[name]}', file=sys.stderr, flush=True)
+  print(
+    json.dumps(
+      {'figures': figures, 'detail': detail, 'environment': environment()},
+      indent=2,
+    )
+  )
+
+
+if __name__ == '__main__':
+  main()
