@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from eejax.cli import generate_display, measuring, output
   from eejax.cli.exit_colours import Painter
   from eejax.decoding.prepare import prepare
+  from eejax.ops.quant import Quantization
 
   texts = generate_inputs.read_prompts(args)
   _check_numbers(args, len(texts))
@@ -55,7 +56,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   model = subject.model
   decoder = _Decoder(
     args,
-    prepare(model.params, config=model.config, dtype=args.dtype),
+    prepare(
+      model.params,
+      config=model.config,
+      dtype=args.dtype,
+      quantization=Quantization(args.weights or 'none'),
+      kv_quantization=Quantization(args.kv or 'none'),
+    ),
     subject,
     measuring.open_tokenizer(model),
     sampling,

@@ -65,6 +65,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default='float32',
     help='what is computed in (default: float32)',
   )
+  for flag, what in (
+    ('--weights', 'weights of the blocks'),
+    ('--kv', 'caches'),
+  ):
+    parser.add_argument(
+      flag,
+      choices=('int8',),
+      help=f'keep the {what} in a byte a number, not in the dtype',
+    )
 
 
 def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:

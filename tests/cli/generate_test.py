@@ -27,7 +27,10 @@ from eejax.checkpoint.folder import Checkpoint
 from eejax.cli import exit_colours, main, policy_flags
 from eejax.data.tokenizer import Tokenizer, train_bpe
 from eejax.decoding.batching import Batching
+from eejax.decoding.generate import generate
 from eejax.decoding.policy import KVStrategy, Mode, Policy, save_policy
+from eejax.decoding.prepare import prepare
+from eejax.ops.quant import Quantization
 from eejax.testing import tiny
 
 WORDS = ['alpha', 'beta', 'gamma', 'delta', 'epsilon', 'zeta', 'eta', 'theta']
@@ -387,6 +390,26 @@ def test_broken_prompt_files_name_the_line(place, capsys, tmp_path, line):
   path.write_text('{"prompt": "x"}\n' + line + '\n')
   _, err = run(capsys, place, '--prompts', path, expect=2)
   assert 'line 2' in err
+
+
+@pytest.mark.parametrize(
+  'flag, setting',
+  [('--weights', 'quantization'), ('--kv', 'kv_quantization')],
+)
+def test_int8_flags_reach_the_decoder(place, capsys, flag, setting):
+  rows = run_json(capsys, place, *TWO, flag, 'int8')['results']
+  model = folder.load(place / 'model')
+  wanted = generate(
+    prepare(model.params, config=model.config, **{setting: Quantization.INT8}),
+    config=model.config,
+    prompts=[row['prompt_tokens'] for row in rows],
+    max_new_tokens=9,
+  )
+  exact = run_json(capsys, place, *TWO)['results']
+  for row, theirs, plain in zip(rows, wanted.rows, exact, strict=True):
+    assert row['tokens'] == list(theirs.tokens)
+    np.testing.assert_allclose(row['logprobs'], theirs.logprobs, atol=1e-5)
+    assert row['logprobs'] != plain['logprobs']
 
 
 def test_flags_offer_what_the_decoder_knows():
