@@ -68,7 +68,7 @@ def _cards(lines: Sequence[Values]) -> list[tuple[str, str]]:
     exact = [x for x in of_size if x['same_place'] == 1 and not _is_full(x)]
     if exact:
       best = max(exact, key=_speed)
-      words = f'batch {size}, every token the same: {name_of(best["setting"])}'
+      words = f'batch {size}, same tokens here: {name_of(best["setting"])}'
       entries.append((times(_speed(best)), words))
   return entries
 
