@@ -79,6 +79,12 @@ def agreeing(lively):
 
 
 @pytest.fixture(scope='module')
+def free(agreeing, prompts):
+  """Return what `agreeing` generates where nothing ends it."""
+  return run(agreeing, prompts, speculative(0.0, **FIXED))
+
+
+@pytest.fixture(scope='module')
 def disagreeing(lively):
   model = lively('1:norm,2:norm')
   return with_weak_blocks(model, after=2, share=0.0, exit_scale=-1.0)
@@ -236,9 +242,8 @@ def test_nothing_is_computed_twice(lively, session, prompts):
 
 
 @pytest.mark.parametrize('place', [0, 1, 2, 3, 4, 5])
-def test_nothing_is_emitted_after_an_end_token(agreeing, prompts, place):
+def test_nothing_is_emitted_after_an_end_token(agreeing, prompts, free, place):
   policy = speculative(0.0, **FIXED)
-  free = run(agreeing, prompts, policy)
   eos = free.rows[0].tokens[place]
   ended = run(agreeing, prompts, policy, eos_ids=(eos,))
   for row, whole in zip(ended.rows, free.rows, strict=True):
@@ -250,10 +255,11 @@ def test_nothing_is_emitted_after_an_end_token(agreeing, prompts, place):
 
 
 @pytest.mark.parametrize('num_tokens', [1, 2, 3, 4, 5, 10])
-def test_rows_get_no_more_tokens_than_asked_for(agreeing, prompts, num_tokens):
+def test_rows_get_no_more_tokens_than_asked_for(
+  agreeing, prompts, free, num_tokens
+):
   policy = speculative(0.0, **FIXED)
   result = run(agreeing, prompts, policy, num_tokens)
-  free = run(agreeing, prompts, policy)
   for row, whole in zip(result.rows, free.rows, strict=True):
     assert row.tokens == whole.tokens[:num_tokens]
     assert row.finish_reason is FinishReason.LENGTH
@@ -279,9 +285,10 @@ class Letters:
 
 
 @pytest.mark.parametrize('place', [0, 1, 2, 4])
-def test_a_stop_string_inside_a_window_leaks_nothing(agreeing, prompts, place):
+def test_a_stop_string_inside_a_window_leaks_nothing(
+  agreeing, prompts, free, place
+):
   policy = speculative(0.0, **FIXED)
-  free = run(agreeing, prompts, policy)
   letters = [''.join(map(Letters().push, r.tokens)) for r in free.rows]
   stop = letters[0][place : place + 2]
   streams = [TextStream(Letters(), stop=[stop]) for _ in prompts]
@@ -298,10 +305,9 @@ def test_a_stop_string_inside_a_window_leaks_nothing(agreeing, prompts, place):
     assert len(row.tokens) == (text.index(stop) + 2 if stops else NUM_TOKENS)
 
 
-def test_logits_that_are_no_numbers_end_one_row_alone(agreeing, prompts):
+def test_logits_that_are_no_numbers_end_one_row_alone(agreeing, prompts, free):
   config, params = agreeing
   policy = speculative(0.0, **FIXED)
-  free = run(agreeing, prompts, policy)
   others = {t for r in free.rows[1:] for t in r.tokens} | set(sum(prompts, []))
   poison = next(t for t in free.rows[0].tokens[1:] if t not in others)
   end = free.rows[0].tokens.index(poison) + 1
