@@ -13,6 +13,7 @@
 # limitations under the License.
 """Settings and fixtures of every test."""
 
+import gc
 import importlib.util
 import os
 import pathlib
@@ -87,6 +88,28 @@ def _refuse_skip(report, config):
     report.outcome = 'failed'
     report.longrepr = f'skipped, which --no-skips forbids: {report.longrepr}'
   return report
+
+
+# A compiled program takes several mappings of memory, and Linux gives a process
+# 65,530 by default (vm.max_map_count); beyond, XLA ends in a segmentation
+# fault (jaxlib 0.10.2, CPU).
+_MANY_MAPPINGS = 25_000
+
+
+@pytest.fixture(scope='module', autouse=True)
+def few_programs():
+  """Drop compiled programs when there are too many; the disk keeps them."""
+  yield
+  if _count_mappings() > _MANY_MAPPINGS:
+    jax.clear_caches()
+    gc.collect()
+
+
+def _count_mappings() -> int:
+  try:
+    return pathlib.Path('/proc/self/maps').read_bytes().count(b'\n')
+  except OSError:  # no Linux, no such limit
+    return 0
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ import numpy as np
 from eejax.config import EarlyExitConfig
 from eejax.decoding.accounting import no_counts, row_accounting
 from eejax.decoding.admission import Arrival, admit
+from eejax.decoding.batching import Batching
 from eejax.decoding.cache import DecodeState, Request, cache_size, empty_stage
 from eejax.decoding.generate import (
   CHUNK_CAPACITY,
@@ -46,7 +47,7 @@ from eejax.decoding.generate import (
   padded_prompts,
 )
 from eejax.decoding.plan import bucket, make_plan
-from eejax.decoding.policy import Policy
+from eejax.decoding.policy import KVStrategy, Policy
 from eejax.decoding.prepare import Prepared, check_plan, prepare
 from eejax.decoding.programs import decode_chunk, first_state
 from eejax.decoding.results import (
@@ -154,6 +155,7 @@ class Engine:
       config, policy=policy, method=method, batch_size=limits.slots
     )
     check_plan(params, self._plan)
+    _check_served(policy)
     self._params = with_scored_matrices(
       params, plan=self._plan, token_ids=frequent_ids
     )
@@ -398,6 +400,15 @@ class Engine:
           f'a threshold must lie in [0, 1] or be never, not {value}.'
         )
     return _as_numbers(thresholds)
+
+
+def _check_served(policy: Policy) -> None:
+  strategy, together = policy.kv_strategy, policy.batching
+  if strategy is KVStrategy.MONOTONE and together is Batching.ALL_AGREE:
+    raise ArgumentError(
+      'texts that start at different times cannot agree on a depth that '
+      'never rises; use another batching than all_agree with monotone.'
+    )
 
 
 def _as_numbers(thresholds: Sequence[float | None]) -> np.ndarray:

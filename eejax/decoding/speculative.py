@@ -68,6 +68,23 @@ class Verdict:
   log_probs: Float[Array, 'B W']
 
 
+@flax.struct.dataclass
+class Judgement:
+  """Hold what became of the windows of a tick.
+
+  Attributes:
+    verified: rows whose window was verified.
+    fed: tokens of each row's window so far, the newest included.
+    kept: drafts of each row that stand.
+    emission: what follows from it, before ends are looked for.
+  """
+
+  verified: Bool[Array, 'B']
+  fed: Int[Array, 'B']
+  kept: Int[Array, 'B']
+  emission: Emission
+
+
 def speculative_step(
   params: Prepared, request: Request, state: DecodeState, *, plan: Plan
 ) -> tuple[DecodeState, Emission]:
@@ -107,19 +124,9 @@ def speculative_step(
   walk.leave(verified, verified)
   draft = dataclasses.replace(draft, tokens=tokens, scores=scores)
   verdict = _verdict(params, request, state, walk, verified, fed, plan=plan)
-  emission, kept = _judge(draft, verdict, verified, fed, plan=plan)
-  return _advance(
-    walk,
-    request,
-    state,
-    draft,
-    emission,
-    kept,
-    verified,
-    fed,
-    newest,
-    plan=plan,
-  )
+  judgement = _judge(draft, verdict, verified, fed, plan=plan)
+  tokens = jnp.where(verified, _last_token(judgement), newest)
+  return _advance(walk, request, state, draft, judgement, tokens, plan=plan)
 
 
 def _put(
@@ -200,8 +207,8 @@ def _judge(
   fed: Int[Array, 'B'],
   *,
   plan: Plan,
-) -> tuple[Emission, Int[Array, 'B']]:
-  """Return what follows, and how many drafts of each row were kept."""
+) -> Judgement:
+  """Return how many drafts of each row stand, and what follows."""
   window = plan.window
   index = jnp.arange(window)[None]
   drafted = index < fed[:, None] - 1
@@ -218,7 +225,14 @@ def _judge(
     log_prob=verdict.log_probs,
     num=jnp.where(verified, kept + 1, 0),
   )
-  return emission, jnp.where(verified, kept, 0)
+  kept = jnp.where(verified, kept, 0)
+  return Judgement(verified, fed, kept, emission)
+
+
+def _last_token(judgement: Judgement) -> Int[Array, 'B']:
+  """Return the token that each verified row goes on from."""
+  at = judgement.kept[:, None]
+  return jnp.take_along_axis(judgement.emission.token, at, axis=1)[:, 0]
 
 
 def _advance(
@@ -226,22 +240,28 @@ def _advance(
   request: Request,
   state: DecodeState,
   draft: Draft,
-  emission: Emission,
-  kept: Int[Array, 'B'],
-  verified: Bool[Array, 'B'],
-  fed: Int[Array, 'B'],
-  newest: Int[Array, 'B'],
+  judgement: Judgement,
+  tokens: Int[Array, 'B'],
   *,
   plan: Plan,
 ) -> tuple[DecodeState, Emission]:
-  """Return the state after a tick, and what was emitted for good."""
-  counts = _count(state.counts, walk, draft.stage, kept, fed, verified)
-  num, failed, ended = _cut(emission, request, state)
+  """Return the state after a tick, and what was emitted for good.
+
+  Args:
+    walk: the tick.
+    request: settings of the rows.
+    state: before it.
+    draft: with what this tick proposed.
+    judgement: what became of the windows.
+    tokens: of each row, what it is fed next.
+    plan: what is decoded.
+  """
+  verified, fed, kept = judgement.verified, judgement.fed, judgement.kept
+  num, failed, ended = _cut(judgement.emission, request, state)
   live = state.live & ~failed & ~ended
-  # Where a row's text ends now, and its newest token.
+  # Where a row's text ends now: behind what stands of its window.
   length = jnp.where(verified, state.stages[-1].done_to + kept + 1, walk.length)
-  last = jnp.take_along_axis(emission.token, kept[:, None], axis=1)[:, 0]
-  tokens = jnp.where(verified, last, newest)
+  counts = _count(state.counts, walk, draft.stage, judgement)
   draft = drafting.learn(
     draft,
     rows=verified,
@@ -267,10 +287,10 @@ def _advance(
     memory=walk.memory,
     outcome=walk.outcome,
     draft=dataclasses.replace(
-      draft, tokens=_put(draft.tokens, last, at=start, rows=verified)
+      draft, tokens=_put(draft.tokens, tokens, at=start, rows=verified)
     ),
   )
-  return new_state, dataclasses.replace(emission, num=num)
+  return new_state, dataclasses.replace(judgement.emission, num=num)
 
 
 def _cut(
@@ -297,16 +317,14 @@ def _count(
   counts: Counts,
   walk: Walk,
   proposer: Int[Array, 'B'],
-  kept: Int[Array, 'B'],
-  fed: Int[Array, 'B'],
-  verified: Bool[Array, 'B'],
+  judgement: Judgement,
 ) -> Counts:
   """Return the counts after a tick, drafts by the exit that proposed them."""
   counts = count_step(counts, tuple(walk.events))
   here = jax.nn.one_hot(proposer, counts.drafted.shape[1], dtype=jnp.int32)
-  drafted = jnp.where(verified, fed - 1, 0)
+  drafted = jnp.where(judgement.verified, judgement.fed - 1, 0)
   return dataclasses.replace(
     counts,
     drafted=counts.drafted + here * drafted[:, None],
-    accepted=counts.accepted + here * kept[:, None],
+    accepted=counts.accepted + here * judgement.kept[:, None],
   )

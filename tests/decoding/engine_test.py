@@ -21,7 +21,7 @@ from eejax.decoding import admission, programs
 from eejax.decoding.batching import Batching
 from eejax.decoding.engine import Engine, EngineFull, EngineLimits
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import Mode, Policy
+from eejax.decoding.policy import KVStrategy, Mode, Policy
 from eejax.decoding.results import FinishReason
 from eejax.errors import ArgumentError
 from eejax.ops.sampling import SamplingConfig, SamplingMethod
@@ -212,3 +212,15 @@ def test_bad_settings(model):
   assert engine.is_idle
   with pytest.raises(ArgumentError, match='slots must be at least 1'):
     EngineLimits(slots=0)
+
+
+def test_a_falling_depth_cannot_be_agreed_on(model):
+  policy = Policy(
+    Mode.EARLY_EXIT,
+    'max_prob',
+    (0.5,),
+    kv_strategy=KVStrategy.MONOTONE,
+    batching=Batching.ALL_AGREE,
+  )
+  with pytest.raises(ArgumentError, match='never rises'):
+    make_engine(model, policy)
