@@ -258,7 +258,9 @@ class _Row:
       self._thresholds.learn(self._scores, agreed)
     self._text.leave(sight.depth)
     self._text.tokens.append(token)
-    is_early = index < len(self._used) and self._used[index][1] != 0
+    leaves_at_exit = index < len(self._used) and self._used[index][1] != 0
+    # An exit behind the last block leaves nothing to catch up.
+    is_early = leaves_at_exit and sight.depth < self._config.model.num_layers
     self._since_full = self._since_full + 1 if is_early else 0
     self._deepest = index
     self.result.tokens.append(token)
