@@ -211,6 +211,7 @@ class _Row:
     num_tokens: int,
   ):
     self._policy, self._used = policy, policy.exits_in_use(config)
+    self._num_layers = config.model.num_layers
     self._is_exact = policy.stand_in is StandIn.NOTHING
     self._text: _Text
     if self._is_exact:
@@ -260,7 +261,7 @@ class _Row:
     self._text.tokens.append(token)
     leaves_at_exit = index < len(self._used) and self._used[index][1] != 0
     # An exit behind the last block leaves nothing to catch up.
-    is_early = leaves_at_exit and sight.depth < self._config.model.num_layers
+    is_early = leaves_at_exit and sight.depth < self._num_layers
     self._since_full = self._since_full + 1 if is_early else 0
     self._deepest = index
     self.result.tokens.append(token)
