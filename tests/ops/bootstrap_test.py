@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 
 from eejax.errors import ArgumentError
+from eejax.ops import bootstrap as bootstrap_lib
 from eejax.ops.bootstrap import (
   Bootstrap,
   difference_interval,
+  function_interval,
   ratio_interval,
 )
 
@@ -85,3 +87,69 @@ def test_coverage_is_near_the_nominal_one():
 def test_settings_are_checked(fields):
   with pytest.raises(ArgumentError):
     Bootstrap(**fields)
+
+
+def shares(random, rows):
+  """Return skewed shares of tokens, 0.9 on average, in rows of all lengths."""
+  counts = random.integers(100, 256, rows)
+  hits = random.binomial(counts, random.beta(4.5, 0.5, rows))
+  return hits.astype(float), counts.astype(float)
+
+
+def covered(interval_of, truth, *, draws=300, rows=24):
+  """Return how often intervals hold the truth."""
+  random = np.random.default_rng(2)
+  hits = 0
+  for seed in range(draws):
+    sums, counts = shares(random, rows)
+    found = interval_of(sums, counts, Bootstrap(draws=300, seed=seed % 7))
+    hits += not found.excludes(truth)
+  return hits / draws
+
+
+def test_skewed_shares_are_covered():
+  interval_of = lambda s, c, b: ratio_interval(s, c, bootstrap=b)
+  assert 0.92 <= covered(interval_of, 0.9) <= 0.98
+
+
+def test_functions_of_ratios_are_covered():
+  def interval_of(sums, counts, bootstrap):
+    both = np.stack([sums, counts - sums], axis=1)
+    root = lambda means: np.sqrt(np.maximum(means[:, 0], 0))
+    return function_interval(both, counts, root, bootstrap=bootstrap)
+
+  assert 0.90 <= covered(interval_of, 0.9**0.5) <= 0.98
+
+
+def test_a_share_stays_within_0_and_1():
+  counts = np.full(30, 10.0)
+  sums = np.full(30, 10.0)
+  sums[0] = 2.0
+  interval = ratio_interval(sums, counts)
+  assert 0 <= interval.low < interval.value < interval.high <= 1
+
+
+def test_a_function_of_one_ratio_has_an_interval_like_the_ratio():
+  random = np.random.default_rng(3)
+  sums, counts = shares(random, 60)
+  plain = ratio_interval(sums, counts)
+  function = function_interval(sums[:, None], counts, lambda m: m[:, 0])
+  assert function.value == plain.value
+  assert function.low == pytest.approx(plain.low, abs=0.02)
+  assert function.high == pytest.approx(plain.high, abs=0.02)
+
+
+def test_a_function_of_no_rows_or_one():
+  with pytest.raises(ArgumentError, match='no token'):
+    function_interval(np.zeros((2, 1)), np.zeros(2), lambda m: m[:, 0])
+  one = function_interval(np.ones((1, 1)), np.full(1, 2.0), lambda m: m[:, 0])
+  assert (one.low, one.value, one.high) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+  'degrees, quantile', [(4, 2.7764), (10, 2.2281), (31, 2.0395), (200, 1.9719)]
+)
+def test_students_quantiles(degrees, quantile):
+  assert bootstrap_lib._student(0.975, degrees) == pytest.approx(
+    quantile, rel=0.01
+  )
