@@ -53,6 +53,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   sampling = generate_inputs.sampling_config(args)
   clock = time.perf_counter()
   subject = generate_inputs.open_subject(args, method=sampling.method)
+  generate_inputs.say_what_is_certified(
+    subject.policy,
+    temperature=args.temperature,
+    max_new_tokens=args.max_new_tokens,
+  )
   model = subject.model
   decoder = _Decoder(
     args,

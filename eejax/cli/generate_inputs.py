@@ -108,13 +108,16 @@ def open_subject(
   from eejax.checkpoint import folder, manifest
   from eejax.cli import measuring, output
   from eejax.decoding.plan import make_plan
-  from eejax.decoding.policy import check_policy_fits
+  from eejax.decoding.policy import check_certified_use, check_policy_fits
 
   path = pathlib.Path(args.checkpoint)
   if not (path / manifest.NAME).is_file():
     model = measuring.open_model(path, dtype=args.dtype)
     policy = chosen_policy(args, model.config)
-    check_policy_fits(policy, model.backbone_hash)
+    check_policy_fits(policy, _backbone_hash(model, policy))
+    check_certified_use(
+      policy, model.params, config=model.config, dtype=_numbers(args)
+    )
     return Subject(model, model.config, policy)
   held = folder.read_manifest(path)
   policy = chosen_policy(args, held.config)
@@ -127,4 +130,40 @@ def open_subject(
       path, depth=plan.depth, layout=folder.Layout.UNSTACKED, dtype=args.dtype
     )
   measuring.check_has_tokenizer(path, model)
+  check_certified_use(
+    policy, model.params, config=model.config, dtype=_numbers(args)
+  )
   return Subject(model, held.config, policy)
+
+
+def _backbone_hash(model: 'Checkpoint', policy: 'Policy') -> str | None:
+  """Return the hash of a model, computed only where a policy asks for it."""
+  from eejax.checkpoint.tree import backbone_hash
+
+  if model.backbone_hash is None and policy.backbone_hash is not None:
+    return backbone_hash(model.params)
+  return model.backbone_hash
+
+
+def say_what_is_certified(
+  policy: 'Policy', *, temperature: float, max_new_tokens: int
+) -> None:
+  """Say what a policy's certificate guarantees, or why it does not here."""
+  from eejax.cli import output
+  from eejax.decoding.policy import Mode
+
+  if policy.certificate is None or policy.mode is not Mode.EARLY_EXIT:
+    return
+  why = policy.certificate.not_covered(
+    temperature=temperature, max_new_tokens=max_new_tokens
+  )
+  if why is None:
+    output.say(policy.certificate.sentence())
+  else:
+    output.say(f'nothing is certified here: {why}')
+
+
+def _numbers(args: argparse.Namespace) -> str:
+  """Return what numbers decoding uses: the dtype, or int8 where any is."""
+  rounded = getattr(args, 'weights', None) or getattr(args, 'kv', None)
+  return rounded or args.dtype

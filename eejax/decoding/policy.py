@@ -21,11 +21,14 @@ import pathlib
 from typing import Any
 
 from eejax.config import EarlyExitConfig, ExitConfig
+from eejax.decoding import certificate as certificate_lib
 from eejax.decoding.batching import Batching
+from eejax.decoding.certificate import Certificate
 from eejax.decoding.criteria import Reads, get_criterion
 from eejax.decoding.thresholds import parse_threshold_rule
 from eejax.decoding.vocabulary import Scored, parse_scored_vocabulary
 from eejax.errors import ArgumentError
+from eejax.types import Params
 
 NEVER = 'never'
 
@@ -104,6 +107,7 @@ class Policy:
     scored_vocabulary: which tokens a score is computed over, see
       `eejax.decoding.vocabulary`.
     backbone_hash: the model that thresholds were fitted for, or None.
+    certificate: what the thresholds were certified for, or None.
   """
 
   mode: Mode = Mode.FULL
@@ -118,6 +122,7 @@ class Policy:
   threshold_rule: str = 'constant'
   scored_vocabulary: str = 'whole'
   backbone_hash: str | None = None
+  certificate: Certificate | None = None
 
   def __post_init__(self):
     object.__setattr__(self, 'thresholds', tuple(self.thresholds))
@@ -301,6 +306,8 @@ def to_json(policy: Policy) -> dict[str, Any]:
     if isinstance(value, enum.Enum):
       values[name] = value.value
   values['thresholds'] = [NEVER if t is None else t for t in policy.thresholds]
+  if policy.certificate is None:
+    del values['certificate']
   return values
 
 
@@ -326,6 +333,8 @@ def from_json(values: dict[str, Any]) -> Policy:
       fields['thresholds'] = tuple(
         None if t == NEVER else float(t) for t in fields['thresholds']
       )
+    if fields.get('certificate') is not None:
+      fields['certificate'] = certificate_lib.from_json(fields['certificate'])
     return Policy(**fields)
   except (TypeError, ValueError) as error:
     if isinstance(error, ArgumentError):
@@ -334,9 +343,12 @@ def from_json(values: dict[str, Any]) -> Policy:
 
 
 def save_policy(policy: Policy, path: str | os.PathLike) -> None:
-  """Write a policy as a JSON file."""
+  """Write a policy as a JSON file, as it was before or whole."""
+  path = pathlib.Path(path)
+  partial = path.with_name(f'.{path.name}.part')
   text = json.dumps(to_json(policy), indent=2)
-  pathlib.Path(path).write_text(text + '\n', encoding='utf-8')
+  partial.write_text(text + '\n', encoding='utf-8')
+  partial.replace(path)
 
 
 def load_policy(path: str | os.PathLike) -> Policy:
@@ -373,3 +385,30 @@ def check_policy_fits(policy: Policy, backbone_hash: str | None) -> None:
       f'{policy.backbone_hash[:12]}, this one {backbone_hash[:12]}); '
       'calibrate again on this one.'
     )
+
+
+def check_certified_use(
+  policy: Policy, params: Params, *, config: EarlyExitConfig, dtype: str
+) -> None:
+  """Check that a policy with a certificate is used as it was certified.
+
+  Only early exit loses anything, so other modes are not looked at.
+
+  Args:
+    policy: to be followed.
+    params: the model, exits beyond where it always ends left out.
+    config: with the exits that `params` holds.
+    dtype: what is computed in; `int8` where weights or caches are rounded.
+
+  Raises:
+    ArgumentError: it is used otherwise.
+  """
+  if policy.certificate is None or policy.mode is not Mode.EARLY_EXIT:
+    return
+  certificate_lib.check_certificate(
+    policy.certificate,
+    values=to_json(policy),
+    params=params,
+    config=config,
+    dtype=dtype,
+  )
