@@ -1,0 +1,235 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Which dimension of which array lies along which axis of the mesh.
+
+Dimensions have the letters of `eejax.types`. `RULES` is the one table from
+letters to mesh axes; everything that is placed on several devices asks it.
+Without a mesh nothing here has any effect, so that models call `constrain`
+whether they run on one device or on many.
+"""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+from jax.sharding import AxisType, PartitionSpec
+
+from eejax.types import Array
+
+STAGE, DATA, FSDP, MODEL = 'stage', 'data', 'fsdp', 'model'
+
+# From the slowest links to the fastest: what a stage sends is least, what the
+# devices of a `model` group send is most.
+MESH_AXES = (STAGE, DATA, FSDP, MODEL)
+
+# Rows of a batch are shared out over these.
+BATCH_AXES = (DATA, FSDP)
+
+# A dimension without a letter is never cut.
+Axes = Sequence[str | None]
+
+
+class Kind(enum.Enum):
+  """What an array is: a letter may mean one thing for each."""
+
+  PARAMETER = 'parameter'
+  ACTIVATION = 'activation'
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """Say along which mesh axes a dimension is cut.
+
+  Attributes:
+    letter: of the dimension.
+    parameter: mesh axes for parameters, gradients and optimizer state.
+    activation: mesh axes for everything computed from a batch.
+  """
+
+  letter: str
+  parameter: tuple[str, ...] = ()
+  activation: tuple[str, ...] = ()
+
+  def mesh_axes(self, kind: Kind) -> tuple[str, ...]:
+    """Return the mesh axes for one kind of array."""
+    return self.parameter if kind is Kind.PARAMETER else self.activation
+
+
+# In order of precedence: a mesh axis goes to the first rule that wants it. So
+# T is cut along `model` where neither heads, F nor V are: in norms and in the
+# residual stream, which is sequence parallelism (Korthikanti et al. 2022,
+# arXiv 2205.05198, section 4.2.2).
+RULES = (
+  Rule('P', parameter=(STAGE,), activation=(STAGE,)),
+  Rule('L', parameter=(STAGE,)),
+  Rule('B', activation=BATCH_AXES),
+  Rule('V', parameter=(MODEL,), activation=(MODEL,)),
+  Rule('N', parameter=(MODEL,), activation=(MODEL,)),
+  Rule('K', parameter=(MODEL,), activation=(MODEL,)),
+  Rule('F', parameter=(MODEL,), activation=(MODEL,)),
+  Rule('R', parameter=(MODEL,), activation=(MODEL,)),
+  Rule('D', parameter=(FSDP,)),
+  Rule('T', activation=(MODEL,)),
+)
+
+# Letters of every parameter by the end of its path; '.' is never cut: norm
+# gains, biases and gates are too small to be worth a message. A stack of
+# blocks has an L before.
+PARAMETERS = {
+  'embedding/table': 'V D',
+  'head/kernel': 'D V',
+  'output/kernel': 'D V',
+  'attention/query/kernel': 'D N H',
+  'attention/query/bias': 'N H',
+  'attention/key/kernel': 'D K H',
+  'attention/key/bias': 'K H',
+  'attention/value/kernel': 'D K H',
+  'attention/value/bias': 'K H',
+  'attention/output/kernel': 'N H D',
+  'attention/output/bias': '.',
+  'mlp/gate/kernel': 'D F',
+  'mlp/gate/bias': 'F',
+  'mlp/up/kernel': 'D F',
+  'mlp/up/bias': 'F',
+  'mlp/down/kernel': 'F D',
+  'mlp/down/bias': '.',
+  'bottleneck/down/kernel': 'D R',
+  'bottleneck/up/kernel': 'R D',
+  'gate/inner/kernel': '. .',
+  'gate/inner/bias': '.',
+  'gate/output/kernel': '. .',
+  'gate/output/bias': '.',
+  'scale': '.',
+}
+
+_LONGEST_END = max(end.count('/') + 1 for end in PARAMETERS)
+
+
+def parameter_axes(path: Sequence[str], *, ndim: int) -> Axes | None:
+  """Return the letters of a parameter, None for what is none.
+
+  Whatever lies at the path of a parameter is laid out like it: its gradient,
+  its moments in the optimizer, and the two parts of a quantised kernel.
+
+  Args:
+    path: names from the root of any tree down to the leaf.
+    ndim: how many dimensions it has.
+  """
+  letters, missing = _letters(path)
+  if letters is None:
+    return None
+  letters = letters[missing:]
+  stacked = _stack_axes(path, ndim - len(letters))
+  if stacked is None:
+    return None
+  return (*stacked, *(None if c == '.' else c for c in letters))
+
+
+def _letters(path: Sequence[str]) -> tuple[list[str] | None, int]:
+  """Return the letters by the end of a path, and how many lead nowhere."""
+  path = list(path)
+  is_part = len(path) > 1 and path[-2] == 'kernel'
+  part = path.pop() if is_part else None
+  for length in range(_LONGEST_END, 0, -1):
+    letters = PARAMETERS.get('/'.join(path[-length:]))
+    if letters is not None:
+      # A scale has no dimensions that its kernel's product sums over.
+      summed = 2 if path[-3:-1] == ['attention', 'output'] else 1
+      return letters.split(), summed if part == 'scale' else 0
+  return None, 0
+
+
+def _stack_axes(path: Sequence[str], count: int) -> Sequence[str] | None:
+  """Return the letters before a block's own, None where they cannot be."""
+  allowed = ('L',) if count == 1 else ('P', 'L')
+  if count == 0:
+    return ()
+  return allowed if count <= 2 and 'blocks' in path else None
+
+
+def partition(
+  axes: Axes,
+  *,
+  shape: Sequence[int],
+  mesh: Mapping[str, int],
+  kind: Kind,
+) -> PartitionSpec:
+  """Return how an array is cut; a dimension that does not divide stays whole.
+
+  Args:
+    axes: a letter for each dimension, or None.
+    shape: of the array.
+    mesh: size of each mesh axis that may be used.
+    kind: what the array is.
+  """
+  cut: dict[int, tuple[str, ...]] = {}
+  free = dict(mesh)
+  for rule in RULES:
+    for dimension, letter in enumerate(axes):
+      if letter != rule.letter:
+        continue
+      wanted = tuple(a for a in rule.mesh_axes(kind) if a in free)
+      while wanted and shape[dimension] % math.prod(free[a] for a in wanted):
+        wanted = wanted[:-1]
+      if wanted:
+        cut[dimension] = wanted
+        free = {a: size for a, size in free.items() if a not in wanted}
+  return PartitionSpec(*(_entry(cut.get(i)) for i in range(len(axes))))
+
+
+def _entry(names: tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+  if names is None:
+    return None
+  return names[0] if len(names) == 1 else names
+
+
+def ambient() -> dict[str, int]:
+  """Return the mesh axes that the compiler cuts along here, with their sizes.
+
+  Those of `jax.set_mesh`, less those that an enclosing `shard_map` handles by
+  itself. Empty without a mesh.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  return {
+    name: size
+    for name, size, kind in zip(
+      mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True
+    )
+    if kind is AxisType.Auto and name in MESH_AXES
+  }
+
+
+def constrain(x: Array, axes: Axes, *, kind: Kind = Kind.ACTIVATION) -> Array:
+  """Ask the compiler to lay `x` out as the rules say; no-op without a mesh.
+
+  Args:
+    x: an array being computed.
+    axes: a letter for each of its dimensions, or None for one not to cut.
+    kind: what it is.
+  """
+  mesh = ambient()
+  if math.prod(mesh.values()) == 1:
+    return x
+  spec = partition(axes, shape=x.shape, mesh=mesh, kind=kind)
+  return jax.lax.with_sharding_constraint(x, spec)
+
+
+def batch_shards(rows: int) -> int:
+  """Return into how many parts the ambient mesh cuts a batch of `rows`."""
+  mesh = ambient()
+  spec = partition(('B',), shape=(rows,), mesh=mesh, kind=Kind.ACTIVATION)
+  names = spec[0] or ()
+  return math.prod(mesh[a] for a in BATCH_AXES if a in mesh and a in names)

@@ -1,0 +1,237 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The mesh: how many devices work on each axis, and which."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+from eejax import resources
+from eejax.axes import BATCH_AXES, MESH_AXES
+from eejax.errors import EejaxError
+
+REST = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Say how the devices are arranged.
+
+  Attributes:
+    data: copies of the model, each with rows of its own.
+    fsdp: parts that parameters and optimizer state of a copy are cut into;
+      every part has rows of its own, too.
+    stage: pipeline stages, which share the blocks.
+    model: parts that heads, MLPs and vocabularies are cut into; sequences
+      are, too, between those.
+    simulated_devices: CPU devices to pretend this process has; 0 takes what
+      is there. They share its cores: to try a mesh out.
+
+  One axis may be -1: all devices that the others leave.
+  """
+
+  data: int = REST
+  fsdp: int = 1
+  stage: int = 1
+  model: int = 1
+  simulated_devices: int = 0
+
+  def __post_init__(self):
+    sizes = self.sizes()
+    for name, size in sizes.items():
+      if size < 1 and size != REST:
+        raise EejaxError(
+          f'the mesh axis {name} must be at least 1, or {REST} for the rest '
+          f'of the devices, not {size}.'
+        )
+    if list(sizes.values()).count(REST) > 1:
+      raise EejaxError(
+        f'one axis of a mesh may be {REST}, not several: {self.describe()}.'
+      )
+    if self.simulated_devices < 0:
+      raise EejaxError(
+        f'simulated_devices must be >= 0, not {self.simulated_devices}.'
+      )
+
+  def sizes(self) -> dict[str, int]:
+    """Return the size of each axis, in the order of the mesh."""
+    return {name: getattr(self, name) for name in MESH_AXES}
+
+  def describe(self) -> str:
+    """Return the mesh in the words that `parse_mesh` reads."""
+    return ','.join(f'{name}={size}' for name, size in self.sizes().items())
+
+  def resolved(self, num_devices: int) -> 'MeshConfig':
+    """Return the mesh with its -1 replaced.
+
+    Raises:
+      EejaxError: the axes do not multiply to the devices.
+    """
+    sizes = self.sizes()
+    known = math.prod(size for size in sizes.values() if size != REST)
+    has_rest = REST in sizes.values()
+    if num_devices % known or (not has_rest and num_devices != known):
+      needed = f'a multiple of {known}' if has_rest else str(known)
+      raise EejaxError(
+        f'the mesh {self.describe()} needs {needed} devices and there are '
+        f'{num_devices}; change an axis, or make one {REST} to take the rest.'
+      )
+    whole = {
+      name: num_devices // known if size == REST else size
+      for name, size in sizes.items()
+    }
+    return dataclasses.replace(self, **whole)
+
+
+def parse_mesh(text: str) -> MeshConfig:
+  """Return the mesh of `data=2,model=4`, or of a name in `configs/meshes`.
+
+  Axes that are not named are 1; `data` takes the rest of the devices where
+  nothing else does.
+
+  Raises:
+    EejaxError: the text is neither.
+  """
+  if '=' not in text:
+    return named_mesh(text)
+  sizes: dict[str, int] = {}
+  for part in text.split(','):
+    name, _, size = part.partition('=')
+    try:
+      number = int(size)
+    except ValueError:
+      number = 0
+    if name.strip() not in MESH_AXES or not number:
+      raise EejaxError(
+        f'{part!r} is no axis of a mesh; write some of '
+        f'{", ".join(f"{a}=N" for a in MESH_AXES)}.'
+      )
+    sizes[name.strip()] = number
+  if REST in sizes.values():
+    sizes.setdefault('data', 1)
+  return MeshConfig(**sizes)
+
+
+def mesh_names() -> tuple[str, ...]:
+  """Return the meshes that `named_mesh` knows."""
+  folder = resources.folder('configs') / 'meshes'
+  return tuple(sorted(path.stem for path in folder.glob('*.json')))
+
+
+def named_mesh(name: str) -> MeshConfig:
+  """Return a mesh of `configs/meshes`, or of a JSON file like those.
+
+  Raises:
+    EejaxError: there is none, or it cannot be understood.
+  """
+  path = pathlib.Path(name)
+  if path.suffix != '.json':
+    path = resources.folder('configs') / 'meshes' / f'{name}.json'
+  try:
+    values = json.loads(path.read_text(encoding='utf-8'))
+    return MeshConfig(**values['mesh'])
+  except FileNotFoundError:
+    raise EejaxError(
+      f'there is no mesh {name!r}; write axes, as in data=2,model=4, or one '
+      f'of {", ".join(mesh_names())}.'
+    ) from None
+  except (ValueError, KeyError, TypeError) as error:
+    raise EejaxError(f'{path} does not describe a mesh: {error}.') from None
+
+
+def simulate(config: MeshConfig) -> None:
+  """Let this process have as many CPU devices as the mesh asks for.
+
+  Call it before anything is computed.
+
+  Raises:
+    EejaxError: too late: jax has its devices already.
+  """
+  count = config.simulated_devices
+  if not count:
+    return
+  try:
+    jax.config.update('jax_platforms', 'cpu')
+    jax.config.update('jax_num_cpu_devices', count)
+  except RuntimeError:
+    if len(jax.local_devices()) < count:
+      raise EejaxError(
+        f'{count} devices cannot be simulated any more; start with '
+        f'JAX_NUM_CPU_DEVICES={count} in the environment.'
+      ) from None
+
+
+def make_mesh(
+  config: MeshConfig, *, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """Return the devices arranged as `config` says.
+
+  Neighbours on `model` are neighbours on the machine.
+
+  Args:
+    config: sizes of the axes.
+    devices: which devices, all of every host by default.
+
+  Raises:
+    EejaxError: the axes do not multiply to the devices.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  shape = tuple(config.resolved(len(devices)).sizes().values())
+  if devices[0].platform == 'cpu':
+    grid = np.array(devices).reshape(shape)
+  else:
+    # A torus has better ways round than the order of its devices.
+    grid = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+  return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def check_batch(mesh: Mesh, *, rows: int, microbatches: int = 1) -> None:
+  """Check that the rows of a batch can be shared out.
+
+  Raises:
+    EejaxError: they cannot.
+  """
+  shards = math.prod(mesh.shape[a] for a in BATCH_AXES)
+  if rows % (shards * microbatches):
+    each = ''
+    if microbatches > 1:
+      each = f' in each of {microbatches} microbatches'
+    raise EejaxError(
+      f'a batch of {rows} rows does not divide among the data x fsdp = '
+      f'{shards} shares of the mesh{each}; make it a multiple of '
+      f'{shards * microbatches}.'
+    )
+
+
+def check_stages(mesh: Mesh, *, blocks: int) -> None:
+  """Check that every pipeline stage has a block.
+
+  Raises:
+    EejaxError: there are more stages than blocks.
+  """
+  stages = mesh.shape['stage']
+  if stages > blocks:
+    raise EejaxError(
+      f'{stages} stages cannot share {blocks} blocks; make the mesh axis '
+      f'stage at most {blocks}.'
+    )
