@@ -418,7 +418,8 @@ def read(path: str | os.PathLike) -> Captured:
 def read_facts(path: pathlib.Path) -> tuple[CaptureFacts, dict[str, Any]]:
   """Return what a folder says of its capture, and how far that came.
 
-  The second value has `complete` and `parts`, how many parts there are.
+  The second value has `complete`, `parts` (how many there are) and `text`
+  (how far it was read).
 
   Raises:
     ArgumentError: there is no capture.
@@ -434,7 +435,7 @@ def read_facts(path: pathlib.Path) -> tuple[CaptureFacts, dict[str, Any]]:
         f'format {FORMAT}; update eejax.'
       )
     facts = CaptureFacts.from_json(values['facts'])
-    state = {k: values[k] for k in ('complete', 'parts')}
+    state = {k: values[k] for k in ('complete', 'parts', 'text')}
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise CheckpointError(
       f'{path / NAME} is broken ({error}); capture the text again.'
@@ -470,17 +471,31 @@ def part_path(path: pathlib.Path, index: int) -> pathlib.Path:
 
 
 def write_facts(
-  path: pathlib.Path, facts: CaptureFacts, *, parts: int, complete: bool
+  path: pathlib.Path,
+  facts: CaptureFacts,
+  *,
+  parts: int,
+  complete: bool,
+  text: Mapping[str, Any],
 ) -> None:
-  """Write `capture.json`, whole or not at all."""
+  """Write `capture.json`, whole or not at all.
+
+  Args:
+    path: the folder.
+    facts: what is captured.
+    parts: how many parts there are.
+    complete: whether there will be no more.
+    text: how far the text was read, plain values.
+  """
   values = {
     'format': FORMAT,
     'complete': complete,
     'parts': parts,
+    'text': dict(text),
     'facts': facts.to_json(),
   }
-  text = json.dumps(values, indent=1) + '\n'
-  _write_whole(path / NAME, lambda file: file.write(text.encode('utf-8')))
+  content = (json.dumps(values, indent=1) + '\n').encode('utf-8')
+  _write_whole(path / NAME, lambda file: file.write(content))
 
 
 def write_part(
