@@ -232,7 +232,8 @@ def _levels(
   rows, draws = len(without), len(drawn)
   # Draws that equal the estimate count half to either side.
   below = (np.mean(drawn < value) + np.mean(drawn <= value)) / 2
-  bias = _NORMAL.inv_cdf(float(np.clip(below, 1 / draws, 1 - 1 / draws)))
+  least = 1 / (draws + 1)
+  bias = _NORMAL.inv_cdf(float(np.clip(below, least, 1 - least)))
   gaps = without.mean() - without
   spread = float((gaps**2).sum())
   skew = float((gaps**3).sum()) / (6 * spread**1.5) if spread > 1e-30 else 0.0
