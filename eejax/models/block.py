@@ -21,6 +21,7 @@ import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 
+from eejax.axes import constrain
 from eejax.config import ModelConfig
 from eejax.models.layers import Attention, GatedMLP, Projections, RMSNorm
 from eejax.ops.attention import AttentionImplementation, Context
@@ -96,11 +97,11 @@ class Block(nn.Module):
       window=window,
       context=context,
     )
-    residual = x + attended
+    residual = constrain(x + attended, ('B', 'T', 'D'))
     mlp_input = RMSNorm(c.norm_epsilon, dtype, name='mlp_norm')(residual)
     mlp = GatedMLP(c, self.projections, dtype, name='mlp')
     return BlockOutput(
-      hidden=residual + mlp(mlp_input),
+      hidden=constrain(residual + mlp(mlp_input), ('B', 'T', 'D')),
       mlp_residual=residual,
       mlp_input=mlp_input,
       keys=keys,

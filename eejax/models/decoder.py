@@ -38,6 +38,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eejax.axes import constrain
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.errors import ArgumentError
 from eejax.models.block import Block, BlockOutput
@@ -131,7 +132,10 @@ def embed(
   backbone: Params, tokens: Int[Array, 'B T'], *, dtype: DTypeLike
 ) -> Float[Array, 'B T D']:
   """Return the residual stream at depth 0."""
-  return backbone['embedding']['table'][tokens].astype(dtype)
+  table = constrain(backbone['embedding']['table'], ('V', None))
+  # Cut along T at once, the lookup would gather the table.
+  x = constrain(table[tokens].astype(dtype), ('B', None, 'D'))
+  return constrain(x, ('B', 'T', 'D'))
 
 
 def final_hidden(

@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from eejax.axes import constrain
 from eejax.config import ModelConfig
 from eejax.ops.attention import AttentionImplementation, Context, attention
 from eejax.ops.norm import rms_norm
@@ -126,12 +127,17 @@ class Attention(nn.Module):
   ]:
     """Return the mixed values, and the keys and values of these tokens."""
     c = self.config
-    query, key, value = self._project(x)
+    # All of T comes together before matrices that are cut along their heads.
+    query, key, value = self._project(constrain(x, ('B', None, 'D')))
     if c.qk_norm:
       norm = lambda name: RMSNorm(c.norm_epsilon, self.param_dtype, name=name)
       query, key = norm('query_norm')(query), norm('key_norm')(key)
     query = rotate(query, positions=positions, config=c.rotary)
     key = rotate(key, positions=positions, config=c.rotary)
+    # Heads are cut, not T: every query reads all keys of its head.
+    query = constrain(query, ('B', None, 'N', 'H'))
+    key = constrain(key, ('B', None, 'K', 'H'))
+    value = constrain(value, ('B', None, 'K', 'H'))
     keys = round_rows(jnp.moveaxis(key, 2, 1), self.kv_quantization)
     values = round_rows(jnp.moveaxis(value, 2, 1), self.kv_quantization)
     mixed = attention(
@@ -198,6 +204,7 @@ class GatedMLP(nn.Module):
   def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
     """Return the feed-forward of normalised activations."""
     c = self.config
+    x = constrain(x, ('B', None, 'D'))
 
     def project(name: str, *features: int) -> Projection:
       return Projection(
@@ -216,4 +223,5 @@ class GatedMLP(nn.Module):
       param_dtype=self.param_dtype,
       name='down',
     )
-    return down(jax.nn.silu(gate) * up)
+    inner = constrain(jax.nn.silu(gate) * up, ('B', None, 'F'))
+    return down(inner)

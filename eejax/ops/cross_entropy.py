@@ -40,6 +40,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
+from eejax.axes import batch_shards, constrain
 from eejax.errors import ArgumentError
 from eejax.types import Array, Float, Int
 
@@ -169,12 +170,20 @@ def head_statistics(
   settings = _Settings(columns, temperature, jnp.dtype(dtype))
   pair = None
   if teacher is not None:
-    pair = jax.lax.stop_gradient((teacher.hidden, teacher.kernel))
+    pair = jax.lax.stop_gradient(
+      (
+        constrain(teacher.hidden, ('B', None, None)),
+        constrain(teacher.kernel, (None, 'V')),
+      )
+    )
   statistics: list[Any] = [None] * len(heads)
   teacher_top1 = None
   for group in groups:
+    # Gathered once, not once a chunk: chunks are cut from T, and every device
+    # multiplies by its part of the vocabulary.
     hiddens = jnp.stack([heads[i].hidden for i in group])
-    kernel = heads[group[0]].kernel
+    hiddens = constrain(hiddens, (None, 'B', None, None))
+    kernel = constrain(heads[group[0]].kernel, (None, 'V'))
     found, teacher_top1 = _statistics(settings, hiddens, kernel, targets, pair)
     for position, i in enumerate(group):
       one = jax.tree.map(lambda x, p=position: x[p], found)
@@ -295,7 +304,13 @@ def _backward(settings, kept, cotangents):
 
     return jax.lax.scan(head, gradient, (hiddens, normalizers, weights))
 
-  start = None if learns is None else jnp.zeros(kernel.shape, jnp.float32)
+  # Each share of the rows adds up what it teaches the matrix; their sum is
+  # taken when all chunks are done, so that one message is sent, not one each.
+  shares = batch_shards(targets.shape[0])
+  start = None
+  if learns is not None:
+    start = jnp.zeros((shares, *kernel.shape), jnp.float32)
+    start = constrain(start, ('B', None, 'V'))
   per_head = lambda x: _split(x, axis=2, columns=settings.columns)
   gradient, moved = jax.lax.scan(
     chunk,
@@ -308,7 +323,7 @@ def _backward(settings, kept, cotangents):
   )
   moved = _join(moved, axis=2, length=targets.shape[1])
   if gradient is not None:
-    gradient = gradient.astype(kernel.dtype)
+    gradient = jnp.sum(gradient, axis=0).astype(kernel.dtype)
   return moved.astype(hiddens.dtype), gradient, None, None
 
 
@@ -337,10 +352,12 @@ def _products(settings, gradient, hidden, kernel, error):
   """Return the matrix's gradient with this chunk's, and the states'."""
   # One contracted dimension each: with two, XLA on CPU transposes first.
   rows = error.reshape(-1, error.shape[-1])
-  states = hidden.reshape(-1, hidden.shape[-1]).astype(settings.dtype)
   product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   if gradient is not None:
-    gradient = gradient + product('ND,NV->DV', states, rows)
+    share = lambda x: x.reshape(len(gradient), -1, x.shape[-1])
+    states = share(hidden).astype(settings.dtype)
+    added = product('BND,BNV->BDV', states, share(rows))
+    gradient = constrain(gradient + added, ('B', None, 'V'))
   moved = product('NV,DV->ND', rows, kernel.astype(settings.dtype))
   return gradient, moved.reshape(hidden.shape)
 
@@ -385,12 +402,13 @@ def _tied_together(hidden, targets):
 def _logits(hidden, kernel, settings) -> Float[Array, 'B C V']:
   # The cast happens here, inside the chunk, so that the gradient of a float32
   # kernel gathers over chunks in float32 even where products are bfloat16.
-  return jnp.einsum(
+  logits = jnp.einsum(
     'BTD,DV->BTV',
     hidden.astype(settings.dtype),
     kernel.astype(settings.dtype),
     preferred_element_type=jnp.float32,
   )
+  return constrain(logits, ('B', None, 'V'))
 
 
 def _hit(logits: Float[Array, 'B C V'], targets: Int[Array, 'B C']):
