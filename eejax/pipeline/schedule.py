@@ -111,8 +111,7 @@ class Schedule:
   def _check_rounds(self):
     if self.kind is not ScheduleKind.INTERLEAVED:
       raise ArgumentError(
-        f'{self.kind.value} has one round; use interleaved for '
-        f'{self.rounds}.'
+        f'{self.kind.value} has one round; use interleaved for {self.rounds}.'
       )
     if self.microbatches % self.stages:
       raise ArgumentError(
@@ -230,9 +229,7 @@ def _one_f_one_b_cells(schedule: Schedule):
     for stage in range(schedule.stages):
       found = {
         Work.FORWARD: forward_microbatch(tick, stage),
-        Work.BACKWARD: backward_microbatch(
-          tick, stage, stages=schedule.stages
-        ),
+        Work.BACKWARD: backward_microbatch(tick, stage, stages=schedule.stages),
       }
       for work, microbatch in found.items():
         if in_range(microbatch, count) and reaches(
