@@ -223,8 +223,19 @@ def constrain(x: Array, axes: Axes, *, kind: Kind = Kind.ACTIVATION) -> Array:
   mesh = ambient()
   if math.prod(mesh.values()) == 1:
     return x
+  if _inside_shard_map():
+    # A T cut there makes a sum over the stages, too, look like the compiler's
+    # own: "Cross-partition allreduce must be in (partial) manual partitioning
+    # mode" (jaxlib 0.10.2).
+    axes = tuple(None if letter == 'T' else letter for letter in axes)
   spec = partition(axes, shape=x.shape, mesh=mesh, kind=kind)
   return jax.lax.with_sharding_constraint(x, spec)
+
+
+def _inside_shard_map() -> bool:
+  """Return whether some mesh axis is handled by an enclosing `shard_map`."""
+  types = jax.sharding.get_abstract_mesh().axis_types
+  return AxisType.Manual in types
 
 
 def batch_shards(rows: int) -> int:
