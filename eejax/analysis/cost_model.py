@@ -26,16 +26,17 @@ Where a machine keeps small weights in its caches, bytes are not time;
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from eejax.config import EarlyExitConfig, ExitHeadKind
 from eejax.decoding.accounting import Accounting, BatchAccounting
-from eejax.decoding.replay import Work
+from eejax.decoding.replay import Work, replay
 from eejax.errors import ArgumentError
 from eejax.models import decoder
-from eejax.types import PyTree
+from eejax.types import Int, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +165,29 @@ def in_seconds(cost: ModelCost, *, block: float, matrix: float) -> ModelCost:
     heads=heads,
     gates=rated(cost.gates),
   )
+
+
+def work_of_depths(
+  depths: Sequence[Int[np.ndarray, '_']], levels: Sequence[int], *, window: int
+) -> Work:
+  """Return the work behind tokens emitted at known depths, a row at a time.
+
+  Args:
+    depths: of each generation, of its tokens.
+    levels: the depths of the exits, and L.
+    window: of the decoder.
+  """
+  longest = max(len(row) for row in depths)
+  table = np.full((len(depths), longest), -1)
+  for line, row in zip(table, depths, strict=True):
+    line[: len(row)] = row
+  sure = np.stack([table == d for d in levels[:-1]]).astype(np.float32)
+  return replay(
+    sure,
+    counted=table >= 0,
+    thresholds=np.full((1, len(levels) - 1), 0.5, np.float32),
+    window=window,
+  ).work[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@
 """What the verbs that measure a model have in common: the model, the text."""
 
 import argparse
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Sequence
@@ -197,6 +198,21 @@ def read_text(
     return spread_rows(
       everything, max_tokens=text.max_tokens, batch_size=text.batch_size
     )
+
+
+def usable_criteria(model: 'Checkpoint') -> tuple[str, ...]:
+  """Return the criteria of one exit that every exit can be asked by."""
+  from eejax.decoding.criteria import Reads, criterion_names, get_criterion
+
+  usable = []
+  for name in criterion_names():
+    criterion = get_criterion(name)
+    if criterion.reads not in (Reads.GATE, Reads.LOGITS):
+      continue
+    with contextlib.suppress(ArgumentError):
+      criterion.check(model.config.exits)
+      usable.append(name)
+  return tuple(usable)
 
 
 def decode_cost(

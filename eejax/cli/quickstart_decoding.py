@@ -13,7 +13,6 @@
 # limitations under the License.
 """The quickstart's decoding stages: thresholds, wall clock, samples."""
 
-import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +25,6 @@ from eejax.cli.quickstart_settings import Models, Settings
 from eejax.cli.quickstart_speed import GRID, Found, Timing
 from eejax.cli.stages import Stages
 from eejax.data.batch import Packing
-from eejax.decoding.criteria import Reads, criterion_names, get_criterion
 from eejax.decoding.generate import generate
 from eejax.decoding.policy import Threshold
 from eejax.decoding.prepare import prepare
@@ -68,7 +66,7 @@ def _thresholds(settings: Settings, models: Models) -> dict[str, Any]:
     model.params,
     output.track(batches, 'scoring', unit='step'),
     config=model.config,
-    criteria=usable_criteria(model),
+    criteria=measuring.usable_criteria(model),
   )
   with output.waiting('timing the parts of decoding'):
     times = wall_clock.part_times(
@@ -111,19 +109,6 @@ def _thresholds(settings: Settings, models: Models) -> dict[str, Any]:
       for name, one in found.items()
     ],
   }
-
-
-def usable_criteria(model: Checkpoint) -> tuple[str, ...]:
-  """Return the criteria of one exit that every exit can be asked by."""
-  usable = []
-  for name in criterion_names():
-    criterion = get_criterion(name)
-    if criterion.reads not in (Reads.GATE, Reads.LOGITS):
-      continue
-    with contextlib.suppress(ArgumentError):
-      criterion.check(model.config.exits)
-      usable.append(name)
-  return tuple(usable)
 
 
 def _speed(

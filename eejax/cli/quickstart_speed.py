@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from eejax.analysis.cost_model import DecodeCost
+from eejax.analysis.cost_model import DecodeCost, work_of_depths
 from eejax.checkpoint.folder import Checkpoint
 from eejax.cli import measuring, output
 from eejax.data.batch import Batch
 from eejax.decoding.generate import generate
 from eejax.decoding.policy import Mode, Policy, Threshold
 from eejax.decoding.prepare import prepare
-from eejax.decoding.replay import Work, full_work, replay
+from eejax.decoding.replay import full_work
 from eejax.decoding.results import GeneratedRow, GenerateResult
 from eejax.evaluation import scores, sweep, wall_clock
 from eejax.evaluation.wall_clock import PartTimes, Ratio
@@ -204,7 +204,7 @@ class Timing:
     if is_full:
       work = full_work(depths.size, num_exits=len(config.exits))
     else:
-      work = work_of_depths(depths, levels, window=self.found.window)
+      work = work_of_depths(list(depths), levels, window=self.found.window)
     tokens = np.array([row.tokens for row in rows])
     full_tokens = np.array([row.tokens for row in self.rows[self.FULL]])
     return {
@@ -252,23 +252,3 @@ class Timing:
       speedup=self._cost.speedup,
     )
     return dict(zip(names, points, strict=True))
-
-
-def work_of_depths(
-  depths: np.ndarray, levels: Sequence[int], *, window: int
-) -> Work:
-  """Return the work behind tokens emitted at known depths.
-
-  Args:
-    depths: of each token, a row a generation.
-    levels: the depths of the exits, and L.
-    window: of the decoder.
-  """
-  exits = len(levels) - 1
-  sure = np.stack([depths == d for d in levels[:-1]]).astype(np.float32)
-  return replay(
-    sure,
-    counted=np.ones(depths.shape, bool),
-    thresholds=np.full((1, exits), 0.5, np.float32),
-    window=window,
-  ).work[0]

@@ -256,19 +256,45 @@ def find_thresholds(
   speedup: Speedup,
   search: Search = DEFAULT_SEARCH,
 ) -> tuple[Threshold, ...]:
-  """Return the cheapest thresholds found that keep the agreement.
+  """Return the cheapest thresholds found that keep the agreement."""
+  return find_path(
+    scores,
+    targets=(search.target,),
+    window=window,
+    speedup=speedup,
+    search=search,
+  )[0]
+
+
+def find_path(
+  scores: ExitScores,
+  *,
+  targets: Sequence[float],
+  window: int,
+  speedup: Speedup,
+  search: Search = DEFAULT_SEARCH,
+) -> tuple[tuple[Threshold, ...], ...]:
+  """Return the cheapest thresholds found for each of several targets.
 
   For several prices of a disagreement, coordinate descent minimises time plus
   price; the constraint alone would hold a search fast wherever one exit has
   used up what may be lost. Of all settings met on the way, the fastest that
-  keeps the target is returned, so the prices need not be right.
+  keeps a target is returned for it, so the prices need not be right.
+
+  Args:
+    scores: of every exit at every token.
+    targets: agreements to reach, instead of the search's own.
+    window: of the decoder.
+    speedup: the cost model.
+    search: how hard to look.
   """
   exits = len(scores.depths)
   ladders = [_candidates(scores, e, search.candidates) for e in range(exits)]
   prices = np.geomspace(0.3, 300, search.prices)
   # All prices descend side by side, in one replay an exit and a round.
   current = np.full((search.prices, exits), np.inf, np.float32)
-  best, best_speed = np.full(exits, np.inf, np.float32), 1.0
+  best = np.full((len(targets), exits), np.inf, np.float32)
+  best_speed = np.ones(len(targets))
   for _ in range(search.rounds):
     before = current.copy()
     for exit in range(exits):
@@ -279,14 +305,15 @@ def find_thresholds(
       cost = 1 / speed + np.repeat(prices, len(ladder)) * (1 - agreement)
       choice = cost.reshape(search.prices, -1).argmin(axis=1)
       current[:, exit] = ladder[choice]
-      safe = agreement - search.margin * error >= search.target
-      if safe.any():
+      for number, target in enumerate(targets):
+        safe = agreement - search.margin * error >= target
         i = int(np.where(safe, speed, -np.inf).argmax())
-        if speed[i] > best_speed:
-          best, best_speed = tried[i], float(speed[i])
+        if safe[i] and speed[i] > best_speed[number]:
+          best[number], best_speed[number] = tried[i], speed[i]
     if np.array_equal(before, current):
       break
-  return tuple(None if np.isinf(t) else float(t) for t in best)
+  as_threshold = lambda t: None if np.isinf(t) else float(t)
+  return tuple(tuple(map(as_threshold, setting)) for setting in best)
 
 
 def _candidates(

@@ -22,6 +22,7 @@ from eejax.analysis.cost_model import (
   ModelCost,
   in_seconds,
   model_cost,
+  work_of_depths,
 )
 from eejax.decoding.accounting import Accounting, BatchAccounting
 from eejax.decoding.replay import Work, full_work
@@ -142,3 +143,15 @@ class TestCountedCost:
   def test_reads_for_nobody_are_still_paid(self):
     batch = BatchAccounting(block_reads=5)
     assert self.cost.of(Accounting(), batch) == 10
+
+
+def test_work_of_depths_counts_windows():
+  depths = [np.array([3, 3, 12, 6]), np.array([12])]
+  work = work_of_depths(depths, [3, 6, 12], window=8)
+  assert work.tokens == 5
+  assert work.taken.tolist() == [2, 1, 2]
+  # The third token takes two along; the fourth stops after the second stage.
+  # The second row is one token at full depth.
+  windows = (work.stage_runs * np.array(work.widths)).sum(axis=1)
+  assert work.stage_runs.sum(axis=1).tolist() == [5, 3, 2]
+  assert windows[0] == 5 and windows[1] >= 5 and windows[2] >= 4

@@ -26,7 +26,6 @@ from eejax.checkpoint.folder import Checkpoint
 from eejax.cli import (
   main,
   quickstart_decoding,
-  quickstart_speed,
   quickstart_stages,
 )
 from eejax.config import parse_exits
@@ -263,11 +262,3 @@ class TestBadInput:
     code, _, err = run(capsys, place, out='tokenizer')
     assert code == 2
     assert 'holds something else' in err
-
-
-def test_work_of_depths_counts_windows():
-  depths = np.array([[3, 3, 12, 6]])
-  work = quickstart_speed.work_of_depths(depths, [3, 6, 12], window=8)
-  assert work.taken.tolist() == [2, 1, 1]
-  # The third token takes two along; the fourth stops after the second stage.
-  assert work.stage_runs.tolist() == [[4, 0], [1, 1], [0, 1]]

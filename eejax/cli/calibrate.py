@@ -1,0 +1,203 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""eejax calibrate: thresholds with a finite-sample guarantee."""
+
+import argparse
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from eejax.cli import measuring
+
+if TYPE_CHECKING:
+  from eejax.cli.calibrate_run import Calibration
+
+HELP = 'choose thresholds on a text, with a guarantee on what they lose'
+EXAMPLE = (
+  'eejax calibrate runs/tuned/model --data notes.txt --unit paragraph --risk '
+  '0.05 --delta 0.05 --out policy.json'
+)
+
+BOUNDS = ('hoeffding_bentkus', 'bentkus', 'hoeffding', 'betting')
+METHODS = ('learn_then_test', 'conformal')
+MEASURES = ('local', 'rouge_l', 'same_place')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  from eejax.config import parse_exits
+
+  parser.add_argument(
+    'checkpoint',
+    metavar='CKPT',
+    help='an eejax checkpoint or a Hugging Face folder, with exits',
+  )
+  parser.add_argument(
+    '--exits',
+    type=parse_exits,
+    default=(),
+    metavar='DEPTH:HEAD,...',
+    help='exits to add in memory, as eejax add-exits takes them',
+  )
+  parser.add_argument(
+    '--out',
+    default='policy.json',
+    metavar='FILE',
+    help='the policy, for generate --policy (default: policy.json)',
+  )
+  _add_guarantee(parser.add_argument_group('what is guaranteed'))
+  _add_data(parser.add_argument_group('prompts'))
+  group = parser.add_argument_group('decoding')
+  group.add_argument(
+    '--criterion',
+    metavar='NAME',
+    help='the score (default: whichever is fastest at this risk)',
+  )
+  group.add_argument(
+    '--window',
+    type=int,
+    default=8,
+    metavar='N',
+    help='every N-th token at the latest goes to full depth (default: 8)',
+  )
+  group.add_argument(
+    '--batch-size',
+    type=int,
+    default=16,
+    metavar='N',
+    help='prompts decoded together (default: 16)',
+  )
+  group.add_argument(
+    '--dtype',
+    choices=('float32', 'bfloat16'),
+    default='float32',
+    help='what is computed in, and certified for (default: float32)',
+  )
+
+
+def _add_guarantee(group: argparse._ArgumentGroup) -> None:
+  group.add_argument(
+    '--risk',
+    type=float,
+    default=0.05,
+    metavar='X',
+    help='limit of the mean loss of a sequence, in (0, 1) (default: 0.05)',
+  )
+  group.add_argument(
+    '--delta',
+    type=float,
+    default=0.05,
+    metavar='X',
+    help=(
+      'chance at most that the mean loss is above it all the same, in (0, 1) '
+      '(default: 0.05)'
+    ),
+  )
+  group.add_argument(
+    '--measure',
+    default=MEASURES[0],
+    metavar='NAME',
+    help=(
+      'the loss: local, the share of tokens that the full model would not '
+      'have chosen after the same text; rouge_l, 1 - ROUGE-L to its own '
+      'continuation; same_place, the share of places with another token than '
+      'that; or your own as module:function (default: local)'
+    ),
+  )
+  group.add_argument(
+    '--method',
+    choices=METHODS,
+    default=METHODS[0],
+    help=(
+      'learn_then_test guarantees the risk with chance 1 - delta, conformal '
+      'only on average (default: learn_then_test)'
+    ),
+  )
+  group.add_argument(
+    '--bound',
+    choices=BOUNDS,
+    default=BOUNDS[0],
+    help='of learn_then_test (default: hoeffding_bentkus)',
+  )
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+  group.add_argument(
+    '--data',
+    default=measuring.STANDARD_LIBRARY,
+    metavar='FILE',
+    help=(
+      'a text or .jsonl file, a folder or a glob, cut into prompts, or '
+      "'stdlib', the standard library of this Python (default)"
+    ),
+  )
+  group.add_argument(
+    '--search-data',
+    metavar='FILE',
+    help='search thresholds on another text (default: on a part of --data)',
+  )
+  group.add_argument(
+    '--split',
+    choices=('train', 'validation', 'test', 'all'),
+    help='part of the text (default: validation of stdlib, all of a file)',
+  )
+  group.add_argument(
+    '--unit',
+    choices=('file', 'paragraph', 'line'),
+    default='file',
+    help='what one document of a text file is (default: file)',
+  )
+  numbers = (
+    ('--sequences', 384, 'prompts certified on, at most'),
+    ('--search-sequences', 96, 'prompts that thresholds are searched on'),
+    ('--prompt-tokens', 32, 'tokens of a prompt'),
+    ('--max-new-tokens', 32, 'tokens generated after it'),
+    ('--seed', 0, 'of the choice of prompts'),
+  )
+  for flag, default, words in numbers:
+    group.add_argument(
+      flag,
+      type=int,
+      default=default,
+      metavar='N',
+      help=f'{words} (default: {default})',
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+  from eejax.cli import bench_file, calibrate_run, output, prompted_model
+
+  request = calibrate_run.Request.of(args)
+  path = pathlib.Path(args.out)
+  bench_file.check_writable(path)
+  model = prompted_model.open_model(args)
+  parts = calibrate_run.read_parts(model, request)
+  found = calibrate_run.calibrate(model, parts, request, path)
+  show(found)
+  if found.policy is None:
+    raise output.NegativeResult(found.sentence, found.values())
+  from eejax.decoding.policy import save_policy
+
+  save_policy(found.policy, path)
+  output.show(f'\n{found.sentence}\nwrote {path}')
+  return {**found.values(), 'out': path}
+
+
+def show(found: 'Calibration') -> None:
+  """Print the settings that were looked at."""
+  from eejax.cli import output
+
+  output.show(
+    f'{found.outcome.sequences} sequences to certify on, '
+    f'{found.num_searched} to search on\n'
+  )
+  output.show(output.table(found.rows()))

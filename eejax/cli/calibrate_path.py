@@ -1,0 +1,184 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The path of policies that `calibrate` walks, from safe to risky.
+
+On prompts of its own, the full model's continuations are scored by every
+criterion, and the cheapest thresholds are looked for at a ladder of targets
+for agreement. How far down the ladder to begin is looked up by decoding these
+prompts; nothing here has seen the prompts that are certified on.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from eejax.decoding.policy import Mode, Policy
+from eejax.errors import EejaxError
+
+if TYPE_CHECKING:
+  from eejax.analysis.certify import Prompt, Text
+  from eejax.checkpoint.folder import Checkpoint
+  from eejax.evaluation.scores import ExitScores
+  from eejax.evaluation.wall_clock import PartTimes
+
+# Agreement, teacher-forced, that thresholds are searched for: safe to risky.
+TARGETS = (
+  *(0.9995, 0.999, 0.998, 0.997, 0.995, 0.9925, 0.99, 0.985, 0.98, 0.97),
+  *(0.96, 0.95, 0.93, 0.9, 0.87, 0.84, 0.8, 0.75, 0.7, 0.6, 0.5),
+)
+# A first setting may have this share of the risk on the prompts searched on.
+_SAFE_SHARE = 0.4
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """Hold one policy of the path.
+
+  Attributes:
+    target: agreement it was searched for.
+    policy: with its thresholds.
+  """
+
+  target: float
+  policy: Policy
+
+
+def score_texts(
+  model: 'Checkpoint',
+  *,
+  prompts: 'Sequence[Prompt]',
+  texts: 'Sequence[Text]',
+  criteria: tuple[str, ...],
+  dtype: str,
+  batch_size: int,
+) -> 'dict[str, ExitScores]':
+  """Return the scores of every exit along continuations."""
+  from eejax.cli import output
+  from eejax.data.batch import Batch
+  from eejax.evaluation import scores
+
+  length = len(prompts[0])
+  width = length + max(len(t.tokens) for t in texts)
+  rows = len(prompts) + -len(prompts) % batch_size
+  ids = np.zeros((rows, width), np.int32)
+  weights = np.zeros((rows, width - 1), np.float32)
+  for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+    line = (*prompt, *text.tokens)
+    ids[row, : len(line)] = line
+    weights[row, : len(line) - 1] = 1
+  shape = (batch_size, width - 1)
+  batches = [
+    Batch(
+      tokens=ids[i : i + batch_size, :-1],
+      targets=ids[i : i + batch_size, 1:],
+      weights=weights[i : i + batch_size],
+      positions=np.broadcast_to(np.arange(width - 1, dtype=np.int32), shape),
+      segment_ids=np.ones(shape, np.int32),
+    )
+    for i in range(0, rows, batch_size)
+  ]
+  found = scores.collect_scores(
+    model.params,
+    output.track(batches, 'scoring', unit='step'),
+    config=model.config,
+    criteria=criteria,
+    dtype=dtype,
+  )
+  return {name: logged.after(length - 1) for name, logged in found.items()}
+
+
+def find_steps(
+  model: 'Checkpoint',
+  logged: 'dict[str, ExitScores]',
+  *,
+  risk: float,
+  window: int,
+  times: 'PartTimes',
+) -> list[Step]:
+  """Return the path of the criterion that is fastest at 1 - risk.
+
+  Raises:
+    EejaxError: no thresholds save time at any target.
+  """
+  from eejax.cli import measuring, output
+  from eejax.evaluation import sweep
+  from eejax.evaluation.sweep import Search
+
+  best: list[Step] = []
+  best_speed = 0.0
+  # Nearest to what is to be lost; the order of the path is by target.
+  decisive = min(TARGETS, key=lambda t: abs(t - (1 - risk)))
+  for name in output.track(list(logged), 'searching', unit='score'):
+    cost = measuring.decode_cost(model, name, times=times)
+    found = sweep.find_path(
+      logged[name],
+      targets=TARGETS,
+      window=window,
+      speedup=cost.speedup,
+      search=Search(margin=0.0, prices=12, candidates=16, rounds=2),
+    )
+    points = sweep.evaluate_settings(
+      logged[name], found, window=window, speedup=cost.speedup
+    )
+    speed = points[TARGETS.index(decisive)].predicted_speedup
+    steps = [
+      Step(t, Policy(Mode.EARLY_EXIT, name, thresholds, window=window))
+      for t, thresholds in zip(TARGETS, found, strict=True)
+      if any(x is not None for x in thresholds)
+    ]
+    if steps and (not best or speed > best_speed):
+      best, best_speed = steps, speed
+  if not best:
+    raise EejaxError(
+      'no thresholds save time on this model at any agreement down to '
+      f'{TARGETS[-1]:.0%}, by any score: early exit does not pay here, so '
+      'there is nothing to certify; decode with mode full or speculative.'
+    )
+  return _distinct(best)
+
+
+def _distinct(steps: list[Step]) -> list[Step]:
+  """Return the steps without those that repeat the one before."""
+  kept: list[Step] = []
+  for step in steps:
+    if not kept or kept[-1].policy.thresholds != step.policy.thresholds:
+      kept.append(step)
+  return kept
+
+
+def begin_at(
+  mean_loss_of: Callable[[int], float], count: int, *, risk: float
+) -> int:
+  """Return where on the path to begin, by mean losses of the search part.
+
+  Safe settings are certified at the price of decoding all prompts, and are of
+  no use beside riskier ones, so the first is the one before the riskiest that
+  is well within the risk. Losses are taken to rise along the path; where they
+  do not, the guarantee is none the worse.
+
+  Args:
+    mean_loss_of: of a step, by its place.
+    count: steps of the path.
+    risk: what is to be certified.
+  """
+  low, high = -1, count
+  while high - low > 1:
+    middle = (low + high) // 2
+    if mean_loss_of(middle) <= _SAFE_SHARE * risk:
+      low = middle
+    else:
+      high = middle
+  return max(low - 1, 0)
