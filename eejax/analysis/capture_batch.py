@@ -31,9 +31,9 @@ from eejax.analysis.capture_file import Readout, ReadoutKind
 from eejax.analysis.capture_readings import (
   ChunkReadings,
   ChunkStates,
-  Matrix,
   Reading,
   read_chunk,
+  without_mean,
 )
 from eejax.config import (
   EarlyExitConfig,
@@ -131,14 +131,14 @@ def read_batch(
   states, gates = _states(params, batch, chosen, config, how)
   kernels = output_kernels(params, config=config.with_exits(how.exits))
   dtype = jnp.dtype(how.dtype)
-  matrices = {name: Matrix.of(k, dtype) for name, k in kernels.items()}
+  matrices = {n: without_mean(k, dtype=dtype) for n, k in kernels.items()}
   name_of = functools.partial(output_matrix_name, config=config.model)
 
   def read(chunk: ChunkStates) -> ChunkReadings:
     return read_chunk(
       chunk,
-      matrix=matrices[name_of(None)],
-      exit_matrices=[matrices[name_of(e)] for e in how.exits],
+      kernel=matrices[name_of(None)],
+      exit_kernels=[matrices[name_of(e)] for e in how.exits],
       reading=how.reading,
     )
 

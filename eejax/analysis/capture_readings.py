@@ -16,42 +16,39 @@
 Logits of one read-out and one chunk stand at a time, beside those of the full
 model and of the read-out before: memory follows the chunk, not the text and
 not the number of read-outs. Everything is then a handful of sums over the
-vocabulary. With p, q two distributions and m their mean,
+vocabulary. With p, q two distributions,
 
-  H(p)       = -sum_v p(v) log p(v)
-  KL(p || q) = sum_v p(v) (log p(v) - log q(v))
-  JS(p, q)   = H(m) - (H(p) + H(q)) / 2
+  H(p)       = log sum_v exp z(v) - sum_v p(v) z(v)
+  KL(p || q) = sum_v p(v) log p(v) - sum_v p(v) log q(v)
+  JS(p, q)   = log 2 - sum_v (p(v) + q(v)) log (p(v) + q(v)) / 2
+                 - (H(p) + H(q)) / 2
 
 so that a Jensen-Shannon divergence takes one logarithm a token of the
-vocabulary. Logits matter up to a constant; their cosine is taken after each
-has lost its mean, which is the product of the hidden state with the mean
-column of the output matrix.
+vocabulary. Logits matter up to a constant, so the output matrix loses its
+mean column beforehand, and logits come out with a mean of 0, as their cosine
+wants them.
 
 Reference:
   Lin (1991), Divergence Measures Based on the Shannon Entropy, section IV.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from eejax.types import Array, Float, Int
+from eejax.types import Array, DTypeLike, Float, Int
 
-# Columns of a block of the vocabulary in the search for candidates.
-_BLOCK = 64
-_MEASURED = (
-  'loss',
-  'entropy',
-  'kl_final',
-  'js_final',
-  'logit_cosine',
-  'hidden_cosine',
-  'js_previous',
-  'hidden_cosine_previous',
-)
+# Tokens of a block of the vocabulary in the search for candidates.
+_BLOCK = 32
+# Probabilities so far (in nats) below the highest count as if they were there:
+# none is 0, and none has a weight that float32 could show.
+_DEEPEST = -60.0
+# Read-outs between which nothing is copied in the loop over them.
+_UNROLL = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,70 +69,72 @@ class Reading:
 
 
 @flax.struct.dataclass
+class Spoken:
+  """Hold what later read-outs are compared with; [C] positions.
+
+  Attributes:
+    hidden: what the output matrix reads.
+    probs: the distribution.
+    entropy: of it, nats.
+  """
+
+  hidden: Float[Array, 'C D']
+  probs: Float[Array, 'C V']
+  entropy: Float[Array, 'C']
+
+
+@flax.struct.dataclass
 class Distribution:
   """Hold what one read-out says of a chunk of positions.
 
   Attributes:
-    hidden: what its output matrix reads.
-    logits: each less the mean over the vocabulary.
+    spoken: what others are compared with.
+    logits: with a mean of 0.
     log_normalizer: of these logits.
-    probs: their softmax.
-    entropy: of `probs`, nats.
-    length: of the logits as vectors.
+    block_best: highest logit of each block of the vocabulary.
   """
 
-  hidden: Float[Array, 'C D']
+  spoken: Spoken
   logits: Float[Array, 'C V']
   log_normalizer: Float[Array, 'C']
-  probs: Float[Array, 'C V']
-  entropy: Float[Array, 'C']
-  length: Float[Array, 'C']
+  block_best: Float[Array, 'C blocks']
 
 
-@flax.struct.dataclass
-class Matrix:
-  """Pair an output matrix with its mean column.
+def without_mean(
+  kernel: Float[Array, 'D V'], *, dtype: DTypeLike
+) -> Float[Array, 'D V']:
+  """Return an output matrix whose logits have a mean of 0."""
+  wide = kernel.astype(jnp.float32)
+  return (wide - jnp.mean(wide, axis=1, keepdims=True)).astype(dtype)
 
-  Attributes:
-    kernel: the matrix, in the compute dtype.
-    mean: over the vocabulary, float32.
+
+def distribution(
+  hidden: Float[Array, 'C D'], kernel: Float[Array, 'D V']
+) -> Distribution:
+  """Return what a read-out says.
+
+  Args:
+    hidden: what its output matrix reads.
+    kernel: the matrix, `without_mean`.
   """
-
-  kernel: Float[Array, 'D V']
-  mean: Float[Array, 'D']
-
-  @classmethod
-  def of(cls, kernel: Float[Array, 'D V'], dtype) -> 'Matrix':
-    """Return `kernel` ready to be multiplied with."""
-    return cls(
-      kernel=kernel.astype(dtype),
-      mean=jnp.mean(kernel.astype(jnp.float32), axis=1),
-    )
-
-
-def distribution(hidden: Float[Array, 'C D'], matrix: Matrix) -> Distribution:
-  """Return what a read-out says, from what its output matrix reads."""
-  product = jnp.einsum(
+  logits = jnp.einsum(
     'CD,DV->CV',
-    hidden.astype(matrix.kernel.dtype),
-    matrix.kernel,
+    hidden.astype(kernel.dtype),
+    kernel,
     preferred_element_type=jnp.float32,
   )
-  mean = hidden.astype(jnp.float32) @ matrix.mean
-  logits = product - mean[:, None]
-  best = jnp.max(logits, axis=-1, keepdims=True)
-  weights = jnp.exp(logits - best)
+  block_best = jnp.max(_in_blocks(logits), axis=-1)
+  best = jnp.max(block_best, axis=-1, keepdims=True)
+  weights = jnp.exp(jnp.maximum(logits - best, _DEEPEST))
   total = jnp.sum(weights, axis=-1, keepdims=True)
-  log_normalizer = best + jnp.log(total)
+  log_normalizer = (best + jnp.log(total))[:, 0]
   probs = weights / total
-  entropy = jnp.sum(probs * (log_normalizer - logits), axis=-1)
+  entropy = log_normalizer - jnp.sum(probs * logits, axis=-1)
   return Distribution(
-    hidden=hidden.astype(jnp.float32),
+    spoken=Spoken(hidden.astype(jnp.float32), probs, entropy),
     logits=logits,
-    log_normalizer=log_normalizer[:, 0],
-    probs=probs,
-    entropy=entropy,
-    length=jnp.sqrt(jnp.sum(jnp.square(logits), axis=-1)),
+    log_normalizer=log_normalizer,
+    block_best=block_best,
   )
 
 
@@ -143,7 +142,7 @@ def measure(
   here: Distribution,
   *,
   final: Distribution,
-  previous: Distribution,
+  previous: Spoken,
   targets: Int[Array, 'C'],
   reading: Reading,
 ) -> dict[str, Array]:
@@ -156,22 +155,20 @@ def measure(
     targets: the token that follows.
     reading: what is computed.
   """
-  at_target = lambda: jnp.take_along_axis(
-    here.logits, targets[:, None], axis=1
-  )[:, 0]
+  own = here.spoken
   makers: dict[str, Callable[[], Array]] = {
-    'loss': lambda: here.log_normalizer - at_target(),
-    'entropy': lambda: here.entropy,
-    'kl_final': lambda: _divergence(final, here),
-    'js_final': lambda: _jensen_shannon(here, final),
-    'logit_cosine': lambda: _logit_cosine(here, final),
-    'hidden_cosine': lambda: _cosine(here.hidden, final.hidden),
-    'js_previous': lambda: _jensen_shannon(here, previous),
-    'hidden_cosine_previous': lambda: _cosine(here.hidden, previous.hidden),
+    'loss': lambda: here.log_normalizer - _at(here.logits, targets),
+    'entropy': lambda: own.entropy,
+    'kl_final': lambda: _divergence_from(final.spoken, here),
+    'js_final': lambda: _jensen_shannon(own, final.spoken),
+    'logit_cosine': lambda: _cosine(here.logits, final.logits),
+    'hidden_cosine': lambda: _cosine(own.hidden, final.spoken.hidden),
+    'js_previous': lambda: _jensen_shannon(own, previous),
+    'hidden_cosine_previous': lambda: _cosine(own.hidden, previous.hidden),
   }
   found = {name: make() for name, make in makers.items() if reading.wants(name)}
   if reading.wants('top_tokens', 'top_log_probs'):
-    best, tokens = top_candidates(here.logits, reading.num_candidates)
+    best, tokens = _candidates(here, reading.num_candidates)
     found['top_tokens'] = tokens
     found['top_log_probs'] = best - here.log_normalizer[:, None]
   found = {name: x for name, x in found.items() if name in reading.fields}
@@ -179,41 +176,38 @@ def measure(
   return found
 
 
-def _divergence(p: Distribution, q: Distribution) -> Float[Array, 'C']:
+def _at(
+  logits: Float[Array, 'C V'], tokens: Int[Array, 'C']
+) -> Float[Array, 'C']:
+  return jnp.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
+
+
+def _divergence_from(p: Spoken, q: Distribution) -> Float[Array, 'C']:
   """Return KL(p || q)."""
-  shift = (q.log_normalizer - p.log_normalizer)[:, None]
-  terms = p.probs * (p.logits - q.logits + shift)
+  cross = q.log_normalizer - jnp.sum(p.probs * q.logits, axis=-1)
   # Rounding must not put it below its least value.
-  return jnp.maximum(jnp.sum(terms, axis=-1), 0.0)
+  return jnp.maximum(cross - p.entropy, 0.0)
 
 
-def _jensen_shannon(p: Distribution, q: Distribution) -> Float[Array, 'C']:
-  middle = (p.probs + q.probs) * 0.5
-  # What has no weight adds nothing, whatever its logarithm is.
-  terms = middle * jnp.log(jnp.maximum(middle, jnp.finfo(jnp.float32).tiny))
-  mixed = -jnp.sum(terms, axis=-1)
-  return jnp.maximum(mixed - (p.entropy + q.entropy) * 0.5, 0.0)
-
-
-def _logit_cosine(p: Distribution, q: Distribution) -> Float[Array, 'C']:
-  product = jnp.sum(p.logits * q.logits, axis=-1)
-  return _ratio(product, p.length * q.length)
+def _jensen_shannon(p: Spoken, q: Spoken) -> Float[Array, 'C']:
+  both = p.probs + q.probs
+  mixed = math.log(2) - jnp.sum(both * jnp.log(both), axis=-1) / 2
+  return jnp.maximum(mixed - (p.entropy + q.entropy) / 2, 0.0)
 
 
 def _cosine(
-  a: Float[Array, 'C D'], b: Float[Array, 'C D']
+  a: Float[Array, 'C X'], b: Float[Array, 'C X']
 ) -> Float[Array, 'C']:
-  squares = lambda x: jnp.sum(jnp.square(x), axis=-1)
-  return _ratio(jnp.sum(a * b, axis=-1), jnp.sqrt(squares(a) * squares(b)))
-
-
-def _ratio(
-  product: Float[Array, 'C'], lengths: Float[Array, 'C']
-) -> Float[Array, 'C']:
-  """Return a cosine; what has no length has no direction, hence 0."""
+  """Return the cosine; what has no length has no direction, hence 0."""
+  product = jnp.sum(a * b, axis=-1)
+  length = lambda x: jnp.sqrt(jnp.sum(jnp.square(x), axis=-1))
+  lengths = length(a) * length(b)
   some = lengths > 0
   cosine = product / jnp.where(some, lengths, 1.0)
   return jnp.where(some, jnp.clip(cosine, -1.0, 1.0), 0.0)
+
+
+# MARK: Candidates
 
 
 def top_candidates(
@@ -223,34 +217,48 @@ def top_candidates(
 
   A sort of the whole vocabulary costs more than the product that made it. The
   K highest lie in the K blocks of neighbouring tokens with the highest
-  maxima: any K blocks that came before one of them would bring K tokens that
-  come before all of its own. So the blocks are searched first.
+  maxima: any K blocks that come before one of them bring K tokens that come
+  before all of its own. So the blocks are searched first.
 
   Args:
     logits: of each token of the vocabulary.
     count: K, at most V.
   """
-  vocabulary = logits.shape[-1]
-  if count == 1:
-    top = jnp.argmax(logits, axis=-1, keepdims=True)
-    best = jnp.max(logits, axis=-1, keepdims=True)
-    return best, top.astype(jnp.int32)
-  blocks = -(-vocabulary // _BLOCK)
+  return _search(logits, jnp.max(_in_blocks(logits), axis=-1), count)
+
+
+def _candidates(
+  here: Distribution, count: int
+) -> tuple[Float[Array, 'C K'], Int[Array, 'C K']]:
+  return _search(here.logits, here.block_best, count)
+
+
+def _search(
+  logits: Float[Array, 'C V'], block_best: Float[Array, 'C blocks'], count: int
+) -> tuple[Float[Array, 'C K'], Int[Array, 'C K']]:
+  blocks = block_best.shape[-1]
   if blocks <= 2 * count:
     best, tokens = jax.lax.top_k(logits, count)
     return best, tokens.astype(jnp.int32)
-  padding = blocks * _BLOCK - vocabulary
-  if padding:
-    logits = jnp.pad(logits, ((0, 0), (0, padding)), constant_values=-jnp.inf)
-  folded = logits.reshape(-1, blocks, _BLOCK)
-  _, chosen = jax.lax.top_k(jnp.max(folded, axis=-1), count)
+  _, chosen = jax.lax.top_k(block_best, count)
   # In the order of the vocabulary, for equal logits are taken in their order.
   chosen = jnp.sort(chosen, axis=-1)
-  inside = jnp.take_along_axis(folded, chosen[:, :, None], axis=1)
+  inside = jnp.take_along_axis(_in_blocks(logits), chosen[:, :, None], axis=1)
   best, place = jax.lax.top_k(inside.reshape(-1, count * _BLOCK), count)
   block = jnp.take_along_axis(chosen, place // _BLOCK, axis=-1)
   tokens = block * _BLOCK + place % _BLOCK
   return best, tokens.astype(jnp.int32)
+
+
+def _in_blocks(logits: Float[Array, 'C V']) -> Float[Array, 'C blocks size']:
+  """Return neighbouring tokens together; what is missing is never highest."""
+  padding = -logits.shape[-1] % _BLOCK
+  if padding:
+    logits = jnp.pad(logits, ((0, 0), (0, padding)), constant_values=-jnp.inf)
+  return logits.reshape(len(logits), -1, _BLOCK)
+
+
+# MARK: Chunks
 
 
 @flax.struct.dataclass
@@ -288,21 +296,21 @@ class ChunkReadings:
 def read_chunk(
   states: ChunkStates,
   *,
-  matrix: Matrix,
-  exit_matrices: Sequence[Matrix],
+  kernel: Float[Array, 'D V'],
+  exit_kernels: Sequence[Float[Array, 'D V']],
   reading: Reading,
 ) -> ChunkReadings:
   """Read a chunk of positions at every read-out.
 
   Args:
     states: what the output matrices read.
-    matrix: of the full model.
-    exit_matrices: of each trained exit.
+    kernel: output matrix of the full model, `without_mean`.
+    exit_kernels: of each trained exit, likewise.
     reading: what is computed.
   """
-  final = distribution(states.final, matrix)
+  final = distribution(states.final, kernel)
 
-  def at(here: Distribution, previous: Distribution) -> dict[str, Array]:
+  def at(here: Distribution, previous: Spoken) -> dict[str, Array]:
     return measure(
       here,
       final=final,
@@ -313,21 +321,24 @@ def read_chunk(
 
   def step(previous, scanned):
     hidden, after_attention = scanned
-    here = distribution(hidden, matrix)
+    here = distribution(hidden, kernel)
     middle = None
     if after_attention is not None:
-      middle = at(distribution(after_attention, matrix), here)
-    return here, (at(here, previous), middle)
+      middle = at(distribution(after_attention, kernel), here.spoken)
+    return here.spoken, (at(here, previous), middle)
 
   # The first read-out has none before it; what is compared is masked later.
   last, (natural, attention) = jax.lax.scan(
-    step, final, (states.natural, states.attention)
+    step,
+    final.spoken,
+    (states.natural, states.attention),
+    unroll=min(_UNROLL, max(len(states.natural), 1)),
   )
-  exits, previous = [], final
-  for hidden, own in zip(states.exits, exit_matrices, strict=True):
+  exits, previous = [], final.spoken
+  for hidden, own in zip(states.exits, exit_kernels, strict=True):
     here = distribution(hidden, own)
     exits.append(at(here, previous))
-    previous = here
+    previous = here.spoken
   return ChunkReadings(
     natural=natural,
     attention=attention,
