@@ -94,7 +94,7 @@ def objective_sum(
   total = jnp.zeros((), jnp.float32)
   final_sums = no_sums(())
   if final is not None:
-    final_sums = _head_sums(final, batch, final.top1)
+    final_sums = head_sums(final, batch, final.top1)
     if objective.regime is not Regime.TUNE:
       total += final_sums.loss
   exit_sums = no_sums((len(config.exits),))
@@ -223,9 +223,9 @@ def _group_losses(
   final_top1 = None if final is None else final.top1
   for i, e, stats in zip(group, exits, statistics.heads, strict=True):
     total += weights[i] * jnp.sum(
-      batch.weights * _token_losses(stats, objective)
+      batch.weights * token_losses(stats, objective)
     )
-    one = _head_sums(stats, batch, final_top1)
+    one = head_sums(stats, batch, final_top1)
     if e.gate is not GateKind.NONE and final is not None:
       one = _with_gate(one, params, out, batch, stats, final.top1, e, config)
       total += objective.gate_weight * one.gate_loss
@@ -255,9 +255,10 @@ def _exit_heads(params, out, batch, config, exits) -> list[OutputHead]:
   return heads
 
 
-def _token_losses(
+def token_losses(
   stats: TokenStatistics, objective: Objective
 ) -> Float[Array, 'B T']:
+  """Return what each token adds to an exit's loss, before its mask."""
   losses = stats.loss
   share = objective.distillation_weight
   if share > 0 and stats.divergence is not None:
@@ -286,9 +287,16 @@ def _with_gate(
   )
 
 
-def _head_sums(
+def head_sums(
   stats: TokenStatistics, batch: TokenBatch, final_top1: Any
 ) -> HeadSums:
+  """Return a head's sums, but for those of a gate.
+
+  Args:
+    stats: what the head says of every token.
+    batch: the tokens.
+    final_top1: the final head's likeliest tokens, None where it is not run.
+  """
   mask = batch.weights
   zero = jnp.zeros((), jnp.float32)
   agree = divergence = zero
