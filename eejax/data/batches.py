@@ -13,6 +13,7 @@
 # limitations under the License.
 """From a run's data settings to batches."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,13 +23,15 @@ from eejax.data.batch import DocumentSource, PackedBatches
 from eejax.data.corpus import Split
 from eejax.data.data_config import STANDARD_LIBRARY, DataConfig
 from eejax.data.memory_source import InMemoryDocuments, Passes
+from eejax.data.sharded import ShardedBatches
 from eejax.data.tokenizer import Tokenizer
-from eejax.errors import ArgumentError
+from eejax.errors import ArgumentError, EejaxError
 from eejax.types import Int
 
 __all__ = [
   'DataConfig',
   'make_batches',
+  'make_shared_batches',
   'make_source',
   'pieces',
   'read_texts',
@@ -153,4 +156,45 @@ def make_batches(
     packing=config.packing,
     shard_index=0 if whole else config.shard_index,
     num_shards=1 if whole else config.num_shards,
+  )
+
+
+def make_shared_batches(
+  config: DataConfig, tokenizer: Tokenizer, *, index: int, count: int
+) -> PackedBatches | ShardedBatches:
+  """Return one share of the rows of every training batch.
+
+  A share has `num_shards / count` of the shards; with a `num_shards` of 1
+  there are as many shards as shares.
+
+  Args:
+    config: the data of the run; its `shard_index` is not looked at.
+    tokenizer: turns text into ids.
+    index: which share, 0..count-1.
+    count: how many shares there are.
+
+  Raises:
+    EejaxError: shards or rows cannot be shared out, or the corpus cannot be
+      read.
+  """
+  shards = config.num_shards if config.num_shards > 1 else count
+  if shards % count or config.batch_size % shards:
+    raise EejaxError(
+      f'{config.batch_size} rows in {shards} shards cannot be shared by '
+      f'{count} groups of hosts; make num_shards a multiple of {count} and '
+      f'batch_size one of num_shards.'
+    )
+  if shards == 1:
+    return make_batches(config, tokenizer, Split.TRAIN)
+  own = range(index * shards // count, (index + 1) * shards // count)
+  return ShardedBatches(
+    {
+      shard: make_batches(
+        dataclasses.replace(config, shard_index=shard, num_shards=shards),
+        tokenizer,
+        Split.TRAIN,
+      )
+      for shard in own
+    },
+    num_shards=shards,
   )

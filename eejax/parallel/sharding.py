@@ -13,6 +13,7 @@
 # limitations under the License.
 """Where every leaf of a tree lies on a mesh."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -67,6 +68,39 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Return the sharding of arrays whose first dimension is rows."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+@dataclasses.dataclass(frozen=True)
+class RowShare:
+  """Say which rows of every batch a process feeds to its devices.
+
+  Attributes:
+    index: of the share; processes may have the same one.
+    count: how many shares a batch has.
+  """
+
+  index: int = 0
+  count: int = 1
+
+
+def row_share(mesh: Mesh) -> RowShare:
+  """Return this process's share of the rows of a batch.
+
+  Where the devices of processes overlap in part, every process feeds all.
+  """
+  parts = math.prod(mesh.shape[a] for a in BATCH_AXES)
+  where = batch_sharding(mesh).devices_indices_map((parts,))
+  owned: dict[int, set[int]] = {}
+  device: Any
+  for device, (rows,) in where.items():
+    owned.setdefault(device.process_index, set()).add(rows.start or 0)
+  shares = sorted({tuple(sorted(rows)) for rows in owned.values()})
+  size = parts // len(shares)
+  expected = [tuple(range(i, i + size)) for i in range(0, parts, size)]
+  if shares != expected:
+    return RowShare()
+  mine = tuple(sorted(owned[jax.process_index()]))
+  return RowShare(shares.index(mine), len(shares))
 
 
 def initialise(

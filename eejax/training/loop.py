@@ -25,17 +25,19 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from eejax.checkpoint.manager import RunCheckpoints
 from eejax.config import EarlyExitConfig
-from eejax.data.batch import Batch, PackedBatches
+from eejax.data.batch import Batch
+from eejax.data.sharded import ResumableBatches
 from eejax.errors import ArgumentError
+from eejax.parallel import multihost, sharding
 from eejax.training import freeze, losses, metrics, run_folder, state, step
 from eejax.training.interrupt import StopRequest
-from eejax.training.losses import Objective, TokenBatch
-from eejax.training.metrics import MetricWriter
+from eejax.training.losses import Objective
+from eejax.training.placement import Placement
 from eejax.training.recording import Recorder
 from eejax.training.reporting import Reporter, Silence
 from eejax.training.step import StepConfig
@@ -82,12 +84,14 @@ class Task:
 
   Attributes:
     config: the model with its exits.
-    params: parameters to start from; never changed. Of a tuned model the
-      first blocks suffice where nothing looks at the final head.
+    params: parameters to start from; on a mesh they are taken over, else
+      never changed. Of a tuned model the first blocks suffice where nothing
+      looks at the final head.
     objective: what is minimised.
     optimizer: of the trainable part.
     settings: how a step is computed.
     learning_rate: the optimizer's schedule, to be reported.
+    mesh: the devices it runs on; None for the default device alone.
   """
 
   config: EarlyExitConfig
@@ -96,6 +100,7 @@ class Task:
   optimizer: optax.GradientTransformation
   settings: StepConfig = StepConfig()
   learning_rate: optax.Schedule | None = None
+  mesh: Mesh | None = None
 
 
 class Ending(enum.Enum):
@@ -127,7 +132,7 @@ def train(
   *,
   folder: pathlib.Path,
   settings: LoopConfig,
-  batches: PackedBatches,
+  batches: ResumableBatches,
   held_out: Sequence[Batch] = (),
   reporter: Reporter | None = None,
 ) -> Outcome:
@@ -139,8 +144,10 @@ def train(
     task: what is learned.
     folder: the run's folder; a checkpoint in it is continued.
     settings: length and cadence.
-    batches: training data at its start.
-    held_out: batches of held-out text, measured at every exit.
+    batches: training data at its start; of several hosts, each brings its
+      share of the rows (`sharding.row_share`).
+    held_out: batches of held-out text, measured at every exit; every host
+      brings all.
     reporter: tells how it goes.
 
   Raises:
@@ -148,6 +155,7 @@ def train(
   """
   reporter = reporter or Silence()
   with contextlib.ExitStack() as stack:
+    stack.enter_context(Placement(task.mesh).active())
     checkpoints = stack.enter_context(
       RunCheckpoints(
         folder / run_folder.CHECKPOINTS,
@@ -159,9 +167,10 @@ def train(
     stack.callback(reporter.close)
     run = _Run(task, settings, batches, held_out, checkpoints, reporter)
     resumed = run.resume()
-    writer = stack.enter_context(
-      MetricWriter(folder, resume_step=run.step if resumed else None)
+    writer = metrics.open_writer(
+      folder, resume_step=run.step if resumed else None
     )
+    stack.enter_context(writer)
     run.recorder = Recorder(
       task.config,
       learning_rate=task.learning_rate,
@@ -182,31 +191,36 @@ class _Run:
     self.task = task
     self.settings = settings
     self.batches = batches
-    self.held_out = [to_device(b) for b in held_out]
+    self.placement = Placement(task.mesh)
+    self.shares = 1
+    if task.mesh is not None:
+      self.shares = sharding.row_share(task.mesh).count
+    self.held_out = [self.placement.batch(b) for b in held_out]
     self.checkpoints = checkpoints
     self.reporter = reporter
     self.full_depth = task.objective.full_depth(task.config)
     params = freeze.cut_to_depth(
       task.params, config=task.config, full_depth=self.full_depth
     )
-    trainable, self.frozen = freeze.split(params, regime=task.objective.regime)
-    # A copy, for the step donates its state; float32, whatever was loaded.
-    trainable = jax.tree.map(
-      lambda x: jnp.array(x, jnp.float32, copy=True), trainable
+    trainable, frozen = freeze.split(params, regime=task.objective.regime)
+    self.frozen = self.placement.place(frozen)
+    self.state = self.placement.create_state(
+      trainable, optimizer=task.optimizer
     )
-    self.state = state.create(trainable, optimizer=task.optimizer)
     self.step = 0
     self.saved_step: int | None = None
     self.last_held_out: dict[str, float] = {}
-    self.train_step = step.compile_train_step(
+    self.stopping = multihost.StopAgreement()
+    self.train_step = self.placement.compile_step(
       step.make_train_step(
         task.config,
         objective=task.objective,
         optimizer=task.optimizer,
         settings=task.settings,
-      )
+      ),
+      self.state,
     )
-    self.evaluate_batch = jax.jit(self._evaluation_sums)
+    self.evaluate_batch = self.placement.compile_sums(self._evaluation_sums)
 
   def _evaluation_sums(self, trainable, frozen, batch):
     return losses.evaluation_sums(
@@ -220,9 +234,14 @@ class _Run:
 
   def resume(self) -> bool:
     """Take up the latest checkpoint; return whether there is one."""
-    restored = self.checkpoints.restore_latest(self.state)
-    if restored is None:
+    if not self.checkpoints.steps:
       return False
+    shapes = state.abstract(self.state)
+    if self.task.mesh is not None:
+      # There may not be room for two.
+      jax.tree.map(lambda leaf: leaf.delete(), self.state)
+    restored = self.checkpoints.restore_latest(shapes)
+    assert restored is not None
     self.state = restored.state
     self.step = self.saved_step = restored.step
     self.batches.restore(restored.metadata['data'])
@@ -235,7 +254,9 @@ class _Run:
     self.reporter.start(step=self.step, steps=steps)
     if self.step == 0:
       self.evaluate()
-    while self.step < steps and not stop.requested:
+    while self.step < steps:
+      if self.stopping.agreed(requested=stop.requested):
+        break
       self.take_step()
       # What is written before a checkpoint stays when a run goes on from it,
       # so the order of these three matters.
@@ -252,6 +273,7 @@ class _Run:
         self.evaluate()
       self.save()
     self.checkpoints.wait()
+    self.stopping.settle()
     return Outcome(
       ending=Ending.FINISHED if finished else Ending.INTERRUPTED,
       step=self.step,
@@ -264,7 +286,7 @@ class _Run:
 
   def take_step(self) -> None:
     """Train on the next batch."""
-    batch = to_device(next(self.batches))
+    batch = self.placement.batch(next(self.batches), shares=self.shares)
     self.state, measured = self.train_step(self.state, self.frozen, batch)
     self.recorder.add(measured)
     self.step += 1
@@ -289,8 +311,3 @@ class _Run:
     self.flush()
     self.checkpoints.save(self.step, self.state, {'data': self.batches.state()})
     self.saved_step = self.step
-
-
-def to_device(batch: Batch) -> TokenBatch:
-  """Return a batch of the data pipeline as arrays on the device."""
-  return TokenBatch(**{k: jnp.asarray(v) for k, v in batch.as_dict().items()})

@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 from eejax.config import EarlyExitConfig, GateKind
+from eejax.parallel import multihost
 from eejax.training.sums import HeadSums, LossSums
 
 TRAIN = 'train'
@@ -133,6 +134,28 @@ def last_held_out(folder: str | os.PathLike) -> dict[str, float]:
   found = [r for r in read_records(folder) if r['kind'] == HELD_OUT]
   newest = found[-1] if found else {}
   return {k: v for k, v in newest.items() if k not in ('step', 'kind')}
+
+
+class NoWriter:
+  """Write nothing: what every host but the first has."""
+
+  def write(self, records: Sequence[Record]) -> None:
+    """Do nothing."""
+
+  def __enter__(self) -> 'NoWriter':
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    pass
+
+
+def open_writer(
+  folder: str | os.PathLike, *, resume_step: int | None
+) -> 'MetricWriter | NoWriter':
+  """Return the writer of a run's metrics; one host writes them."""
+  if not multihost.is_first():
+    return NoWriter()
+  return MetricWriter(folder, resume_step=resume_step)
 
 
 class MetricWriter:

@@ -24,7 +24,7 @@ import optax
 from eejax.config import EarlyExitConfig
 from eejax.errors import EejaxError
 from eejax.training import metrics
-from eejax.training.metrics import MetricWriter, Record
+from eejax.training.metrics import MetricWriter, NoWriter, Record
 from eejax.training.reporting import Reporter
 from eejax.training.step import StepMetrics
 from eejax.training.sums import LossSums
@@ -43,7 +43,7 @@ class Recorder:
     config: EarlyExitConfig,
     *,
     learning_rate: optax.Schedule | None,
-    writer: MetricWriter,
+    writer: MetricWriter | NoWriter,
     reporter: Reporter,
   ):
     """Begin with nothing gathered.

@@ -16,6 +16,7 @@
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -40,6 +41,16 @@ class TrainState:
   step: Any
   trainable: Params
   opt_state: PyTree
+
+
+def abstract(state: TrainState) -> TrainState:
+  """Return shapes, dtypes and places of a state, to be filled by a restore."""
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=leaf.sharding
+    ),
+    state,
+  )
 
 
 def create(

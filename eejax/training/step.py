@@ -15,12 +15,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
+from eejax.axes import batch_shards, constrain
 from eejax.config import EarlyExitConfig
 from eejax.errors import ArgumentError
 from eejax.models.decoder import LayerDropout
@@ -133,9 +135,16 @@ def make_train_step(
   return train_step
 
 
-def compile_train_step(train_step: TrainStep) -> TrainStep:
-  """Return `train_step` jitted, its state donated."""
-  return jax.jit(train_step, donate_argnums=0)
+def compile_train_step(
+  train_step: TrainStep, *, out_shardings: Any = None
+) -> TrainStep:
+  """Return `train_step` jitted, its state donated.
+
+  Args:
+    train_step: from `make_train_step`.
+    out_shardings: where state and metrics lie, as jit takes it.
+  """
+  return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)
 
 
 def gradients(
@@ -180,9 +189,7 @@ def _accumulate(one, batch: TokenBatch, count: int) -> tuple[PyTree, PyTree]:
     raise ArgumentError(
       f'a batch of {rows} rows cannot be cut into {count} microbatches.'
     )
-  parts = jax.tree.map(
-    lambda x: x.reshape(count, rows // count, *x.shape[1:]), batch
-  )
+  parts = jax.tree.map(lambda x: _in_parts(x, count), batch)
   shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts), 0)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
@@ -191,6 +198,17 @@ def _accumulate(one, batch: TokenBatch, count: int) -> tuple[PyTree, PyTree]:
 
   total, _ = jax.lax.scan(add, zeros, (parts, jnp.arange(count)))
   return total
+
+
+def _in_parts(x: jax.Array, count: int) -> jax.Array:
+  """Cut rows into parts so that each has rows of every device."""
+  rows = x.shape[0]
+  shares = batch_shards(rows)
+  if rows % (shares * count):
+    shares = 1
+  parts = x.reshape(shares, count, rows // (shares * count), *x.shape[1:])
+  parts = jnp.moveaxis(parts, 1, 0).reshape(count, rows // count, *x.shape[1:])
+  return constrain(parts, (None, 'B', *[None] * (x.ndim - 1)))
 
 
 def layer_dropout_rates(
