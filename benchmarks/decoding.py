@@ -24,19 +24,18 @@ the `parity` extra.
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import figures
 import jax
 import jax.numpy as jnp
 import numpy as np
+from figures import Figure
 from foundation import LLAMA_43M, forced_exit_efficiency
-from timing import environment
 
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint.folder import Checkpoint
@@ -53,8 +52,6 @@ from eejax.decoding.generate import generate
 from eejax.decoding.policy import KVStrategy, Mode, Policy
 from eejax.decoding.prepare import Prepared, prepare
 from eejax.models import decoder
-
-Figure = tuple[float | None, dict[str, Any]]
 
 NEW_TOKENS = 96
 
@@ -348,7 +345,7 @@ def compile_seconds(repeats: int) -> Figure:
   return sum(detail.values()), detail
 
 
-PLAIN: dict[str, Callable[[int], Figure]] = {
+BY_REPEATS: dict[str, Callable[[int], Figure]] = {
   'never_overhead_b1': lambda n: never_overhead(n, rows=1),
   'never_overhead_b8': lambda n: never_overhead(n, rows=8),
   'forced_exit_efficiency': forced_exit_efficiency,
@@ -364,35 +361,29 @@ WITH_MODEL: dict[str, Callable[[int, pathlib.Path], Figure]] = {
 }
 
 
+def with_model(measure: Callable[[int, pathlib.Path], Figure]):
+  """Return a measurement that is skipped, by name, without `--model`."""
+
+  def run(args: argparse.Namespace) -> Figure:
+    if args.model is None:
+      return None, {'skipped': 'no --model was given'}
+    return measure(args.repeats, args.model)
+
+  return run
+
+
+FIGURES: dict[str, figures.Measure] = {
+  name: lambda args, measure=measure: measure(args.repeats)
+  for name, measure in BY_REPEATS.items()
+} | {name: with_model(measure) for name, measure in WITH_MODEL.items()}
+
+
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--only', help='figures, separated by commas')
-  parser.add_argument('--repeats', type=int, default=7)
+  parser = figures.parser(__doc__.split('\n')[0], repeats=7)
   parser.add_argument(
     '--model', type=pathlib.Path, help='eejax checkpoint with tuned exits'
   )
-  args = parser.parse_args()
-  known = [*PLAIN, *WITH_MODEL]
-  names = args.only.split(',') if args.only else known
-  unknown = set(names) - set(known)
-  if unknown:
-    parser.error(f'no such figure: {sorted(unknown)[0]}')
-  figures, detail = {}, {}
-  for name in names:
-    print(f'{name} ...', file=sys.stderr)
-    if name in PLAIN:
-      figures[name], detail[name] = PLAIN[name](args.repeats)
-    elif args.model is None:
-      figures[name], detail[name] = None, {'skipped': 'no --model was given'}
-    else:
-      figures[name], detail[name] = WITH_MODEL[name](args.repeats, args.model)
-    print(f'{name} = {figures[name]}', file=sys.stderr, flush=True)
-  print(
-    json.dumps(
-      {'figures': figures, 'detail': detail, 'environment': environment()},
-      indent=2,
-    )
-  )
+  figures.run(parser, FIGURES)
 
 
 if __name__ == '__main__':

@@ -23,7 +23,6 @@ is read from the summary of a quickstart, which is run first unless one is
 given. `decode_vs_transformers` needs the `parity` extra.
 """
 
-import argparse
 import dataclasses
 import json
 import pathlib
@@ -31,12 +30,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any
 
+import figures
 import jax
 import jax.numpy as jnp
 import optax
-from timing import environment, interleaved, median_ratio, medians
+from figures import Figure
+from timing import interleaved, median_ratio, medians
 
 from eejax.checkpoint.folder import Checkpoint
 from eejax.checkpoint.huggingface_export import export_folder
@@ -52,8 +52,6 @@ from eejax.training.freeze import Regime
 from eejax.training.losses import Objective, TokenBatch
 from eejax.training.optimizers import clipped_adamw
 from eejax.training.step import StepConfig, compile_train_step, make_train_step
-
-Figure = tuple[float, dict[str, Any]]
 
 # A Llama of 43 million parameters.
 LLAMA_43M = ModelConfig(
@@ -333,42 +331,26 @@ def _batch(config: EarlyExitConfig, *, rows: int, length: int) -> TokenBatch:
   )
 
 
-FIGURES: dict[str, Callable[..., Figure]] = {
+BY_REPEATS: dict[str, Callable[[int], Figure]] = {
   'decode_vs_transformers': decode_vs_transformers,
   'never_overhead': never_overhead,
   'forced_exit_efficiency': forced_exit_efficiency,
   'tune_step_ratio': tune_step_ratio,
   'tune_memory_growth': tune_memory_growth,
   'multi_exit_loss_memory': multi_exit_loss_memory,
-  'quickstart_speedup': quickstart_speedup,
 }
+FIGURES: dict[str, figures.Measure] = {
+  name: lambda args, measure=measure: measure(args.repeats)
+  for name, measure in BY_REPEATS.items()
+} | {'quickstart_speedup': lambda args: quickstart_speedup(args.quickstart)}
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--only', help='figures, separated by commas')
-  parser.add_argument('--repeats', type=int, default=9)
+  parser = figures.parser(__doc__.split('\n')[0], repeats=9)
   parser.add_argument(
     '--quickstart', type=pathlib.Path, help='summary.json of a quickstart'
   )
-  args = parser.parse_args()
-  names = args.only.split(',') if args.only else list(FIGURES)
-  unknown = set(names) - set(FIGURES)
-  if unknown:
-    parser.error(f'no such figure: {sorted(unknown)[0]}')
-  figures, detail = {}, {}
-  for name in names:
-    print(f'{name} ...', file=sys.stderr)
-    by_summary = name == 'quickstart_speedup'
-    argument = args.quickstart if by_summary else args.repeats
-    figures[name], detail[name] = FIGURES[name](argument)
-    print(f'{name} = {figures[name]:.3f}', file=sys.stderr)
-  print(
-    json.dumps(
-      {'figures': figures, 'detail': detail, 'environment': environment()},
-      indent=2,
-    )
-  )
+  figures.run(parser, FIGURES)
 
 
 if __name__ == '__main__':
