@@ -180,7 +180,7 @@ def run_blocks(
   """
   depth = num_blocks(backbone['blocks'])
   _check_reach(config, depth)
-  run_block = _block_function(
+  run_block = block_function(
     Block(config.model, implementation, kv_quantization=kv_quantization),
     positions,
     segment_ids,
@@ -192,7 +192,7 @@ def run_blocks(
     (x, taps.start(x)),
     (
       backbone['blocks'],
-      _windows(config.model, depth),
+      windows_of(config.model, depth),
       taps.slots(),
       _skips(layer_dropout, depth),
     ),
@@ -234,7 +234,7 @@ def _skips(
   return jax.random.split(dropout.key, depth), dropout.rates[:depth]
 
 
-def _block_function(
+def block_function(
   block: Block,
   positions: Int[Array, 'B T'],
   segment_ids: Int[Array, 'B T'] | None,
@@ -261,7 +261,7 @@ def _block_function(
       return run
 
 
-def _windows(config: ModelConfig, depth: int) -> np.ndarray | None:
+def windows_of(config: ModelConfig, depth: int) -> np.ndarray | None:
   """Return each block's sliding window, or None where none has one."""
   if config.sliding_window is None:
     return None
