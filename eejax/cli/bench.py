@@ -22,10 +22,11 @@ from eejax.cli import policy_flags, prompted_model
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
+  from eejax.analysis.cost_model import CountedCost
   from eejax.checkpoint.folder import Checkpoint
   from eejax.cli.bench_file import BenchFile
   from eejax.evaluation.bench import Bench, Grid, Setting
-  from eejax.evaluation.wall_clock import PartTimes
+  from eejax.evaluation.part_times import PartTimes
 
 HELP = 'time ways to decode, beside what the cost model predicts'
 EXAMPLE = (
@@ -133,7 +134,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       dtype=args.dtype,
       predict=cost.of,
     )
-    held.values['part_times'] = cost.measure(bench, model, window=args.window)
+    held.values['part_times'] = cost.measure(
+      bench, model, window=args.window, batch_sizes=args.batch_sizes
+    )
     _measure(bench, missing, held)
   else:
     held.write()
@@ -198,36 +201,49 @@ def _check_settings(settings: 'Sequence[Setting]', model: 'Checkpoint') -> None:
       model.config,
       policy=setting.policy,
       method=SamplingMethod.GREEDY,
-      batch_size=setting.batch_size,
     )
 
 
 class _Cost:
   """Predict by the times of a model's parts, once they are measured."""
 
+  def __init__(self) -> None:
+    self._costs: dict[int, CountedCost] = {}
+
   def measure(
-    self, bench: 'Bench', model: 'Checkpoint', *, window: int
-  ) -> 'PartTimes':
-    """Measure the parts of decoding on this machine."""
-    from eejax.analysis.cost_model import CountedCost
+    self,
+    bench: 'Bench',
+    model: 'Checkpoint',
+    *,
+    window: int,
+    batch_sizes: 'Sequence[int]',
+  ) -> 'list[PartTimes]':
+    """Measure the parts of decoding on this machine, for each batch size."""
+    from eejax.analysis.cost_model import CountedCost, SharedReads
     from eejax.cli import output
-    from eejax.evaluation.wall_clock import part_times
+    from eejax.evaluation.part_times import part_times
 
-    window = max(window, 2)
-    with output.waiting('timing the parts of decoding'):
+    found = []
+    for rows in output.track(
+      list(batch_sizes), 'timing the parts of decoding', unit='batch size'
+    ):
       times = part_times(
-        bench.prepared, config=model.config.model, window=window
+        bench.prepared, config=model.config, window=window, rows=rows
       )
-    self.of_counts = CountedCost(
-      block=times.blocks / model.config.model.num_layers,
-      head=times.head,
-      further=(times.window_factor - 1) / (window - 1),
-    )
-    return times
+      self._costs[rows] = CountedCost(
+        block=times.blocks / model.config.model.num_layers,
+        head=times.head,
+        shared=SharedReads(times.widths, times.factors),
+        step=times.step,
+        check=times.check,
+        rows=rows,
+      )
+      found.append(times)
+    return found
 
-  def of(self, work: Any, batch: Any) -> float:
+  def of(self, work: Any, batch: Any, *, tokens: int, rows: int) -> float:
     """Return the seconds that counted work should take."""
-    return self.of_counts.of(work, batch)
+    return self._costs[rows].of(work, batch, tokens=tokens)
 
 
 def _measure(

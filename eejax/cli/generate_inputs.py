@@ -122,9 +122,7 @@ def open_subject(
   held = folder.read_manifest(path)
   policy = chosen_policy(args, held.config)
   check_policy_fits(policy, held.backbone_hash)
-  plan, _ = make_plan(
-    held.config, policy=policy, method=method, batch_size=args.batch_size
-  )
+  plan, _ = make_plan(held.config, policy=policy, method=method)
   with output.waiting(f'reading {path}'):
     model = folder.load(
       path, depth=plan.depth, layout=folder.Layout.UNSTACKED, dtype=args.dtype

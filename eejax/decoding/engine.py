@@ -151,9 +151,7 @@ class Engine:
     """
     if not isinstance(params, Prepared):
       params = prepare(params, config=config, dtype=dtype)
-    self._plan, thresholds = make_plan(
-      config, policy=policy, method=method, batch_size=limits.slots
-    )
+    self._plan, thresholds = make_plan(config, policy=policy, method=method)
     check_plan(params, self._plan)
     _check_served(policy)
     self._params = with_scored_matrices(

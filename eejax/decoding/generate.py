@@ -116,9 +116,7 @@ def generate(
     raise ArgumentError('texts and prompts must be equally many.')
   if not isinstance(params, Prepared):
     params = prepare(params, config=config, dtype=dtype)
-  plan, thresholds = make_plan(
-    config, policy=policy, method=sampling.method, batch_size=len(tokens)
-  )
+  plan, thresholds = make_plan(config, policy=policy, method=sampling.method)
   check_plan(params, plan)
   params = with_scored_matrices(params, plan=plan, token_ids=frequent_ids)
   eos = config.model.eos_ids if eos_ids is None else tuple(eos_ids)

@@ -138,7 +138,6 @@ def make_plan(
   *,
   policy: Policy,
   method: SamplingMethod,
-  batch_size: int,
 ) -> tuple[Plan, tuple[Threshold, ...]]:
   """Return the program a policy asks for, and the thresholds it reads.
 
@@ -151,7 +150,6 @@ def make_plan(
     config: the model.
     policy: when to exit.
     method: how tokens are chosen.
-    batch_size: rows decoded together; sets which windows are worth compiling.
 
   Returns:
     The plan, and a threshold for each of its exits but a last one.
@@ -175,7 +173,7 @@ def make_plan(
     stages=stages,
     criterion=policy.criterion,
     window=window,
-    widths=window_widths(window, batch_size=batch_size),
+    widths=window_widths(window),
     method=method,
     mode=policy.mode,
     kv_strategy=policy.kv_strategy,
@@ -249,21 +247,16 @@ def _window(policy: Policy) -> int:
   return 1
 
 
-def window_widths(window: int, *, batch_size: int) -> tuple[int, ...]:
+def window_widths(window: int) -> tuple[int, ...]:
   """Return which window widths are compiled, rising.
 
-  One row's window costs about as much as one token of it, for reading the
-  weights outweighs all else; several rows multiply the arithmetic, so powers
-  of two between are compiled, too.
+  Powers of two, so that a window is at most half padding: where weights stay
+  in a machine's caches, each token of a window costs arithmetic of its own.
   """
-  if window == 1:
-    return (1,)
-  if batch_size == 1:
-    return (1, window)
   widths = [1]
   while widths[-1] * 2 < window:
     widths.append(widths[-1] * 2)
-  return (*widths, window)
+  return tuple(sorted({*widths, window}))
 
 
 def bucket(length: int, *, smallest: int) -> int:

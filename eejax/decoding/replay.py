@@ -122,7 +122,7 @@ class _Walk:
     self.scores = scores
     self.thresholds = thresholds
     self.window = window
-    self.widths = window_widths(window, batch_size=1)
+    self.widths = window_widths(window)
     # Exits that are never taken are left out unless all are; see `make_plan`.
     asked = np.isfinite(thresholds)
     self.asked = asked | ~asked.any(axis=1, keepdims=True)

@@ -53,7 +53,6 @@ def test_block_counts_follow_from_the_sizes_of_stages():
     config,
     policy=Policy(Mode.EARLY_EXIT, 'max_prob', (0.5,)),
     method=SamplingMethod.GREEDY,
-    batch_size=1,
   )
   counts = accounting.Counts(
     stage_runs=jnp.array([10, 4, 2]),

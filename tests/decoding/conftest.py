@@ -227,7 +227,6 @@ class Session:
       self.config,
       policy=policy,
       method=sampling.method,
-      batch_size=len(prompts),
     )
     rows = [policys_own] * len(prompts) if thresholds is None else thresholds
     values = [[np.inf if t is None else t for t in row] for row in rows]

@@ -37,7 +37,6 @@ def plan_of(exits, **fields):
     tiny_config(exits, num_layers=12),
     policy=policy,
     method=SamplingMethod.GREEDY,
-    batch_size=1,
   )
   return plan
 

@@ -56,7 +56,6 @@ class Heads:
       self.config,
       policy=policy,
       method=SamplingMethod.GREEDY,
-      batch_size=rows,
     )
     prepared = prepare(self.tree, config=self.config)
     self.params = heads.with_scored_matrices(

@@ -22,13 +22,12 @@ from eejax.ops.sampling import SamplingMethod
 from eejax.testing import tiny
 
 
-def plan(config, *thresholds, batch_size=1, **fields):
+def plan(config, *thresholds, **fields):
   policy = Policy(Mode.EARLY_EXIT, 'max_prob', thresholds, **fields)
   return make_plan(
     config,
     policy=policy,
     method=SamplingMethod.GREEDY,
-    batch_size=batch_size,
   )
 
 
@@ -39,7 +38,7 @@ def spans(made):
 def test_full_mode_is_one_stage():
   config = tiny.tiny_config()
   made, thresholds = make_plan(
-    config, policy=Policy(), method=SamplingMethod.GREEDY, batch_size=3
+    config, policy=Policy(), method=SamplingMethod.GREEDY
   )
   assert made.stages == (Stage(0, 4, None),)
   assert (made.depth, made.num_exits, made.window) == (4, 0, 1)
@@ -96,18 +95,17 @@ def test_policies_that_differ_in_data_share_a_plan():
 
 
 @pytest.mark.parametrize(
-  'window, batch_size, expected',
+  'window, expected',
   [
-    (1, 1, (1,)),
-    (1, 9, (1,)),
-    (8, 1, (1, 8)),
-    (2, 4, (1, 2)),
-    (8, 4, (1, 2, 4, 8)),
-    (6, 2, (1, 2, 4, 6)),
+    (1, (1,)),
+    (2, (1, 2)),
+    (4, (1, 2, 4)),
+    (6, (1, 2, 4, 6)),
+    (8, (1, 2, 4, 8)),
   ],
 )
-def test_window_widths(window, batch_size, expected):
-  assert window_widths(window, batch_size=batch_size) == expected
+def test_window_widths(window, expected):
+  assert window_widths(window) == expected
 
 
 def test_buckets_are_few_and_little_larger():

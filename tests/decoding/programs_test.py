@@ -45,7 +45,6 @@ class Session:
       self.config,
       policy=policy,
       method=SamplingMethod.GREEDY,
-      batch_size=len(prompts),
     )
     self.prompts = prompts
     self.lengths = np.array([len(p) - 1 for p in prompts])

@@ -244,9 +244,7 @@ class Compiled:
   def __init__(self, **options):
     config = tiny.tiny_config('', **_LARGE)
     params = prepare(tiny.tiny_params(config), config=config, **options)
-    plan, _ = make_plan(
-      config, policy=Policy(), method=SamplingMethod.GREEDY, batch_size=1
-    )
+    plan, _ = make_plan(config, policy=Policy(), method=SamplingMethod.GREEDY)
     request = Request(
       eos=jnp.zeros((0,), jnp.int32),
       thresholds=jnp.zeros((1, 0), jnp.float32),

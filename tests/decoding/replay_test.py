@@ -33,20 +33,20 @@ def one(scores, thresholds, *, window, counted=None):
   )
 
 
-def slow(scores, thresholds, window):
+def slow(scores, thresholds, window, widths):
   """Walk through one row, one token at a time, in plain Python."""
   exits, length = scores.shape
   ends = [e for e in range(exits) if thresholds[e] == 0]
   last = ends[0] if ends else exits
   waiting = [[] for _ in range(exits + 1)]
   since_full, stages = 0, []
-  single, wide = [0] * (exits + 1), [0] * (exits + 1)
+  runs = np.zeros((exits + 1, len(widths)), int)
   for t in range(length):
     for stage in range(last + 1):
       waiting[stage].append(t)
     for stage in range(last + 1):
-      single[stage] += len(waiting[stage]) == 1
-      wide[stage] += len(waiting[stage]) > 1
+      fitting = [i for i, w in enumerate(widths) if w >= len(waiting[stage])]
+      runs[stage, fitting[0]] += 1
       waiting[stage] = []
       if stage == last:
         since_full = 0
@@ -57,7 +57,7 @@ def slow(scores, thresholds, window):
         since_full += 1
         stages.append(stage)
         break
-  return stages, single, wide
+  return stages, runs
 
 
 class TestByHand:
@@ -68,22 +68,22 @@ class TestByHand:
     assert found.taken[0, 0].tolist() == [0, 0, 1, 1, 0]
     work = found.work[0]
     # The third token takes the two that wait along, the fourth goes alone.
-    assert work.widths == (1, 3)
-    assert work.stage_runs.tolist() == [[5, 0], [1, 1]]
+    assert work.widths == (1, 2, 3)
+    assert work.stage_runs.tolist() == [[5, 0, 0], [1, 0, 1]]
     assert work.checks.tolist() == [4, 0]
     assert work.taken.tolist() == [3, 2]
     assert work.tokens == 5
 
   def test_never_runs_everything_one_by_one(self):
     work = one(self.SCORES, [None], window=3).work[0]
-    assert work.stage_runs.tolist() == [[5, 0], [5, 0]]
+    assert work.stage_runs.tolist() == [[5, 0, 0], [5, 0, 0]]
     assert work.taken.tolist() == [0, 5]
 
   def test_zero_ends_the_model(self):
     found = one(self.SCORES, [0.0], window=3)
     work = found.work[0]
     assert found.taken[0, 0].tolist() == [0] * 5
-    assert work.stage_runs.tolist() == [[5, 0], [0, 0]]
+    assert work.stage_runs.tolist() == [[5, 0, 0], [0, 0, 0]]
     assert work.checks.tolist() == [0, 0]
 
   def test_a_window_of_one_never_exits(self):
@@ -97,7 +97,7 @@ class TestByHand:
     found = one(self.SCORES, [0.5], window=3, counted=counted)
     assert found.taken[0, 0].tolist() == [0, 0, 1, -1, -1]
     assert found.work[0].tokens == 3
-    assert found.work[0].stage_runs.tolist() == [[3, 0], [0, 1]]
+    assert found.work[0].stage_runs.tolist() == [[3, 0, 0], [0, 0, 1]]
 
 
 def test_an_exit_that_is_never_taken_is_not_asked_unless_all_are():
@@ -121,14 +121,13 @@ def test_rows_and_settings_equal_slow_walks(window):
   )
   numbers = threshold_array(settings)
   for i in range(len(settings)):
-    single, wide = np.zeros(4, int), np.zeros(4, int)
+    widths = found.work[i].widths
+    runs = np.zeros((4, len(widths)), int)
     for row in range(4):
-      stages, s, w = slow(scores[:, row], numbers[i], window)
+      stages, ran = slow(scores[:, row], numbers[i], window, widths)
       assert found.taken[i, row].tolist() == stages
-      single += s
-      wide += w
-    assert found.work[i].stage_runs[:, 0].tolist() == single.tolist()
-    assert found.work[i].stage_runs[:, 1].tolist() == wide.tolist()
+      runs += ran
+    assert found.work[i].stage_runs.tolist() == runs.tolist()
     assert found.work[i].taken.sum() == 160
 
 
