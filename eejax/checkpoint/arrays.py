@@ -17,13 +17,16 @@ Leaves lie in one folder each, without compression (weights do not compress),
 so that a missing or shortened one is found and named.
 """
 
+import json
 import logging
 import os
+import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -66,7 +69,7 @@ _hush()
 
 def write_tree(path: str | os.PathLike, tree: PyTree) -> None:
   """Write a tree of NumPy or JAX arrays as the new folder `path`."""
-  with ocp.Checkpointer(_handler()) as checkpointer:
+  with _checkpointer() as checkpointer:
     checkpointer.save(os.path.abspath(path), args=ocp.args.PyTreeSave(tree))
 
 
@@ -92,7 +95,7 @@ def read_leaves(
     if not os.path.isdir(os.path.join(path, '.'.join(at))):
       raise CheckpointError(f'{path} lacks the array {"/".join(at)}.')
   try:
-    with ocp.Checkpointer(_handler()) as checkpointer:
+    with _checkpointer() as checkpointer:
       tree = checkpointer.restore(os.path.abspath(path), args=arguments)
   except (ValueError, KeyError, OSError) as error:
     reason = ' '.join(str(error).split())
@@ -106,6 +109,43 @@ def read_leaves(
         f'{path}: {"/".join(at)} has shape {leaves[at].shape}, not {shape}.'
       )
   return leaves
+
+
+def map_leaves(
+  path: str | os.PathLike, shapes: Mapping[Path, tuple[int, ...]]
+) -> dict[Path, np.ndarray]:
+  """Return the same leaves as read-only views of their files.
+
+  A leaf that some other program has cut up or compressed is read.
+
+  Raises:
+    CheckpointError: a leaf is missing, cut short or misshapen.
+  """
+  mapped = {}
+  for at, shape in shapes.items():
+    view = _view(pathlib.Path(path) / '.'.join(at), shape)
+    mapped[at] = read_leaves(path, {at: shape})[at] if view is None else view
+  return mapped
+
+
+def _view(folder: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray | None:
+  """Return a leaf's only file as an array, None if it is not that simple."""
+  try:
+    header = json.loads((folder / '.zarray').read_text())
+    dtype = jnp.dtype(header['dtype'])
+    chunk = header['dimension_separator'].join('0' * len(shape)) or '0'
+    if (
+      tuple(header['shape']) != shape
+      or tuple(header['chunks']) != shape
+      or header['compressor'] is not None
+      or header['filters']
+      or header['order'] != 'C'
+    ):
+      return None
+    data = np.memmap(folder / chunk, np.uint8, mode='r')
+    return np.asarray(data).view(dtype).reshape(shape)
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
 
 
 def flatten(tree: PyTree) -> dict[Path, Any]:
@@ -125,7 +165,18 @@ def unflatten(leaves: Mapping[Path, object]) -> PyTree:
   return tree
 
 
-def _handler() -> ocp.PyTreeCheckpointHandler:
-  return ocp.PyTreeCheckpointHandler(
-    use_ocdbt=False, use_zarr3=False, use_compression=False
+def _checkpointer() -> ocp.Checkpointer:
+  # Each process reads and writes by itself; none waits for the others.
+  own = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(
+    primary_host=own,
+    active_processes={own},
+    barrier_sync_key_prefix=f'eejax_{own}',
   )
+  handler = ocp.PyTreeCheckpointHandler(
+    use_ocdbt=False,
+    use_zarr3=False,
+    use_compression=False,
+    multiprocessing_options=alone,
+  )
+  return ocp.Checkpointer(handler, multiprocessing_options=alone)

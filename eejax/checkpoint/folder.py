@@ -44,6 +44,7 @@ from eejax.checkpoint.tree import Layout, backbone_hash
 from eejax.config import EarlyExitConfig
 from eejax.errors import ArgumentError
 from eejax.models.stacking import truncate
+from eejax.parallel import multihost
 from eejax.types import Params, PyTree
 
 __all__ = [
@@ -157,6 +158,8 @@ def save(
   params = checkpoint.params
   shapes.check_backbone(tree.shapes(params), checkpoint.config.model)
   shapes.check_exits(params['exits'], checkpoint.config)
+  if not multihost.is_first():
+    return _take_part(path, checkpoint)
   with whole_folder(path, existing=existing, marker=manifest_lib.NAME) as new:
     digest = tree.BackboneDigest()
     described: dict[str, manifest_lib.ArrayInfo] = {}
@@ -167,6 +170,7 @@ def save(
       described |= _write(new, at, values)
     written = dataclasses.replace(checkpoint, backbone_hash=digest.hexdigest())
     _finish(new, written, described, dtype)
+  multihost.barrier()
   return _at(written, path)
 
 
@@ -219,9 +223,24 @@ def replace_exits(
     for name, info in manifest.arrays.items()
     if name.startswith('backbone/')
   }
+  if not multihost.is_first():
+    return _take_part(path, checkpoint)
   with whole_folder(path, existing=existing, marker=manifest_lib.NAME) as new:
     shutil.copytree(source / 'backbone', new / 'backbone')
     _finish(new, checkpoint, described)
+  multihost.barrier()
+  return _at(checkpoint, path)
+
+
+def _take_part(path: str | os.PathLike, checkpoint: Checkpoint) -> Checkpoint:
+  """Give host 0 this host's parts of what it writes, in the same order."""
+  params = checkpoint.params
+  if 'backbone' in params:
+    for _, part in tree.parts(params):
+      jax.tree.map(tree.host_copy, part)
+  for exit in checkpoint.config.exits:
+    jax.tree.map(tree.host_copy, params['exits'].get(exit.name, {}))
+  multihost.barrier()
   return _at(checkpoint, path)
 
 

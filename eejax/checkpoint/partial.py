@@ -13,6 +13,7 @@
 # limitations under the License.
 """Read a part of a checkpoint: its first blocks, some of its exits."""
 
+import enum
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -27,6 +28,17 @@ from eejax.types import Params, PyTree
 OUTER = 'backbone/outer'
 
 
+class Reading(enum.Enum):
+  """How arrays come from a file.
+
+  LOAD: into memory.
+  MAP: as views of their files, of which only what is used is read.
+  """
+
+  LOAD = 'load'
+  MAP = 'map'
+
+
 def block_folder(index: int) -> str:
   """Return the Orbax folder of block `index` (0-based)."""
   return f'backbone/blocks/{block_key(index)}'
@@ -37,17 +49,23 @@ def exit_folder(exit: ExitConfig) -> str:
   return f'exits/{exit.name}'
 
 
-def read_outer(path: pathlib.Path, manifest: Manifest) -> Params:
+def read_outer(
+  path: pathlib.Path, manifest: Manifest, *, how: Reading = Reading.LOAD
+) -> Params:
   """Return what the backbone has besides its blocks, on the host.
 
   Raises:
     CheckpointError: an array of it is missing, cut short or misshapen.
   """
-  return _read(path, manifest, OUTER, _expected(manifest)[OUTER])
+  return _read(path, manifest, OUTER, _expected(manifest)[OUTER], how)
 
 
 def read_blocks(
-  path: pathlib.Path, manifest: Manifest, *, depth: int
+  path: pathlib.Path,
+  manifest: Manifest,
+  *,
+  depth: int,
+  how: Reading = Reading.LOAD,
 ) -> Iterator[PyTree]:
   """Yield the first `depth` blocks, each read when it is asked for.
 
@@ -57,11 +75,15 @@ def read_blocks(
   expected = _expected(manifest)
   for index in range(depth):
     folder = block_folder(index)
-    yield _read(path, manifest, folder, expected[folder])
+    yield _read(path, manifest, folder, expected[folder], how)
 
 
 def read_exit(
-  path: pathlib.Path, manifest: Manifest, *, exit: ExitConfig
+  path: pathlib.Path,
+  manifest: Manifest,
+  *,
+  exit: ExitConfig,
+  how: Reading = Reading.LOAD,
 ) -> Params:
   """Return the parameters of an exit, on the host.
 
@@ -69,7 +91,7 @@ def read_exit(
     CheckpointError: an array of it is missing, cut short or misshapen.
   """
   expected = shapes.exit_shapes(exit, manifest.config.model)
-  return _read(path, manifest, exit_folder(exit), expected)
+  return _read(path, manifest, exit_folder(exit), expected, how)
 
 
 def _expected(manifest: Manifest) -> dict[str, dict[Path, tuple[int, ...]]]:
@@ -88,6 +110,7 @@ def _read(
   manifest: Manifest,
   folder: str,
   expected: Mapping[Path, tuple[int, ...]],
+  how: Reading,
 ) -> PyTree:
   """Return one Orbax folder as nested dicts, checked against `expected`."""
   described = {
@@ -99,4 +122,5 @@ def _read(
   if not described:
     return {}
   check_files(path, manifest, folder)
-  return arrays.unflatten(arrays.read_leaves(path / folder, described))
+  read = arrays.map_leaves if how is Reading.MAP else arrays.read_leaves
+  return arrays.unflatten(read(path / folder, described))

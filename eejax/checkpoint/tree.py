@@ -25,6 +25,7 @@ import numpy as np
 from eejax.checkpoint.arrays import Path, flatten, unflatten
 from eejax.models.families.tensors import block_key
 from eejax.models.stacking import num_blocks
+from eejax.parallel import multihost
 from eejax.types import Params, PyTree
 
 
@@ -191,6 +192,11 @@ def _stack(blocks: Iterable[PyTree], dtype: Any) -> PyTree:
 
 
 def host_copy(leaf: jax.Array | np.ndarray, dtype: Any = None) -> np.ndarray:
-  """Return a leaf as a new contiguous NumPy array, converted if asked."""
+  """Return a leaf as a new contiguous NumPy array, converted if asked.
+
+  Of an array that several hosts share all hosts must ask for it.
+  """
+  if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+    leaf = multihost.to_host(leaf)
   # JAX may keep the memory it is given, which can be a mapped file.
   return np.array(leaf, dtype=dtype or leaf.dtype, order='C')

@@ -41,6 +41,7 @@ from eejax.decoding.batching import Batching
 from eejax.decoding.policy import KVStrategy, Mode, Policy
 from eejax.models.decoder import Rematerialization
 from eejax.ops.attention import AttentionImplementation
+from eejax.parallel.mesh import MeshConfig
 from eejax.training import optimizers
 from eejax.training.freeze import Regime
 from eejax.training.loop import LoopConfig
@@ -54,6 +55,7 @@ OWN = (
   ExitWeights,
   Forward,
   LoopConfig,
+  MeshConfig,
   ModelConfig,
   Objective,
   Policy,
@@ -88,6 +90,7 @@ ENUMS = (
   TextUnit,
   TokenWeights,
   pretraining.KeptExits,
+  tuning.FrozenBackbone,
 )
 
 # Schedules, and optimizers that take a `learning_rate`.

@@ -95,7 +95,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.environ.get(DEBUG_VARIABLE):
       traceback.print_exc()
     print(f'{prog}: {sentence}', file=sys.stderr)
+    _leave_other_hosts(code, sentence)
     return code
+
+
+def _leave_other_hosts(code: int, sentence: str) -> None:
+  """End a process that other hosts wait for, if it is one; see `leave`."""
+  multihost = sys.modules.get('eejax.parallel.multihost')
+  if multihost is not None:
+    multihost.leave(code, sentence)
 
 
 def explain(error: BaseException) -> tuple[int, str]:

@@ -25,12 +25,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from eejax import config as config_lib
 from eejax.checkpoint import folder as checkpoint_folder
-from eejax.checkpoint import surgery
+from eejax.checkpoint import streaming, surgery
 from eejax.checkpoint.folder import Checkpoint, Existing
-from eejax.cli import output, training_runs
+from eejax.cli import output, run_hosts, training_runs
+from eejax.cli.run_hosts import MeshChoice
 from eejax.cli.training_runs import PLAIN_STEP, OptimizerFactory
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.data import batches as data_batches
@@ -39,6 +41,7 @@ from eejax.data.data_config import DataConfig
 from eejax.data.tokenizer import Tokenizer, check_vocabulary, train_bpe
 from eejax.errors import ArgumentError
 from eejax.models import decoder
+from eejax.parallel import multihost, sharding
 from eejax.training.freeze import Regime
 from eejax.training.loop import LoopConfig, Outcome, Task
 from eejax.training.losses import Objective
@@ -65,6 +68,7 @@ def pretrain(
   data: DataConfig,
   loop: LoopConfig,
   step: StepConfig = PLAIN_STEP,
+  mesh: MeshChoice = None,
   exits: str = '',
   kept_exits: KeptExits = KeptExits.ALL,
   checkpoint: str | None = None,
@@ -84,6 +88,9 @@ def pretrain(
     data: the corpus and the shape of a batch.
     loop: length and cadence.
     step: how a step is computed.
+    mesh: the devices: a MeshConfig, `data=2,model=4`, or a name in
+      `configs/meshes`. None takes the default device, and of several
+      processes all.
     exits: as `add-exits` takes them, for `joint`; added to the checkpoint's.
     kept_exits: which exits the resulting checkpoint keeps.
     checkpoint: an eejax checkpoint to start from, with its tokenizer; its
@@ -95,16 +102,27 @@ def pretrain(
   """
   config = _planned(model, exits, checkpoint, tokenizer)
   _check_regime(objective.regime, config)
-  training_runs.check(config, objective, data, step)
+  training_runs.check(config, objective, data, step, mesh)
   task_optimizer = optimizer(learning_rate=learning_rate)
   extra = {} if checkpoint is None else _origin(checkpoint)
-  with training_runs.claimed(run_folder, extra=extra) as folder:
+  with run_hosts.open_run(
+    run_folder,
+    mesh=mesh,
+    extra=extra,
+    rows=data.batch_size,
+    microbatches=step.microbatches,
+    blocks=config.model.num_layers,
+  ) as place:
+    folder = place.folder
+    training_runs.check_room(
+      config, objective=objective, optimizer=task_optimizer, mesh=place.mesh
+    )
     if checkpoint is None:
       words = _tokenizer(folder, tokenizer, data, model.vocab_size)
-      config, params = _random(config, words, seed)
+      config, params = _random(config, words, seed, place.mesh)
     else:
-      params, words = _from_checkpoint(checkpoint, config, seed)
-      words.save(folder / TOKENIZER)
+      params, words = _from_checkpoint(checkpoint, config, seed, place.mesh)
+      multihost.from_first(lambda: words.save(folder / TOKENIZER))
     task = Task(
       config=config,
       params=params,
@@ -112,7 +130,9 @@ def pretrain(
       optimizer=task_optimizer,
       settings=step,
       learning_rate=training_runs.schedule(learning_rate),
+      mesh=place.mesh,
     )
+    del params  # the run takes them over
     outcome = training_runs.train(
       task,
       folder=folder,
@@ -155,22 +175,27 @@ def _origin(checkpoint: str) -> dict[str, str]:
 
 
 def _random(
-  config: EarlyExitConfig, words: Tokenizer, seed: int
+  config: EarlyExitConfig, words: Tokenizer, seed: int, mesh: Mesh | None
 ) -> tuple[EarlyExitConfig, Params]:
   """Return the model with the tokenizer's special tokens, and parameters."""
   model = dataclasses.replace(
     config.model, bos_id=words.bos_id, eos_ids=words.eos_ids
   )
   config = dataclasses.replace(config, model=model)
-  init = jax.jit(lambda key: decoder.init(config, key))
-  return config, init(jax.random.key(seed))
+  make = lambda: decoder.init(config, jax.random.key(seed))
+  if mesh is None:
+    return config, jax.jit(make)()
+  return config, sharding.initialise(make, mesh=mesh)
 
 
 def _from_checkpoint(
-  checkpoint: str, config: EarlyExitConfig, seed: int
+  checkpoint: str, config: EarlyExitConfig, seed: int, mesh: Mesh | None
 ) -> tuple[Params, Tokenizer]:
   """Return its parameters in float32, new exits among them."""
-  held = checkpoint_folder.load(checkpoint, dtype=jnp.float32)
+  if mesh is None:
+    held = checkpoint_folder.load(checkpoint, dtype=jnp.float32)
+  else:
+    held = streaming.load(checkpoint, mesh=mesh, dtype=jnp.float32)
   if held.tokenizer_folder is None:
     raise ArgumentError(f'{checkpoint} has no tokenizer, which pretrain needs.')
   added = [e for e in config.exits if e not in held.config.exits]
@@ -185,8 +210,18 @@ def _tokenizer(
 ) -> Tokenizer:
   """Return the run's tokenizer, kept in the run folder from then on."""
   own = folder / TOKENIZER
-  if (own / 'tokenizer.json').is_file():
-    return Tokenizer.load(own)
+
+  def make() -> None:
+    if not (own / 'tokenizer.json').is_file():
+      _new_tokenizer(source, data, vocab_size).save(own)
+
+  multihost.from_first(make)
+  return Tokenizer.load(own)
+
+
+def _new_tokenizer(
+  source: str | None, data: DataConfig, vocab_size: int
+) -> Tokenizer:
   if source is not None:
     tokenizer = Tokenizer.load(source)
   else:
@@ -194,7 +229,6 @@ def _tokenizer(
       texts = data_batches.read_texts(data, split=Split.TRAIN)
       tokenizer = train_bpe(texts, vocab_size=vocab_size)
   check_vocabulary(tokenizer, vocab_size)
-  tokenizer.save(own)
   return tokenizer
 
 

@@ -63,6 +63,9 @@ BOTH = (
     'weight of the exit losses: one number, or one for each exit: 0.1,0.2',
     numbers,
   ),
+  Shorthand(
+    '--mesh', 'MESH', 'devices: axes as in data=2,model=4, or a known name'
+  ),
   Shorthand('--seed', 'SEED', 'seed of everything random', int),
 )
 

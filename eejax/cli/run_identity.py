@@ -27,9 +27,23 @@ _BOOKKEEPING = (
   'pretrain.run_folder',
   'tune.run_folder',
   'tune.checkpoint',  # its hash counts
+  # A run may go on with other devices; its state is laid out anew.
+  'pretrain.mesh',
+  'tune.mesh',
+  'MeshConfig.data',
+  'MeshConfig.fsdp',
+  'MeshConfig.stage',
+  'MeshConfig.model',
+  'MeshConfig.simulated_devices',
 )
 # Macros of the shipped runs that set nothing else.
-_BOOKKEEPING_MACROS = ('RUN', 'CHECKPOINT', 'EVAL_EVERY', 'SAVE_EVERY')
+_BOOKKEEPING_MACROS = (
+  'RUN',
+  'CHECKPOINT',
+  'EVAL_EVERY',
+  'SAVE_EVERY',
+  'MESH',
+)
 
 
 def operative_values() -> dict[str, Any]:

@@ -13,15 +13,18 @@
 # limitations under the License.
 """What a pretraining and a tuning run have in common."""
 
-import contextlib
+import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
+from jax.sharding import Mesh
 
-from eejax.cli import output, run_identity
+from eejax.cli import output
+from eejax.cli.run_hosts import MeshChoice
 from eejax.cli.run_reporter import ProgressReporter
 from eejax.config import EarlyExitConfig
 from eejax.data import batches as data_batches
@@ -29,13 +32,18 @@ from eejax.data.batch import Batch
 from eejax.data.corpus import Split
 from eejax.data.data_config import DataConfig
 from eejax.data.memory_source import Passes
+from eejax.data.sharded import ResumableBatches
 from eejax.data.tokenizer import Tokenizer, check_vocabulary
 from eejax.errors import ArgumentError, EejaxError
-from eejax.training import loop, run_folder
+from eejax.models import decoder
+from eejax.parallel import memory, multihost, sharding
+from eejax.training import freeze, loop, state
 from eejax.training.freeze import Regime
 from eejax.training.loop import Ending, LoopConfig, Outcome, Task
 from eejax.training.losses import Objective
+from eejax.training.reporting import Silence
 from eejax.training.step import StepConfig
+from eejax.types import Params
 
 PLAIN_STEP = StepConfig()
 
@@ -47,6 +55,7 @@ def check(
   objective: Objective,
   data: DataConfig,
   step: StepConfig,
+  mesh: MeshChoice = None,
 ) -> None:
   """Raise what is wrong with a run before anything is written."""
   if data.sequence_length > config.model.max_length:
@@ -54,7 +63,8 @@ def check(
       f'sequences of {data.sequence_length} tokens are longer than the '
       f"model's context of {config.model.max_length}."
     )
-  rows = data.batch_size // data.num_shards
+  # On a mesh the rows of all hosts make one batch, and the mesh is checked.
+  rows = data.batch_size // (data.num_shards if mesh is None else 1)
   if rows % step.microbatches:
     raise ArgumentError(
       f'a batch of {rows} rows cannot be cut into {step.microbatches} '
@@ -64,18 +74,41 @@ def check(
     objective.exit_weights.check(len(config.exits))
 
 
-@contextlib.contextmanager
-def claimed(folder: str, *, extra: Mapping[str, Any]) -> Iterator[pathlib.Path]:
-  """Hold a run's folder, which takes up no run of another configuration.
+def check_room(
+  config: EarlyExitConfig,
+  *,
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  frozen: Callable[[Params], Params] = lambda params: params,
+  mesh: Mesh | None,
+) -> None:
+  """Check that a run fits its devices, before anything is allocated there.
 
   Args:
-    folder: of the run; an earlier run there is continued.
-    extra: what a run is besides what gin says, as the backbone's hash.
+    config: the model with its exits.
+    objective: says what is trained and how deep.
+    optimizer: of the trainable part.
+    frozen: what is done with the parameters that stay as they are.
+    mesh: the devices; None checks nothing.
+
+  Raises:
+    EejaxError: parameters and optimizer state do not fit.
   """
-  identity = {**run_identity.operative_values(), **extra}
-  with run_folder.claim(folder, identity=identity) as own:
-    run_identity.write_operative_config(own)
-    yield own
+  if mesh is None:
+    return
+
+  def make():
+    params = freeze.cut_to_depth(
+      decoder.init(config, jax.random.key(0)),
+      config=config,
+      full_depth=objective.full_depth(config),
+    )
+    trainable, rest = freeze.split(params, regime=objective.regime)
+    return state.create(trainable, optimizer=optimizer), frozen(rest)
+
+  memory.check_room(
+    jax.eval_shape(make), mesh=mesh, what='the model with its optimizer'
+  )
 
 
 def train(
@@ -102,7 +135,7 @@ def train(
   """
   check_vocabulary(tokenizer, task.config.model.vocab_size)
   with output.waiting('reading the corpus'):
-    batches = data_batches.make_batches(data, tokenizer, Split.TRAIN)
+    batches = _batches(data, tokenizer, task)
     held_out = _held_out(data, tokenizer, held_out_batches)
   what = 'tuning' if task.objective.regime is Regime.TUNE else 'training'
   outcome = loop.train(
@@ -111,7 +144,7 @@ def train(
     settings=settings,
     batches=batches,
     held_out=held_out,
-    reporter=ProgressReporter(what),
+    reporter=ProgressReporter(what) if multihost.is_first() else Silence(),
   )
   if outcome.ending is Ending.INTERRUPTED:
     raise EejaxError(
@@ -141,14 +174,27 @@ def result(folder: pathlib.Path, outcome: Outcome) -> dict[str, Any]:
   }
 
 
+def _batches(
+  data: DataConfig, tokenizer: Tokenizer, task: Task
+) -> ResumableBatches:
+  if task.mesh is None:
+    return data_batches.make_batches(data, tokenizer, Split.TRAIN)
+  share = sharding.row_share(task.mesh)
+  return data_batches.make_shared_batches(
+    data, tokenizer, index=share.index, count=share.count
+  )
+
+
 def _held_out(
   data: DataConfig, tokenizer: Tokenizer, count: int
 ) -> list[Batch]:
   if not count:
     return []
   try:
+    # Every host reads all of it and feeds its own rows.
+    whole = dataclasses.replace(data, shard_index=0, num_shards=1)
     batches = data_batches.make_batches(
-      data, tokenizer, Split.VALIDATION, passes=Passes.ONCE
+      whole, tokenizer, Split.VALIDATION, passes=Passes.ONCE
     )
   except ArgumentError as error:
     raise ArgumentError(

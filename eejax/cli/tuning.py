@@ -17,25 +17,42 @@ gin calls `tune` with every value; nothing below the command line knows of
 gin.
 """
 
+import enum
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from eejax.checkpoint import folder as checkpoint_folder
+from eejax.checkpoint import streaming
 from eejax.checkpoint.folder import Existing
 from eejax.checkpoint.manifest import Manifest
-from eejax.cli import training_runs
+from eejax.cli import run_hosts, training_runs
+from eejax.cli.run_hosts import MeshChoice
 from eejax.cli.training_runs import PLAIN_STEP, OptimizerFactory
 from eejax.data.data_config import DataConfig
 from eejax.data.tokenizer import Tokenizer
 from eejax.errors import ArgumentError
+from eejax.models.quantized import quantize_backbone
 from eejax.training.freeze import Regime
 from eejax.training.loop import LoopConfig, Task
 from eejax.training.losses import Objective
 from eejax.training.step import StepConfig
 from eejax.types import Params
+
+
+class FrozenBackbone(enum.Enum):
+  """How a backbone is kept that nothing changes.
+
+  COMPUTE: in the compute dtype.
+  INT8: kernels of its blocks in int8, a scale for each output channel; the
+    rest in the compute dtype.
+  """
+
+  COMPUTE = 'compute'
+  INT8 = 'int8'
 
 
 def tune(
@@ -48,6 +65,8 @@ def tune(
   data: DataConfig,
   loop: LoopConfig,
   step: StepConfig = PLAIN_STEP,
+  mesh: MeshChoice = None,
+  backbone: FrozenBackbone = FrozenBackbone.COMPUTE,
   held_out_batches: int = 16,
 ) -> dict[str, Any]:
   """Train the exits of a checkpoint; its backbone is not touched.
@@ -61,6 +80,10 @@ def tune(
     data: the corpus and the shape of a batch.
     loop: length and cadence.
     step: how a step is computed.
+    mesh: the devices: a MeshConfig, `data=2,model=4`, or a name in
+      `configs/meshes`. None takes the default device, and of several
+      processes all.
+    backbone: how the frozen backbone is kept while exits learn.
     held_out_batches: batches of the validation part that are measured.
   """
   if objective.regime is not Regime.TUNE:
@@ -69,22 +92,40 @@ def tune(
     )
   manifest = _with_exits(checkpoint)
   config = manifest.config
-  training_runs.check(config, objective, data, step)
+  training_runs.check(config, objective, data, step, mesh)
   task_optimizer = optimizer(learning_rate=learning_rate)
-  backbone = {'backbone': manifest.backbone_hash}
-  with training_runs.claimed(run_folder, extra=backbone) as folder:
-    whole = objective.full_depth(config)
-    params, words = _blocks_and_tokenizer(
-      checkpoint, depth=None if whole else config.deepest_exit
+  extra = {'backbone': manifest.backbone_hash}
+  depth = config.model.num_layers
+  if not objective.full_depth(config):
+    depth = config.deepest_exit
+  dtype = step.forward.dtype
+  with run_hosts.open_run(
+    run_folder,
+    mesh=mesh,
+    extra=extra,
+    rows=data.batch_size,
+    microbatches=step.microbatches,
+    blocks=depth,
+  ) as place:
+    folder = place.folder
+    training_runs.check_room(
+      config,
+      objective=objective,
+      optimizer=task_optimizer,
+      frozen=lambda params: _frozen(params, dtype, backbone),
+      mesh=place.mesh,
     )
+    params, words = _load(checkpoint, depth, dtype, backbone, place.mesh)
     task = Task(
       config=config,
-      params=_backbone_as(params, step.forward.dtype),
+      params=params,
       objective=objective,
       optimizer=task_optimizer,
       settings=step,
       learning_rate=training_runs.schedule(learning_rate),
+      mesh=place.mesh,
     )
+    del params  # the run takes them over
     outcome = training_runs.train(
       task,
       folder=folder,
@@ -113,19 +154,34 @@ def _with_exits(checkpoint: str) -> Manifest:
   return manifest
 
 
-def _blocks_and_tokenizer(
-  checkpoint: str, *, depth: int | None
+def _load(
+  checkpoint: str,
+  depth: int,
+  dtype: str,
+  kept: FrozenBackbone,
+  mesh: Mesh | None,
 ) -> tuple[Params, Tokenizer]:
-  """Return the first blocks with the exits there, or all for None."""
-  loaded = checkpoint_folder.load(checkpoint, depth=depth)
+  """Return the first blocks with the exits there, and the tokenizer."""
+  if mesh is None:
+    loaded = checkpoint_folder.load(checkpoint, depth=depth)
+    params = loaded.params
+    backbone = {'backbone': params['backbone']}
+    params = {**params, **_frozen(backbone, dtype, kept)}
+  else:
+    loaded = streaming.map_checkpoint(checkpoint, depth=depth)
+    exits = loaded.params['exits']
+    frozen = {**loaded.params, 'exits': {}}
+    if kept is FrozenBackbone.INT8:
+      placed = streaming.place_quantized(frozen, mesh=mesh, dtype=dtype)
+    else:
+      placed = streaming.place(frozen, mesh=mesh, dtype=dtype)
+    params = {**placed, 'exits': exits}
   if loaded.tokenizer_folder is None:
     raise ArgumentError(f'{checkpoint} has no tokenizer, which tune needs.')
-  return loaded.params, Tokenizer.load(loaded.tokenizer_folder)
+  return params, Tokenizer.load(loaded.tokenizer_folder)
 
 
-def _backbone_as(params: Params, dtype: str) -> Params:
-  """Keep the frozen part in the compute dtype; no step need convert it."""
-  backbone = jax.tree.map(
-    lambda x: x.astype(jnp.dtype(dtype)), params['backbone']
-  )
-  return {**params, 'backbone': backbone}
+def _frozen(params: Params, dtype: str, kept: FrozenBackbone) -> Params:
+  """Return the frozen part as it is kept; no step need convert it."""
+  params = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
+  return quantize_backbone(params) if kept is FrozenBackbone.INT8 else params

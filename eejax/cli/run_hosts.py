@@ -1,0 +1,116 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What a run works on: its hosts, its mesh and its folder."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from eejax.cli import output, run_identity
+from eejax.errors import EejaxError
+from eejax.parallel import environment, multihost
+from eejax.parallel import mesh as mesh_lib
+from eejax.parallel.mesh import MeshConfig
+from eejax.training import run_folder
+
+# What gin may give for a mesh: axes or a name, see `mesh_lib.parse_mesh`.
+MeshChoice = MeshConfig | str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Workplace:
+  """Hold where a run works.
+
+  Attributes:
+    folder: of the run, held by this run.
+    mesh: its devices; None for the default device alone.
+  """
+
+  folder: pathlib.Path
+  mesh: Mesh | None
+
+
+@contextlib.contextmanager
+def open_run(
+  folder: str,
+  *,
+  mesh: MeshChoice,
+  extra: Mapping[str, Any],
+  rows: int,
+  microbatches: int = 1,
+  blocks: int,
+) -> Iterator[Workplace]:
+  """Join the other hosts, arrange the devices, and hold the run's folder.
+
+  Call it before anything is computed.
+
+  Args:
+    folder: of the run, on a disk that all hosts share; an earlier run there
+      is continued.
+    mesh: the devices. None is the default device with one process, and
+      copies of the model on all devices with several.
+    extra: what a run is besides what gin says, as the backbone's hash.
+    rows: of a batch.
+    microbatches: parts a batch is cut into.
+    blocks: that are run.
+
+  Raises:
+    EejaxError: hosts are missing or differ, the mesh does not fit the
+      devices, the batch or the model, or the folder is another run's.
+  """
+  config = mesh_lib.parse_mesh(mesh) if isinstance(mesh, str) else mesh
+  if config is not None:
+    mesh_lib.simulate(config)
+  identity = {**run_identity.operative_values(), **extra}
+  hosts = environment.from_environment()
+  if hosts is not None:
+    multihost.start(hosts, identity=identity, on_loss=_end_at_once)
+    config = config or MeshConfig()
+    if not multihost.is_first():
+      output.set_verbosity(output.Verbosity.QUIET)
+  devices = None
+  if config is not None:
+    devices = mesh_lib.make_mesh(config)
+    mesh_lib.check_batch(devices, rows=rows, microbatches=microbatches)
+    mesh_lib.check_stages(devices, blocks=blocks)
+  with contextlib.ExitStack() as stack:
+
+    def claim() -> None:
+      own = stack.enter_context(run_folder.claim(folder, identity=identity))
+      run_identity.write_operative_config(own)
+
+    multihost.from_first(claim)
+    try:
+      yield Workplace(pathlib.Path(folder), devices)
+      multihost.leave(0)
+    except jax.errors.JaxRuntimeError:
+      # A collective fails when a host is lost, a moment before the line
+      # between the hosts says so and ends this process.
+      found = multihost.verdict()
+      if found is not None:
+        raise EejaxError(found) from None
+      raise
+
+
+def _end_at_once(sentence: str) -> None:
+  """End a process that may hang in a collective for ever."""
+  print(f'eejax: {sentence}', file=sys.stderr, flush=True)
+  os._exit(1)
