@@ -62,7 +62,7 @@ def forward_only(
   context: PyTree = None,
   *,
   schedule: Schedule,
-  mesh: Mesh,
+  mesh: Mesh | None = None,
   idle: float = 0.0,
 ) -> PipelineResult:
   """Return losses and the gradients of what heads alone read.
@@ -74,7 +74,8 @@ def forward_only(
     batches: `[M, rows, ...]`.
     context: of every turn.
     schedule: of kind `FORWARD_ONLY`.
-    mesh: its axis `stage` has as many devices as the schedule has stages.
+    mesh: its axis `stage` has as many devices as the schedule has stages; by
+      default the ambient one.
     idle: what streams hold where no microbatch is; tests put NaN there.
   """
   run = functools.partial(_on_stage, stage, schedule=schedule, idle=idle)

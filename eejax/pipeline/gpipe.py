@@ -68,7 +68,7 @@ def gpipe(
   context: PyTree = None,
   *,
   schedule: Schedule,
-  mesh: Mesh,
+  mesh: Mesh | None = None,
   idle: float = 0.0,
 ) -> PipelineResult:
   """Return losses and gradients of everything trainable.
@@ -81,7 +81,8 @@ def gpipe(
     batches: `[M, rows, ...]`.
     context: of every turn.
     schedule: of kind `GPIPE` or `INTERLEAVED`.
-    mesh: its axis `stage` has as many devices as the schedule has stages.
+    mesh: its axis `stage` has as many devices as the schedule has stages; by
+      default the ambient one.
     idle: what streams hold where no microbatch is; tests put NaN there.
   """
   run = functools.partial(_on_stage, stage, schedule=schedule, idle=idle)

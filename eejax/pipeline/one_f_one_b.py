@@ -95,7 +95,7 @@ def one_f_one_b(
   context: PyTree = None,
   *,
   schedule: Schedule,
-  mesh: Mesh,
+  mesh: Mesh | None = None,
   keep: Keep = Keep.RESIDUALS,
   idle: float = 0.0,
 ) -> PipelineResult:
@@ -108,7 +108,8 @@ def one_f_one_b(
     batches: `[M, rows, ...]`, fillers first.
     context: of every turn.
     schedule: of kind `ONE_F_ONE_B`.
-    mesh: its axis `stage` has as many devices as the schedule has stages.
+    mesh: its axis `stage` has as many devices as the schedule has stages; by
+      default the ambient one.
     keep: what is kept of a microbatch. A body with nothing trainable keeps
       its inputs, whatever is said here.
     idle: what streams, gradients and the ring hold where no microbatch is;

@@ -270,7 +270,7 @@ def over_stages(
   batches: PyTree,
   context: PyTree,
   *,
-  mesh: Mesh,
+  mesh: Mesh | None,
   rounds: int,
 ) -> PipelineResult:
   """Run a program on every stage at once, and join what stages found.
@@ -285,10 +285,11 @@ def over_stages(
     frozen: the others.
     batches: `[M, rows, ...]`.
     context: of every turn.
-    mesh: has an axis `stage`.
+    mesh: has an axis `stage`; None is the ambient one.
     rounds: pieces of depth each stage holds.
   """
-  data = DATA if DATA in mesh.axis_names else None
+  names = (mesh or jax.sharding.get_abstract_mesh()).axis_names
+  data = DATA if DATA in names else None
   everywhere = (STAGE,) if data is None else (STAGE, DATA)
 
   def on_device(trainable, frozen, batches, context):

@@ -28,6 +28,8 @@ from eejax.errors import ArgumentError
 from eejax.models.decoder import LayerDropout
 from eejax.training import losses, weight_schedules
 from eejax.training.losses import Forward, LossSums, Objective, TokenBatch
+from eejax.training.pipelined import pipelined_gradients
+from eejax.training.pipelined_config import PipelineConfig
 from eejax.training.state import TrainState
 from eejax.training.sums import AnyArray
 from eejax.types import Array, Float, Int, Params, PyTree
@@ -50,6 +52,8 @@ class StepConfig:
     layer_dropout_steps: steps over which that probability grows to its full
       value; 0 starts with it.
     seed: of the layer dropout.
+    pipeline: how the ambient mesh's axis `stage` is used; None lays no blocks
+      over stages.
   """
 
   forward: Forward = Forward()
@@ -57,6 +61,7 @@ class StepConfig:
   layer_dropout: float = 0.0
   layer_dropout_steps: int = 0
   seed: int = 0
+  pipeline: PipelineConfig | None = None
 
   def __post_init__(self):
     if self.microbatches < 1:
@@ -162,6 +167,20 @@ def gradients(
   Raises:
     ArgumentError: the batch cannot be cut into the microbatches asked for.
   """
+  dropout = _layer_dropout(settings, config, step)
+  if settings.pipeline is not None:
+    return pipelined_gradients(
+      trainable,
+      frozen,
+      batch,
+      step=step,
+      config=config,
+      objective=objective,
+      forward=settings.forward,
+      pipeline=settings.pipeline,
+      microbatches=settings.microbatches,
+      layer_dropout=dropout,
+    )
 
   def one(microbatch, index):
     return jax.grad(losses.objective_sum, has_aux=True)(
@@ -172,7 +191,7 @@ def gradients(
       objective=objective,
       forward=settings.forward,
       step=step,
-      layer_dropout=_layer_dropout(settings, config, step, index),
+      layer_dropout=_of_microbatch(dropout, index),
     )
 
   grads, sums = _accumulate(one, batch, settings.microbatches)
@@ -233,12 +252,18 @@ def layer_dropout_rates(
   return over_time * by_depth * settings.layer_dropout
 
 
-def _layer_dropout(settings, config, step, index) -> LayerDropout | None:
+def _layer_dropout(settings, config, step) -> LayerDropout | None:
   if settings.layer_dropout == 0:
     return None
   key = jax.random.fold_in(jax.random.key(settings.seed), _DROPOUT_STREAM)
-  key = jax.random.fold_in(jax.random.fold_in(key, step), index)
+  key = jax.random.fold_in(key, step)
   rates = layer_dropout_rates(
     step, settings=settings, num_layers=config.model.num_layers
   )
   return LayerDropout(rates=rates, key=key)
+
+
+def _of_microbatch(dropout: LayerDropout | None, index) -> LayerDropout | None:
+  if dropout is None:
+    return None
+  return LayerDropout(dropout.rates, jax.random.fold_in(dropout.key, index))

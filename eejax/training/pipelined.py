@@ -1,0 +1,348 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Gradients of a step whose blocks are laid over pipeline stages.
+
+The contract is that of `eejax.training.step.gradients`: the gradient of the
+mean objective, and sums over the batch. What a stage cannot know is refused:
+exits that imitate the final head, and gates that predict it, would need the
+end of a microbatch at its beginning.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+from eejax.axes import BATCH_AXES, STAGE
+from eejax.config import EarlyExitConfig, GateKind
+from eejax.errors import ArgumentError
+from eejax.models.decoder import LayerDropout
+from eejax.models.stacking import num_blocks
+from eejax.pipeline.balance import (
+  PlacedExit,
+  Placement,
+  balanced,
+  check_places,
+  even_ends,
+  given_ends,
+  place,
+)
+from eejax.pipeline.fill import loss_scales
+from eejax.pipeline.forward_only import forward_only
+from eejax.pipeline.gpipe import gpipe
+from eejax.pipeline.one_f_one_b import one_f_one_b
+from eejax.pipeline.schedule import Schedule, ScheduleKind
+from eejax.pipeline.stage import PipelineResult
+from eejax.training import freeze, weight_schedules
+from eejax.training.freeze import Regime
+from eejax.training.objective import Forward, Objective
+from eejax.training.pipelined_config import Balance, PipelineConfig
+from eejax.training.pipelined_costs import block_cost, exit_costs, final_cost
+from eejax.training.pipelined_layout import (
+  Layout,
+  from_stages,
+  make_slots,
+  to_stages,
+)
+from eejax.training.pipelined_stage import StepContext, make_stage
+from eejax.training.sums import HeadSums, LossSums, TokenBatch
+from eejax.types import Array, Float, Int, Params, PyTree
+
+
+def pipelined_gradients(
+  trainable: Params,
+  frozen: Params,
+  batch: TokenBatch,
+  *,
+  step: Int[Array, ''] | int,
+  config: EarlyExitConfig,
+  objective: Objective,
+  forward: Forward,
+  pipeline: PipelineConfig,
+  microbatches: int,
+  layer_dropout: LayerDropout | None = None,
+  mesh: Mesh | None = None,
+  idle: float = 0.0,
+) -> tuple[Params, LossSums]:
+  """Return the gradient of the mean objective, and the batch's sums.
+
+  Args:
+    trainable: the part of the tree that is differentiated.
+    frozen: the rest; a backbone that need not run to its end is cut already
+      (`freeze.cut_to_depth`), and its stages are those that are left.
+    batch: rows in any order; microbatches take every M-th.
+    step: counts from 0; sets weights and curriculum.
+    config: the model with its exits.
+    objective: what is minimised.
+    forward: how blocks are run.
+    pipeline: how the stages are used.
+    microbatches: M, fillers included.
+    layer_dropout: random skipping of blocks; its key is that of the step.
+    mesh: has an axis `stage`; by default the ambient one.
+    idle: what streams hold where no microbatch is; tests put NaN there.
+
+  Raises:
+    ArgumentError: model, batch and pipeline do not fit.
+  """
+  sizes = _mesh_sizes(mesh)
+  _check(config, objective, pipeline)
+  schedule = Schedule(
+    pipeline.schedule,
+    sizes[STAGE],
+    microbatches - pipeline.fillers,
+    pipeline.rounds,
+    pipeline.fillers,
+  )
+  params = freeze.merge(trainable, frozen)
+  depth = num_blocks(params['backbone']['blocks'])
+  layout = make_layout(
+    config,
+    pipeline=pipeline,
+    objective=objective,
+    depth=depth,
+    stages=sizes[STAGE],
+  )
+  batches = in_microbatches(batch, count=microbatches, sizes=sizes, mesh=mesh)
+  result = _run(schedule, pipeline)(
+    make_stage(layout, objective=objective, forward=forward),
+    to_stages(trainable, layout=layout, mesh=mesh),
+    to_stages(frozen, layout=layout, mesh=mesh),
+    batches,
+    _context(step, config, objective, schedule, batches, layer_dropout, layout),
+    schedule=schedule,
+    mesh=mesh,
+    idle=idle,
+  )
+  tokens = jnp.sum(batch.weights)
+  gradients = from_stages(
+    result.gradients, like=trainable, layout=layout, mesh=mesh
+  )
+  scale = 1.0 / jnp.maximum(tokens, 1.0)
+  gradients = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradients)
+  return gradients, _loss_sums(result, batches, tokens, layout)
+
+
+def _run(schedule: Schedule, pipeline: PipelineConfig):
+  match schedule.kind:
+    case ScheduleKind.ONE_F_ONE_B:
+      return lambda *args, **settings: one_f_one_b(
+        *args, keep=pipeline.keep, **settings
+      )
+    case ScheduleKind.FORWARD_ONLY:
+      return forward_only
+  return gpipe
+
+
+# MARK: Checks
+
+
+def _mesh_sizes(mesh: Mesh | None) -> dict[str, int]:
+  given = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+  if STAGE not in given.axis_names:
+    raise ArgumentError(
+      f'a pipeline needs a mesh with an axis {STAGE!r}; set one, or leave '
+      'StepConfig.pipeline out.'
+    )
+  return dict(given.shape)
+
+
+def _check(
+  config: EarlyExitConfig, objective: Objective, pipeline: PipelineConfig
+) -> None:
+  forward_alone = pipeline.schedule is ScheduleKind.FORWARD_ONLY
+  if forward_alone and objective.regime is not Regime.TUNE:
+    raise ArgumentError(
+      'the schedule forward_only trains exits alone; use one_f_one_b for the '
+      f'regime {objective.regime.value!r}.'
+    )
+  if objective.regime is Regime.STANDARD:
+    return
+  if objective.distillation_weight > 0:
+    raise ArgumentError(
+      'exits on earlier stages cannot imitate the final head, which a '
+      'microbatch reaches last; set distillation_weight to 0 or use no stages.'
+    )
+  gated = [e for e in config.exits if e.gate is not GateKind.NONE]
+  if gated and objective.gate_weight > 0:
+    raise ArgumentError(
+      f'the gate of the exit at depth {gated[0].depth} cannot learn in a '
+      'pipeline, for the final head comes last; set gate_weight to 0.'
+    )
+
+
+def make_layout(
+  config: EarlyExitConfig,
+  *,
+  pipeline: PipelineConfig,
+  objective: Objective,
+  depth: int,
+  stages: int,
+) -> Layout:
+  """Return which stage has what.
+
+  Args:
+    config: the model with its exits.
+    pipeline: how the stages are used.
+    objective: exits that it leaves out are on no stage.
+    depth: blocks there are.
+    stages: devices along the pipeline.
+
+  Raises:
+    ArgumentError: there are more stages than blocks, or an exit on a stage
+      that is not loaded.
+  """
+  places = stages * pipeline.rounds
+  check_places(depth, places=places)
+  standard = objective.regime is Regime.STANDARD
+  exits = () if standard else config.exits
+  described = exit_costs(exits, model=config.model)
+  placement = _placement(config, pipeline, described, depth, places)
+  return Layout(
+    config=config,
+    placement=placement,
+    stages=stages,
+    slots=make_slots(exits, placement.exit_places, places=places),
+  )
+
+
+def _placement(
+  config: EarlyExitConfig,
+  pipeline: PipelineConfig,
+  exits: list[PlacedExit],
+  depth: int,
+  places: int,
+) -> Placement:
+  if pipeline.stage_blocks is not None:
+    if len(pipeline.stage_blocks) != places:
+      raise ArgumentError(
+        f'there are {places} stages and blocks for '
+        f'{len(pipeline.stage_blocks)}; give stage_blocks one number each.'
+      )
+    ends = given_ends(pipeline.stage_blocks, num_blocks=depth)
+  elif pipeline.balance is Balance.COST:
+    return balanced(
+      depth,
+      places=places,
+      block=block_cost(config.model),
+      exits=exits,
+      final=final_cost(config.model),
+      keep=pipeline.keep,
+    )
+  else:
+    ends = even_ends(depth, places=places)
+  return place(exits, ends=ends, boundary=pipeline.boundary)
+
+
+# MARK: What goes in
+
+
+def in_microbatches(
+  batch: TokenBatch, *, count: int, sizes: dict[str, int], mesh: Mesh | None
+) -> TokenBatch:
+  """Return microbatches `[M, rows, T]`, each with rows of every device.
+
+  Raises:
+    ArgumentError: the rows do not divide.
+  """
+  rows = batch.tokens.shape[0]
+  axes = tuple(a for a in BATCH_AXES if a in sizes)
+  shares = 1
+  for a in axes:
+    shares *= sizes[a]
+  if rows % (count * shares):
+    among = f' on {shares} shares of the mesh' if shares > 1 else ''
+    raise ArgumentError(
+      f'a batch of {rows} rows cannot be cut into {count} microbatches{among}; '
+      f'make it a multiple of {count * shares}.'
+    )
+  spec = PartitionSpec(None, axes or None)
+  where = spec if mesh is None else jax.sharding.NamedSharding(mesh, spec)
+
+  def cut(x: Array) -> Array:
+    parts = jnp.swapaxes(x.reshape(rows // count, count, *x.shape[1:]), 0, 1)
+    return lax.with_sharding_constraint(parts, where)
+
+  return jax.tree.map(cut, batch)
+
+
+def _context(
+  step, config, objective, schedule, batches, layer_dropout, layout
+) -> StepContext:
+  count = len(config.exits)
+  curriculum = objective.exit_weights
+  weights = jnp.zeros((count,), jnp.float32)
+  takes_part = jnp.zeros((count,), bool)
+  if layout.slots:
+    weights = weight_schedules.weights_at(
+      step, schedule=curriculum, num_exits=count
+    )
+    groups = weight_schedules.groups(curriculum.curriculum, count)
+    members = jnp.asarray([[i in g for i in range(count)] for g in groups])
+    index = weight_schedules.group_at(
+      step, schedule=curriculum, num_exits=count
+    )
+    takes_part = members[index]
+  return StepContext(
+    exit_weights=weights,
+    takes_part=takes_part,
+    scale=loss_scales(_tokens(batches), schedule=schedule),
+    dropout=layer_dropout,
+  )
+
+
+def _tokens(batches: TokenBatch) -> Float[Array, 'M']:
+  return jnp.sum(batches.weights, axis=(1, 2))
+
+
+# MARK: What comes out
+
+
+def _loss_sums(
+  result: PipelineResult,
+  batches: TokenBatch,
+  tokens: Float[Array, ''],
+  layout: Layout,
+) -> LossSums:
+  exits: HeadSums = result.sums['exits']
+  if layout.slots and result.kept[-1] is not None:
+    agree = _agreement(result.kept, batches, exits, layout)
+    exits = dataclasses.replace(exits, agree=agree)
+  return LossSums(
+    objective=result.loss,
+    tokens=tokens,
+    final=result.sums['final'],
+    exits=exits,
+  )
+
+
+def _agreement(
+  kept: PyTree, batches: TokenBatch, exits: HeadSums, layout: Layout
+) -> Float[Array, 'E']:
+  """Return on how many tokens each exit chooses what the final head does.
+
+  Choices are compared when all are there, so none travels along the stages.
+  """
+  of = lambda choices, place: choices[
+    place % layout.stages, place // layout.stages
+  ]
+  final = of(kept[-1], layout.places - 1)
+  agree = exits.agree
+  for choices, slot in zip(kept, layout.slots, strict=False):
+    for where, index in enumerate(slot.exits):
+      if index >= 0:
+        same = jnp.sum(batches.weights * (of(choices, where) == final))
+        agree = agree.at[index].set(same * (exits.tokens[index] > 0))
+  return agree

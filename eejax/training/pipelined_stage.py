@@ -1,0 +1,350 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What one stage of a pipelined model computes."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from eejax.config import ExitHeadKind
+from eejax.models import decoder
+from eejax.models.block import Block
+from eejax.models.decoder import LayerDropout, Rematerialization
+from eejax.models.exits import (
+  ExitInput,
+  apply_exit_head,
+  output_kernel,
+  output_matrix_name,
+)
+from eejax.ops.cross_entropy import cross_entropy
+from eejax.ops.norm import rms_norm
+from eejax.pipeline.skipping import run_or_pass
+from eejax.pipeline.stage import Head, HeadResult, Stage, StageParams, Turn
+from eejax.training.losses import head_sums, token_losses
+from eejax.training.objective import Forward, Objective
+from eejax.training.pipelined_layout import BLOCKS, Layout, Slot
+from eejax.training.sums import HeadSums, no_sums
+from eejax.types import Array, Float, Params, PyTree
+
+
+@flax.struct.dataclass
+class StepContext:
+  """Hold what all turns of a step share.
+
+  Attributes:
+    exit_weights: weight of each exit's loss, 0 where it does not take part.
+    takes_part: whether each exit takes part in the step.
+    scale: of the losses on each piece, 1 without fillers.
+    dropout: random skipping of blocks, its key that of the step.
+  """
+
+  exit_weights: PyTree
+  takes_part: PyTree
+  scale: PyTree
+  dropout: LayerDropout | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Taps:
+  """Say where the exits of each piece read, as tables over the pieces.
+
+  A piece keeps streams in one buffer and, for MLP exits, residuals in
+  another, a row for each slot and a spare one; see `eejax.models.taps`.
+
+  Attributes:
+    streams: slots that read the stream, by their row.
+    residuals: slots of MLP exits, by their row.
+    stream_rows: row that each block of each piece writes, `[P, n]`.
+    residual_rows: likewise.
+    starts: whether a slot reads the stream its piece starts from,
+      `[P, slots]`.
+    last_block: block of the piece that a slot reads behind, `[P, slots]`.
+  """
+
+  streams: tuple[int, ...]
+  residuals: tuple[int, ...]
+  stream_rows: np.ndarray
+  residual_rows: np.ndarray
+  starts: np.ndarray
+  last_block: np.ndarray
+
+
+def _make_taps(layout: Layout) -> _Taps:
+  is_mlp = [s.kind.head is ExitHeadKind.MLP for s in layout.slots]
+  streams = tuple(i for i, mlp in enumerate(is_mlp) if not mlp)
+  residuals = tuple(i for i, mlp in enumerate(is_mlp) if mlp)
+  places = layout.places
+  stream_rows = np.full((places, layout.longest), len(streams), np.int32)
+  residual_rows = np.full((places, layout.longest), len(residuals), np.int32)
+  starts = np.zeros((places, len(layout.slots)), bool)
+  last_block = np.zeros((places, len(layout.slots)), np.int32)
+  for j, slot in enumerate(layout.slots):
+    for place, index in enumerate(slot.exits):
+      if index < 0:
+        continue
+      depth = layout.config.exits[index].depth
+      local = depth - layout.placement.starts[place]
+      if local == 0:
+        starts[place, j] = True
+        continue
+      last_block[place, j] = local - 1
+      if is_mlp[j]:
+        residual_rows[place, local - 1] = residuals.index(j)
+      else:
+        stream_rows[place, local - 1] = streams.index(j)
+  return _Taps(
+    streams, residuals, stream_rows, residual_rows, starts, last_block
+  )
+
+
+def make_stage(
+  layout: Layout, *, objective: Objective, forward: Forward
+) -> Stage:
+  """Return the model as a pipeline wants it.
+
+  Args:
+    layout: which stage has what.
+    objective: what is minimised.
+    forward: how blocks are run.
+  """
+  heads = [_exit(layout, slot, objective, forward) for slot in layout.slots]
+  if objective.full_depth(layout.config):
+    heads.append(_final(layout, objective, forward))
+  dtype = jnp.dtype(forward.dtype)
+
+  def entry(params: StageParams, turn: Turn) -> Float[Array, 'B T D']:
+    return decoder.embed(params.shared, turn.batch.tokens, dtype=dtype)
+
+  return Stage(
+    names=(BLOCKS, 'embedding'),
+    entry=entry,
+    body=functools.partial(_body, layout, _make_taps(layout), forward),
+    heads=tuple(heads),
+  )
+
+
+# MARK: Body
+
+
+def _body(
+  layout: Layout,
+  taps: _Taps,
+  forward: Forward,
+  params: StageParams,
+  x: Float[Array, 'B T D'],
+  turn: Turn,
+) -> tuple[Float[Array, 'B T D'], PyTree]:
+  """Run the blocks of a piece; return the stream and what heads read."""
+  blocks = params.own[BLOCKS]
+  of_place = lambda table: jnp.asarray(table)[turn.place]
+  run = _run_block(layout, forward, turn)
+  model = layout.config.model
+  windows = decoder.windows_of(model, model.num_layers)
+  table = layout.block_table()
+  scanned = {
+    'block': blocks,
+    'stream_row': of_place(taps.stream_rows),
+    'residual_row': of_place(taps.residual_rows),
+    'has': of_place(table >= 0),
+    'window': None if windows is None else of_place(windows[table]),
+    'skip': _skips(turn, of_place(np.maximum(table, 0))),
+  }
+
+  def step(carry, scanned):
+    x, streams, residuals = carry
+    hidden, residual = run(scanned, x)
+    if scanned['skip'] is not None:
+      key, rate = scanned['skip']
+      runs = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1))
+      hidden = jnp.where(runs, hidden, x)
+    put = lax.dynamic_update_index_in_dim
+    if streams is not None:
+      streams = put(streams, hidden, scanned['stream_row'], axis=0)
+    if residuals is not None:
+      residuals = put(residuals, residual, scanned['residual_row'], axis=0)
+    return (hidden, streams, residuals), None
+
+  start = (x, _buffer(taps.streams, x), _buffer(taps.residuals, x))
+  (hidden, streams, residuals), _ = lax.scan(step, start, scanned)
+  read = []
+  for j in range(len(layout.slots)):
+    if j in taps.streams:
+      tapped = streams[taps.streams.index(j)]
+      tapped = jnp.where(of_place(taps.starts)[j], x, tapped)
+      read.append(ExitInput(hidden=tapped))
+    else:
+      residual = residuals[taps.residuals.index(j)]
+      scale = blocks['mlp_norm']['scale'][of_place(taps.last_block)[j]]
+      mlp_input = rms_norm(residual, scale=scale, epsilon=model.norm_epsilon)
+      read.append(ExitInput(mlp_residual=residual, mlp_input=mlp_input))
+  return hidden, {'exits': tuple(read), 'hidden': hidden}
+
+
+def _buffer(slots: tuple[int, ...], x: Array) -> Any:
+  if not slots:
+    return None
+  return jnp.zeros((len(slots) + 1, *x.shape), x.dtype)
+
+
+def _run_block(layout: Layout, forward: Forward, turn: Turn) -> Callable:
+  """Return `(scanned, x) -> (hidden, residual)` of one block of a piece."""
+  block = Block(layout.config.model, forward.implementation)
+  batch = turn.batch
+  if layout.is_even:
+    run = decoder.block_function(
+      block, batch.positions, batch.segment_ids, forward.rematerialization
+    )
+
+    def every(scanned, x):
+      output = run(scanned['block'], x, scanned['window'])
+      return output.hidden, output.mlp_residual
+
+    return every
+
+  def some(scanned, x):
+    given = (batch.positions, batch.segment_ids, scanned['window'])
+    return run_or_pass(
+      functools.partial(_apply, block),
+      _pass,
+      scanned['has'],
+      (scanned['block'], x),
+      given,
+    )
+
+  return some
+
+
+def _apply(block: Block, inputs, given) -> tuple[Array, Array]:
+  (params, x), (positions, segment_ids, window) = inputs, given
+  run = decoder.block_function(
+    block, positions, segment_ids, Rematerialization.NONE
+  )
+  output = run(params, x, window)
+  return output.hidden, output.mlp_residual
+
+
+def _pass(inputs) -> tuple[Array, Array]:
+  return inputs[1], inputs[1]
+
+
+def _skips(turn: Turn, rows: Array) -> tuple[Array, Array] | None:
+  """Return a random key and a rate for each block of a piece, if any."""
+  dropout = turn.context.dropout
+  if dropout is None:
+    return None
+  key = jax.random.fold_in(dropout.key, turn.index)
+  keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+  return keys, dropout.rates[rows]
+
+
+# MARK: Heads
+
+
+def _exit(
+  layout: Layout, slot: Slot, objective: Objective, forward: Forward
+) -> Head:
+  """Return the head of the exits in one slot."""
+  model = layout.config.model
+  position = layout.slots.index(slot)
+  exit_at = lambda turn: jnp.asarray(slot.exits, jnp.int32)[turn.place]
+  count = len(layout.config.exits)
+
+  def asks(turn: Turn) -> Array:
+    index = exit_at(turn)
+    part = turn.context.takes_part[jnp.maximum(index, 0)]
+    return (index >= 0) & part
+
+  def run(params: StageParams, read: PyTree, turn: Turn) -> HeadResult:
+    index, batch = exit_at(turn), turn.batch
+    own = params.own.get(slot.name, {})
+    ready = apply_exit_head(
+      own,
+      read['exits'][position],
+      exit=slot.kind,
+      config=model,
+      positions=batch.positions,
+      segment_ids=batch.segment_ids,
+    )
+    tree = {'backbone': params.shared, 'exits': {slot.kind.name: own}}
+    stats = cross_entropy(
+      ready.hidden,
+      kernel=output_kernel(tree, exit=slot.kind, config=model),
+      targets=batch.targets,
+      chunk_size=objective.chunk_size,
+      dtype=jnp.dtype(forward.dtype),
+    )
+    loss = jnp.sum(batch.weights * token_losses(stats, objective))
+    weight = turn.context.exit_weights[index] * turn.context.scale[turn.place]
+    one = head_sums(stats, batch, None)
+    sums = jax.tree.map(
+      lambda s, v: s.at[index].set(lax.stop_gradient(v)), no_sums((count,)), one
+    )
+    return HeadResult(
+      loss=weight * loss,
+      sums=_sums(no_sums(()), sums),
+      kept=_choices(stats, objective, layout),
+    )
+
+  names = [slot.name]
+  match output_matrix_name(slot.kind, config=model):
+    case 'embedding':
+      names.append('embedding')
+    case 'final':
+      names.append('embedding' if model.tied_head else 'head')
+  return Head(names=tuple(names), asks=asks, run=run)
+
+
+def _final(layout: Layout, objective: Objective, forward: Forward) -> Head:
+  """Return the final head."""
+  model = layout.config.model
+  count = len(layout.config.exits)
+
+  def run(params: StageParams, read: PyTree, turn: Turn) -> HeadResult:
+    backbone: Params = params.shared
+    stats = cross_entropy(
+      decoder.final_hidden(backbone, read['hidden'], config=model),
+      kernel=output_kernel({'backbone': backbone}, exit=None, config=model),
+      targets=turn.batch.targets,
+      chunk_size=objective.chunk_size,
+      dtype=jnp.dtype(forward.dtype),
+    )
+    one = head_sums(stats, turn.batch, stats.top1)
+    return HeadResult(
+      loss=one.loss * turn.context.scale[turn.place],
+      sums=_sums(lax.stop_gradient(one), no_sums((count,))),
+      kept=_choices(stats, objective, layout),
+    )
+
+  return Head(
+    names=('final_norm', 'embedding' if model.tied_head else 'head'),
+    asks=lambda turn: turn.place == layout.places - 1,
+    run=run,
+  )
+
+
+def _sums(final: HeadSums, exits: HeadSums) -> dict[str, HeadSums]:
+  return {'final': final, 'exits': exits}
+
+
+def _choices(stats: Any, objective: Objective, layout: Layout) -> Array | None:
+  """Return the likeliest tokens where exits are compared with the end."""
+  compared = layout.slots and objective.full_depth(layout.config)
+  return stats.top1 if compared else None
