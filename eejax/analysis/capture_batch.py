@@ -32,6 +32,7 @@ from eejax.analysis.capture_readings import (
   ChunkReadings,
   ChunkStates,
   Reading,
+  cosine,
   read_chunk,
   without_mean,
 )
@@ -93,6 +94,26 @@ class BatchReading:
 
     return tuple(sorted(range(len(computed)), key=order))
 
+  @property
+  def before(self) -> tuple[int | None, ...]:
+    """Return which read-out each one is compared with, None for none.
+
+    It is the natural one of the depth before, of an exit the exit before.
+    """
+    readouts = self.readouts
+
+    def find(r: Readout) -> int | None:
+      is_exit = r.kind is ReadoutKind.EXIT
+      kind = ReadoutKind.EXIT if is_exit else ReadoutKind.NATURAL
+      earlier = [
+        i
+        for i, other in enumerate(readouts)
+        if other.kind is kind and other.depth < r.depth
+      ]
+      return max(earlier, default=None)
+
+    return tuple(find(r) for r in readouts)
+
   def _computed(self) -> list[Readout]:
     natural = [
       Readout(f'depth_{d}', float(d), ReadoutKind.NATURAL) for d in self.depths
@@ -146,9 +167,14 @@ def read_batch(
   chunks = _in_chunks(states, how.chunk_size)
   found = _joined(jax.lax.map(read, chunks), how)
   found = {name: x[:, :positions] for name, x in found.items()}
+  found |= _hidden_cosines(states, how)
   if how.reading.wants('gate_score'):
     found['gate_score'] = _gate_scores(gates, how, positions)
-  return _masked(found, how)
+  nan = np.array([before is None for before in how.before])[:, None]
+  for name in _COMPARED:
+    if name in found:
+      found[name] = jnp.where(nan, jnp.nan, found[name])
+  return found
 
 
 def _states(
@@ -258,19 +284,50 @@ def _in_chunks(states: ChunkStates, chunk_size: int) -> ChunkStates:
 
 def _joined(readings: ChunkReadings, how: BatchReading) -> dict[str, Array]:
   """Return [R, positions, ...] arrays in the order of the read-outs."""
-  many = [readings.natural]
+  several = [readings.natural]
   if readings.attention is not None:
-    many.append(readings.attention)
-  one = [*readings.exits, readings.final]
-  places = np.array(how.places)
+    several.append(readings.attention)
+  # [chunks, readouts, width, ...] and [chunks, width, ...]
+  parts = [jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), s) for s in several]
+  parts += [
+    jax.tree.map(lambda x: x[None], s)
+    for s in (*readings.exits, readings.final)
+  ]
 
-  def join(name: str) -> Array:
-    # [chunks, readouts, width, ...] and [chunks, width, ...]
-    several = [jnp.moveaxis(x[name], 1, 0) for x in many]
-    both = jnp.concatenate([*several, *(x[name][None] for x in one)])
-    return both.reshape(len(both), -1, *both.shape[3:])[places]
+  def join(*arrays: Array) -> Array:
+    both = jnp.concatenate(arrays)
+    return both.reshape(len(both), -1, *both.shape[3:])[np.array(how.places)]
 
-  return {name: join(name) for name in readings.final}
+  said = jax.tree.map(join, *parts)
+  found = {
+    name: said.scalars[..., i] for i, name in enumerate(how.reading.scalars)
+  }
+  found['finite'] = found['finite'] > 0
+  candidates = {
+    'top_tokens': said.top_tokens,
+    'top_log_probs': said.top_log_probs,
+  }
+  return found | {k: v for k, v in candidates.items() if v is not None}
+
+
+def _hidden_cosines(
+  states: ChunkStates, how: BatchReading
+) -> dict[str, Float[Array, 'R C']]:
+  """Return how what the output matrices read turns, read-out by read-out."""
+  streams = list(states.natural)
+  if states.attention is not None:
+    streams += list(states.attention)
+  streams += [*states.exits, states.final]
+  hidden = [streams[i].astype(jnp.float32) for i in how.places]
+  found = {}
+  if how.reading.wants('hidden_cosine'):
+    found['hidden_cosine'] = [cosine(h, hidden[-1]) for h in hidden]
+  if how.reading.wants('hidden_cosine_previous'):
+    found['hidden_cosine_previous'] = [
+      cosine(h, hidden[0 if before is None else before])
+      for h, before in zip(hidden, how.before, strict=True)
+    ]
+  return {name: jnp.stack(values) for name, values in found.items()}
 
 
 def _gate_scores(
@@ -283,26 +340,3 @@ def _gate_scores(
       for r in how.readouts
     ]
   )
-
-
-def _masked(found: dict[str, Array], how: BatchReading) -> dict[str, Array]:
-  """Put NaN where a read-out was compared with none before it."""
-  readouts = how.readouts
-  alone = [
-    not any(
-      other.depth < r.depth and other.kind is _kind_before(r.kind)
-      for other in readouts
-    )
-    for r in readouts
-  ]
-  for name in _COMPARED:
-    if name in found:
-      mask = np.array(alone)[:, None]
-      found[name] = jnp.where(mask, jnp.nan, found[name])
-  return found
-
-
-def _kind_before(kind: ReadoutKind) -> ReadoutKind:
-  if kind is ReadoutKind.EXIT:
-    return ReadoutKind.EXIT
-  return ReadoutKind.NATURAL

@@ -33,6 +33,7 @@ Reference:
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -47,8 +48,16 @@ _BLOCK = 32
 # Probabilities so far (in nats) below the highest count as if they were there:
 # none is 0, and none has a weight that float32 could show.
 _DEEPEST = -60.0
-# Read-outs between which nothing is copied in the loop over them.
-_UNROLL = 4
+# Fields that are numbers, in the order they come out of the loop.
+SCALARS = (
+  'loss',
+  'entropy',
+  'kl_final',
+  'js_final',
+  'logit_cosine',
+  'js_previous',
+  'finite',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,18 +76,36 @@ class Reading:
     """Return whether any of these is computed."""
     return any(f in self.fields for f in fields)
 
+  @property
+  def scalars(self) -> tuple[str, ...]:
+    """Return which numbers are computed, `finite` always."""
+    return tuple(f for f in SCALARS if f in (*self.fields, 'finite'))
+
+
+@flax.struct.dataclass
+class Said:
+  """Hold what is kept of one read-out of a chunk, or of several.
+
+  Attributes:
+    scalars: `Reading.scalars`, in their order.
+    top_tokens: the likeliest tokens; None if not asked for.
+    top_log_probs: their log-probabilities; None if not asked for.
+  """
+
+  scalars: Float[Array, '*positions F']
+  top_tokens: Int[Array, '*positions K'] | None
+  top_log_probs: Float[Array, '*positions K'] | None
+
 
 @flax.struct.dataclass
 class Spoken:
   """Hold what later read-outs are compared with; [C] positions.
 
   Attributes:
-    hidden: what the output matrix reads.
     probs: the distribution.
     entropy: of it, nats.
   """
 
-  hidden: Float[Array, 'C D']
   probs: Float[Array, 'C V']
   entropy: Float[Array, 'C']
 
@@ -131,7 +158,7 @@ def distribution(
   probs = weights / total
   entropy = log_normalizer - jnp.sum(probs * logits, axis=-1)
   return Distribution(
-    spoken=Spoken(hidden.astype(jnp.float32), probs, entropy),
+    spoken=Spoken(probs, entropy),
     logits=logits,
     log_normalizer=log_normalizer,
     block_best=block_best,
@@ -141,39 +168,47 @@ def distribution(
 def measure(
   here: Distribution,
   *,
-  final: Distribution,
+  final: Distribution | None,
   previous: Spoken,
   targets: Int[Array, 'C'],
   reading: Reading,
-) -> dict[str, Array]:
-  """Return what `reading` asks for, and `finite`, of one read-out.
+) -> Said:
+  """Return what `reading` asks for of one read-out.
 
   Args:
     here: what the read-out says.
-    final: what the full model says.
+    final: what the full model says; None where that is this read-out.
     previous: what the read-out before says; any where there is none.
     targets: the token that follows.
     reading: what is computed.
   """
   own = here.spoken
+  nothing = jnp.zeros_like(own.entropy)
   makers: dict[str, Callable[[], Array]] = {
     'loss': lambda: here.log_normalizer - _at(here.logits, targets),
     'entropy': lambda: own.entropy,
-    'kl_final': lambda: _divergence_from(final.spoken, here),
-    'js_final': lambda: _jensen_shannon(own, final.spoken),
-    'logit_cosine': lambda: _cosine(here.logits, final.logits),
-    'hidden_cosine': lambda: _cosine(own.hidden, final.spoken.hidden),
+    'kl_final': lambda: nothing,
+    'js_final': lambda: nothing,
+    'logit_cosine': lambda: nothing + 1,
     'js_previous': lambda: _jensen_shannon(own, previous),
-    'hidden_cosine_previous': lambda: _cosine(own.hidden, previous.hidden),
+    'finite': lambda: jnp.isfinite(here.log_normalizer).astype(jnp.float32),
   }
-  found = {name: make() for name, make in makers.items() if reading.wants(name)}
+  if final is not None:
+    makers |= {
+      'kl_final': lambda: _divergence_from(final.spoken, here),
+      'js_final': lambda: _jensen_shannon(own, final.spoken),
+      'logit_cosine': lambda: cosine(here.logits, final.logits),
+    }
+  best = tokens = None
   if reading.wants('top_tokens', 'top_log_probs'):
     best, tokens = _candidates(here, reading.num_candidates)
-    found['top_tokens'] = tokens
-    found['top_log_probs'] = best - here.log_normalizer[:, None]
-  found = {name: x for name, x in found.items() if name in reading.fields}
-  found['finite'] = jnp.isfinite(here.log_normalizer)
-  return found
+    best = best - here.log_normalizer[:, None]
+  return Said(
+    # One array, for every result of a step of a loop costs a copy.
+    scalars=jnp.stack([makers[name]() for name in reading.scalars], axis=-1),
+    top_tokens=tokens if reading.wants('top_tokens') else None,
+    top_log_probs=best if reading.wants('top_log_probs') else None,
+  )
 
 
 def _at(
@@ -195,9 +230,9 @@ def _jensen_shannon(p: Spoken, q: Spoken) -> Float[Array, 'C']:
   return jnp.maximum(mixed - (p.entropy + q.entropy) / 2, 0.0)
 
 
-def _cosine(
-  a: Float[Array, 'C X'], b: Float[Array, 'C X']
-) -> Float[Array, 'C']:
+def cosine(
+  a: Float[Array, '*rows X'], b: Float[Array, '*rows X']
+) -> Float[Array, '*rows']:
   """Return the cosine; what has no length has no direction, hence 0."""
   product = jnp.sum(a * b, axis=-1)
   length = lambda x: jnp.sqrt(jnp.sum(jnp.square(x), axis=-1))
@@ -282,15 +317,15 @@ class ChunkStates:
 
 @flax.struct.dataclass
 class ChunkReadings:
-  """Hold what every read-out says of a chunk; arrays by field.
+  """Hold what every read-out says of a chunk.
 
-  The attributes are those of `ChunkStates`, `[N, C]` and `[C]` arrays.
+  The attributes are those of `ChunkStates`.
   """
 
-  natural: dict[str, Array]
-  attention: dict[str, Array] | None
-  exits: tuple[dict[str, Array], ...]
-  final: dict[str, Array]
+  natural: Said
+  attention: Said | None
+  exits: tuple[Said, ...]
+  final: Said
 
 
 def read_chunk(
@@ -310,38 +345,31 @@ def read_chunk(
   """
   final = distribution(states.final, kernel)
 
-  def at(here: Distribution, previous: Spoken) -> dict[str, Array]:
-    return measure(
-      here,
-      final=final,
-      previous=previous,
-      targets=states.targets,
-      reading=reading,
-    )
+  say = functools.partial(measure, targets=states.targets, reading=reading)
+  at = functools.partial(say, final=final)
 
   def step(previous, scanned):
     hidden, after_attention = scanned
     here = distribution(hidden, kernel)
     middle = None
     if after_attention is not None:
-      middle = at(distribution(after_attention, kernel), here.spoken)
-    return here.spoken, (at(here, previous), middle)
+      middle = at(distribution(after_attention, kernel), previous=here.spoken)
+    return here.spoken, (at(here, previous=previous), middle)
 
   # The first read-out has none before it; what is compared is masked later.
   last, (natural, attention) = jax.lax.scan(
     step,
     final.spoken,
     (states.natural, states.attention),
-    unroll=min(_UNROLL, max(len(states.natural), 1)),
   )
   exits, previous = [], final.spoken
   for hidden, own in zip(states.exits, exit_kernels, strict=True):
     here = distribution(hidden, own)
-    exits.append(at(here, previous))
+    exits.append(at(here, previous=previous))
     previous = here.spoken
   return ChunkReadings(
     natural=natural,
     attention=attention,
     exits=tuple(exits),
-    final=at(final, last),
+    final=say(final, final=None, previous=last),
   )
