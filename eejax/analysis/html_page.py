@@ -18,6 +18,7 @@ readable on a phone, in the dark and on paper. All text is escaped here; what
 is called `content` is HTML already.
 """
 
+import dataclasses
 import html
 from collections.abc import Mapping, Sequence
 
@@ -44,6 +45,7 @@ grid-template-columns:repeat(auto-fit,minmax(min(100%,11rem),1fr))}
 .pair{display:grid;gap:1rem;margin:1rem 0;
 grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr))}
 .panel{min-width:0}
+.panel:only-child{max-width:36rem}
 .wide{overflow-x:auto;margin:.8rem 0}
 table{border-collapse:collapse;font-size:.9rem;width:100%}
 th,td{padding:.3rem .6rem;text-align:right;white-space:nowrap;
@@ -67,6 +69,27 @@ transform:translateX(-50%);max-width:94vw;padding:.35rem .8rem;z-index:1;
 border-radius:8px;background:var(--ink);color:var(--ground);white-space:nowrap}
 .key{display:inline-block;padding:0 .5rem;margin:.15rem .3rem .15rem 0;
 font-size:.85rem}
+.grid-of-tokens td,.grid-of-tokens th{padding:0;border:1px solid var(--line)}
+.grid-of-tokens th{padding:.2rem .4rem}
+.grid-of-tokens th:first-child{position:sticky;left:0;z-index:1;
+background:var(--panel);max-width:8rem;overflow:hidden;text-overflow:ellipsis;
+font:13px/1.6 ui-monospace,Menlo,Consolas,monospace}
+.grid-of-tokens td{min-width:0}
+.reading{display:block;width:4.15rem;overflow:hidden;text-overflow:ellipsis;
+white-space:pre;text-align:left;padding:.15rem .3rem;
+font:12px/1.5 ui-monospace,Menlo,Consolas,monospace;
+background:color-mix(in srgb,var(--s1) var(--sure),transparent)}
+.same{background:color-mix(in srgb,var(--s2) var(--sure),transparent)}
+.settled{box-shadow:inset 3px 0 var(--ink)}
+.reading:hover::after,.reading:focus::after{content:attr(data-hint);
+position:fixed;left:50%;bottom:1rem;transform:translateX(-50%);z-index:2;
+white-space:pre;max-width:94vw;padding:.5rem .9rem;border-radius:8px;
+background:var(--ink);color:var(--ground);box-shadow:0 2px 12px #0006}
+.reading:hover,.reading:focus{outline:2px solid var(--ink);outline-offset:-2px}
+.verdict{border-left:5px solid var(--s0);padding:.6rem 1rem;margin:1rem 0;
+background:var(--panel);border-radius:0 10px 10px 0;font-size:1.08rem}
+.verdict.no{border-color:var(--s1)}
+.verdict.maybe{border-color:var(--s4)}
 @media print{.panel,.card,pre{break-inside:avoid}}
 """
 
@@ -190,6 +213,81 @@ def depth_legend(levels: Sequence[int]) -> str:
     for d in levels
   )
   return f'<div>{keys}</div>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """Hold what one depth says at one token.
+
+  Attributes:
+    piece: its likeliest token, as text.
+    sure: that token's probability.
+    same: whether it is the full model's.
+    settled: whether it stays so from here on, and did not before.
+    hint: what is shown when it is pointed at; lines are kept.
+  """
+
+  piece: str
+  sure: float
+  same: bool
+  settled: bool
+  hint: str
+
+
+def token_grid(
+  tokens: Sequence[str],
+  depths: Sequence[str],
+  readings: Sequence[Sequence[Reading]],
+) -> str:
+  """Return what every depth says after every token of a text.
+
+  Cells show more when they are pointed at or, on a phone, touched.
+
+  Args:
+    tokens: text of each token.
+    depths: names of the columns.
+    readings: a list for each token, of one for each depth.
+  """
+  head = ''.join(f'<th>{text(d)}</th>' for d in depths)
+  body = ''.join(
+    f'<tr><th>{_visible(token)}</th>{"".join(map(_reading, line))}</tr>'
+    for token, line in zip(tokens, readings, strict=True)
+  )
+  return (
+    '<div class="wide"><table class="grid-of-tokens"><thead><tr><th>token</th>'
+    f'{head}</tr></thead><tbody>{body}</tbody></table></div>'
+  )
+
+
+def _reading(reading: Reading) -> str:
+  kind = 'reading same' if reading.same else 'reading'
+  if reading.settled:
+    kind += ' settled'
+  # A line feed in an attribute would be read as a space by some.
+  hint = text(reading.hint).replace('\n', '&#10;')
+  return (
+    f'<td><span class="{kind}" tabindex="0" data-hint="{hint}" '
+    f'style="--sure:{100 * reading.sure:.0f}%">{_visible(reading.piece)}'
+    '</span></td>'
+  )
+
+
+def _visible(piece: str) -> str:
+  """Return a token with what has no width of its own made visible."""
+  if not piece:
+    return '\u2205'
+  marked = piece.replace('\n', '\u21b5').replace('\t', '\u21e5')
+  return text(marked.replace(' ', '\u00b7') if not marked.strip() else marked)
+
+
+def verdict(words: str, *, kind: str) -> str:
+  """Return the sentences a page is read for.
+
+  Args:
+    words: plain text.
+    kind: 'yes', 'maybe' or 'no'; sets the colour beside it.
+  """
+  return f'<div class="verdict {text(kind)}">{text(words)}</div>'
 
 
 def _token_class(depth: int, levels: Sequence[int]) -> str:

@@ -53,6 +53,8 @@ STYLE = (
   '.chart .curve{fill:none;stroke-width:2;stroke-linejoin:round}'
   '.chart .dashed{stroke-dasharray:6 4}'
   '.chart .hit{fill:transparent;stroke:none}'
+  '.chart .band{stroke:none;fill-opacity:.16}'
+  '.chart .cell{stroke:var(--line);stroke-width:.5}'
   '.legend{display:flex;flex-wrap:wrap;gap:.2rem 1rem;list-style:none;'
   'margin:.3rem 0 0;padding:0;font-size:.85rem}'
   '.chart .legend svg{display:inline-block;width:26px;height:10px;'
@@ -102,6 +104,8 @@ class Series:
     y: values; None leaves a gap.
     colour: which colour, from 0; None takes the place in the chart.
     dashed: whether the line is dashed, as for predictions.
+    ends: lower and upper end of an interval around each value, drawn as a
+      band; none without it.
   """
 
   name: str
@@ -109,12 +113,18 @@ class Series:
   y: Sequence[float | None]
   colour: int | None = None
   dashed: bool = False
+  ends: Sequence[tuple[float, float]] = ()
 
   def __post_init__(self):
     if len(self.x) != len(self.y):
       raise ArgumentError(
         f'the curve {self.name!r} has {len(self.x)} places and '
         f'{len(self.y)} values.'
+      )
+    if self.ends and len(self.ends) != len(self.y):
+      raise ArgumentError(
+        f'the curve {self.name!r} has {len(self.y)} values and '
+        f'{len(self.ends)} intervals.'
       )
 
 
@@ -170,12 +180,16 @@ def line_chart(
     marks: horizontal lines.
   """
   values = [v for s in series for v in s.y if v is not None]
+  values += [v for s in series for pair in s.ends for v in pair]
   values = [*filter(math.isfinite, values), *(m.value for m in marks)]
   places = [float(v) for s in series for v in s.x]
   if x.names:
     places = [0.0, float(max(len(x.names) - 1, 1))]
   frame = _Frame(_limits(places, x, pad=0.0), _limits(values, y, pad=0.06))
-  curves = [_curve(s, i, frame, x, y) for i, s in enumerate(series)]
+  curves = [
+    *(_band(s, i, frame) for i, s in enumerate(series)),
+    *(_curve(s, i, frame, x, y) for i, s in enumerate(series)),
+  ]
   parts = [frame.axes(x, y), *(_mark(m, frame) for m in marks), *curves]
   return _figure(title, parts, [(s, i) for i, s in enumerate(series)])
 
@@ -217,6 +231,64 @@ def bar_chart(
   return _figure(title, parts, legend if len(groups) > 1 else [])
 
 
+def heat_map(
+  values: Sequence[Sequence[float | None]],
+  *,
+  title: str,
+  x: Axis,
+  y: Axis,
+  format: Format = Format.PLAIN,
+  low: float = 0.0,
+  high: float = 1.0,
+) -> str:
+  """Return a grid whose colour deepens from `low` to `high`, as HTML.
+
+  Args:
+    values: a list for each name of `y`, of a value for each name of `x`; None
+      leaves a gap.
+    title: says what is shown to those who cannot see it.
+    x: an axis of settings, from left to right.
+    y: an axis of settings, from bottom to top.
+    format: how values are written where they are pointed at.
+    low: value without colour.
+    high: value with all of it.
+
+  Raises:
+    ArgumentError: values and names do not fit.
+  """
+  if len(values) != len(y.names) or any(len(v) != len(x.names) for v in values):
+    raise ArgumentError(
+      f'the heat map {title!r} needs {len(x.names)} values for each of its '
+      f'{len(y.names)} lines.'
+    )
+  frame = _Frame((-0.5, len(x.names) - 0.5), (-0.5, len(y.names) - 0.5))
+  width = frame.width / max(len(x.names), 1)
+  height = frame.height / max(len(y.names), 1)
+  parts = [frame.places_of_both(x, y)]
+  for row, line in enumerate(values):
+    for column, value in enumerate(line):
+      if value is None or not math.isfinite(value):
+        continue
+      share = min(max((value - low) / ((high - low) or 1.0), 0.0), 1.0)
+      hint = (
+        f'{x.label} {x.names[column]}, {y.label} {y.names[row]}: '
+        f'{number(value, format)}'
+      )
+      parts.append(
+        f'<rect class="cell" x="{frame.x(column - 0.5):.1f}" '
+        f'y="{frame.y(row + 0.5):.1f}" width="{width:.1f}" '
+        f'height="{height:.1f}" fill="var(--s0)" fill-opacity="{share:.2f}">'
+        f'<title>{_text(hint)}</title></rect>'
+      )
+  key = ''.join(
+    f'<li><svg viewBox="0 0 26 10" aria-hidden="true"><rect class="cell" '
+    f'width="26" height="10" fill="var(--s0)" fill-opacity="{share:g}"/></svg>'
+    f'{_text(number(low + share * (high - low), format))}</li>'
+    for share in (0.0, 0.5, 1.0)
+  )
+  return _drawing(title, parts, f'<ul class="legend">{key}</ul>')
+
+
 class _Frame:
   """Turn numbers into places on the drawing."""
 
@@ -245,18 +317,35 @@ class _Frame:
         f'<text x="{self.left - 6}" y="{at + 4:.1f}" text-anchor="end">'
         f'{_text(number(value, y.format))}</text>'
       )
-    for value, name in self._places(x):
-      parts.append(
-        f'<text x="{self.x(value):.1f}" y="{self.bottom + 17:.1f}" '
-        f'text-anchor="middle">{_text(name)}</text>'
-      )
-    parts.append(
+    parts += [self._below(x), self._labels(x, y)]
+    return ''.join(parts)
+
+  def places_of_both(self, x: Axis, y: Axis) -> str:
+    """Return the names of two axes of settings, without lines."""
+    every = -(-len(y.names) // 14)
+    last = len(y.names) - 1
+    parts = [
+      f'<text x="{self.left - 6}" y="{self.y(i) + 4:.1f}" text-anchor="end">'
+      f'{_text(name)}</text>'
+      for i, name in enumerate(y.names)
+      if (last - i) % every == 0
+    ]
+    return ''.join([*parts, self._below(x), self._labels(x, y)])
+
+  def _below(self, x: Axis) -> str:
+    return ''.join(
+      f'<text x="{self.x(value):.1f}" y="{self.bottom + 17:.1f}" '
+      f'text-anchor="middle">{_text(name)}</text>'
+      for value, name in self._places(x)
+    )
+
+  def _labels(self, x: Axis, y: Axis) -> str:
+    return (
       f'<text class="value" x="{self.left + self.width / 2:.1f}" '
       f'y="{_HEIGHT - 6}" text-anchor="middle">{_text(x.label)}</text>'
       f'<text class="value" x="{-self.top - self.height / 2:.1f}" y="12" '
       f'text-anchor="middle" transform="rotate(-90)">{_text(y.label)}</text>'
     )
-    return ''.join(parts)
 
   def _places(self, x: Axis) -> list[tuple[float, str]]:
     if not x.names:
@@ -297,6 +386,25 @@ def _curve(s: Series, index: int, frame: _Frame, x: Axis, y: Axis) -> str:
   return ''.join([*lines, *dots])
 
 
+def _band(s: Series, index: int, frame: _Frame) -> str:
+  """Return the interval around a curve, where it has one."""
+  known = [
+    (place, low, high)
+    for place, (low, high) in zip(s.x, s.ends, strict=bool(s.ends))
+    if math.isfinite(low) and math.isfinite(high)
+  ]
+  if len(known) < 2:
+    return ''
+  corners = [
+    *(f'{frame.x(p):.1f},{frame.y(high):.1f}' for p, _, high in known),
+    *(f'{frame.x(p):.1f},{frame.y(low):.1f}' for p, low, _ in known[::-1]),
+  ]
+  return (
+    f'<polygon class="band" fill="{_colour(s, index)}" '
+    f'points="{" ".join(corners)}"/>'
+  )
+
+
 def _mark(mark: Mark, frame: _Frame) -> str:
   at = frame.y(mark.value)
   right = frame.left + frame.width
@@ -317,6 +425,10 @@ def _figure(
     for s, i in legend
   )
   listed = f'<ul class="legend">{entries}</ul>' if entries else ''
+  return _drawing(title, parts, listed)
+
+
+def _drawing(title: str, parts: Sequence[str], listed: str) -> str:
   return (
     f'<div class="chart"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
     f'aria-label="{_text(title)}">{"".join(parts)}</svg>{listed}</div>'

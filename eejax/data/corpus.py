@@ -223,10 +223,12 @@ def _jsonl_documents(file: pathlib.Path, *, field: str) -> Iterator[str]:
 def _decode(file: pathlib.Path) -> str:
   """Return the text of a file, its line ends turned into line feeds."""
   try:
-    text = file.read_bytes().decode('utf-8-sig')
+    # Not utf-8-sig, whose errors count from behind the mark it takes off.
+    text = file.read_bytes().decode('utf-8').removeprefix('\ufeff')
   except UnicodeDecodeError as error:
     raise EejaxError(
-      f'{file} is not UTF-8 text; convert it or leave it out.'
+      f'{file} is not UTF-8 text: byte {error.start} is wrong; convert it or '
+      'leave it out.'
     ) from error
   except OSError as error:
     raise EejaxError(f'{file} cannot be read: {error.strerror}.') from error

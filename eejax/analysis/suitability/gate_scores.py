@@ -46,6 +46,11 @@ class Gate(enum.Enum):
   JS = 'js'
   TRAINED = 'trained'
 
+  @property
+  def reads_logits(self) -> bool:
+    """Return whether a score costs an output matrix."""
+    return self not in (Gate.HIDDEN_COSINE, Gate.TRAINED)
+
 
 def gate_scores(
   captured: Captured, gates: Sequence[Gate] = tuple(Gate)

@@ -105,6 +105,7 @@ class Point:
     agreement: share of tokens that are the full model's.
     accuracy: share of tokens that are the text's.
     exit_shares: share of tokens that left at each read-out.
+    heads: output matrices read a token, that which emits it among them.
   """
 
   gate: Gate
@@ -112,6 +113,7 @@ class Point:
   skip: float
   agreement: float
   accuracy: float
+  heads: float
   exit_shares: tuple[float, ...]
 
 
@@ -163,6 +165,7 @@ class Skip:
     threshold: its threshold.
     skip: on the rows the threshold was chosen on, as the definition has it.
     drop: there.
+    heads: output matrices read a token there.
     held_out_skip: threshold chosen on every other row, skip of the rest; None
       where there is one row.
     held_out_drop: the drop of these, which may exceed the budget.
@@ -175,6 +178,7 @@ class Skip:
   threshold: float
   skip: Interval
   drop: float
+  heads: float
   held_out_skip: float | None
   held_out_drop: float | None
   name: str = NAME
@@ -256,8 +260,15 @@ def _point(gate, threshold, by_row, counts, left, ready: Captured) -> Point:
     skip=float(skip),
     agreement=float(agreement),
     accuracy=float(accuracy),
+    heads=_heads(gate, left, ready),
     exit_shares=tuple(float(s) for s in shares / shares.sum()),
   )
+
+
+def _heads(gate: Gate, left, ready: Captured) -> float:
+  if not gate.reads_logits:
+    return 1.0
+  return float(np.average(left + 1, weights=ready.weight))
 
 
 def thresholds_of(
@@ -327,6 +338,7 @@ def skip_at(
     threshold=point.threshold,
     skip=skip,
     drop=float(total[0, count + place]),
+    heads=point.heads,
     held_out_skip=held_skip,
     held_out_drop=held_drop,
   )

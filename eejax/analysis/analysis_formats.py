@@ -1,0 +1,54 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""How the page of an analysis writes numbers and names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_GATES = {
+  'max_prob': 'largest probability',
+  'margin': 'margin',
+  'entropy': 'entropy',
+  'patience': 'patience',
+  'hidden_cosine': 'hidden cosine',
+  'js': 'JS to the depth before',
+  'trained': 'trained gate',
+}
+
+
+def gate_words(name: str | None) -> str:
+  """Return what a gate is called."""
+  if name is None:
+    return 'best of all'
+  return _GATES.get(name, name.replace('_', ' '))
+
+
+def percent(value: float) -> str:
+  """Return a share as a percentage."""
+  return f'{100 * value:.1f} %'
+
+
+def percent_range(interval: Mapping[str, Any]) -> str:
+  """Return the ends of an interval of shares, in percent."""
+  return f'{100 * interval["low"]:.1f} to {100 * interval["high"]:.1f}'
+
+
+def plain_range(interval: Mapping[str, Any]) -> str:
+  """Return the ends of an interval."""
+  return f'{interval["low"]:.3g} to {interval["high"]:.3g}'
+
+
+def times(value: float) -> str:
+  """Return a factor with two digits."""
+  return f'{value:.2f}x'

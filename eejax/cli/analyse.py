@@ -1,0 +1,79 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""eejax analyse: all that says whether early exit will pay, on one page."""
+
+import argparse
+from typing import Any
+
+from eejax.cli import gin_config, output, run_flags
+from eejax.cli.run_flags import Shorthand
+
+HELP = 'analyse a model and write one page with plots, tables and a verdict'
+EXAMPLE = 'eejax analyse runs/tuned/model --data notes.txt --out runs/analysis'
+
+_SHORTHANDS = (
+  Shorthand('--out', 'OUT', 'folder of the report; an earlier one continues'),
+  Shorthand(
+    '--data', 'DATA', "'stdlib', a file, a folder, seqio:TASK or tfds:NAME"
+  ),
+  Shorthand('--split', 'SPLIT', 'train, validation, test or all of the text'),
+  Shorthand('--unit', 'UNIT', 'what one document is: file, paragraph, line'),
+  Shorthand('--max-tokens', 'MAX_TOKENS', 'tokens read, spread over it', int),
+  Shorthand('--sequence-length', 'SEQUENCE_LENGTH', 'tokens a row', int),
+  Shorthand('--batch-size', 'BATCH_SIZE', 'rows at a time', int),
+  Shorthand('--manifest', 'MANIFEST', 'JSON of models and texts to compare'),
+  Shorthand(
+    '--training-run', 'TRAINING_RUN', 'a run folder, to compare its steps'
+  ),
+  Shorthand('--text', 'TEXT', 'what the map of tokens by depth shows'),
+  Shorthand('--alpha', 'ALPHA', 'weight of the similarity in EAS', float),
+  Shorthand('--dtype', 'DTYPE', 'float32 or bfloat16'),
+  Shorthand('--seed', 'SEED', 'seed of the bootstrap', int),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    'checkpoint',
+    metavar='CKPT',
+    nargs='?',
+    help='an eejax checkpoint or a Hugging Face folder (--gin.CHECKPOINT)',
+  )
+  run_flags.add_arguments(parser, _SHORTHANDS)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+  # The configurables must be known before gin reads a file.
+  from eejax.cli import analyse_configurables  # noqa: F401
+
+  checkpoint = Shorthand('--checkpoint', 'CHECKPOINT', '')
+  run_flags.parse(
+    args, (checkpoint, *_SHORTHANDS), default_file='runs/analyse.gin'
+  )
+  import gin
+
+  with gin_config.missing_values_named():
+    result = gin.get_configurable('analyse')()
+  for line in (result['headline'], *result['reasons']):
+    output.show(line)
+  output.show(f'\nreport: {result["report"]}')
+  if result['failures']:
+    names = ', '.join(result['failures'])
+    raise output.NegativeResult(
+      f'not everything could be done ({names}): '
+      f'{next(iter(result["failures"].values()))} The rest is in '
+      f'{result["report"]}.',
+      result,
+    )
+  return result

@@ -1,0 +1,131 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Capture texts for an analysis, with progress and checks of their length."""
+
+import enum
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from eejax.cli import measuring, output
+from eejax.cli.measuring import Text
+from eejax.errors import ArgumentError
+
+if TYPE_CHECKING:
+  from eejax.analysis.capture_file import Captured
+  from eejax.checkpoint.folder import Checkpoint
+  from eejax.data.batch import Batch
+  from eejax.data.tokenizer import Tokenizer
+
+
+class Reads(enum.Enum):
+  """Where a model is read.
+
+  BLOCKS: after every block, and at trained exits. ATTENTION: also between the
+  attention and the MLP of every block.
+  """
+
+  BLOCKS = 'blocks'
+  ATTENTION = 'attention'
+
+
+def capture_text(
+  model: 'Checkpoint',
+  text: Text,
+  reads: Reads,
+  *,
+  path: pathlib.Path | None,
+  dtype: str,
+  name: str = 'reading every depth',
+) -> 'Captured':
+  """Capture a text with a model, with progress.
+
+  Raises:
+    EejaxError: the text is too short, or the model's numbers are not finite.
+  """
+  from eejax.analysis.capture import About, CaptureConfig, capture
+  from eejax.analysis.capture_file import ReadoutKind
+  from eejax.data.batch import Packing
+
+  batches = measuring.read_text(model, text, packing=Packing.PACKED)
+  check_length(batches, text, model)
+  kinds = [ReadoutKind.NATURAL, ReadoutKind.EXIT]
+  if reads is Reads.ATTENTION:
+    kinds.append(ReadoutKind.ATTENTION)
+  tokenizer = measuring.open_tokenizer(model)
+  return capture(
+    model.params,
+    output.track(batches, name, unit='step'),
+    config=model.config,
+    settings=CaptureConfig(kinds=tuple(kinds), dtype=dtype),
+    path=path,
+    about=About(
+      model={'family': model.config.model.family},
+      backbone_hash=model.backbone_hash or '',
+      data={'name': text.data, 'split': text.part},
+      tokenizer={'fingerprint': tokenizer.fingerprint},
+    ),
+  )
+
+
+def check_length(
+  batches: 'Sequence[Batch]', text: Text, model: 'Checkpoint'
+) -> None:
+  """Raise an error where a text does not fill one row.
+
+  Raises:
+    ArgumentError: it has fewer tokens than a row.
+  """
+  tokens = int(sum((batch.weights > 0).sum() for batch in batches))
+  length = text.row_length(model.config.model.max_length)
+  if tokens < length:
+    raise ArgumentError(
+      f'{text.data} ({text.part}) has {tokens} tokens to predict, fewer than '
+      f'one row of {length}; give more text or a smaller --sequence-length.'
+    )
+
+
+def capture_words(
+  model: 'Checkpoint', tokenizer: 'Tokenizer', text: str, dtype: str
+) -> 'Captured':
+  """Capture a text given as words, as one row.
+
+  Raises:
+    ArgumentError: it has fewer than two tokens.
+  """
+  from eejax.analysis.capture import CaptureConfig, capture
+  from eejax.analysis.capture_file import ReadoutKind
+  from eejax.data.batch import Batch
+
+  # One more than a row holds, for the last one is predicted alone.
+  most = model.config.model.max_length + 1
+  ids = tokenizer.encode_document(text)[:most]
+  if len(ids) < 2:
+    raise ArgumentError(f'the text {text!r} has no token to predict.')
+  batch = Batch.padding(1, sequence_length=len(ids) - 1)
+  batch.tokens[0], batch.targets[0] = ids[:-1], ids[1:]
+  batch.weights[0], batch.segment_ids[0] = 1, 1
+  batch.positions[0] = np.arange(len(ids) - 1)
+  return capture(
+    model.params,
+    [batch],
+    config=model.config,
+    settings=CaptureConfig(
+      kinds=(ReadoutKind.NATURAL,),
+      fields=('top_tokens', 'top_log_probs'),
+      dtype=dtype,
+    ),
+  )
