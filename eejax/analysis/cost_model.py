@@ -35,6 +35,7 @@ from eejax.config import EarlyExitConfig, ExitHeadKind
 from eejax.decoding.accounting import Accounting, BatchAccounting
 from eejax.decoding.replay import Work, replay
 from eejax.errors import ArgumentError
+from eejax.hardware import Hardware
 from eejax.models import decoder
 from eejax.types import Int, PyTree
 
@@ -71,6 +72,59 @@ class ModelCost:
 
 
 @dataclasses.dataclass(frozen=True)
+class SharedReads:
+  """Say what tokens cost that share one read of weights, over one token.
+
+  Attributes:
+    tokens: numbers of tokens that are known, rising from 1.
+    factors: the cost of as many over one, each at least 1.
+  """
+
+  tokens: tuple[int, ...] = (1,)
+  factors: tuple[float, ...] = (1.0,)
+
+  def __post_init__(self):
+    if len(self.tokens) != len(self.factors) or self.tokens[0] != 1:
+      raise ArgumentError('every number of tokens needs a factor, from 1 on.')
+    if min(self.factors) < 1:
+      raise ArgumentError(
+        f'tokens that share a read cannot cost less than one: {self.factors}.'
+      )
+
+  @classmethod
+  def on(
+    cls, machine: Hardware, *, dtype: str, bytes_per_value: int, most: int
+  ) -> 'SharedReads':
+    """Return the roofline of a machine: arithmetic hides behind reading.
+
+    A weight is read in bytes_per_value / bandwidth and takes 2 operations a
+    token, so up to n0 = bytes_per_value peak / (2 bandwidth) tokens are free.
+
+    Args:
+      machine: its peaks.
+      dtype: whose peak counts.
+      bytes_per_value: of a weight.
+      most: tokens at most.
+    """
+    free = bytes_per_value * machine.flops(dtype)
+    free /= 2 * machine.memory_bandwidth
+    tokens = tuple(range(1, max(most, 1) + 1))
+    return cls(tokens, tuple(max(1.0, n / free) for n in tokens))
+
+  def of(self, tokens: float) -> float:
+    """Return the factor of so many tokens, beyond the last as it last rose."""
+    if tokens <= self.tokens[-1] or len(self.tokens) == 1:
+      return float(np.interp(tokens, self.tokens, self.factors))
+    rise = (self.factors[-1] - self.factors[-2]) / (
+      self.tokens[-1] - self.tokens[-2]
+    )
+    return self.factors[-1] + rise * (tokens - self.tokens[-1])
+
+
+ALL_FREE = SharedReads()
+
+
+@dataclasses.dataclass(frozen=True)
 class DecodeCost:
   """Predict the cost of decoding at batch 1.
 
@@ -78,26 +132,24 @@ class DecodeCost:
     model: what the parts cost.
     reads_logits: whether the criterion reads an exit's logits; else it reads
       the gate, and only the head that is taken is read.
-    window_factor: cost of a window of tokens over that of one, at least 1.
+    shared: what windows of tokens cost.
+    step: what a token costs beside blocks and heads, in the same unit.
+    check: what asking an exit costs beside its head or gate.
   """
 
   model: ModelCost
   reads_logits: bool
-  window_factor: float = 1.0
-
-  def __post_init__(self):
-    if self.window_factor < 1:
-      raise ArgumentError(
-        f'window_factor must be at least 1, not {self.window_factor}.'
-      )
+  shared: SharedReads = ALL_FREE
+  step: float = 0.0
+  check: float = 0.0
 
   def of(self, work: Work) -> float:
     """Return what some work costs, in the unit of the model's costs."""
     m = self.model
     stages = np.array(m.stage_blocks) * m.block + np.array(m.exit_blocks)
-    single = work.stage_runs[:, 0]
-    wide = work.stage_runs[:, 1:].sum(axis=1)
-    cost = (single + self.window_factor * wide) @ stages
+    factors = np.array([self.shared.of(width) for width in work.widths])
+    cost = (work.stage_runs @ factors) @ stages
+    cost += self.step * work.tokens + self.check * work.checks.sum()
     if self.reads_logits:
       # A check reads the head that it may take; where the model ends there is
       # no check.
@@ -106,9 +158,14 @@ class DecodeCost:
     heads, gates = np.array(m.heads), np.array(m.gates)
     return float(cost + work.taken @ heads + work.checks @ gates)
 
+  @property
+  def full_token(self) -> float:
+    """Return what full decoding costs a token, exits not compiled in."""
+    return self.model.full_token + self.step
+
   def speedup(self, work: Work) -> float:
     """Return how many times faster than full decoding some work is."""
-    return self.model.full_token * work.tokens / self.of(work)
+    return self.full_token * work.tokens / self.of(work)
 
 
 def model_cost(
@@ -194,33 +251,52 @@ def work_of_depths(
 class CountedCost:
   """Predict the seconds of work that a decode loop counted, in any batch.
 
-  Weights that are read for one token serve the others of a batch or a window,
-  which add their arithmetic alone: n tokens take 1 + further (n - 1) times as
-  long as one. Counts of reads and of passes are all that is needed, for the
-  sum over all reads is linear in them:
+  Weights that are read for one token serve the others of a batch or a window.
+  Counts of reads and of passes are all that is known, so each read is taken
+  to serve as many tokens as the others:
 
-    block (reads + further (passes - reads)), and likewise for heads.
+    block reads f(passes / (reads rows)) + head reads + step ticks
+
+  with f what a window costs over one token of each row. A head's seconds are
+  those of a step of all rows.
 
   Attributes:
-    block: seconds of a block for one token.
-    head: seconds of an output matrix for one token.
-    further: share of these that each further token adds.
+    block: seconds of a block for one token of each row.
+    head: seconds of an output matrix for one token of each row.
+    shared: what windows of tokens of each row cost.
+    step: seconds of a step of the loop beside them.
+    check: seconds of asking an exit beside its head.
+    rows: decoded together.
   """
 
   block: float
   head: float
-  further: float
+  shared: SharedReads = ALL_FREE
+  step: float = 0.0
+  check: float = 0.0
+  rows: int = 1
 
-  def of(self, work: Accounting, batch: BatchAccounting) -> float:
-    """Return the seconds that counted work should take."""
+  def of(
+    self, work: Accounting, batch: BatchAccounting, *, tokens: int
+  ) -> float:
+    """Return the seconds that counted work should take.
+
+    Args:
+      work: of all rows.
+      batch: what they read together.
+      tokens: emitted by all rows.
+    """
     passes = work.blocks_run + work.exit_blocks_run
-    blocks = self._shared(batch.block_reads, passes)
-    heads = self._shared(batch.head_reads, work.head_calls)
-    return self.block * blocks + self.head * heads
-
-  def _shared(self, reads: int, uses: int) -> float:
-    # What rides along uncounted may leave fewer uses than reads.
-    return reads + self.further * max(uses - reads, 0)
+    each = passes / max(batch.block_reads * self.rows, 1)
+    blocks = batch.block_reads * self.shared.of(max(each, 1.0))
+    # Every row asks at most once a step, and answers once.
+    asked = max(batch.head_reads - tokens / self.rows, 0.0)
+    return (
+      self.block * blocks
+      + self.head * batch.head_reads
+      + self.step * tokens / self.rows
+      + self.check * asked
+    )
 
 
 def _size(tree: PyTree) -> int:

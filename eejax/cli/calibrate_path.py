@@ -31,8 +31,8 @@ from eejax.errors import EejaxError
 if TYPE_CHECKING:
   from eejax.analysis.certify import Prompt, Text
   from eejax.checkpoint.folder import Checkpoint
+  from eejax.evaluation.part_times import PartTimes
   from eejax.evaluation.scores import ExitScores
-  from eejax.evaluation.wall_clock import PartTimes
 
 # Agreement, teacher-forced, that thresholds are searched for: safe to risky.
 TARGETS = (

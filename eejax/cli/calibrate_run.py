@@ -41,8 +41,8 @@ from eejax.decoding.generate import FULL_DEPTH
 from eejax.decoding.policy import Policy
 from eejax.decoding.prepare import prepare
 from eejax.errors import ArgumentError
-from eejax.evaluation import wall_clock
-from eejax.evaluation.wall_clock import PartTimes
+from eejax.evaluation import part_times
+from eejax.evaluation.part_times import PartTimes
 from eejax.version import __version__
 
 SEARCH, CERTIFY = 'search', 'certify'
@@ -374,10 +374,10 @@ class _Work:
     """Return what the parts of decoding take on this machine."""
     if self._times is None:
       with output.waiting('timing the parts of decoding'):
-        self._times = wall_clock.part_times(
+        self._times = part_times.part_times(
           self._prepared,
-          config=self._model.config.model,
-          window=max(self._request.window, 2),
+          config=self._model.config,
+          window=self._request.window,
         )
     return self._times
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
   from eejax.checkpoint.folder import Checkpoint
   from eejax.data.batch import Batch, Packing
   from eejax.data.tokenizer import Tokenizer
-  from eejax.evaluation.wall_clock import PartTimes
+  from eejax.evaluation.part_times import PartTimes
   from eejax.ops.bootstrap import Interval
 
 STANDARD_LIBRARY = 'stdlib'
@@ -226,7 +226,12 @@ def decode_cost(
     times: of the parts on this machine, to count in seconds; None counts the
       bytes that are read.
   """
-  from eejax.analysis.cost_model import DecodeCost, in_seconds, model_cost
+  from eejax.analysis.cost_model import (
+    DecodeCost,
+    SharedReads,
+    in_seconds,
+    model_cost,
+  )
   from eejax.decoding.criteria import get_criterion
 
   cost = model_cost(model.config)
@@ -237,7 +242,9 @@ def decode_cost(
   return DecodeCost(
     in_seconds(cost, block=block, matrix=times.head),
     reads_logits=reads_logits,
-    window_factor=times.window_factor,
+    shared=SharedReads(times.widths, times.factors),
+    step=times.step,
+    check=times.check if reads_logits else times.gate_check,
   )
 
 

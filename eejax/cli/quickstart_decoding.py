@@ -29,7 +29,8 @@ from eejax.decoding.generate import generate
 from eejax.decoding.policy import Threshold
 from eejax.decoding.prepare import prepare
 from eejax.errors import ArgumentError
-from eejax.evaluation import scores, sweep, wall_clock
+from eejax.evaluation import scores, sweep
+from eejax.evaluation.part_times import part_times
 from eejax.evaluation.sweep import Search
 
 PROMPT_TOKENS = 32
@@ -69,9 +70,9 @@ def _thresholds(settings: Settings, models: Models) -> dict[str, Any]:
     criteria=measuring.usable_criteria(model),
   )
   with output.waiting('timing the parts of decoding'):
-    times = wall_clock.part_times(
+    times = part_times(
       prepare(model.params, config=model.config),
-      config=model.config.model,
+      config=model.config,
       window=settings.window,
     )
   cost_of = functools.partial(measuring.decode_cost, model, times=times)

@@ -30,7 +30,8 @@ from eejax.decoding.prepare import prepare
 from eejax.decoding.replay import full_work
 from eejax.decoding.results import GeneratedRow, GenerateResult
 from eejax.evaluation import scores, sweep, wall_clock
-from eejax.evaluation.wall_clock import PartTimes, Ratio
+from eejax.evaluation.part_times import PartTimes
+from eejax.evaluation.wall_clock import Ratio
 
 # Thresholds that are timed besides the calibrated ones.
 GRID: tuple[Threshold, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, None)

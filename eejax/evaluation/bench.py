@@ -25,7 +25,7 @@ import itertools
 import os
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from eejax.config import EarlyExitConfig
 from eejax.decoding.accounting import Accounting, BatchAccounting
@@ -39,8 +39,17 @@ from eejax.evaluation.lossless import first_difference
 from eejax.evaluation.wall_clock import Ratio, interleaved, speed_ratio
 from eejax.types import DTypeLike, Params
 
-# Seconds, or any other unit, of the work that was counted.
-Predict = Callable[[Accounting, BatchAccounting], float]
+
+@runtime_checkable
+class Predict(Protocol):
+  """Return the seconds, or any other unit, of the work that was counted."""
+
+  def __call__(
+    self, work: Accounting, batch: BatchAccounting, *, tokens: int, rows: int
+  ) -> float:
+    """Return them for so many tokens of so many rows together."""
+    ...
+
 
 # What cannot be combined with speculation is left out of a grid.
 _SPECULATIVE_BATCHINGS = (Batching.RIDE_ALONG, Batching.DEPTH_QUEUE)
@@ -300,7 +309,12 @@ class Bench:
     work = ours.accounting
     depths = [d for r in ours.last for row in r.rows for d in row.exit_depths]
     starts, places = _agreement(full.last, ours.last)
-    cost = lambda one: self._predict(one.accounting, one.reads) / one.tokens
+    cost = lambda one: (
+      self._predict(
+        one.accounting, one.reads, tokens=one.tokens, rows=setting.batch_size
+      )
+      / max(one.tokens, 1)
+    )
     return Line(
       setting=setting.values(),
       tokens_per_s=ours.tokens_per_s(),

@@ -20,6 +20,7 @@ from eejax.analysis.cost_model import (
   CountedCost,
   DecodeCost,
   ModelCost,
+  SharedReads,
   in_seconds,
   model_cost,
   work_of_depths,
@@ -27,6 +28,7 @@ from eejax.analysis.cost_model import (
 from eejax.decoding.accounting import Accounting, BatchAccounting
 from eejax.decoding.replay import Work, full_work
 from eejax.errors import ArgumentError
+from eejax.hardware import Hardware
 from eejax.testing import tiny
 
 MODEL = ModelCost(
@@ -60,8 +62,40 @@ def test_criteria_of_logits_read_every_head_that_is_asked():
 
 def test_windows_may_cost_more():
   cheap = DecodeCost(MODEL, reads_logits=False)
-  dear = DecodeCost(MODEL, reads_logits=False, window_factor=1.5)
+  dear = DecodeCost(
+    MODEL, reads_logits=False, shared=SharedReads((1, 8), (1.0, 1.5))
+  )
   assert dear.of(WORK) - cheap.of(WORK) == 0.5 * (40 + 60)
+
+
+def test_steps_and_checks_cost_beside_blocks():
+  plain = DecodeCost(MODEL, reads_logits=True)
+  more = DecodeCost(MODEL, reads_logits=True, step=2.0, check=3.0)
+  assert more.of(WORK) - plain.of(WORK) == 2 * 10 + 3 * 13
+  assert more.full_token == plain.full_token + 2
+
+
+class TestSharedReads:
+  def test_what_is_between_is_interpolated_and_beyond_goes_on(self):
+    shared = SharedReads((1, 4, 8), (1.0, 1.0, 3.0))
+    found = [shared.of(n) for n in (1, 2, 4, 6, 8, 10)]
+    assert found == [1.0, 1.0, 1.0, 2.0, 3.0, 4.0]
+    assert SharedReads().of(9) == 1.0
+
+  def test_a_roofline_is_flat_until_arithmetic_shows(self):
+    machine = Hardware('x', {'bfloat16': 400.0}, 1.0, 10.0, 1.0, 1)
+    # 2 bytes at 10 a second against 2 operations at 400: 40 tokens are free.
+    shared = SharedReads.on(
+      machine, dtype='bfloat16', bytes_per_value=2, most=80
+    )
+    assert [shared.of(n) for n in (1, 40, 60, 80)] == [1.0, 1.0, 1.5, 2.0]
+
+  @pytest.mark.parametrize(
+    'tokens, factors', [((1, 2), (1.0,)), ((2,), (1.0,)), ((1,), (0.9,))]
+  )
+  def test_what_cannot_be_is_refused(self, tokens, factors):
+    with pytest.raises(ArgumentError):
+      SharedReads(tokens, factors)
 
 
 @pytest.mark.parametrize('reads_logits', [True, False])
@@ -69,7 +103,7 @@ def test_full_decoding_is_as_fast_as_itself(reads_logits):
   model = ModelCost(
     10.0, 4.0, (3, 3, 6), (0.0, 0.0, 0.0), (7.0, 8.0, 5.0), (1,) * 3
   )
-  cost = DecodeCost(model, reads_logits=reads_logits)
+  cost = DecodeCost(model, reads_logits=reads_logits, step=3.0, check=2.0)
   assert cost.speedup(full_work(9, num_exits=2)) == 1.0
   assert model.full_token == 125.0
   assert model.head_in_blocks == 0.5
@@ -120,29 +154,33 @@ def test_measured_times_take_the_place_of_bytes():
   assert found.full_token == 12 * 20 + 102
 
 
-def test_the_window_factor_is_checked():
-  with pytest.raises(ArgumentError, match='window_factor'):
-    DecodeCost(MODEL, reads_logits=True, window_factor=0.5)
-
-
 class TestCountedCost:
-  cost = CountedCost(block=2.0, head=3.0, further=0.1)
+  cost = CountedCost(
+    block=2.0,
+    head=3.0,
+    shared=SharedReads((1, 5), (1.0, 3.0)),
+    step=1.0,
+    check=0.5,
+    rows=4,
+  )
 
-  def test_one_row_pays_every_read(self):
-    work = Accounting(blocks_run=12, head_calls=1)
-    batch = BatchAccounting(block_reads=12, head_reads=1)
-    assert self.cost.of(work, batch) == 12 * 2 + 3
+  def test_a_step_of_all_rows_pays_every_read_once(self):
+    # Two steps of four rows at full depth: 12 reads serve a token of each.
+    work = Accounting(blocks_run=24 * 4, head_calls=8)
+    batch = BatchAccounting(block_reads=24, head_reads=2)
+    assert self.cost.of(work, batch, tokens=8) == 24 * 2 + 2 * 3 + 2
 
-  def test_further_tokens_add_their_share(self):
-    # Eight rows: a block is read once and runs eight times.
-    work = Accounting(blocks_run=80, exit_blocks_run=16, head_calls=8)
-    batch = BatchAccounting(block_reads=12, head_reads=1)
-    expected = 2 * (12 + 0.1 * (96 - 12)) + 3 * (1 + 0.1 * 7)
-    assert self.cost.of(work, batch) == pytest.approx(expected)
+  def test_windows_cost_as_they_are_wide(self):
+    # Each read serves 3 tokens of each row: a factor of 2.
+    work = Accounting(blocks_run=20 * 4, exit_blocks_run=16 * 4)
+    batch = BatchAccounting(block_reads=12, head_reads=2)
+    assert self.cost.of(work, batch, tokens=8) == 12 * 2 * 2 + 2 * 3 + 2
 
-  def test_reads_for_nobody_are_still_paid(self):
-    batch = BatchAccounting(block_reads=5)
-    assert self.cost.of(Accounting(), batch) == 10
+  def test_heads_that_are_asked_besides_cost_a_check(self):
+    work = Accounting(blocks_run=24 * 4, head_calls=20)
+    batch = BatchAccounting(block_reads=24, head_reads=5)
+    found = self.cost.of(work, batch, tokens=8)
+    assert found == 24 * 2 + 5 * 3 + 2 + 3 * 0.5
 
 
 def test_work_of_depths_counts_windows():

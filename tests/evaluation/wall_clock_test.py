@@ -15,11 +15,8 @@
 
 import pytest
 
-from eejax.decoding.prepare import prepare
 from eejax.errors import ArgumentError
 from eejax.evaluation import wall_clock
-from eejax.evaluation.wall_clock import PartTimes
-from eejax.testing import tiny
 
 
 def recorders(calls, **seconds):
@@ -61,15 +58,3 @@ def test_a_ratio_is_of_medians_over_all_cases():
   )
   assert ratio.value == pytest.approx(10 / 3)
   assert (ratio.low, ratio.high) == (2.0, 4.0)
-
-
-def test_parts_take_time_and_a_window_costs_at_least_a_token():
-  config = tiny.tiny_config('2:norm:untied')
-  prepared = prepare(tiny.tiny_params(config), config=config)
-  found = wall_clock.part_times(
-    prepared, config=config.model, window=8, repeats=3
-  )
-  assert found.blocks > 0 and found.head > 0
-  assert 1.0 <= found.window_factor < 100
-  assert PartTimes(2.0, 1.0, 1.0).window_factor == 1.0
-  assert PartTimes(2.0, 3.0, 1.0).window_factor == 1.5
