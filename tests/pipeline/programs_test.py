@@ -23,6 +23,7 @@ import pytest
 from jax.sharding import AxisType
 
 from eejax.pipeline.cost import Keep
+from eejax.pipeline.fill import loss_scales
 from eejax.pipeline.forward_only import forward_only
 from eejax.pipeline.gpipe import gpipe
 from eejax.pipeline.one_f_one_b import one_f_one_b
@@ -73,6 +74,7 @@ def toy_stage(places, exits=EXITS):
   """Return exits with matrices of their own and a head with the table."""
 
   def result(kernel, read, turn, weight, name):
+    weight = weight * turn.context['scale'][turn.place]
     found = losses(read, kernel, turn.batch['targets'])
     sums = {'exit': jnp.zeros(()), 'final': jnp.zeros(())}
     return HeadResult(
@@ -83,7 +85,9 @@ def toy_stage(places, exits=EXITS):
 
   def of_exit(params, read, turn):
     kernel = params.own['exit']
-    return result(kernel, read, turn, turn.context[turn.place], 'exit')
+    return result(
+      kernel, read, turn, turn.context['weights'][turn.place], 'exit'
+    )
 
   def of_final(params, read, turn):
     read = read * params.shared['scale'][None, None]
@@ -108,6 +112,11 @@ def toy_stage(places, exits=EXITS):
 
 def toy_weights(places):
   return jnp.linspace(0.3, 0.9, places)
+
+
+def context(places, scale=None):
+  scale = jnp.ones((places,)) if scale is None else scale
+  return {'weights': toy_weights(places), 'scale': scale}
 
 
 def plain(params, batch, places, exits=EXITS, final=1.0):
@@ -189,7 +198,7 @@ def test_gradients_are_those_without_a_pipeline(
     mesh=make_mesh(stage=stages, data=data),
     idle=math.nan,
   )
-  found = jax.jit(run)(trainable, frozen, batch, toy_weights(places))
+  found = jax.jit(run)(trainable, frozen, batch, context(places))
   loss, want = jax.value_and_grad(plain)(params, batch, places)
   assert_near(found.loss, loss)
   want, _ = split(want, params, stages, rounds)
@@ -197,3 +206,56 @@ def test_gradients_are_those_without_a_pipeline(
   assert float(found.sums['final']) > 1
   best = found.kept[1][-1, -1]
   assert best.shape == (microbatches, 4, LENGTH)
+
+
+def test_forward_only_gives_the_gradients_of_heads():
+  params, batch = toy_params(4), toy_batch(3)
+  trainable, frozen = split(params, ('exit', 'scale'), 4)
+  run = functools.partial(
+    forward_only,
+    toy_stage(4),
+    schedule=Schedule(ScheduleKind.FORWARD_ONLY, 4, 3),
+    mesh=make_mesh(stage=4, data=2),
+    idle=math.nan,
+  )
+  found = jax.jit(run)(trainable, frozen, batch, context(4))
+  loss, want = jax.value_and_grad(plain)(params, batch, 4)
+  assert_near(found.loss, loss)
+  jax.tree.map(
+    assert_near, found.gradients, split(want, ('exit', 'scale'), 4)[0]
+  )
+
+
+class TestFillers:
+  @pytest.mark.parametrize('keep', Keep)
+  def test_over_all_orders_the_gradient_is_that_of_the_batch(self, keep):
+    stages, microbatches, fillers = 4, 2, 3
+    count = microbatches + fillers
+    schedule = Schedule(
+      ScheduleKind.ONE_F_ONE_B, stages, microbatches, fillers=fillers
+    )
+    params, batch = toy_params(stages), toy_batch(count)
+    trainable, frozen = split(params, params, stages)
+    program = functools.partial(
+      one_f_one_b,
+      toy_stage(stages),
+      schedule=schedule,
+      mesh=make_mesh(stage=stages),
+      keep=keep,
+      idle=math.nan,
+    )
+    scale = loss_scales(jnp.ones((count,)), schedule=schedule)
+    run = jax.jit(
+      lambda batch: program(trainable, frozen, batch, context(stages, scale))
+    )
+    turned = [
+      run(jax.tree.map(lambda x, i=i: jnp.roll(x, i, axis=0), batch))
+      for i in range(count)
+    ]
+    mean = lambda *xs: sum(xs) / count
+    found = jax.tree.map(mean, *[t.gradients for t in turned])
+    want = jax.grad(plain)(params, batch, stages)
+    jax.tree.map(assert_near, found, split(want, params, stages)[0])
+    # Of one order alone it is another, for fillers see early exits only.
+    one = turned[0].gradients.own['up']
+    assert float(jnp.abs(one - want['up']).max()) > 0.01
