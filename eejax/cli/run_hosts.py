@@ -92,6 +92,8 @@ def open_run(
     mesh_lib.check_batch(devices, rows=rows, microbatches=microbatches)
     mesh_lib.check_stages(devices, blocks=blocks)
   with contextlib.ExitStack() as stack:
+    if hosts is not None:
+      stack.enter_context(_native_prints_on_stderr())
 
     def claim() -> None:
       own = stack.enter_context(run_folder.claim(folder, identity=identity))
@@ -108,6 +110,19 @@ def open_run(
       if found is not None:
         raise EejaxError(found) from None
       raise
+
+
+@contextlib.contextmanager
+def _native_prints_on_stderr() -> Iterator[None]:
+  """Keep stdout for results: gloo tells there whom it has connected."""
+  sys.stdout.flush()
+  own = os.dup(1)
+  os.dup2(2, 1)
+  try:
+    yield
+  finally:
+    os.dup2(own, 1)
+    os.close(own)
 
 
 def _end_at_once(sentence: str) -> None:

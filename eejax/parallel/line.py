@@ -76,6 +76,8 @@ class Peer:
     """Let go of the connection, whoever may be reading it."""
     with contextlib.suppress(OSError):
       self._connection.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(OSError, ValueError):
+      self._reader.close()
     self._connection.close()
 
 

@@ -84,6 +84,11 @@ def start(
   )
 
 
+def line() -> Line | None:
+  """Return the line to the other processes, None without any."""
+  return _line
+
+
 def leave(exit_code: int, sentence: str = '') -> None:
   """Take leave of the other processes; the last thing that a process does.
 
@@ -94,18 +99,19 @@ def leave(exit_code: int, sentence: str = '') -> None:
     exit_code: of the process.
     sentence: what went wrong, for the others to show.
   """
-  if _line is None:
+  own = line()
+  if own is None:
     return
   if exit_code == 0:
-    _line.exchange('end')
-    _line.close()
+    own.exchange('end')
+    own.close()
     return
-  _line.fail(sentence)
+  own.fail(sentence)
   sys.stdout.flush()
   sys.stderr.flush()
-  if _line.rank == 0:
+  if own.rank == 0:
     # jax aborts the others when its service is gone.
-    _line.wait_for_others(5.0)
+    own.wait_for_others(5.0)
   os._exit(exit_code)
 
 
@@ -147,17 +153,20 @@ def code_hash() -> str:
 
 def is_first() -> bool:
   """Return whether this process writes what there is one of."""
-  return _line is None or _line.rank == 0
+  own = line()
+  return own is None or own.rank == 0
 
 
 def count() -> int:
   """Return how many processes there are."""
-  return 1 if _line is None else _line.count
+  own = line()
+  return 1 if own is None else own.count
 
 
 def gather(value: Any) -> list[Any]:
   """Return every process's plain `value`; all of them must ask."""
-  return [value] if _line is None else _line.exchange(value)
+  own = line()
+  return [value] if own is None else own.exchange(value)
 
 
 def barrier() -> None:
@@ -171,9 +180,10 @@ def from_first(work: Callable[[], T]) -> T:
   Args:
     work: returns plain values for JSON. What it raises is raised everywhere.
   """
-  if _line is None:
+  own = line()
+  if own is None:
     return work()
-  if _line.rank == 0:
+  if own.rank == 0:
     try:
       result = work()
     except EejaxError as error:
@@ -198,27 +208,31 @@ class StopAgreement:
 
   def agreed(self, *, requested: bool) -> bool:
     """Return whether to stop now; call it once before every step."""
-    if _line is None:
+    own = line()
+    if own is None:
       return requested
-    _line.begin(requested)
-    if _line.pending() <= self.DELAY:
+    own.begin(requested)
+    if own.pending() <= self.DELAY:
       return False
-    return any(_line.finish())
+    return any(own.finish())
 
   def settle(self) -> None:
     """Take in what is still on the way, when no step follows."""
-    while _line is not None and _line.pending():
-      _line.finish()
+    own = line()
+    while own is not None and own.pending():
+      own.finish()
 
 
 def verdict(seconds: float = 10.0) -> str | None:
   """Return what is known of a lost host, waiting a while for it."""
-  return None if _line is None else _line.verdict(seconds)
+  own = line()
+  return None if own is None else own.verdict(seconds)
 
 
 def to_host(tree: PyTree) -> PyTree:
   """Return the arrays of a tree whole on every host; all must ask."""
-  if _line is None:
+  own = line()
+  if own is None:
     return jax.device_get(tree)
   with jax.set_mesh(None):
     return multihost_utils.process_allgather(tree, tiled=True)

@@ -64,6 +64,8 @@ def join(
   peer = _call(address, deadline, timeout_s)
   peer.send({'rank': rank, 'count': count, 'introduction': introduction})
   answer = peer.receive()
+  if answer is None or answer.get('refused'):
+    peer.close()
   if answer is None:
     raise EejaxError(
       'host 0 ended before all hosts had joined; see what it says.'
@@ -95,6 +97,7 @@ def _receive_all(
       wrong = _misfit(greeting, peers, count)
       if wrong is not None:
         peer.send({'refused': wrong})
+        peer.close()
         break
       peers[greeting['rank']] = peer
       said[greeting['rank']] = greeting['introduction']
