@@ -27,7 +27,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eejax.analysis.capture_file import Readout, ReadoutKind
+from eejax.analysis.capture_file import (
+  Readout,
+  ReadoutKind,
+  compared_with,
+)
 from eejax.analysis.capture_readings import (
   ChunkReadings,
   ChunkStates,
@@ -96,23 +100,8 @@ class BatchReading:
 
   @property
   def before(self) -> tuple[int | None, ...]:
-    """Return which read-out each one is compared with, None for none.
-
-    It is the natural one of the depth before, of an exit the exit before.
-    """
-    readouts = self.readouts
-
-    def find(r: Readout) -> int | None:
-      is_exit = r.kind is ReadoutKind.EXIT
-      kind = ReadoutKind.EXIT if is_exit else ReadoutKind.NATURAL
-      earlier = [
-        i
-        for i, other in enumerate(readouts)
-        if other.kind is kind and other.depth < r.depth
-      ]
-      return max(earlier, default=None)
-
-    return tuple(find(r) for r in readouts)
+    """Return which read-out each one is compared with, None for none."""
+    return compared_with(self.readouts)
 
   def _computed(self) -> list[Readout]:
     natural = [

@@ -127,6 +127,26 @@ class Readout:
   kind: ReadoutKind
 
 
+def compared_with(readouts: Sequence[Readout]) -> tuple[int | None, ...]:
+  """Return the read-out before each one, None where there is none.
+
+  It is the natural one of the depth before, of an exit the exit before; what
+  follows an attention is compared with what stood before it.
+  """
+
+  def find(r: Readout) -> int | None:
+    is_exit = r.kind is ReadoutKind.EXIT
+    kind = ReadoutKind.EXIT if is_exit else ReadoutKind.NATURAL
+    earlier = [
+      i
+      for i, other in enumerate(readouts)
+      if other.kind is kind and other.depth < r.depth
+    ]
+    return max(earlier, default=None)
+
+  return tuple(find(r) for r in readouts)
+
+
 class TextKind(enum.Enum):
   """Whose text it is.
 
