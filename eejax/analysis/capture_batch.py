@@ -55,7 +55,8 @@ from eejax.models.exits import (
   output_kernels,
   output_matrix_name,
 )
-from eejax.types import Array, Float, Int, Params
+from eejax.ops.norm import rms_norm
+from eejax.types import Array, Float, Int, Num, Params
 
 _COMPARED = ('js_previous', 'hidden_cosine_previous')
 
@@ -179,13 +180,18 @@ def _states(
     **context,
   )
 
-  def take(x: Float[Array, 'B T *D']) -> Float[Array, 'C *D']:
+  def take(x: Num[Array, 'B T *D']) -> Num[Array, 'C *D']:
     flat = x.reshape(-1, *x.shape[2:])
     return flat if chosen is None else flat[chosen]
 
-  def stack(streams):
-    taken = jnp.stack([take(cast(Array, s)) for s in streams])
-    return decoder.final_hidden(backbone, taken, config=model)
+  normed = functools.partial(
+    rms_norm,
+    scale=backbone['final_norm']['scale'],
+    epsilon=model.norm_epsilon,
+  )
+  stack = lambda streams: normed(
+    jnp.stack([take(cast(Array, s)) for s in streams])
+  )
 
   inner, tapped = how.depths[:-1], out.exit_inputs
   nothing = jnp.zeros((0, *take(batch['targets']).shape, model.embed_dim))
@@ -211,7 +217,7 @@ def _states(
     natural=stack([hidden_at(d) for d in inner]) if inner else nothing,
     attention=attention,
     exits=tuple(exits),
-    final=decoder.final_hidden(backbone, take(out.hidden), config=model),
+    final=normed(take(out.hidden)),
     targets=take(batch['targets']),
   )
   return states, gates

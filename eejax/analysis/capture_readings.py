@@ -298,7 +298,7 @@ def _in_blocks(logits: Float[Array, 'C V']) -> Float[Array, 'C blocks size']:
 
 @flax.struct.dataclass
 class ChunkStates:
-  """Hold what output matrices read at a chunk of positions.
+  """Hold what output matrices read at a chunk of positions, or at several.
 
   Attributes:
     natural: at the natural read-outs but the last, shallowest first.
@@ -308,11 +308,11 @@ class ChunkStates:
     targets: the tokens that follow.
   """
 
-  natural: Float[Array, 'N C D']
-  attention: Float[Array, 'N C D'] | None
-  exits: tuple[Float[Array, 'C D'], ...]
-  final: Float[Array, 'C D']
-  targets: Int[Array, 'C']
+  natural: Float[Array, '*chunks N C D']
+  attention: Float[Array, '*chunks N C D'] | None
+  exits: tuple[Float[Array, '*chunks C D'], ...]
+  final: Float[Array, '*chunks C D']
+  targets: Int[Array, '*chunks C']
 
 
 @flax.struct.dataclass

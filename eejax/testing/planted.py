@@ -32,6 +32,7 @@ c and V: `expected` gives them all.
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -206,7 +207,8 @@ def planted_params(plan: Plan) -> Params:
     'head': {'kernel': _output_matrix(plan) / unit},
   }
   exits = {e.name: _exit(plan, ones, unit) for e in plan.config.exits}
-  return _on_device({'backbone': backbone, 'exits': exits})
+  to_device = lambda x: jnp.asarray(x, jnp.float32)
+  return jax.tree.map(to_device, {'backbone': backbone, 'exits': exits})
 
 
 def _output_matrix(plan: Plan) -> Float[np.ndarray, 'D V']:
@@ -227,12 +229,6 @@ def _exit(plan: Plan, ones: np.ndarray, unit: float) -> Params:
     'output': {'kernel': kernel, 'bias': np.zeros(1, np.float32)},
   }
   return {'norm': {'scale': ones}, 'gate': gate}
-
-
-def _on_device(tree: Params) -> Params:
-  if isinstance(tree, dict):
-    return {k: _on_device(v) for k, v in tree.items()}
-  return jnp.asarray(tree, jnp.float32)
 
 
 def idle_from(params: Params, depth: int) -> Params:
