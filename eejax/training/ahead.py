@@ -133,7 +133,7 @@ def abstract_params(
 def abstract_batch(mesh: Mesh, *, rows: int, length: int) -> TokenBatch:
   """Return the shapes of a batch on a mesh."""
   where = sharding.batch_sharding(mesh)
-  make = lambda dtype: jax.ShapeDtypeStruct(
+  make: Any = lambda dtype: jax.ShapeDtypeStruct(
     (rows, length), dtype, sharding=where
   )
   whole, real = make(jnp.int32), make(jnp.float32)

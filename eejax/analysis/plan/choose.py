@@ -132,8 +132,12 @@ class Choice:
   refused: tuple[Refusal, ...]
 
 
-def choose(question: Question) -> Choice:
+def choose(question: Question, *, only: MeshConfig | None = None) -> Choice:
   """Return the layouts of a workload over some devices, sorted.
+
+  Args:
+    question: what is looked for.
+    only: the one mesh to look at; None looks at all.
 
   Raises:
     EejaxError: no mesh can hold the model and the batch as they are.
@@ -141,7 +145,7 @@ def choose(question: Question) -> Choice:
   best: dict[tuple, Plan] = {}
   least: dict[MeshConfig, Plan] = {}
   refused: dict[str, list[str]] = {}
-  for mesh in meshes(question.devices):
+  for mesh in meshes(question.devices) if only is None else (only,):
     why = refusal(question, mesh)
     if why is not None:
       refused.setdefault(why, []).append(mesh_words(mesh))

@@ -291,9 +291,8 @@ class _Work:
   def _matrix(self, frozen: bool, messages: bool) -> StageCost:
     """Return what an output matrix costs, as the cost of heads."""
     model, parts = self._workload.config.model, self._mesh.model
-    width = model.vocab_size
-    width = width / parts if width % parts == 0 else width
-    values = model.embed_dim * width
+    cut = parts if model.vocab_size % parts == 0 else 1
+    values = model.embed_dim * model.vocab_size / cut
     seconds = self._seconds(2 * values, values)
     forward, backward = seconds, (2 if frozen else 3) * seconds
     if messages:

@@ -204,29 +204,36 @@ def device_values(tree: PyTree, sizes: Mapping[str, int]) -> int:
     tree: shapes of parameters.
     sizes: of the axes of the mesh.
   """
-  total = 0
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    total += math.prod(_part(path_names(path), leaf, sizes))
-  return total
+  mesh = tuple(sizes.items())
+  return sum(
+    _part_size(path_names(path), leaf.shape, mesh)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  )
 
 
 def device_bytes(tree: PyTree, sizes: Mapping[str, int]) -> int:
   """Return how many bytes of a tree each device holds."""
-  total = 0
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    part = _part(path_names(path), leaf, sizes)
-    total += math.prod(part) * leaf.dtype.itemsize
-  return total
+  mesh = tuple(sizes.items())
+  return sum(
+    leaf.dtype.itemsize * _part_size(path_names(path), leaf.shape, mesh)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  )
 
 
-def _part(path, leaf, sizes) -> list[int]:
-  """Return the shape of a device's part of a leaf."""
-  axes = parameter_axes(path, ndim=len(leaf.shape))
+@functools.cache
+def _part_size(
+  path: tuple[str, ...],
+  shape: tuple[int, ...],
+  mesh: tuple[tuple[str, int], ...],
+) -> int:
+  """Return the numbers in a device's part of a leaf."""
+  axes = parameter_axes(path, ndim=len(shape))
   if axes is None:
-    return list(leaf.shape)
-  spec = partition(axes, shape=leaf.shape, mesh=sizes, kind=Kind.PARAMETER)
-  part = []
-  for size, names in zip(leaf.shape, spec, strict=True):
+    return math.prod(shape)
+  sizes = dict(mesh)
+  spec = partition(axes, shape=shape, mesh=sizes, kind=Kind.PARAMETER)
+  part = 1
+  for size, names in zip(shape, spec, strict=True):
     names = (names,) if isinstance(names, str) else names or ()
-    part.append(size // math.prod(sizes[n] for n in names))
+    part *= size // math.prod(sizes[n] for n in names)
   return part
