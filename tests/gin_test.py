@@ -22,9 +22,11 @@ import pytest
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint.manifest import Manifest
 from eejax.cli import (
-  configurables,  # noqa: F401  (registers what gin files may name)
+  analyse_configurables,  # noqa: F401  (registers what gin files may name)
+  configurables,  # noqa: F401
   gin_config,
   run_identity,
+  stages,
   training_runs,
 )
 from eejax.config import ModelConfig
@@ -83,8 +85,10 @@ def needed(file):
 @pytest.mark.parametrize('file', RUNS)
 def test_runs(file, monkeypatch):
   """Call the run up to the point where it takes its folder."""
-  verb = 'tune' if 'tune' in file else 'pretrain'
+  verbs = (v for v in ('analyse', 'tune') if v in file)
+  verb = next(verbs, 'pretrain')
   monkeypatch.setattr(training_runs, 'claimed', _stop)
+  monkeypatch.setattr(stages, 'claimed', _stop)
   monkeypatch.setattr(checkpoint_folder, 'read_manifest', _some_manifest)
   monkeypatch.setattr(
     checkpoint_folder, 'read_config', lambda path: _some_manifest(path).config

@@ -16,6 +16,7 @@
 import re
 import xml.etree.ElementTree as ElementTree
 
+import numpy as np
 import pytest
 
 from eejax.analysis import plots
@@ -170,6 +171,73 @@ class TestBars:
 
   def test_every_bar_tells_its_number(self):
     assert hints(self.bars())[0] == 'text, 3: 50 %'
+
+
+class TestBands:
+  def test_a_band_runs_along_the_ends(self):
+    found = Series('a', [0, 1], [1.0, 2.0], ends=[(0.0, 2.0), (1.0, 3.0)])
+    tree = chart([found])
+    polygon = next(e for e in tree.iter() if e.tag.endswith('polygon'))
+    corners = [c.split(',') for c in polygon.get('points').split()]
+    xs = [float(x) for x, _ in corners]
+    ys = [float(y) for _, y in corners]
+    # Up along the upper ends and back along the lower ones.
+    assert xs[0] == xs[3] < xs[1] == xs[2]
+    assert ys[1] < ys[0] and ys[2] < ys[3]
+    assert ys[0] < ys[3]
+
+  def test_a_scale_holds_the_ends(self):
+    narrow = chart([Series('a', [0, 1], [1.0, 1.1])])
+    wide = chart([Series('a', [0, 1], [1.0, 1.1], ends=[(0.0, 9.0)] * 2)])
+    heights = lambda t: [y for _, y in points(t)[0]]
+    assert np.ptp(heights(wide)) < np.ptp(heights(narrow)) / 5
+
+  def test_ends_and_values_must_be_equally_many(self):
+    with pytest.raises(ArgumentError, match='2 values and 1 intervals'):
+      Series('a', [0, 1], [1.0, 2.0], ends=[(0.0, 2.0)])
+
+
+class TestHeatMaps:
+  def map(self, values, **fields):
+    columns, rows = len(values[0]), len(values)
+    return parse(
+      plots.heat_map(
+        values,
+        title='t',
+        x=Axis('step', names=tuple(f's{i}' for i in range(columns))),
+        y=Axis('depth', names=tuple(f'd{i}' for i in range(rows))),
+        **fields,
+      )
+    )
+
+  def cells(self, tree):
+    return [
+      e
+      for e in tree.iter()
+      if e.tag.endswith('rect') and e.get('x') is not None
+    ]
+
+  def test_colour_deepens_with_the_value(self):
+    cells = self.cells(self.map([[0.0, 0.25], [0.5, 2.0]]))
+    assert [float(c.get('fill-opacity')) for c in cells] == [0, 0.25, 0.5, 1]
+
+  def test_lines_go_up_and_columns_to_the_right(self):
+    a, b, c, _ = self.cells(self.map([[0.0, 0.1], [0.2, 0.3]]))
+    assert float(a.get('x')) < float(b.get('x'))
+    assert float(a.get('y')) > float(c.get('y'))
+
+  def test_every_cell_tells_its_number_and_gaps_are_left(self):
+    tree = self.map([[0.5, None]], low=0.0, high=1.0)
+    assert [h for h in hints(tree) if 'step' in h] == ['step s0, depth d0: 0.5']
+
+  def test_values_must_fit_the_names(self):
+    with pytest.raises(ArgumentError, match='needs 2 values for each'):
+      plots.heat_map(
+        [[1.0]],
+        title='t',
+        x=Axis('x', names=('a', 'b')),
+        y=Axis('y', names=('c',)),
+      )
 
 
 def test_the_style_fetches_nothing():
