@@ -66,6 +66,7 @@ import json
 import os
 import pathlib
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -251,7 +252,8 @@ class Captured:
   """
 
   facts: CaptureFacts
-  source: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
+  # A checker of types would read an array to see what it is.
+  source: Mapping[str, Any] = dataclasses.field(repr=False)
 
   def __getattr__(self, name: str) -> np.ndarray:
     """Return an array by its name."""
@@ -361,10 +363,10 @@ class Captured:
     return add(weighted), add(weights[order])
 
 
-class _Derived(Mapping[str, np.ndarray]):
+class _Derived(Mapping[str, Any]):
   """Look arrays up in another capture and take a part of each."""
 
-  def __init__(self, source: Mapping[str, np.ndarray], take: Any):
+  def __init__(self, source: Mapping[str, Any], take: Any):
     self._source, self._take = source, take
     self._kept: dict[str, np.ndarray] = {}
 
@@ -383,7 +385,7 @@ class _Derived(Mapping[str, np.ndarray]):
     return len(self._source)
 
 
-class _Parts(Mapping[str, np.ndarray]):
+class _Parts(Mapping[str, Any]):
   """Read arrays of a folder when they are asked for, and keep them."""
 
   def __init__(self, paths: Sequence[pathlib.Path], names: Sequence[str]):
@@ -470,13 +472,14 @@ def read_part(path: pathlib.Path, name: str) -> np.ndarray:
     CheckpointError: the part is missing or broken.
   """
   try:
-    with np.load(path) as arrays:
+    # NumPy leaves a file open that it cannot read.
+    with path.open('rb') as file, np.load(file) as arrays:
       return arrays[name]
   except FileNotFoundError:
     raise CheckpointError(
       f'{path} is missing; capture the text again.'
     ) from None
-  except (OSError, ValueError, KeyError, EOFError) as error:
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
     raise CheckpointError(
       f'{path} is broken ({error}); capture the text again.'
     ) from error
