@@ -63,6 +63,7 @@ def run_if(
   predicate: Bool[Array, ''], run: Callable[..., PyTree], *operands: PyTree
 ) -> PyTree:
   """Return `run(*operands)`, or zeros where the predicate is false."""
+  run = jax.jit(run, inline=True)  # traced once, for its shapes and for itself
   nothing = lambda *operands: zeros_of(run, *operands)
   return lax.cond(predicate, run, nothing, *operands)
 

@@ -120,7 +120,7 @@ def pipelined_gradients(
     make_stage(layout, objective=objective, forward=forward),
     to_stages(trainable, layout=layout, mesh=mesh),
     to_stages(frozen, layout=layout, mesh=mesh),
-    batches,
+    {f.name: getattr(batches, f.name) for f in dataclasses.fields(batches)},
     _context(step, config, objective, schedule, batches, layer_dropout, layout),
     schedule=schedule,
     mesh=mesh,
@@ -295,11 +295,14 @@ def _context(
       step, schedule=curriculum, num_exits=count
     )
     takes_part = members[index]
+  dropout = None
+  if layer_dropout is not None:
+    dropout = (layer_dropout.key, layer_dropout.rates)
   return StepContext(
     exit_weights=weights,
     takes_part=takes_part,
     scale=loss_scales(_tokens(batches), schedule=schedule),
-    dropout=layer_dropout,
+    dropout=dropout,
   )
 
 
@@ -316,14 +319,14 @@ def _loss_sums(
   tokens: Float[Array, ''],
   layout: Layout,
 ) -> LossSums:
-  exits: HeadSums = result.sums['exits']
+  exits = HeadSums(**result.sums['exits'])
   if layout.slots and result.kept[-1] is not None:
     agree = _agreement(result.kept, batches, exits, layout)
     exits = dataclasses.replace(exits, agree=agree)
   return LossSums(
     objective=result.loss,
     tokens=tokens,
-    final=result.sums['final'],
+    final=HeadSums(**result.sums['final']),
     exits=exits,
   )
 

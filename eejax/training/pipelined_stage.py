@@ -27,7 +27,7 @@ from jax import lax
 from eejax.config import ExitHeadKind
 from eejax.models import decoder
 from eejax.models.block import Block
-from eejax.models.decoder import LayerDropout, Rematerialization
+from eejax.models.decoder import Rematerialization
 from eejax.models.exits import (
   ExitInput,
   apply_exit_head,
@@ -41,7 +41,7 @@ from eejax.pipeline.stage import Head, HeadResult, Stage, StageParams, Turn
 from eejax.training.losses import head_sums, token_losses
 from eejax.training.objective import Forward, Objective
 from eejax.training.pipelined_layout import BLOCKS, Layout, Slot
-from eejax.training.sums import HeadSums, no_sums
+from eejax.training.sums import HeadSums, TokenBatch, no_sums
 from eejax.types import Array, Float, Params, PyTree
 
 
@@ -53,13 +53,13 @@ class StepContext:
     exit_weights: weight of each exit's loss, 0 where it does not take part.
     takes_part: whether each exit takes part in the step.
     scale: of the losses on each piece, 1 without fillers.
-    dropout: random skipping of blocks, its key that of the step.
+    dropout: key of the step and rate of each block, for random skipping.
   """
 
   exit_weights: PyTree
   takes_part: PyTree
   scale: PyTree
-  dropout: LayerDropout | None
+  dropout: tuple[PyTree, PyTree] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,7 @@ def make_stage(
   dtype = jnp.dtype(forward.dtype)
 
   def entry(params: StageParams, turn: Turn) -> Float[Array, 'B T D']:
-    return decoder.embed(params.shared, turn.batch.tokens, dtype=dtype)
+    return decoder.embed(params.shared, turn.batch['tokens'], dtype=dtype)
 
   return Stage(
     names=(BLOCKS, 'embedding'),
@@ -189,12 +189,12 @@ def _body(
     if j in taps.streams:
       tapped = streams[taps.streams.index(j)]
       tapped = jnp.where(of_place(taps.starts)[j], x, tapped)
-      read.append(ExitInput(hidden=tapped))
+      read.append({'hidden': tapped})
     else:
       residual = residuals[taps.residuals.index(j)]
       scale = blocks['mlp_norm']['scale'][of_place(taps.last_block)[j]]
       mlp_input = rms_norm(residual, scale=scale, epsilon=model.norm_epsilon)
-      read.append(ExitInput(mlp_residual=residual, mlp_input=mlp_input))
+      read.append({'mlp_residual': residual, 'mlp_input': mlp_input})
   return hidden, {'exits': tuple(read), 'hidden': hidden}
 
 
@@ -207,7 +207,7 @@ def _buffer(slots: tuple[int, ...], x: Array) -> Any:
 def _run_block(layout: Layout, forward: Forward, turn: Turn) -> Callable:
   """Return `(scanned, x) -> (hidden, residual)` of one block of a piece."""
   block = Block(layout.config.model, forward.implementation)
-  batch = turn.batch
+  batch = TokenBatch(**turn.batch)
   if layout.is_even:
     run = decoder.block_function(
       block, batch.positions, batch.segment_ids, forward.rematerialization
@@ -250,9 +250,10 @@ def _skips(turn: Turn, rows: Array) -> tuple[Array, Array] | None:
   dropout = turn.context.dropout
   if dropout is None:
     return None
-  key = jax.random.fold_in(dropout.key, turn.index)
+  key, rates = dropout
+  key = jax.random.fold_in(key, turn.index)
   keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
-  return keys, dropout.rates[rows]
+  return keys, rates[rows]
 
 
 # MARK: Heads
@@ -273,11 +274,11 @@ def _exit(
     return (index >= 0) & part
 
   def run(params: StageParams, read: PyTree, turn: Turn) -> HeadResult:
-    index, batch = exit_at(turn), turn.batch
+    index, batch = exit_at(turn), TokenBatch(**turn.batch)
     own = params.own.get(slot.name, {})
     ready = apply_exit_head(
       own,
-      read['exits'][position],
+      ExitInput(**read['exits'][position]),
       exit=slot.kind,
       config=model,
       positions=batch.positions,
@@ -319,14 +320,15 @@ def _final(layout: Layout, objective: Objective, forward: Forward) -> Head:
 
   def run(params: StageParams, read: PyTree, turn: Turn) -> HeadResult:
     backbone: Params = params.shared
+    batch = TokenBatch(**turn.batch)
     stats = cross_entropy(
       decoder.final_hidden(backbone, read['hidden'], config=model),
       kernel=output_kernel({'backbone': backbone}, exit=None, config=model),
-      targets=turn.batch.targets,
+      targets=batch.targets,
       chunk_size=objective.chunk_size,
       dtype=jnp.dtype(forward.dtype),
     )
-    one = head_sums(stats, turn.batch, stats.top1)
+    one = head_sums(stats, batch, stats.top1)
     return HeadResult(
       loss=one.loss * turn.context.scale[turn.place],
       sums=_sums(lax.stop_gradient(one), no_sums((count,))),
@@ -340,8 +342,14 @@ def _final(layout: Layout, objective: Objective, forward: Forward) -> Head:
   )
 
 
-def _sums(final: HeadSums, exits: HeadSums) -> dict[str, HeadSums]:
-  return {'final': final, 'exits': exits}
+def _sums(final: HeadSums, exits: HeadSums) -> dict[str, dict[str, Array]]:
+  return {'final': _by_name(final), 'exits': _by_name(exits)}
+
+
+def _by_name(sums: HeadSums) -> dict[str, Array]:
+  """Return plain values: JAX fills trees of cotangents with marks, too."""
+  names = [f.name for f in dataclasses.fields(HeadSums)]
+  return {name: getattr(sums, name) for name in names}
 
 
 def _choices(stats: Any, objective: Objective, layout: Layout) -> Array | None:

@@ -1,0 +1,222 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Test pipelined gradients against those of one device.
+
+The cases cover every pair of schedule, number of stages, other mesh axis and
+set of heads; `benchmarks/parallel_pipeline.py` runs the whole grid.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from eejax.axes import MESH_AXES
+from eejax.models.decoder import Rematerialization
+from eejax.parallel import sharding
+from eejax.pipeline.cost import Keep
+from eejax.pipeline.schedule import ScheduleKind
+from eejax.testing import tiny
+from eejax.training import freeze
+from eejax.training.freeze import Regime
+from eejax.training.objective import Forward, Objective, TokenWeights
+from eejax.training.pipelined import pipelined_gradients
+from eejax.training.pipelined_config import Balance, PipelineConfig
+from eejax.training.step import StepConfig, gradients
+from eejax.training.sums import TokenBatch
+from eejax.training.weight_schedules import Curriculum, ExitWeights
+
+GPIPE, ONE_F_ONE_B = ScheduleKind.GPIPE, ScheduleKind.ONE_F_ONE_B
+FORWARD_ONLY = ScheduleKind.FORWARD_ONLY
+INTERLEAVED = ScheduleKind.INTERLEAVED
+
+# Every kind of head and output matrix, at boundaries, ends and inside a stage.
+OWN = '1:norm:untied,2:mlp:tied_embedding'
+ENDS = '0:embedding:tied_embedding,4:block'
+INSIDE = '1:bottleneck_mlp(5),3:mlp:untied'
+ROWS, LENGTH = 8, 6
+
+
+def make_mesh(**sizes):
+  shape = tuple(sizes.get(a, 1) for a in MESH_AXES)
+  devices = jax.devices()[: math.prod(shape)]
+  kinds = (AxisType.Auto,) * len(shape)
+  return jax.make_mesh(shape, MESH_AXES, axis_types=kinds, devices=devices)
+
+
+def make_config(exits, **overrides):
+  fields = {'vocab_size': 30, 'tied_head': exits == ENDS, **overrides}
+  return tiny.tiny_config(exits, **fields)
+
+
+def make_batch(config, rows=ROWS):
+  tokens = tiny.tiny_tokens(config, batch_size=rows, length=LENGTH)
+  shape = (rows, LENGTH)
+  column, row = np.arange(LENGTH)[None], np.arange(rows)[:, None]
+  return TokenBatch(
+    tokens=tokens,
+    targets=jnp.roll(tokens, -1, axis=1),
+    # Microbatches of different numbers of tokens: no mean of means passes.
+    weights=jnp.asarray(column < row % 5 + 2).astype(jnp.float32),
+    positions=jnp.broadcast_to(jnp.arange(LENGTH), shape),
+    segment_ids=jnp.ones(shape, jnp.int32),
+  )
+
+
+def make_objective(regime, **fields):
+  weights = ExitWeights(weights=(0.5,))
+  fields = {'exit_weights': weights, 'chunk_size': 16, **fields}
+  return Objective(regime=regime, gate_weight=0.0, **fields)
+
+
+def parts(config, objective):
+  params = freeze.cut_to_depth(
+    tiny.tiny_params(config),
+    config=config,
+    full_depth=objective.full_depth(config),
+  )
+  return freeze.split(params, regime=objective.regime)
+
+
+@functools.cache
+def on_one_device(config, objective, step=0):
+  """Return gradients and sums, once for all that compare with them."""
+  trainable, frozen = parts(config, objective)
+  run = functools.partial(
+    gradients,
+    step=step,
+    config=config,
+    objective=objective,
+    settings=StepConfig(),
+  )
+  return jax.jit(run)(trainable, frozen, make_batch(config))
+
+
+def on_stages(
+  config, objective, pipeline, *, mesh, microbatches, step=0, forward=None
+):
+  trainable, frozen = parts(config, objective)
+  place = lambda tree: jax.device_put(tree, sharding.shardings(tree, mesh=mesh))
+  run = functools.partial(
+    pipelined_gradients,
+    step=step,
+    config=config,
+    objective=objective,
+    forward=forward or Forward(),
+    pipeline=pipeline,
+    microbatches=microbatches,
+    idle=math.nan,
+  )
+  with jax.set_mesh(mesh):
+    return jax.jit(run)(place(trainable), place(frozen), make_batch(config))
+
+
+def assert_equal(found, wanted):
+  """Hold everything to 1e-5 of the largest entry of its leaf."""
+  pairs = zip(
+    jax.tree_util.tree_leaves_with_path(wanted),
+    jax.tree.leaves(found),
+    strict=True,
+  )
+  for (path, want), got in pairs:
+    scale = max(float(jnp.abs(want).max(initial=0.0)), 1e-6)
+    np.testing.assert_allclose(
+      np.asarray(got) / scale,
+      np.asarray(want) / scale,
+      rtol=0,
+      atol=1e-5,
+      err_msg=jax.tree_util.keystr(path),
+    )
+
+
+CASES = [
+  # schedule, stages, microbatches, other axes, exits, settings
+  (ONE_F_ONE_B, 4, 4, {'data': 2}, OWN, {}),
+  (ONE_F_ONE_B, 2, 2, {'model': 2}, ENDS, {'stage_blocks': (3, 1)}),
+  (ONE_F_ONE_B, 1, 2, {'fsdp': 2}, INSIDE, {'keep': Keep.INPUTS}),
+  (GPIPE, 2, 2, {'data': 2, 'fsdp': 2}, ENDS, {}),
+  (INTERLEAVED, 2, 4, {'model': 2}, OWN, {'rounds': 2}),
+]
+
+
+@pytest.mark.parametrize(
+  'kind, stages, microbatches, axes, exits, settings', CASES
+)
+def test_gradients_and_sums_are_those_of_one_device(
+  kind, stages, microbatches, axes, exits, settings
+):
+  config, objective = make_config(exits), make_objective(Regime.JOINT)
+  found = on_stages(
+    config,
+    objective,
+    PipelineConfig(kind, **settings),
+    mesh=make_mesh(stage=stages, **axes),
+    microbatches=microbatches,
+  )
+  assert_equal(found, on_one_device(config, objective))
+  assert float(found[1].exits.agree.sum()) > 0
+
+
+def test_tuning_goes_forward_alone():
+  # The second stage of three has no exit, and block 4 is not there at all.
+  exits = '1:norm:untied,3:mlp'
+  config, objective = make_config(exits), make_objective(Regime.TUNE)
+  found = on_stages(
+    config,
+    objective,
+    PipelineConfig(FORWARD_ONLY),
+    mesh=make_mesh(stage=3, model=2),
+    microbatches=4,
+  )
+  assert_equal(found, on_one_device(config, objective))
+
+
+def test_standard_training_leaves_exits_out():
+  config, objective = make_config(OWN), make_objective(Regime.STANDARD)
+  found = on_stages(
+    config,
+    objective,
+    PipelineConfig(keep=Keep.INPUTS),
+    mesh=make_mesh(stage=2),
+    microbatches=2,
+  )
+  assert 'exits' not in found[0]
+  assert_equal(found, on_one_device(config, objective))
+
+
+def test_curriculum_confidence_and_checkpoints():
+  config = make_config('1:norm,2:norm,3:norm')
+  objective = make_objective(
+    Regime.JOINT,
+    token_weights=TokenWeights.CONFIDENCE,
+    exit_weights=ExitWeights(
+      weights=(0.2, 0.3, 0.4), curriculum=Curriculum.ROTATIONAL
+    ),
+  )
+  found = on_stages(
+    config,
+    objective,
+    PipelineConfig(balance=Balance.COST),
+    mesh=make_mesh(stage=2),
+    microbatches=2,
+    step=1,
+    forward=Forward(rematerialization=Rematerialization.DOTS),
+  )
+  wanted = on_one_device(config, objective, step=1)
+  assert_equal(found, wanted)
+  np.testing.assert_array_equal(found[1].exits.tokens > 0, [0, 1, 0])
