@@ -28,10 +28,12 @@ from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding
 
 from eejax.checkpoint import arrays  # noqa: F401  (keeps Orbax quiet)
 from eejax.checkpoint.atomic import is_disk_full
 from eejax.errors import CheckpointError
+from eejax.parallel import memory
 from eejax.types import PyTree
 
 BROKEN = 'broken'
@@ -138,9 +140,12 @@ class RunCheckpoints:
 
     Raises:
       CheckpointError: there are steps, but none can be read into `state`.
+      EejaxError: there is no room on the mesh for what is not there yet.
     """
     self.wait()
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    if self.steps:
+      _check_room(state)
     failures: dict[int, str] = {}
     for step in reversed(self.steps):
       with _unheard_tasks():
@@ -213,6 +218,21 @@ class RunCheckpoints:
       )
     return CheckpointError(
       f'a checkpoint in {self.path} was not written: {_reason(error)}.'
+    )
+
+
+def _check_room(state: PyTree) -> None:
+  """Check the room for leaves that have only a place on a mesh so far."""
+  missing = [
+    leaf
+    for leaf in jax.tree.leaves(state)
+    if isinstance(leaf, jax.ShapeDtypeStruct)
+    and isinstance(leaf.sharding, NamedSharding)
+  ]
+  if missing:
+    places = [leaf.sharding for leaf in missing]
+    memory.check_room(
+      missing, mesh=places[0].mesh, places=places, what='the checkpoint'
     )
 
 

@@ -53,18 +53,23 @@ def _system_bytes() -> int | None:
   return int(found[1]) * 1024 if found else None
 
 
-def check_room(tree: PyTree, *, mesh: Mesh, what: str) -> None:
+def check_room(
+  tree: PyTree, *, mesh: Mesh, what: str, places: PyTree = None
+) -> None:
   """Check that the parts of a tree fit into their devices.
 
   Args:
     tree: anything with shapes and dtypes; nothing needs to be there yet.
     mesh: where it shall lie.
     what: names it in the message.
+    places: a sharding for each leaf; by default what the rules say.
 
   Raises:
     EejaxError: they do not.
   """
-  needed = sharding.bytes_on_device(tree, mesh=mesh)
+  if places is None:
+    places = sharding.shardings(tree, mesh=mesh)
+  needed = sharding.bytes_on_device(tree, places=places)
   available = available_bytes(mesh)
   if available is not None and needed > available:
     raise EejaxError(

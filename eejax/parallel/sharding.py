@@ -132,14 +132,19 @@ def abstract(tree: PyTree, *, mesh: Mesh) -> PyTree:
   )
 
 
-def bytes_on_device(tree: PyTree, *, mesh: Mesh) -> int:
-  """Return how many bytes of a tree every device of the mesh holds.
+def bytes_on_device(tree: PyTree, *, places: PyTree) -> int:
+  """Return how many bytes of a tree every device holds.
 
   All hold as much, for only what divides is cut.
+
+  Args:
+    tree: anything with shapes and dtypes.
+    places: a sharding for each leaf.
   """
-  where = jax.tree.leaves(shardings(tree, mesh=mesh))
   total = 0
-  for leaf, sharding in zip(jax.tree.leaves(tree), where, strict=True):
-    part = sharding.shard_shape(tuple(leaf.shape))
+  for leaf, place in zip(
+    jax.tree.leaves(tree), jax.tree.leaves(places), strict=True
+  ):
+    part = place.shard_shape(tuple(leaf.shape))
     total += math.prod(part) * leaf.dtype.itemsize
   return total
