@@ -211,7 +211,7 @@ def detection(
   bins = int(level.max()) + 1
   sums = np.concatenate(
     [
-      row_counts(captured, level, bins=bins, values=wanted)
+      row_counts(captured, level, bins=bins, values=wanted.astype(float))
       for wanted in (positive, ~positive)
     ],
     axis=1,
