@@ -42,10 +42,14 @@ from eejax.decoding.policy import KVStrategy, Mode, Policy
 from eejax.models.decoder import Rematerialization
 from eejax.ops.attention import AttentionImplementation
 from eejax.parallel.mesh import MeshConfig
+from eejax.pipeline.balance import Boundary
+from eejax.pipeline.cost import Keep
+from eejax.pipeline.schedule import ScheduleKind
 from eejax.training import optimizers
 from eejax.training.freeze import Regime
 from eejax.training.loop import LoopConfig
 from eejax.training.losses import Forward, Objective, TokenWeights
+from eejax.training.pipelined_config import Balance, PipelineConfig
 from eejax.training.step import StepConfig
 from eejax.training.weight_schedules import Curriculum, ExitWeights, Ramp
 
@@ -58,6 +62,7 @@ OWN = (
   MeshConfig,
   ModelConfig,
   Objective,
+  PipelineConfig,
   Policy,
   RotaryConfig,
   StepConfig,
@@ -74,12 +79,15 @@ OWN = (
 
 ENUMS = (
   AttentionImplementation,
+  Balance,
   Batching,
+  Boundary,
   Curriculum,
   ExitHeadKind,
   GateKind,
   Initialization,
   KVStrategy,
+  Keep,
   Mode,
   OutputMatrix,
   Packing,
@@ -87,6 +95,7 @@ ENUMS = (
   Regime,
   Rematerialization,
   RotaryScaling,
+  ScheduleKind,
   TextUnit,
   TokenWeights,
   pretraining.KeptExits,

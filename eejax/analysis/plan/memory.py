@@ -144,7 +144,7 @@ _RESIDUALS = {'mlp': 6.0, 'stream': 8.0, 'query': 4.0, 'key': 2.0}
 # Of each exit: they are all under way until the gradients are there.
 _EXIT_NORM = {'stream': 3.0}
 _EXIT_MLP = {'mlp': 6.0, 'stream': 2.0}
-_EXIT_BOTTLENECK = {'rank': 6.0, 'stream': 5.5}
+_EXIT_BOTTLENECK = {'rank': 2.0, 'stream': 7.5}
 _LOGITS = 2.0
 
 
@@ -213,13 +213,20 @@ def _units(workload: Workload, arrangement: Arrangement) -> _Units:
 
 
 def _scores_held(workload: Workload, arrangement: Arrangement) -> float:
-  """Return how many arrays of scores stand at once."""
-  if workload.learns is Learns.TUNE:
-    return 1.0
-  held = 2.0 if workload.length <= QUERY_CHUNK else 1.5
-  if workload.length <= QUERY_CHUNK and arrangement.mesh.model > 1:
-    held = 3.5
-  # Scores are float32 whatever is computed in, and then a copy is made.
+  """Return how many arrays of scores stand at once.
+
+  In chunks of queries an array more for one row alone; without chunks, more
+  where heads are cut.
+  """
+  learns = workload.learns is not Learns.TUNE
+  if workload.length > QUERY_CHUNK:
+    one_row = arrangement.device_rows(workload) == 1
+    held = 1.0 + one_row + 0.2 * (learns and not one_row)
+  elif arrangement.mesh.model > 1:
+    held = 3.5 if learns else 1.0
+  else:
+    held = 2.0 if learns else 1.0
+  # Scores are float32 whatever is computed in; then a copy is made.
   return held + (workload.value_bytes < _FLOAT32)
 
 
@@ -383,7 +390,13 @@ def _head_space(
   if arrangement.mesh.fsdp > 1:
     # Gathered for the product, and a gradient that is not yet shared out.
     space += 2 * matrices * units.matrix
-    space += _inner_bytes(workload, arrangement)
+    inner = _inner_bytes(workload, arrangement)
+    space += inner
+    if workload.learns is Learns.TUNE and arrangement.microbatches > 1:
+      # What is gathered stays for all microbatches, beside its gradients.
+      trained, _ = shapes(workload)
+      own = device_values(trained, arrangement.mesh.sizes())
+      space += inner + _FLOAT32 * own
   return space
 
 
