@@ -122,14 +122,13 @@ class TestAStep:
     assert_close(sums, joint[1])
 
   def test_microbatches_are_cut_across_the_devices(self, joint):
-    words = 'data=2,fsdp=2,stage=2'
+    words = 'data=4,stage=2'
     grads, sums, compiled = gradients_on(words, microbatches=2)
     assert_close(grads, joint[0])
     assert_close(sums, joint[1])
-    # No row goes to another device.
-    text = compiled.as_text()
-    assert 'all-to-all' not in text
-    assert 'collective-permute' not in text
+    # No token, the only integers there are, goes to another device.
+    moved = r's32\[[\d,]*\]\S* (all-gather|all-to-all|collective-permute)\('
+    assert not re.search(moved, compiled.as_text())
 
   def test_exits_of_a_frozen_backbone_in_int8(self):
     how = {'regime': Regime.TUNE, 'prepare': quantize_backbone}
