@@ -247,6 +247,37 @@ def work_of_depths(
   ).work[0]
 
 
+def hardware_cost(
+  config: EarlyExitConfig,
+  *,
+  machine: Hardware,
+  dtype: str,
+  reads_logits: bool,
+  window: int = 8,
+) -> DecodeCost:
+  """Return the seconds of decoding on a machine, by its roofline.
+
+  Nothing but weights is counted, at their peak; a real loop has more to do.
+
+  Args:
+    config: the model with its exits.
+    machine: its peaks.
+    dtype: of weights and arithmetic.
+    reads_logits: whether the criterion reads an exit's logits.
+    window: tokens of a window at most.
+  """
+  bytes_per_value = jax.numpy.dtype(dtype).itemsize
+  cost = model_cost(config, bytes_per_value=bytes_per_value)
+  rate = 1 / machine.memory_bandwidth
+  return DecodeCost(
+    in_seconds(cost, block=rate * cost.block, matrix=rate * cost.matrix),
+    reads_logits=reads_logits,
+    shared=SharedReads.on(
+      machine, dtype=dtype, bytes_per_value=bytes_per_value, most=window
+    ),
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class CountedCost:
   """Predict the seconds of work that a decode loop counted, in any batch.

@@ -11,55 +11,255 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""eejax probe: does early exit pay on this model, before any training?"""
+"""eejax probe: does early exit pay on this model, and where?"""
 
 import argparse
+import dataclasses
+import functools
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 from eejax.cli import measuring
+from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
   from eejax.analysis.agreement import NaturalExits
+  from eejax.analysis.judging import CostFor
+  from eejax.analysis.verdict import Verdict
+  from eejax.checkpoint.folder import Checkpoint
 
-HELP = 'say what early exit could save on a model as it is'
-EXAMPLE = 'eejax probe models/Llama-3.2-1B --data notes.txt'
+HELP = 'say whether early exit pays on a model, at which exits, and how much'
+EXAMPLE = 'eejax probe models/Llama-3.2-1B --data notes.txt --out probe.html'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   measuring.add_arguments(parser, max_tokens=8_000)
+  group = parser.add_argument_group('what is asked')
+  group.add_argument(
+    '--loss',
+    type=float,
+    default=0.05,
+    metavar='X',
+    help=(
+      'share of tokens that may differ from full decoding, in [0, 1) '
+      '(default: 0.05)'
+    ),
+  )
+  group.add_argument(
+    '--max-exits',
+    type=int,
+    default=3,
+    metavar='N',
+    help='exits to choose at most (default: 3)',
+  )
+  group.add_argument(
+    '--window',
+    type=int,
+    default=8,
+    metavar='N',
+    help='every N-th token at the latest goes to full depth (default: 8)',
+  )
+  group.add_argument(
+    '--hardware',
+    metavar='NAME',
+    help=(
+      'predict for a machine of configs/hardware, or a file like those '
+      '(default: this one, whose parts are timed)'
+    ),
+  )
+  parser.add_argument(
+    '--out', metavar='FILE', help='write the verdict as a page (.html)'
+  )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.analysis import agreement
+  from eejax.analysis import verdict_page
   from eejax.analysis.cost_model import model_cost
-  from eejax.cli import output
-  from eejax.data.batch import Packing
+  from eejax.cli import bench_file, output
 
+  question = Question(args.loss, args.max_exits, args.window, args.hardware)
+  if args.out:
+    bench_file.check_writable(pathlib.Path(args.out))
   text = measuring.Text.of(args)
   model = measuring.open_model(args.checkpoint, dtype=args.dtype)
-  batches = measuring.read_text(model, text, packing=Packing.PACKED)
-  found = agreement.natural_exits(
-    model.params,
-    output.track(batches, 'probing', unit='step'),
-    config=model.config.model,
-    dtype=args.dtype,
-  )
-  head = model_cost(model.config.with_exits(())).head_in_blocks
+  found = probe(model, text, question, dtype=args.dtype)
+  facts = {
+    'checkpoint': args.checkpoint,
+    'data': f'{text.data} ({text.part})',
+    'tokens': f'{found.natural.tokens} in {found.natural.rows} rows',
+    'dtype': args.dtype,
+    'machine': found.machine,
+  }
   output.show(
-    f'{found.tokens} tokens of {text.data} ({text.part}); every depth read '
-    "with the model's own final norm and head\n"
+    f'{found.natural.tokens} tokens of {text.data} ({text.part}); every depth '
+    "read with the model's own final norm and head\n"
   )
-  output.show(output.table(depth_rows(found)))
-  output.show(f'\n{found.verdict()}')
-  output.show(f'Reading the head once costs as much as {head:.1f} blocks.')
+  output.show(output.table(depth_rows(found.natural)))
+  output.show('\n' + output.table(verdict_page.way_rows(found)))
+  output.show('\n' + found.headline())
+  for sentence in found.sentences():
+    output.show(f'- {sentence}')
+  if args.out:
+    page = verdict_page.render(found, facts)
+    bench_file.write_whole(pathlib.Path(args.out), page)
+    output.show(f'\nwrote {args.out}')
   return {
     'checkpoint': args.checkpoint,
     'data': text.data,
     'split': text.part,
     'dtype': args.dtype,
-    'natural_exits': found,
-    'head_in_blocks': head,
-    'verdict': found.verdict(),
+    **values(found),
+    'head_in_bytes': model_cost(model.config.with_exits(())).head_in_blocks,
+    'out': args.out,
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """Say what is asked of a model.
+
+  Attributes:
+    loss: share of tokens that may differ, in [0, 1).
+    max_exits: exits to choose at most.
+    window: of the decoder.
+    hardware: machine to predict for; None times this one.
+  """
+
+  loss: float = 0.05
+  max_exits: int = 3
+  window: int = 8
+  hardware: str | None = None
+
+  def __post_init__(self):
+    if not 0 <= self.loss < 1:
+      raise ArgumentError(f'--loss must lie in [0, 1), not {self.loss}.')
+    if self.max_exits < 1 or self.window < 1:
+      raise ArgumentError('--max-exits and --window must be at least 1.')
+    if self.hardware is not None:
+      from eejax.hardware import read_hardware
+
+      read_hardware(self.hardware)
+
+
+def probe(
+  model: 'Checkpoint',
+  text: measuring.Text,
+  question: Question,
+  *,
+  dtype: str = 'float32',
+) -> 'Verdict':
+  """Return whether early exit pays on a model.
+
+  Raises:
+    EejaxError: the text cannot be read or is too short, or the model returns
+      numbers that are not finite.
+  """
+  from eejax.analysis import judging
+  from eejax.analysis.capture import CaptureConfig, capture
+  from eejax.analysis.placement import Budget
+  from eejax.cli import output
+  from eejax.data.batch import Packing
+
+  if model.config.model.num_layers < 2:
+    raise ArgumentError(
+      'a model of one block has no depth to exit at; take a deeper one.'
+    )
+  batches = measuring.read_text(model, text, packing=Packing.ONE_PER_ROW)
+  captured = capture(
+    model.params,
+    output.track(batches, 'probing', unit='step'),
+    config=model.config,
+    settings=CaptureConfig(
+      fields=judging.FIELDS,
+      num_candidates=judging.NUM_CANDIDATES,
+      dtype=dtype,
+    ),
+  )
+  cost_for, machine = costs(model, question, dtype=dtype)
+  with output.waiting('judging'):
+    return judging.judge(
+      captured,
+      config=model.config,
+      cost_for=cost_for,
+      machine=machine,
+      window=question.window,
+      budget=Budget(1 - question.loss, question.max_exits),
+    )
+
+
+def costs(
+  model: 'Checkpoint', question: Question, *, dtype: str
+) -> 'tuple[CostFor, str]':
+  """Return what decoding costs, on the machine in question."""
+  from eejax.analysis.cost_model import hardware_cost
+  from eejax.decoding.criteria import get_criterion
+  from eejax.hardware import read_hardware
+
+  if question.hardware is None:
+    return _timed_costs(model, question, dtype=dtype), 'this machine'
+  machine = read_hardware(question.hardware)
+
+  def cost_for(config, criterion):
+    return hardware_cost(
+      config,
+      machine=machine,
+      dtype=dtype,
+      reads_logits=get_criterion(criterion).reads.asks_head,
+      window=question.window,
+    )
+
+  return cost_for, f'{machine.name} (roofline)'
+
+
+def _timed_costs(
+  model: 'Checkpoint', question: Question, *, dtype: str
+) -> 'CostFor':
+  """Return costs by the times of parts, with one exit that reads the head."""
+  from eejax.analysis.judging import natural_config
+  from eejax.cli import output
+  from eejax.decoding.prepare import prepare
+  from eejax.evaluation.part_times import part_times
+
+  bare = model.config.model
+  timed = natural_config(bare, [max(1, bare.num_layers // 4)])
+  exit = timed.exits[0]
+  params = {
+    **model.params,
+    'exits': {exit.name: {'norm': model.params['backbone']['final_norm']}},
+  }
+  with output.waiting('timing the parts of decoding'):
+    times = part_times(
+      prepare(params, config=timed, dtype=dtype),
+      config=timed,
+      window=question.window,
+    )
+
+  @functools.cache
+  def cost_for(config, criterion):
+    return measuring.decode_cost(
+      dataclasses.replace(model, config=config), criterion, times=times
+    )
+
+  return cost_for
+
+
+def values(found: 'Verdict') -> dict[str, Any]:
+  """Return a verdict as plain values for JSON."""
+  return {
+    'natural_exits': found.natural,
+    'head_in_blocks': found.head_in_blocks,
+    'window_factor': found.window_factor,
+    'machine': found.machine,
+    'verdict': found.natural.verdict(),
+    'answer': found.answer,
+    'headline': found.headline(),
+    'sentences': found.sentences(),
+    'lossless': found.lossless,
+    'lossy': found.lossy,
+    'loss': found.loss,
+    'needed': found.needed,
+    'settled': found.settled,
+    'sequences': found.sequences,
   }
 
 

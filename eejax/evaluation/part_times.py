@@ -50,6 +50,7 @@ from eejax.decoding.prepare import Prepared
 from eejax.errors import ArgumentError
 from eejax.evaluation.wall_clock import interleaved
 from eejax.models.block import Block, BlockOutput, Projections
+from eejax.models.exits import output_matrix_name
 from eejax.types import PyTree
 
 # Passes of a compiled loop, so that what a call costs hardly counts.
@@ -176,13 +177,15 @@ def _solve(
   # An exit that weighs as much as what it saves tells nothing of a block.
   saved = max(layers - depth - own[cut], 0.5)
   full = per_step['full']
-  # Noise must not make a block free, nor dearer than all there is.
-  block = min(
-    max((full - per_step['cut']) / saved, 0.1 * full / layers), full / layers
-  )
-  tail = max(full - layers * block, 0.0)
-  asked = (per_step['asked'] - full) / exits - block * sum(own.values()) / exits
-  head = min(max(asked, 0.05 * tail), tail)
+  # Noise must not make a block free, nor leave a head less than half of what
+  # it reads beside a block.
+  least = 0.5 * _head_in_blocks(params, config)
+  block = (full - per_step['cut']) / saved
+  block = min(max(block, 0.1 * full / layers), full / (layers + least))
+  tail = full - layers * block
+  asked = (per_step['asked'] - full) / exits
+  asked -= block * sum(own.values()) / exits
+  head = min(max(asked, least * block), tail)
   gated = (per_step.get('gated', full) - full) / exits
   return PartTimes(
     blocks=layers * block,
@@ -200,6 +203,12 @@ def _own_blocks(params: Prepared, name: str) -> float:
   """Return what an exit's norm, MLP or block weighs, in blocks."""
   parts = {k: v for k, v in params.exits[name].items() if k != 'gate'}
   return _size(parts) / max(_size(params.blocks[0]), 1)
+
+
+def _head_in_blocks(params: Prepared, config: EarlyExitConfig) -> float:
+  """Return what the final output matrix weighs, in blocks."""
+  kernel = params.kernels[output_matrix_name(None, config=config.model)]
+  return math.prod(kernel.shape) / max(_size(params.blocks[0]), 1)
 
 
 def _size(tree: PyTree) -> int:

@@ -172,6 +172,43 @@ class TestProbe:
     assert found['natural_exits']['level'] == 'empirical, teacher-forced'
     assert 'of the blocks' in found['verdict']
     assert found['head_in_blocks'] > 0
+    assert found['answer'] in ('yes', 'unclear', 'no')
+    assert found['lossless']['level'] == 'exact'
+    assert found['machine'] == 'this machine'
+    sources = {found[way]['source'] for way in ('lossless', 'lossy')}
+    assert sources <= {'natural exits', 'the exits of the model'}
+
+  def test_a_page_is_written_for_another_machine(self, place, capsys):
+    code, out, err = run(
+      capsys,
+      'probe',
+      place / 'model',
+      *arguments(place, '--json', '--hardware', 'h100_80g'),
+      *('--out', place / 'probe.html', '--loss', 0.3, '--max-exits', 1),
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    assert found['machine'] == 'H100 80GB SXM (roofline)'
+    assert found['window_factor'] == 1.0
+    assert len(found['lossy']['depths']) <= 1
+    text = (place / 'probe.html').read_text()
+    assert found['headline'].split(':')[0] in text
+
+  @pytest.mark.parametrize(
+    'more, words',
+    [
+      (('--loss', 1), '--loss must lie in'),
+      (('--loss', 'nan'), '--loss must lie in'),
+      (('--window', 0), 'must be at least 1'),
+      (('--max-exits', 0), 'must be at least 1'),
+      (('--hardware', 'abacus'), "no hardware 'abacus'"),
+    ],
+  )
+  def test_wrong_questions_are_refused(self, place, capsys, more, words):
+    code, out, err = run(
+      capsys, 'probe', place / 'model', *arguments(place, *more)
+    )
+    assert code == 2 and words in err
 
   def test_people_get_a_table_and_a_verdict(self, place, capsys):
     code, out, _ = run(capsys, 'probe', place / 'model', *arguments(place))

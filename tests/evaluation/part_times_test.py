@@ -76,6 +76,8 @@ def test_noise_makes_no_part_negative(prepared):
   parts = (found.blocks, found.head, found.step)
   assert all(part >= 0 for part in parts) and sum(parts) == pytest.approx(4.0)
   assert found.blocks > 0 and found.check == found.gate_check == 0
+  least = part_times._head_in_blocks(prepared, CONFIG) / 2
+  assert found.head >= least * found.blocks / 4 - 1e-9
 
 
 def test_parts_are_measured(prepared):
