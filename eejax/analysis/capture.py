@@ -131,7 +131,7 @@ class CaptureConfig:
   num_candidates: int = 10
   selection: Selection = Selection()
   dtype: str = 'float32'
-  chunk_size: int = 128
+  chunk_size: int = 64
   positions_per_part: int = POSITIONS_PER_PART
 
   def __post_init__(self):

@@ -48,6 +48,9 @@ _BLOCK = 32
 # Probabilities so far (in nats) below the highest count as if they were there:
 # none is 0, and none has a weight that float32 could show.
 _DEEPEST = -60.0
+# Read-outs of one step of the loop over them: between steps what is carried
+# is copied, and a longer step takes longer to compile.
+_PER_STEP = 4
 # Fields that are numbers, in the order they come out of the loop.
 SCALARS = (
   'loss',
@@ -361,6 +364,7 @@ def read_chunk(
     step,
     final.spoken,
     (states.natural, states.attention),
+    unroll=max(1, min(_PER_STEP, len(states.natural))),
   )
   exits, previous = [], final.spoken
   for hidden, own in zip(states.exits, exit_kernels, strict=True):
