@@ -47,20 +47,29 @@ class Message:
     size: bytes of its result.
     groups: the devices that wait for one another, by their place in the mesh.
     conditional: whether a branch of a conditional contains it.
+    looped: whether the body of a loop does.
   """
 
   kind: str
   size: int
   groups: tuple[tuple[int, ...], ...]
   conditional: bool
+  looped: bool
 
 
 def messages(text: str) -> list[Message]:
   """Return the collective operations of `compiled.as_text()`."""
   computations = _computations(text)
-  inside = _inside_conditionals(computations)
+  branches = _inside(computations, ' conditional(')
+  loops = _inside(computations, ' while(')
   return [
-    Message(m['kind'], _size(m['type']), _groups(line), name in inside)
+    Message(
+      m['kind'],
+      _size(m['type']),
+      _groups(line),
+      conditional=name in branches,
+      looped=name in loops,
+    )
     for name, lines in computations.items()
     for line in lines
     for m in [_INSTRUCTION.search(line)]
@@ -99,13 +108,14 @@ def _called(line: str) -> list[str]:
   ]
 
 
-def _inside_conditionals(computations: dict[str, list[str]]) -> set[str]:
+def _inside(computations: dict[str, list[str]], operation: str) -> set[str]:
+  """Return the computations that operations of a kind contain."""
   reached: set[str] = set()
   waiting = [
     name
     for lines in computations.values()
     for line in lines
-    if ' conditional(' in line
+    if operation in line
     for name in _called(line)
   ]
   while waiting:
