@@ -11,14 +11,11 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The natural exits of a model: what it says at every depth, untuned.
+"""The natural exits of a model in one table and one sentence.
 
-Every depth is read with the model's own final norm and head, teacher-forced.
-Per token there are three depths at which one might say the final answer is
-there; which one is meant is always named:
-
-  first_match  the first depth whose likeliest token is the final one
-  stable       the first depth from which on it stays the final one
+Every depth is read with the model's own final norm and head, teacher-forced,
+by `eejax.analysis.capture`; `eejax.analysis.natural` says what the depths
+mean and has everything else there is to know of them.
 
 A policy that knew the stable depth of every token in advance could stop there
 and lose nothing, so 1 - stable / L, averaged, is the most that early exit
@@ -26,55 +23,45 @@ without training can save: a ceiling, for nobody knows it in advance.
 """
 
 import dataclasses
-import functools
-from collections.abc import Iterable, Mapping
-from typing import cast
+from collections.abc import Iterable
 
-import flax.struct
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from eejax.config import (
-  EarlyExitConfig,
-  ExitConfig,
-  ExitHeadKind,
-  ModelConfig,
-  OutputMatrix,
+from eejax.analysis.capture import CHEAP, NATURAL, CaptureConfig, capture
+from eejax.analysis.capture_file import (
+  Captured,
+  CaptureFacts,
+  Readout,
+  ReadoutKind,
 )
+from eejax.analysis.natural.depths import (
+  Ceiling,
+  distribution,
+  first_match_depth,
+  mean_over,
+  stable_depth,
+)
+from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError, EejaxError
-from eejax.models import decoder
-from eejax.models.exits import output_kernel
-from eejax.ops.bootstrap import (
-  DEFAULT,
-  METHOD,
-  Bootstrap,
-  Interval,
-  ratio_interval,
-)
-from eejax.ops.cross_entropy import cross_entropy
-from eejax.ops.norm import rms_norm
-from eejax.types import Array, Float, Int, Params
+from eejax.ops.bootstrap import DEFAULT, METHOD, Bootstrap, Interval
+from eejax.types import Float, Int, Params
+
+__all__ = [
+  'Depth',
+  'NaturalExits',
+  'first_match_depth',
+  'natural_exits',
+  'stable_depth',
+  'summarise',
+  'summary_of',
+]
 
 LEVEL = 'empirical, teacher-forced'
 # Below this share of blocks, an exit's own cost eats what it saves: reading a
 # depth costs about as much as a block even where the vocabulary is small.
 _HARDLY = 0.05
 _SOME = 0.20
-
-
-@flax.struct.dataclass
-class DepthReadings:
-  """Hold what every depth says of each token.
-
-  Attributes:
-    loss: cross-entropy with the text, in nats.
-    top1: the likeliest next token.
-  """
-
-  loss: Float[Array | np.ndarray, 'depths B T']
-  top1: Int[Array | np.ndarray, 'depths B T']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +150,6 @@ def natural_exits(
   *,
   config: ModelConfig,
   dtype: str = 'float32',
-  chunk_size: int = 1024,
   bootstrap: Bootstrap = DEFAULT,
 ) -> NaturalExits:
   """Read every depth of a model over a text.
@@ -173,102 +159,67 @@ def natural_exits(
     batches: the text; all batches of one shape compile once.
     config: the backbone.
     dtype: compute dtype.
-    chunk_size: token readings whose logits stand at once.
     bootstrap: how intervals are made.
 
   Raises:
     ArgumentError: there is no text.
     EejaxError: the model returns numbers that are not finite.
   """
-  read = functools.partial(
-    read_depths,
-    {'backbone': params['backbone']},
-    config=config,
-    dtype=dtype,
-    chunk_size=chunk_size,
-  )
-  readings, weights = [], []
-  for batch in batches:
-    readings.append(jax.device_get(read(batch.as_dict())))
-    weights.append(batch.weights)
-  if not readings:
-    raise ArgumentError('there is no text to probe on.')
-  return summarise(
-    np.concatenate([r.loss for r in readings], axis=1),
-    np.concatenate([r.top1 for r in readings], axis=1),
-    np.concatenate(weights),
-    bootstrap=bootstrap,
-  )
-
-
-@functools.partial(jax.jit, static_argnames=('config', 'dtype', 'chunk_size'))
-def read_depths(
-  params: Params,
-  batch: Mapping[str, jax.Array],
-  *,
-  config: ModelConfig,
-  dtype: str,
-  chunk_size: int,
-) -> DepthReadings:
-  """Read depths 0 to L with the final norm and head.
-
-  All depths go through the head as one tall batch, so the program is of one
-  size whatever L, and no more than `chunk_size` rows of logits stand at once.
-  """
-  backbone = params['backbone']
-  out = decoder.run_blocks(
-    backbone,
-    decoder.embed(backbone, batch['tokens'], dtype=jnp.dtype(dtype)),
-    config=_read_everywhere(config),
-    positions=batch['positions'],
-    segment_ids=batch['segment_ids'],
-  )
-  streams = [cast(Array, x.hidden) for x in out.exit_inputs.values()]
-  tall = rms_norm(
-    jnp.concatenate(streams),
-    scale=backbone['final_norm']['scale'],
-    epsilon=config.norm_epsilon,
-  )
-  depths = len(streams)
-  statistics = cross_entropy(
-    tall,
-    kernel=output_kernel(params, exit=None, config=config),
-    targets=jnp.tile(batch['targets'], (depths, 1)),
-    chunk_size=chunk_size,
-    dtype=jnp.dtype(dtype),
-  )
-  by_depth = lambda x: x.reshape(depths, *batch['targets'].shape)
-  return DepthReadings(
-    loss=by_depth(statistics.loss), top1=by_depth(statistics.top1)
-  )
-
-
-def _read_everywhere(config: ModelConfig) -> EarlyExitConfig:
-  # An embedding exit reads the stream as it is and has no parameters.
-  return EarlyExitConfig(
-    config,
-    tuple(
-      ExitConfig(depth, ExitHeadKind.EMBEDDING, OutputMatrix.SHARED)
-      for depth in range(config.num_layers + 1)
+  captured = capture(
+    {'backbone': params['backbone'], 'exits': {}},
+    batches,
+    config=EarlyExitConfig(config),
+    settings=CaptureConfig(
+      kinds=NATURAL, fields=CHEAP, num_candidates=1, dtype=dtype
     ),
   )
+  return summary_of(captured, bootstrap=bootstrap)
 
 
-def first_match_depth(
-  top1: Int[np.ndarray, 'depths *tokens'],
-) -> Int[np.ndarray, '*tokens']:
-  """Return the first depth that says what the last one says."""
-  return np.argmax(top1 == top1[-1], axis=0)
+def summary_of(
+  captured: Captured, *, bootstrap: Bootstrap = DEFAULT
+) -> NaturalExits:
+  """Return what the natural read-outs of a capture mean.
 
+  Args:
+    captured: a text, with every depth, losses and a candidate.
+    bootstrap: how intervals are made.
 
-def stable_depth(
-  top1: Int[np.ndarray, 'depths *tokens'],
-) -> Int[np.ndarray, '*tokens']:
-  """Return the first depth from which on all say what the last one says."""
-  same = top1 == top1[-1]
-  # Seen from the last depth down, the run of matches ends at the first miss.
-  run = np.cumprod(same[::-1], axis=0).sum(axis=0)
-  return len(top1) - run
+  Raises:
+    ArgumentError: there is no position.
+    EejaxError: a reading is not finite.
+  """
+  captured = captured.only(ReadoutKind.NATURAL)
+  if not captured.num_positions:
+    raise ArgumentError('there is no text to probe on.')
+  if not np.isfinite(captured.loss).all():
+    raise EejaxError(
+      'the model returns numbers that are not finite; the checkpoint is '
+      'damaged, or its numbers do not fit the compute dtype (try float32).'
+    )
+  found = {
+    c: distribution(captured, c, bootstrap=bootstrap)
+    for c in (Ceiling.FIRST_MATCH, Ceiling.STABLE)
+  }
+  first, stable = found[Ceiling.FIRST_MATCH], found[Ceiling.STABLE]
+  mean = lambda values: mean_over(captured, values, bootstrap=bootstrap)
+  return NaturalExits(
+    depths=tuple(
+      Depth(
+        depth=int(readout.depth),
+        loss=mean(captured.loss[i]),
+        agreement=mean(captured.agree[i]),
+        first_match=first.shares[i],
+        stable=stable.shares[i],
+      )
+      for i, readout in enumerate(captured.readouts)
+    ),
+    saved_if_stable=stable.skip,
+    saved_if_first_match=first.skip,
+    tokens=captured.num_positions,
+    rows=captured.num_rows,
+    confidence=bootstrap.confidence,
+  )
 
 
 def summarise(
@@ -278,7 +229,7 @@ def summarise(
   *,
   bootstrap: Bootstrap = DEFAULT,
 ) -> NaturalExits:
-  """Turn readings of every depth into what they mean.
+  """Return what readings of depths 0 to L mean that stand in rows.
 
   Args:
     loss: cross-entropy of each reading.
@@ -290,40 +241,20 @@ def summarise(
     EejaxError: a reading is not finite.
   """
   counted = weights > 0
-  if not np.isfinite(loss[:, counted]).all():
-    raise EejaxError(
-      'the model returns numbers that are not finite; the checkpoint is '
-      'damaged, or its numbers do not fit the compute dtype (try float32).'
-    )
-  num_layers = len(top1) - 1
-  counts = counted.sum(axis=1)
-
-  def mean(values) -> Interval:
-    kept = np.where(counted, values, 0)
-    return ratio_interval(kept.sum(axis=1), counts, bootstrap=bootstrap)
-
-  first, stable = first_match_depth(top1), stable_depth(top1)
-
-  def shares(depth_of_token):
-    found = np.bincount(depth_of_token[counted], minlength=num_layers + 1)
-    return found / counted.sum()
-
-  first_shares, stable_shares = shares(first), shares(stable)
-  saved = lambda depth: mean(1 - depth / max(num_layers, 1))
-  return NaturalExits(
-    depths=tuple(
-      Depth(
-        depth=d,
-        loss=mean(loss[d]),
-        agreement=mean(top1[d] == top1[-1]),
-        first_match=float(first_shares[d]),
-        stable=float(stable_shares[d]),
-      )
-      for d in range(num_layers + 1)
+  facts = CaptureFacts(
+    readouts=tuple(
+      Readout(f'depth_{d}', float(d), ReadoutKind.NATURAL)
+      for d in range(len(top1))
     ),
-    saved_if_stable=saved(stable),
-    saved_if_first_match=saved(first),
-    tokens=int(counted.sum()),
-    rows=int((counts > 0).sum()),
-    confidence=bootstrap.confidence,
+    fields=('loss', 'top_tokens'),
+    num_candidates=1,
+    num_layers=len(top1) - 1,
+    vocab_size=int(top1.max(initial=0)) + 1,
   )
+  source = {
+    'row': np.nonzero(counted)[0],
+    'weight': np.ones(counted.sum(), np.float32),
+    'loss': loss[:, counted],
+    'top_tokens': top1[:, counted][..., None],
+  }
+  return summary_of(Captured(facts, source), bootstrap=bootstrap)

@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 from eejax.analysis import agreement
+from eejax.analysis.capture import capture
+from eejax.analysis.capture_file import ReadoutKind
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError, EejaxError
 from eejax.models import decoder
-from eejax.testing import tiny
+from eejax.testing import planted, tiny
 
 
 def make_batch(config, *, rows=3, length=8):
@@ -37,25 +39,11 @@ def make_batch(config, *, rows=3, length=8):
   )
 
 
-def idle_from(params, depth):
-  """Return `params` with blocks from `depth` up that change nothing."""
-  blocks = params['backbone']['blocks']
-
-  def silence(kernel):
-    return kernel.at[depth:].set(0.0)
-
-  attention, mlp = dict(blocks['attention']), dict(blocks['mlp'])
-  attention['output'] = {'kernel': silence(attention['output']['kernel'])}
-  mlp['down'] = {'kernel': silence(mlp['down']['kernel'])}
-  blocks = {**blocks, 'attention': attention, 'mlp': mlp}
-  return {'backbone': {**params['backbone'], 'blocks': blocks}, 'exits': {}}
-
-
 class TestPlanted:
   def test_idle_upper_blocks_agree_exactly(self, tiny_config, tiny_params):
     batch = make_batch(tiny_config)
     found = agreement.natural_exits(
-      idle_from(tiny_params, 2), [batch], config=tiny_config.model
+      planted.idle_from(tiny_params, 2), [batch], config=tiny_config.model
     )
     assert [d.depth for d in found.depths] == [0, 1, 2, 3, 4]
     last = found.depths[-1]
@@ -69,7 +57,7 @@ class TestPlanted:
   def test_a_model_that_decides_last(self, tiny_config, tiny_params):
     # The last block overrules all others with one large direction.
     batch = make_batch(tiny_config)
-    idle = idle_from(tiny_params, 0)
+    idle = planted.idle_from(tiny_params, 0)
     blocks = idle['backbone']['blocks']
     down = blocks['mlp']['down']['kernel']
     table = idle['backbone']['embedding']['table']
@@ -95,16 +83,10 @@ def test_depths_equal_exits_with_the_final_norm(tiny_params):
     'exits': {'exit_1': {'norm': norm}, 'exit_3': {'norm': norm}},
   }
   logits = decoder.logits(params, jnp.asarray(batch.tokens), config=config)
-  readings = agreement.read_depths(
-    {'backbone': params['backbone']},
-    batch.as_dict(),
-    config=config.model,
-    dtype='float32',
-    chunk_size=32,
-  )
+  captured = capture(params, [batch], config=config).only(ReadoutKind.NATURAL)
   for depth, name in ((1, 'exit_1'), (3, 'exit_3'), (4, 'final')):
     np.testing.assert_array_equal(
-      readings.top1[depth], jnp.argmax(logits[name], -1)
+      captured.top1[depth], jnp.argmax(logits[name], -1).reshape(-1)
     )
 
 
