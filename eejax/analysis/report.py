@@ -125,7 +125,7 @@ def _probe(summary: Values) -> str:
   )
   return page.section(
     'Before any training',
-    page.paragraph(summary['probe']['verdict']),
+    *_verdict(summary['probe']),
     page.panels(
       [
         ('What every depth would say', agreement),
@@ -137,6 +137,14 @@ def _probe(summary: Values) -> str:
       'is settled once no deeper block changes it.'
     ),
   )
+
+
+def _verdict(probe: Values) -> list[str]:
+  kind = {'yes': 'yes', 'no': 'no'}.get(probe['answer'], 'maybe')
+  return [
+    page.verdict(probe['headline'], kind=kind),
+    page.bullets(probe['sentences']),
+  ]
 
 
 def _tuning(summary: Values) -> str:
@@ -211,7 +219,8 @@ def _thresholds(summary: Values) -> str:
     '<h3>Which score to ask</h3>',
     page.table([criterion_row(c, sweep) for c in sweep['criteria']]),
     page.paragraph(
-      'Each score with its own thresholds, searched for the same agreement. '
+      'Each score with thresholds searched for the same agreement on other '
+      'text. '
       'A gate is read before the head; the others cost a head at every exit '
       'that is asked. Safe at a depth: how many tokens the exit there could '
       f'take on its own with {target} of them right.'

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eejax.decoding.policy import Mode, Policy
+from eejax.decoding.policy import Mode, Policy, Threshold
 from eejax.errors import EejaxError
 
 if TYPE_CHECKING:
@@ -100,27 +100,46 @@ def score_texts(
   return {name: logged.after(length - 1) for name, logged in found.items()}
 
 
-def find_steps(
+@dataclasses.dataclass(frozen=True)
+class Path:
+  """Hold the path of one criterion.
+
+  Attributes:
+    criterion: which score is asked.
+    steps: settings that save time, safe to risky.
+    decisive: thresholds for an agreement of 1 - risk, or near it.
+    speed: predicted for these, on the texts searched on.
+  """
+
+  criterion: str
+  steps: tuple[Step, ...]
+  decisive: tuple[Threshold, ...]
+  speed: float
+
+
+def find_paths(
   model: 'Checkpoint',
   logged: 'dict[str, ExitScores]',
   *,
   risk: float,
   window: int,
   times: 'PartTimes',
-) -> list[Step]:
-  """Return the path of the criterion that is fastest at 1 - risk.
+) -> list[Path]:
+  """Return the path of each criterion, the fastest at 1 - risk first.
 
-  Raises:
-    EejaxError: no thresholds save time at any target.
+  Args:
+    model: with its exits.
+    logged: scores of each criterion.
+    risk: what is to be certified.
+    window: of the decoder.
+    times: of the parts of decoding.
   """
   from eejax.cli import measuring, output
   from eejax.evaluation import sweep
   from eejax.evaluation.sweep import Search
 
-  best: list[Step] = []
-  best_speed = 0.0
-  # Nearest to what is to be lost; the order of the path is by target.
   decisive = min(TARGETS, key=lambda t: abs(t - (1 - risk)))
+  paths = []
   for name in output.track(list(logged), 'searching', unit='score'):
     cost = measuring.decode_cost(model, name, times=times)
     found = sweep.find_path(
@@ -130,24 +149,38 @@ def find_steps(
       speedup=cost.speedup,
       search=Search(margin=0.0, prices=12, candidates=16, rounds=2),
     )
-    points = sweep.evaluate_settings(
-      logged[name], found, window=window, speedup=cost.speedup
+    chosen = found[TARGETS.index(decisive)]
+    (point,) = sweep.evaluate_settings(
+      logged[name], [chosen], window=window, speedup=cost.speedup
     )
-    speed = points[TARGETS.index(decisive)].predicted_speedup
     steps = [
       Step(t, Policy(Mode.EARLY_EXIT, name, thresholds, window=window))
       for t, thresholds in zip(TARGETS, found, strict=True)
       if any(x is not None for x in thresholds)
     ]
-    if steps and (not best or speed > best_speed):
-      best, best_speed = steps, speed
-  if not best:
+    paths.append(
+      Path(name, tuple(_distinct(steps)), chosen, point.predicted_speedup)
+    )
+  # Where none saves time at 1 - risk, the one that does soonest below it.
+  first = lambda p: p.steps[0].target if p.steps else 0.0
+  is_used = lambda p: any(t is not None for t in p.decisive)
+  speed = lambda p: p.speed if is_used(p) else 0.0
+  return sorted(paths, key=lambda p: (speed(p), first(p)), reverse=True)
+
+
+def steps_of(paths: Sequence[Path]) -> list[Step]:
+  """Return the steps of the first path.
+
+  Raises:
+    EejaxError: it has none.
+  """
+  if not paths[0].steps:
     raise EejaxError(
       'no thresholds save time on this model at any agreement down to '
       f'{TARGETS[-1]:.0%}, by any score: early exit does not pay here, so '
       'there is nothing to certify; decode with mode full or speculative.'
     )
-  return _distinct(best)
+  return list(paths[0].steps)
 
 
 def _distinct(steps: list[Step]) -> list[Step]:

@@ -31,7 +31,7 @@ from eejax.analysis.risk.fixed_sequence import Guarantee
 from eejax.checkpoint.folder import Checkpoint
 from eejax.checkpoint.tree import backbone_hash
 from eejax.cli import calibrate_path, measuring, output
-from eejax.cli.calibrate_path import Step
+from eejax.cli.calibrate_path import Path, Step
 from eejax.cli.calibrate_store import DecodedTexts
 from eejax.data.batch import Packing
 from eejax.decoding import certificate as certificate_lib
@@ -195,6 +195,7 @@ class Calibration:
   Attributes:
     request: what was asked for.
     outcome: of certifying.
+    paths: of each criterion, the one that was followed first.
     steps: settings that were to be certified, safe to risky.
     num_searched: sequences that were searched on.
     speedups: predicted for each setting that was looked at, at batch 1.
@@ -204,6 +205,7 @@ class Calibration:
 
   request: Request
   outcome: Outcome
+  paths: tuple[Path, ...]
   steps: tuple[Step, ...]
   num_searched: int
   speedups: tuple[float, ...]
@@ -279,7 +281,12 @@ class Calibration:
 
 
 def calibrate(
-  model: Checkpoint, parts: Parts, request: Request, out: pathlib.Path
+  model: Checkpoint,
+  parts: Parts,
+  request: Request,
+  out: pathlib.Path,
+  *,
+  times: PartTimes | None = None,
 ) -> Calibration:
   """Search thresholds on one part and certify them on the other.
 
@@ -289,6 +296,7 @@ def calibrate(
     request: what is to be certified.
     out: where the policy goes; decoded texts are kept beside it until it is
       certified, so that a run that was stopped goes on.
+    times: of the parts of decoding, if they are known.
 
   Raises:
     EejaxError: there is nothing to certify, or the model is damaged.
@@ -297,8 +305,9 @@ def calibrate(
   store = DecodedTexts(
     out.with_name(f'.{out.name}.decoded'), _identity(model, parts, request)
   )
-  work = _Work(model, parts, request, store)
-  steps = work.find_steps()
+  work = _Work(model, parts, request, store, times)
+  paths = work.find_paths()
+  steps = calibrate_path.steps_of(paths)
   begin = calibrate_path.begin_at(
     lambda place: float(work.losses(SEARCH, steps[place]).mean()),
     len(steps),
@@ -323,6 +332,7 @@ def calibrate(
   return Calibration(
     request=request,
     outcome=outcome,
+    paths=tuple(paths),
     steps=tuple(steps),
     num_searched=len(parts.search),
     speedups=tuple(work.speedup(steps[i]) for i in looked_at),
@@ -340,6 +350,7 @@ class _Work:
     parts: Parts,
     request: Request,
     store: DecodedTexts,
+    times: PartTimes | None,
   ):
     self._model, self._request, self._store = model, request, store
     self._prompts = {SEARCH: parts.search, CERTIFY: parts.certify}
@@ -347,10 +358,10 @@ class _Work:
       model.params, config=model.config, dtype=request.dtype
     )
     self._texts: dict[tuple[str, Policy], list[Text]] = {}
-    self._times: PartTimes | None = None
+    self._times = times
 
-  def find_steps(self) -> list[Step]:
-    """Return the path of settings, searched on the search part."""
+  def find_paths(self) -> list[Path]:
+    """Return the paths of settings, searched on the search part."""
     request, model = self._request, self._model
     names = (request.criterion,) if request.criterion else None
     logged = calibrate_path.score_texts(
@@ -361,7 +372,7 @@ class _Work:
       dtype=request.dtype,
       batch_size=request.batch_size,
     )
-    return calibrate_path.find_steps(
+    return calibrate_path.find_paths(
       model,
       logged,
       risk=request.risk,

@@ -13,27 +13,29 @@
 # limitations under the License.
 """The quickstart's decoding stages: thresholds, wall clock, samples."""
 
+import dataclasses
 import functools
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from eejax.checkpoint.folder import Checkpoint
-from eejax.cli import measuring, output
+from eejax.cli import calibrate_run, measuring, output
 from eejax.cli.quickstart_settings import Models, Settings
 from eejax.cli.quickstart_speed import GRID, Found, Timing
 from eejax.cli.stages import Stages
 from eejax.data.batch import Packing
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import Threshold
+from eejax.decoding.policy import Threshold, save_policy
 from eejax.decoding.prepare import prepare
-from eejax.errors import ArgumentError
+from eejax.errors import ArgumentError, EejaxError
 from eejax.evaluation import scores, sweep
-from eejax.evaluation.part_times import part_times
-from eejax.evaluation.sweep import Search
+from eejax.evaluation.part_times import PartTimes, part_times
 
 PROMPT_TOKENS = 32
+POLICY = 'policy.json'
 SAMPLES = 3
 
 
@@ -41,7 +43,7 @@ def run(settings: Settings, models: Models, stages: Stages) -> dict[str, Any]:
   """Run the decoding stages; return their part of the summary."""
   thresholds = stages.run(
     'thresholds',
-    functools.partial(_thresholds, settings, models),
+    functools.partial(_thresholds, settings, models, models.folder),
     inputs=[settings.target, settings.window],
   )
   speed = stages.run(
@@ -58,8 +60,15 @@ def run(settings: Settings, models: Models, stages: Stages) -> dict[str, Any]:
 # MARK: Thresholds
 
 
-def _thresholds(settings: Settings, models: Models) -> dict[str, Any]:
+def _thresholds(
+  settings: Settings, models: Models, folder: pathlib.Path
+) -> dict[str, Any]:
+  """Certify thresholds, and measure them and others on held-out text."""
   model = models.tuned
+  found, times, words = certify(settings, model, folder / POLICY)
+  policy = None if found is None else found.policy
+  exits = len(model.config.exits)
+  never: tuple[Threshold, ...] = (None,) * exits
   batches = measuring.read_text(
     model, settings.text('validation'), packing=Packing.ONE_PER_ROW
   )
@@ -69,29 +78,23 @@ def _thresholds(settings: Settings, models: Models) -> dict[str, Any]:
     config=model.config,
     criteria=measuring.usable_criteria(model),
   )
-  with output.waiting('timing the parts of decoding'):
-    times = part_times(
-      prepare(model.params, config=model.config),
-      config=model.config,
-      window=settings.window,
-    )
   cost_of = functools.partial(measuring.decode_cost, model, times=times)
-  found = {}
-  for name in output.track(logged, 'searching', unit='score'):
-    found[name] = sweep.calibrate(
+  chosen = {} if found is None else {p.criterion: p for p in found.paths}
+  best = next(iter(logged)) if found is None else found.paths[0].criterion
+
+  def point(name: str, thresholds: Sequence[Threshold]) -> sweep.Point:
+    (measured,) = sweep.evaluate_settings(
       logged[name],
+      [thresholds],
       window=settings.window,
       speedup=cost_of(name).speedup,
-      search=Search(target=settings.target),
     )
-  # Chosen on the same half as the thresholds.
-  best = max(found, key=lambda name: found[name].tuned.predicted_speedup)
-  points = sweep.sweep(
-    logged[best].halves()[1],
-    window=settings.window,
-    speedup=cost_of(best).speedup,
-    grid=GRID,
-  )
+    if any(t is not None for t in thresholds):
+      return measured
+    # Where no exit is taken, none is compiled in: that is full decoding.
+    return dataclasses.replace(measured, predicted_speedup=1.0)
+
+  thresholds = never if policy is None else policy.thresholds
   return {
     'criterion': best,
     'window': settings.window,
@@ -99,17 +102,58 @@ def _thresholds(settings: Settings, models: Models) -> dict[str, Any]:
     'window_factor': times.window_factor,
     'tokens': logged[best].num_tokens,
     'exit_depths': logged[best].depths,
-    'points': points,
-    'calibrated': found[best],
+    'points': sweep.sweep(
+      logged[best],
+      window=settings.window,
+      speedup=cost_of(best).speedup,
+      grid=GRID,
+    ),
+    'certified': words,
+    'calibrated': {
+      'target': settings.target,
+      'thresholds': thresholds,
+      'held_out': point(best, thresholds),
+    },
     'criteria': [
       {
         'criterion': name,
-        'calibrated': one,
+        'calibrated': {
+          'held_out': point(
+            name, chosen[name].decisive if name in chosen else never
+          )
+        },
         'coverage': sweep.coverage(logged[name], precision=settings.target),
       }
-      for name, one in found.items()
+      for name in logged
     ],
   }
+
+
+def certify(
+  settings: Settings, model: Checkpoint, out: pathlib.Path
+) -> tuple[calibrate_run.Calibration | None, PartTimes, dict[str, Any]]:
+  """Certify thresholds for what the target lets differ.
+
+  Returns:
+    What was found, None where there is too little text or nothing saves time;
+    the times of the parts of decoding; and what `--json` of `calibrate` has.
+  """
+  with output.waiting('timing the parts of decoding'):
+    times = part_times(
+      prepare(model.params, config=model.config),
+      config=model.config,
+      window=settings.window,
+    )
+  out.unlink(missing_ok=True)
+  try:
+    request = settings.calibration(model.config.model.max_length)
+    parts = calibrate_run.read_parts(model, request)
+    found = calibrate_run.calibrate(model, parts, request, out, times=times)
+  except EejaxError as error:
+    return None, times, {'certified': False, 'sentence': str(error)}
+  if found.policy is not None:
+    save_policy(found.policy, out)
+  return found, times, found.values()
 
 
 def _speed(

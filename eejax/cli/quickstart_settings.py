@@ -21,15 +21,17 @@ import sys
 from typing import Any
 
 from eejax import config as config_lib
+from eejax.analysis.risk.bounds import samples_needed
 from eejax.checkpoint.folder import Checkpoint
-from eejax.cli import measuring
+from eejax.cli import calibrate_run, measuring
 from eejax.cli.measuring import Text
 from eejax.cli.stages import fingerprint
 from eejax.errors import ArgumentError
-from eejax.evaluation.sweep import Search
 
 BACKBONE, WITH_EXITS, TUNING = 'backbone', 'with_exits', 'tuning'
 TUNED = f'{TUNING}/model'
+# Of the sequences that thresholds are certified on.
+CALIBRATION_TOKENS, CALIBRATION_SEQUENCES = 32, 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,11 @@ class Settings:
   window: int
 
   def __post_init__(self):
-    Search(target=self.target)
+    if not 0 < self.target < 1:
+      raise ArgumentError(
+        'the target agreement must lie between 0 and 1, both left out, not '
+        f'{self.target}.'
+      )
     if self.exits:
       config_lib.parse_exits(self.exits)
     if self.backbone and not pathlib.Path(self.backbone).exists():
@@ -70,6 +76,28 @@ class Settings:
     return Text(
       data=self.data, split=split, unit=self.unit, max_tokens=self.eval_tokens
     )
+
+  def calibration(self, max_length: int) -> calibrate_run.Request:
+    """Return what is to be certified, on the validation part.
+
+    Args:
+      max_length: context of the model.
+    """
+    tokens = min(CALIBRATION_TOKENS, max(max_length // 3, 1))
+    risk = 1 - self.target
+    request = functools.partial(
+      calibrate_run.Request,
+      risk=risk,
+      data=self.data,
+      split='validation',
+      unit=self.unit,
+      search_sequences=64,
+      prompt_tokens=tokens,
+      max_new_tokens=tokens,
+      window=self.window,
+    )
+    least = samples_needed(risk=risk, delta=0.05) or 1
+    return request(sequences=max(CALIBRATION_SEQUENCES, 2 * least))
 
   @property
   def data_stamp(self) -> list[Any]:

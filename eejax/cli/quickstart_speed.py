@@ -64,8 +64,8 @@ class Found:
     return cls(
       criterion=result['criterion'],
       window=result['window'],
-      times=PartTimes(**result['part_times']),
-      calibrated=tuple(result['calibrated']['tuned']['thresholds']),
+      times=PartTimes.from_json(result['part_times']),
+      calibrated=tuple(result['calibrated']['thresholds']),
       calibrated_point=result['calibrated']['held_out'],
       points={tuple(p['thresholds']): p for p in result['points']},
     )

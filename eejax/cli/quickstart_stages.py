@@ -24,8 +24,6 @@ from typing import Any
 
 from eejax import config as config_lib
 from eejax import resources
-from eejax.analysis import agreement
-from eejax.analysis.cost_model import model_cost
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint import manifest
 from eejax.checkpoint.folder import Checkpoint
@@ -37,6 +35,7 @@ from eejax.cli import (
   main,
   measuring,
   output,
+  probe,
   quickstart_decoding,
   quickstart_words,
   tune,
@@ -64,12 +63,12 @@ PLACES = (1 / 4, 3 / 8, 1 / 2, 3 / 4)
 # What is being done, and about how many seconds it takes on two cores.
 TITLES = {
   'import': ('importing the backbone', 3),
-  'probe': ('probing its natural exits', 15),
+  'probe': ('probing its natural exits', 30),
   'exits': ('adding exits', 3),
   'before': ('evaluating every exit before tuning', 15),
   'tune': ('tuning the exits', 110),
   'after': ('evaluating every exit after tuning', 15),
-  'thresholds': ('searching thresholds', 25),
+  'thresholds': ('calibrating thresholds', 60),
   'speed': ('timing decoding', 45),
   'samples': ('writing samples', 9),
 }
@@ -119,10 +118,15 @@ def run_all(settings: Settings, folder: pathlib.Path) -> dict[str, Any]:
   exits = settings.exits or default_exits(model)
   # Refuses exits beyond the model before anything long is done.
   EarlyExitConfig(model, config_lib.parse_exits(exits))
-  probe = stages.run(
+  probed = stages.run(
     'probe',
     functools.partial(_probe, settings, models),
-    inputs=[settings.data_stamp, settings.eval_tokens],
+    inputs=[
+      settings.data_stamp,
+      settings.eval_tokens,
+      settings.target,
+      settings.window,
+    ],
   )
   stages.run(
     'exits',
@@ -148,7 +152,7 @@ def run_all(settings: Settings, folder: pathlib.Path) -> dict[str, Any]:
     'model': _describe_model(backbone, folder),
     'data': {'name': _data_name(settings.data), 'unit': settings.unit},
     'exit_kinds': exit_kinds(models.tuned),
-    'probe': probe,
+    'probe': probed,
     'before': before,
     'tuning': tuning,
     'after': after,
@@ -184,20 +188,10 @@ def _import(source: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _probe(settings: Settings, models: Models) -> dict[str, Any]:
-  model = models.backbone
-  text = settings.text('test')
-  batches = measuring.read_text(model, text, packing=Packing.PACKED)
-  found = agreement.natural_exits(
-    model.params,
-    output.track(batches, 'probing', unit='step'),
-    config=model.config.model,
-  )
-  output.say(found.verdict())
-  return {
-    'natural_exits': found,
-    'verdict': found.verdict(),
-    'head_in_blocks': model_cost(model.config).head_in_blocks,
-  }
+  question = probe.Question(loss=1 - settings.target, window=settings.window)
+  found = probe.probe(models.backbone, settings.text('test'), question)
+  output.say(found.headline())
+  return probe.values(found)
 
 
 def _add_exits(folder: pathlib.Path, exits: str, seed: int) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def meaning(summary: Values) -> list[str]:
 
 def uses_exits(summary: Values) -> bool:
   """Return whether the calibrated setting ever takes an exit."""
-  thresholds = summary['sweep']['calibrated']['tuned']['thresholds']
+  thresholds = summary['sweep']['calibrated']['thresholds']
   return any(t is not None for t in thresholds)
 
 
@@ -56,24 +56,24 @@ def _headline(summary: Values) -> list[str]:
   speed = summary['speed']['calibrated']
   best = summary['sweep']['calibrated']
   agreement = best['held_out']['agreement']
+  sentence = summary['sweep']['certified']['sentence']
   if not uses_exits(summary):
     return [
-      f'No thresholds were found that keep {best["target"]:.0%} agreement '
-      'with full decoding and save time, so the calibrated setting is full '
-      'decoding.'
+      f'No thresholds could be certified for {best["target"]:.0%} agreement '
+      f'with full decoding, so the calibrated setting is full decoding: '
+      f'{sentence}'
     ]
-  reached = agreement['value'] >= best['target']
   return [
     f'Calibrated for {best["target"]:.0%} agreement with full decoding, early '
     f'exit runs at {speed["measured"]["value"]:.2f} times its speed here '
     f'({speed["tokens_per_s"]:.0f} against '
     f'{summary["speed"]["full_tokens_per_s"]:.0f} tokens/s, one prompt at a '
     'time).',
-    f'On text that the thresholds were not chosen on, '
-    f'{agreement["value"]:.1%} of the tokens are those of the whole model '
-    f'given the same text (interval {agreement["low"]:.1%} to '
-    f'{agreement["high"]:.1%}; empirical, teacher-forced)'
-    + ('.' if reached else ', short of the target.'),
+    f'{sentence[:1].upper()}{sentence[1:]}',
+    f'On other held-out text, {agreement["value"]:.1%} of the tokens are those '
+    f'of the whole model given the same text (interval '
+    f'{agreement["low"]:.1%} to {agreement["high"]:.1%}; empirical, '
+    'teacher-forced).',
     f'Tokens are emitted after {speed["mean_depth"]:.1f} of '
     f'{summary["model"]["num_layers"]} blocks on average; deeper keys and '
     'values are caught up later, exactly.',
@@ -106,25 +106,23 @@ def why_not(summary: Values) -> str:
 def calibration(summary: Values) -> str:
   """Return how the thresholds were chosen."""
   sweep = summary['sweep']
-  best = sweep['calibrated']
+  best, held_out = sweep['calibrated'], sweep['calibrated']['held_out']
+  start = (
+    'A token leaves at the first exit whose score reaches the threshold of '
+    'that exit. Thresholds were searched on some prompts of the validation '
+    'text and certified on others, free-running: the loss of a text is the '
+    'share of its tokens that the full model, given the same text, would not '
+    f'have chosen, and at most {1 - best["target"]:.0%} was asked for. '
+  )
+  sentence = sweep['certified']['sentence']
   if not uses_exits(summary):
-    return (
-      'A token would leave at the first exit whose score reaches the '
-      'threshold of that exit. Thresholds were searched on one half of the '
-      f'validation text for the least time at {best["target"]:.0%} agreement: '
-      'none saves time, by any of the scores. All agreement shown is of the '
-      'other half.'
-    )
-  chosen = measuring.thresholds_text(best['tuned']['thresholds'])
-  chosen = chosen.replace(',', ', ')
+    return f'{start}Outcome: {sentence}'
+  chosen = measuring.thresholds_text(best['thresholds']).replace(',', ', ')
   return (
-    f'A token leaves at the first exit whose {sweep["criterion"]} score '
-    f'reaches the threshold of that exit. Searched for the least time at '
-    f'{best["target"]:.0%} agreement, the thresholds are {chosen} for depths '
-    f'{", ".join(map(str, sweep["exit_depths"]))}: they were chosen on one '
-    'half of the validation text, where they agree at '
-    f'{best["tuned"]["agreement"]["value"]:.1%}, and all agreement shown is '
-    f'of the other half, {best["held_out"]["agreement"]["value"]:.1%}.'
+    f'{start}The thresholds of the {sweep["criterion"]} score are {chosen} for '
+    f'depths {", ".join(map(str, sweep["exit_depths"]))}; {sentence} Given the '
+    'validation text (teacher-forced), they agree at '
+    f'{held_out["agreement"]["value"]:.1%}.'
   )
 
 
@@ -156,7 +154,8 @@ def limits(summary: Values) -> list[str]:
     'Agreement is empirical and teacher-forced: at each token of held-out '
     'text, does the exit that decoding would take say what the whole model '
     'says? In free generation one different token sends the text another '
-    'way; nothing is guaranteed.',
+    'way. What is certified is the mean loss of texts generated after prompts '
+    'drawn like those it was certified on, and nothing else.',
     f'Speed is wall clock on this machine: {speed["prompts"]} prompts one at '
     f'a time, {speed["new_tokens"]} tokens each, {speed["repeats"]} rounds '
     'in which the settings take turns, medians, without compiling and '
@@ -194,6 +193,7 @@ def commands(
       ('add-exits', plain, added, '--exits', exits),
       ('tune', *tuning),
       ('eval', tuned, '--sweep'),
+      ('calibrate', tuned, '--out', folder / 'policy.json'),
       ('generate', tuned, '--prompt', 'import os', '--mode', 'early_exit'),
     )
   ]

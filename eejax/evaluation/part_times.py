@@ -36,7 +36,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import jax
@@ -82,10 +82,11 @@ class PartTimes:
   factors: tuple[float, ...] = (1.0,)
   rows: int = 1
 
-  def __post_init__(self):
-    # They come back from JSON as lists.
-    object.__setattr__(self, 'widths', tuple(self.widths))
-    object.__setattr__(self, 'factors', tuple(self.factors))
+  @classmethod
+  def from_json(cls, values: Mapping[str, Any]) -> 'PartTimes':
+    """Rebuild times that were written as plain values."""
+    lists = {name: tuple(values[name]) for name in ('widths', 'factors')}
+    return cls(**{**values, **lists})
 
   @property
   def window_factor(self) -> float:

@@ -83,7 +83,9 @@ def make_summary():
     'environment': {'jax': '0.0', 'cores': 2},
     'stages': [{'name': 'tuning', 'seconds': 61.23}],
     'probe': {
-      'verdict': 'There is room.',
+      'answer': 'no',
+      'headline': 'No: it will not pay.',
+      'sentences': ['There is room.'],
       'natural_exits': {
         'saved_if_stable': interval(0.3),
         'depths': [
@@ -200,6 +202,7 @@ def test_it_is_whole_and_says_what_there_is():
     '8.2 of 12',
     'It is faster.',
     'There is room.',
+    'No: it will not pay.',
     '5.000 \u2192 2.500',
     'Nothing is guaranteed.',
     'eejax probe x',
