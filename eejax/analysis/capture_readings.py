@@ -18,8 +18,8 @@ model and of the read-out before: memory follows the chunk, not the text and
 not the number of read-outs. Everything is then a handful of sums over the
 vocabulary. With p, q two distributions,
 
-  H(p)       = log sum_v exp z(v) - sum_v p(v) z(v)
-  KL(p || q) = sum_v p(v) log p(v) - sum_v p(v) log q(v)
+  H(p)       = -sum_v p(v) log p(v)
+  KL(p || q) = -sum_v p(v) log q(v) - H(p)
   JS(p, q)   = log 2 - sum_v (p(v) + q(v)) log (p(v) + q(v)) / 2
                  - (H(p) + H(q)) / 2
 
@@ -159,7 +159,9 @@ def distribution(
   total = jnp.sum(weights, axis=-1, keepdims=True)
   log_normalizer = (best + jnp.log(total))[:, 0]
   probs = weights / total
-  entropy = log_normalizer - jnp.sum(probs * logits, axis=-1)
+  # Term by term, for the difference of two large sums would lose digits.
+  surprise = log_normalizer[:, None] - logits
+  entropy = jnp.sum(probs * surprise, axis=-1)
   return Distribution(
     spoken=Spoken(probs, entropy),
     logits=logits,
@@ -222,6 +224,8 @@ def _at(
 
 def _divergence_from(p: Spoken, q: Distribution) -> Float[Array, 'C']:
   """Return KL(p || q)."""
+  # Logits are small beside their normaliser, so what the sum of p lacks of 1
+  # by rounding has little to multiply.
   cross = q.log_normalizer - jnp.sum(p.probs * q.logits, axis=-1)
   # Rounding must not put it below its least value.
   return jnp.maximum(cross - p.entropy, 0.0)
