@@ -403,7 +403,7 @@ class TestMemory:
     # Matrices without their mean stand once more, those of exits of their own
     # among them.
     matrices = 4 * 2 * model[0].model.embed_dim * vocabulary
-    assert more - fewer - matrices < 4 * 24 * 8 * vocabulary
+    assert more - fewer - matrices < 4 * 40 * 8 * vocabulary
     assert more - fewer < 4 * 12 * 32 * LENGTH * vocabulary / 10
 
   def test_the_text_does_not_count(self, model, monkeypatch):
