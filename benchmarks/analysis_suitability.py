@@ -349,7 +349,7 @@ FIGURES: dict[str, figures.Measure] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add what these figures take."""
   parser.add_argument(
-    '--steps', type=int, default=600, help='of each training (default: 600)'
+    '--steps', type=int, default=500, help='of each training (default: 500)'
   )
   parser.add_argument(
     '--seeds', type=int, default=1, help='pairs of models (default: 1)'

@@ -84,6 +84,64 @@ def agreement(found: Values) -> str:
   )
 
 
+def agreement_by_class(found: Values) -> str:
+  """Return agreement by depth, for classes that are not rare."""
+  classes = [c for c in found['by_target'] if c['share'] >= 0.02]
+  return line_chart(
+    [
+      _curve(c['name'].replace('_', ' '), found['depths'], c['agreement'])
+      for c in classes
+    ],
+    title='Agreement by depth and kind of token',
+    x=Axis('depth'),
+    y=Axis('agreement', Format.PERCENT, high=1.0),
+  )
+
+
+def own_against_given(own: Values, given: Values) -> str:
+  """Return agreement by depth on two texts."""
+  series = []
+  for name, found in (('given text', given), ('its own text', own)):
+    entries = _of_kind(found, 'natural')
+    series.append(
+      _curve(
+        name,
+        [r['readout']['depth'] for r in entries],
+        [r['figures']['agreement'] for r in entries],
+      )
+    )
+  return line_chart(
+    series,
+    title='Agreement by depth on given text and on its own',
+    x=Axis('depth'),
+    y=Axis('agreement', Format.PERCENT, high=1.0),
+  )
+
+
+def damage(found: Values) -> str:
+  """Return agreement by generated length, for each stand-in."""
+  kinds = {'exact keys and values': found['wrong_tokens']}
+  kinds |= found['by_strategy']
+  series = [
+    Series(
+      name.replace('_', ' '),
+      [s['end'] for s in entry['stretches']],
+      [s['agreement']['value'] for s in entry['stretches']],
+      ends=[
+        (s['agreement']['low'], s['agreement']['high'])
+        for s in entry['stretches']
+      ],
+    )
+    for name, entry in kinds.items()
+  ]
+  return line_chart(
+    series,
+    title='Agreement with the full model by generated length',
+    x=Axis('tokens generated'),
+    y=Axis('agreement', Format.PERCENT, low=0.0, high=1.0),
+  )
+
+
 def loss(found: Values) -> str:
   """Return loss by depth, without depth 0, which dwarfs the rest."""
   return line_chart(

@@ -31,6 +31,13 @@ from eejax.analysis.analysis_formats import (
   times,
 )
 from eejax.analysis.analysis_models import comparison_section, dynamics_section
+from eejax.analysis.analysis_texts import (
+  grid_section,
+  keys_section,
+  own_text_section,
+  sublayers_section,
+  words_section,
+)
 from eejax.analysis.analysis_verdict import (
   best_skip,
   best_speculation,
@@ -54,8 +61,11 @@ def render(values: Values) -> str:
     _gates(sections.get('gates')),
     _confidence(sections.get('confidence')),
     _speculation(sections),
-    _sublayers(sections.get('sublayers')),
-    _grid(sections.get('grid')),
+    sublayers_section(sections.get('sublayers')),
+    words_section(sections.get('words')),
+    own_text_section(sections),
+    keys_section(sections.get('keys')),
+    grid_section(sections.get('grid')),
     comparison_section(sections.get('comparison')),
     dynamics_section(sections.get('dynamics')),
     _method(values),
@@ -367,69 +377,6 @@ def _speculation(sections: Values) -> str:
       f'bytes read (a head costs {found["cost"]["head"]:.2f} blocks). Below 1 '
       'it loses.'
     ),
-  )
-
-
-def _sublayers(found: Values | None) -> str:
-  if not found:
-    return ''
-  rows = [
-    {
-      'ceiling': name.replace('_', ' '),
-      'after attention': percent(f['at_attention']['value']),
-      'after a block': percent(f['at_mlp']['value']),
-      'blocks saved': f'{f["saved"]["value"]:.2f} ({plain_range(f["saved"])})',
-    }
-    for name, f in found.items()
-  ]
-  return page.section(
-    'Exits inside blocks',
-    page.table(rows),
-    page.paragraph(
-      'Where answers first appear when the stream is read after attention, '
-      'too, and what that saves against reading after whole blocks.'
-    ),
-  )
-
-
-def _grid(found: Values | None) -> str:
-  if not found:
-    return ''
-  readings = [
-    [
-      page.Reading(
-        piece=cell['candidates'][0][0],
-        sure=cell['candidates'][0][1],
-        same=cell['same'],
-        settled=column == found['settled'][n],
-        hint=_hint(found, n, column),
-      )
-      for column, cell in enumerate(line)
-    ]
-    for n, line in enumerate(found['readings'])
-  ]
-  return page.section(
-    'A text, token by depth',
-    page.paragraph(
-      'What each depth says comes next after each token. Green: what the full '
-      'model says; orange: something else; the deeper the colour, the surer. '
-      'The bar marks the stable depth. Point at a cell, or touch it, for the '
-      'likeliest tokens there.'
-    ),
-    page.token_grid(
-      found['tokens'], [f'{d:g}' for d in found['depths']], readings
-    ),
-  )
-
-
-def _hint(found: Values, n: int, column: int) -> str:
-  cell = found['readings'][n][column]
-  listed = '\n'.join(
-    f'{100 * p:5.1f} %  {piece!r}' for piece, p in cell['candidates']
-  )
-  return (
-    f'depth {found["depths"][column]:g} after {found["tokens"][n]!r}\n'
-    f'{listed}\ntext: {found["targets"][n]!r}'
   )
 
 

@@ -18,13 +18,14 @@ texts alone. None needs another, so one that fails leaves the rest.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from eejax.analysis.capture_file import Captured, ReadoutKind
 from eejax.analysis.natural import gates as natural_gates
+from eejax.analysis.natural import subwords
 from eejax.analysis.natural.alignment import alignment
 from eejax.analysis.natural.curves import curves
 from eejax.analysis.natural.depths import (
@@ -93,6 +94,31 @@ def natural(captured: Captured, settings: SectionSettings) -> dict[str, Any]:
     'confidence': settings.bootstrap.confidence,
     'intervals': f'{METHOD}; of functions of several means: {FUNCTION_METHOD}',
     'level': LEVEL,
+  }
+
+
+def own_text(captured: Captured, settings: SectionSettings) -> dict[str, Any]:
+  """Return the same of a text that the full model wrote itself."""
+  return natural(captured, settings) | {'level': 'empirical, free-running'}
+
+
+def words(
+  captured: Captured, settings: SectionSettings, *, texts: Sequence[str]
+) -> dict[str, Any]:
+  """Return the natural exits by what a token is, and by how frequent.
+
+  Args:
+    captured: a text.
+    settings: how sections are computed.
+    texts: what each token of the vocabulary adds to a text.
+  """
+  chosen = captured.only(ReadoutKind.NATURAL)
+  how = settings.bootstrap
+  return {
+    'depths': [r.depth for r in chosen.readouts],
+    'by_target': subwords.by_target(chosen, texts, bootstrap=how),
+    'by_input': subwords.by_input(chosen, texts, bootstrap=how),
+    'by_frequency': subwords.by_frequency(chosen, bootstrap=how),
   }
 
 

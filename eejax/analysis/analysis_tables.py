@@ -172,6 +172,51 @@ def _reliability(values: Values) -> Iterator[Row]:
       yield {'readout': found['readout']['name'], **entry}
 
 
+def _own_text(values: Values) -> Iterator[Row]:
+  yield from _readouts({'natural': _of(values, 'own_text')})
+
+
+def _keys(values: Values) -> Iterator[Row]:
+  damage = _of(values, 'keys')
+  if not damage:
+    return
+  found = [damage['wrong_tokens'], *damage['by_strategy'].values()]
+  for entry in found:
+    for stretch in entry['stretches']:
+      yield {
+        'strategy': entry['strategy'],
+        'decider': entry['decider'],
+        **_interval('skip', entry['skip']),
+        **_interval('unharmed', entry['unharmed']),
+        **_interval('divergence', entry['divergence']),
+        'begin': stretch['begin'],
+        'end': stretch['end'],
+        **_interval('agreement', stretch['agreement']),
+        **_interval('same', stretch['same']),
+      }
+
+
+def _words(values: Values) -> Iterator[Row]:
+  found = _of(values, 'words')
+  for kind in ('by_target', 'by_input', 'by_frequency'):
+    for group in found.get(kind, ()):
+      row = {
+        'classed_by': kind.removeprefix('by_'),
+        'name': group['name'],
+        'positions': group['positions'],
+        'share': group['share'],
+        **_interval('loss', group['loss']),
+        **_interval('accuracy', group['accuracy']),
+      }
+      for ceiling, interval in group['skip'].items():
+        row |= _interval(f'skip_{ceiling}', interval)
+      for depth, interval in zip(
+        found['depths'], group['agreement'], strict=True
+      ):
+        row[f'agreement_at_{depth:g}'] = interval['value']
+      yield row
+
+
 def _sublayers(values: Values) -> Iterator[Row]:
   for ceiling, found in _of(values, 'sublayers').items():
     yield {
@@ -269,6 +314,9 @@ _TABLES = {
   'confidence': _confidence,
   'reliability': _reliability,
   'sublayers': _sublayers,
+  'words': _words,
+  'own_text': _own_text,
+  'key_damage': _keys,
   'speculation': _speculation,
   'models': _models,
   'models_by_text': _models_by_text,

@@ -28,7 +28,7 @@ from eejax.analysis.suitability.score import (
 )
 from eejax.analysis.suitability.skip import SweepSettings
 from eejax.cli import analysing
-from eejax.cli.analysing_capture import Reads
+from eejax.cli.analysing_capture import Generates, Reads
 from eejax.cli.measuring import Text
 from eejax.ops.bootstrap import Bootstrap
 
@@ -40,7 +40,7 @@ OWN = (
   Text,
   analysing.analyse,
 )
-ENUMS = (DepthRange, Gate, ReadoutKind, Similarity, Reads)
+ENUMS = (DepthRange, Gate, ReadoutKind, Similarity, Reads, Generates)
 
 
 def _register() -> None:

@@ -33,9 +33,21 @@ from typing import TYPE_CHECKING, Any
 
 from eejax.analysis import analysis_sections as sections_lib
 from eejax.analysis.analysis_sections import DEFAULTS, SectionSettings
-from eejax.cli import analysing_models, environment, measuring, output
+from eejax.cli import (
+  analysing_keys,
+  analysing_models,
+  environment,
+  measuring,
+  output,
+)
 from eejax.cli import stages as stages_lib
-from eejax.cli.analysing_capture import Reads, capture_text, capture_words
+from eejax.cli.analysing_capture import (
+  Generates,
+  Reads,
+  capture_own_text,
+  capture_text,
+  capture_words,
+)
 from eejax.cli.measuring import Text
 from eejax.errors import EejaxError
 from eejax.version import __version__
@@ -44,7 +56,7 @@ if TYPE_CHECKING:
   from eejax.analysis.capture_file import Captured
   from eejax.checkpoint.folder import Checkpoint
 
-USUAL_TEXT = Text(max_tokens=8000)
+USUAL_TEXT = Text(max_tokens=16_000)
 # What is done, and about how many seconds it takes on two cores for the
 # embedded default.
 TITLES = {
@@ -55,8 +67,12 @@ TITLES = {
   'confidence': ('calibration of confidence', 5.0),
   'drafting': ('self-speculation', 5.0),
   'sublayers': ('exits inside blocks', 3.0),
+  'words': ('kinds of tokens', 6.0),
+  'own_text': ('text that it writes itself', 25.0),
+  'keys': ('stand-ins for keys and values', 60.0),
   'grid': ('tokens by depth', 3.0),
 }
+_GENERATING = ('own_text', 'keys')
 _OPTIONAL = {
   'comparison': ('models of the manifest', 60.0),
   'dynamics': ('steps of the training', 60.0),
@@ -72,7 +88,8 @@ def analyse(
   manifest: str | None = None,
   training_run: str | None = None,
   shown_text: str | None = None,
-  reads: Reads = Reads.BLOCKS,
+  reads: Reads = Reads.ATTENTION,
+  generates: Generates = Generates.TEXTS,
   dtype: str = 'float32',
 ) -> dict[str, Any]:
   """Analyse a model and write the report.
@@ -87,6 +104,7 @@ def analyse(
     shown_text: what the map of tokens by depth shows; None takes the first
       row of the text.
     reads: where the model is read.
+    generates: whether it generates, too.
     dtype: compute dtype.
 
   Raises:
@@ -99,10 +117,15 @@ def analyse(
 
     compared = read_manifest(manifest)
   optional = {'comparison': manifest, 'dynamics': training_run}
-  titles = TITLES | {k: v for k, v in _OPTIONAL.items() if optional[k]}
+  titles = {
+    name: title
+    for name, title in TITLES.items()
+    if generates is Generates.TEXTS or name not in _GENERATING
+  }
+  titles |= {k: v for k, v in _OPTIONAL.items() if optional[k]}
   with stages_lib.claimed(out) as folder:
     work = _Work(folder, titles, settings, text, dtype)
-    work.of_model(checkpoint, reads, shown_text)
+    work.of_model(checkpoint, reads, generates, shown_text)
     if compared is not None:
       work.try_stage(
         'comparison',
@@ -165,16 +188,24 @@ class _Work:
     output.say(f'{name}: {self.failures[name]}')
 
   def of_model(
-    self, checkpoint: str, reads: Reads, shown_text: str | None
+    self,
+    checkpoint: str,
+    reads: Reads,
+    generates: Generates,
+    shown_text: str | None,
   ) -> None:
     """Capture the text and run every section on it."""
     try:
-      self._of_model(checkpoint, reads, shown_text)
+      self._of_model(checkpoint, reads, generates, shown_text)
     except EejaxError as error:
       self.fail('capture', error)
 
   def _of_model(
-    self, checkpoint: str, reads: Reads, shown_text: str | None
+    self,
+    checkpoint: str,
+    reads: Reads,
+    generates: Generates,
+    shown_text: str | None,
   ) -> None:
     from eejax.analysis import capture_file
 
@@ -198,10 +229,29 @@ class _Work:
     for name, section in _sections(model).items():
       work = functools.partial(_quietly, name, section, captured, self.settings)
       self.try_stage(name, work, inputs=self.settings)
+    if generates is Generates.TEXTS:
+      self._generating(model, captured)
     self.try_stage(
       'grid',
       lambda: _grid(model(), captured, shown_text, self.dtype),
       inputs=shown_text,
+    )
+
+  def _generating(self, model: '_Opened', captured: 'Captured') -> None:
+    """Run the stages in which the model generates."""
+    self.try_stage(
+      'own_text',
+      lambda: sections_lib.own_text(
+        capture_own_text(model(), captured, dtype=self.dtype), self.settings
+      ),
+      inputs=self.settings,
+    )
+    self.try_stage(
+      'keys',
+      lambda: analysing_keys.key_damage(
+        model(), captured, self.settings, dtype=self.dtype
+      ),
+      inputs=self.settings,
     )
 
   def finish(self, checkpoint: str) -> dict[str, Any]:
@@ -271,12 +321,19 @@ class _Opened:
 
 def _sections(model: _Opened) -> dict[str, Callable[..., Any]]:
   from eejax.analysis.cost_model import model_cost
+  from eejax.analysis.natural.subwords import token_texts
   from eejax.analysis.suitability.speculation import SpeculationCost
 
   def drafting(captured, settings):
     backbone = model().config.with_exits(())
     cost = SpeculationCost(head=model_cost(backbone).head_in_blocks)
     return sections_lib.drafting(captured, settings, cost=cost)
+
+  def words(captured, settings):
+    texts = token_texts(
+      measuring.open_tokenizer(model()), captured.facts.vocab_size
+    )
+    return sections_lib.words(captured, settings, texts=texts)
 
   return {
     'natural': sections_lib.natural,
@@ -285,6 +342,7 @@ def _sections(model: _Opened) -> dict[str, Callable[..., Any]]:
     'confidence': sections_lib.confidence,
     'drafting': drafting,
     'sublayers': sections_lib.sublayers,
+    'words': words,
   }
 
 

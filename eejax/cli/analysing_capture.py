@@ -42,6 +42,17 @@ class Reads(enum.Enum):
   ATTENTION = 'attention'
 
 
+class Generates(enum.Enum):
+  """Whether the model generates, which takes longest with a large one.
+
+  TEXTS: natural exits on its own text, and what stand-ins for keys and values
+  do. NOTHING: neither.
+  """
+
+  TEXTS = 'texts'
+  NOTHING = 'nothing'
+
+
 def capture_text(
   model: 'Checkpoint',
   text: Text,
@@ -96,6 +107,71 @@ def check_length(
       f'{text.data} ({text.part}) has {tokens} tokens to predict, fewer than '
       f'one row of {length}; give more text or a smaller --sequence-length.'
     )
+
+
+def capture_own_text(
+  model: 'Checkpoint',
+  given: 'Captured',
+  *,
+  dtype: str,
+  rows: int = 16,
+  prompt_tokens: int = 24,
+  new_tokens: int = 96,
+) -> 'Captured':
+  """Capture what the full model itself goes on to write.
+
+  Args:
+    model: the model.
+    given: a captured text, whose rows' beginnings are gone on with.
+    dtype: compute dtype.
+    rows: how many of them at most.
+    prompt_tokens: tokens of each that are given, at most.
+    new_tokens: tokens written, at most.
+
+  Raises:
+    ArgumentError: no row has a token.
+  """
+  from eejax.analysis.capture import About, CaptureConfig, capture
+  from eejax.analysis.capture_file import ReadoutKind, TextKind
+  from eejax.analysis.capture_text import free_running
+
+  prompts = beginnings(given, rows=rows, tokens=prompt_tokens)
+  batches = free_running(
+    model.params,
+    config=model.config,
+    prompts=prompts,
+    new_tokens=new_tokens,
+    batch_size=min(8, len(prompts)),
+    dtype=dtype,
+  )
+  steps = -(-len(prompts) // min(8, len(prompts)))
+  return capture(
+    model.params,
+    output.track(batches, 'writing and reading', total=steps, unit='step'),
+    config=model.config,
+    settings=CaptureConfig(kinds=(ReadoutKind.NATURAL,), dtype=dtype),
+    about=About(text=TextKind.FREE_RUNNING),
+  )
+
+
+def beginnings(
+  captured: 'Captured', *, rows: int, tokens: int = 24
+) -> list[list[int]]:
+  """Return how rows of a text begin, spread over it.
+
+  Args:
+    captured: the text.
+    rows: how many at most.
+    tokens: of each at most; a row may hold several documents, and what
+      follows the first is none of its beginning.
+  """
+  found = np.unique(captured.row)
+  prompts = []
+  for row in found[:: max(len(found) // rows, 1)][:rows]:
+    inside = captured.row == row
+    first = captured.segment[inside] == captured.segment[inside][0]
+    prompts.append(captured.token[inside][first][:tokens].tolist())
+  return prompts
 
 
 def capture_words(

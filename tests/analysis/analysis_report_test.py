@@ -33,8 +33,10 @@ from eejax.analysis.capture_file import ReadoutKind
 from eejax.analysis.comparison import compare
 from eejax.analysis.dynamics import dynamics
 from eejax.analysis.manifest import parse_manifest
+from eejax.analysis.natural.kv_damage import Decider, compare_texts
 from eejax.analysis.suitability.speculation import SpeculationCost
 from eejax.cli import output
+from eejax.decoding.policy import KVStrategy
 from eejax.ops.bootstrap import Bootstrap
 from eejax.testing.planted import Plan, planted_params, token_batch
 
@@ -55,6 +57,21 @@ def captured(batches):
     batches,
     config=PLAN.config,
     settings=CaptureConfig(kinds=tuple(ReadoutKind)),
+  )
+
+
+def damage(strategy):
+  texts = [[1, 2, 3, 4], [1, 2, 3, 5], [1, 9, 3, 4]]
+  full = [[1, 2, 3, 4]] * 3
+  return compare_texts(
+    texts,
+    full,
+    depths=[np.full(4, 2)] * 3,
+    num_layers=3,
+    strategy=strategy,
+    decider=Decider.GATE,
+    stretch=2,
+    bootstrap=FEW.bootstrap,
   )
 
 
@@ -86,6 +103,19 @@ def sections(captured, batches):
     'confidence': sections_lib.confidence(captured, FEW),
     'drafting': sections_lib.drafting(captured, FEW, cost=cost),
     'sublayers': sections_lib.sublayers(captured, FEW),
+    'words': sections_lib.words(
+      captured, FEW, texts=['', ' a', 'b', ' c', '1', '.', ' ']
+    ),
+    'own_text': sections_lib.own_text(captured, FEW),
+    'keys': {
+      'wrong_tokens': damage(KVStrategy.DEFERRED),
+      'by_strategy': {KVStrategy.COPY: damage(KVStrategy.COPY)},
+      'new_tokens': 4,
+      'exits': 'natural',
+      'exit_depths': [1, 2],
+      'threshold': 0.5,
+      'prompts': 3,
+    },
     'grid': sections_lib.grid(
       captured, piece_of=lambda t, before: f'<{t}>\n', most_tokens=5
     ),
@@ -155,6 +185,9 @@ class TestPage:
       'Does confidence mean the same at every depth',
       'self-speculation',
       'Exits inside blocks',
+      'Which tokens settle early',
+      'On text that it writes itself',
+      'What stand-ins for keys and values do to a text',
       'A text, token by depth',
       'Models compared',
       'broken on stdlib: stopped by OSError (no such disk).',

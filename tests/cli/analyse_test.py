@@ -14,6 +14,7 @@
 """Test eejax analyse from the command line, its mistakes and its resuming."""
 
 import csv
+import dataclasses
 import html.parser
 import json
 import shutil
@@ -24,16 +25,20 @@ import numpy as np
 import optax
 import pytest
 
-from eejax.analysis import analysis_report
+from eejax.analysis import analysis_report, capture_file
+from eejax.analysis.analysis_sections import SectionSettings
 from eejax.checkpoint import folder
 from eejax.checkpoint.folder import Checkpoint
 from eejax.checkpoint.manager import RunCheckpoints
-from eejax.cli import analysing, main
+from eejax.cli import analysing, analysing_capture, analysing_keys, main
 from eejax.data.tokenizer import train_bpe
+from eejax.decoding.policy import KVStrategy
+from eejax.ops.bootstrap import Bootstrap
 from eejax.testing import tiny
 from eejax.training import state
 
 SHORT = ('--max-tokens', '96', '--sequence-length', '16')
+QUICK = ('--gin.GENERATES=%Generates.NOTHING', '--gin.READS=%Reads.BLOCKS')
 
 
 @pytest.fixture(scope='module')
@@ -75,7 +80,7 @@ def _save_run(root, config):
 
 def run(capsys, place, out, *argv, model='model', data='notes.txt', expect=0):
   words = ['analyse', place / model, '--data', place / data, '--out', out]
-  code = main.main([str(w) for w in (*words, *SHORT, *argv)])
+  code = main.main([str(w) for w in (*words, *SHORT, *QUICK, *argv)])
   stdout, err = capsys.readouterr()
   assert code == expect, err
   return stdout, err
@@ -99,7 +104,7 @@ def whole(place):
   manifest = manifest_file(place, 'model', 'missing')
   words = ['analyse', place / 'model', '--data', place / 'notes.txt']
   more = ['--out', out, '--manifest', manifest, '--training-run', place / 'run']
-  text = ['--text', 'alpha beta gamma', '--gin.READS=%Reads.ATTENTION']
+  text = ['--text', 'alpha beta gamma', QUICK[0]]
   argv = [str(w) for w in (*words, *SHORT, *more, *text)]
   assert main.main([*argv, '--quiet']) == 0
   return out, argv
@@ -109,14 +114,14 @@ class TestWhole:
   def test_every_file_is_there(self, whole):
     out, _ = whole
     values = json.loads((out / 'analysis.json').read_text())
-    assert set(values['sections']) == set(analysing.TITLES) - {'capture'} | {
-      'comparison',
-      'dynamics',
-    }
+    left_out = {'capture', *analysing._GENERATING}
+    more = {'comparison', 'dynamics'}
+    assert set(values['sections']) == set(analysing.TITLES) - left_out | more
     assert values['about']['num_layers'] == 4
     assert values['failures'] == {}
     for name in values['tables']:
-      rows = list(csv.DictReader((out / 'tables' / f'{name}.csv').open()))
+      text = (out / 'tables' / f'{name}.csv').read_text()
+      rows = list(csv.DictReader(text.splitlines()))
       assert rows, name
     page = (out / 'report.html').read_text()
     assert page == analysis_report.render(values)
@@ -157,10 +162,58 @@ class TestWhole:
     before = json.loads((whole[0] / 'analysis.json').read_text())['sections']
     assert main.main([*whole[1], '--json']) == 0
     stdout, err = capsys.readouterr()
-    assert err.count('done before') == 10
+    assert err.count('done before') == 11
     assert json.loads(stdout)['failures'] == {}
     after = json.loads((whole[0] / 'analysis.json').read_text())['sections']
     assert after == before
+
+
+class TestGenerating:
+  """What a tiny model writes, from a capture of its own."""
+
+  @pytest.fixture(scope='class')
+  def given(self, place, whole):
+    model = folder.load(place / 'model')
+    return model, capture_file.read(whole[0] / 'captured')
+
+  def test_beginnings_are_of_the_text(self, given):
+    _, captured = given
+    prompts = analysing_capture.beginnings(captured, rows=3, tokens=5)
+    assert len(prompts) == 3
+    rows = np.unique(captured.row)
+    for prompt, row in zip(prompts, rows[:: len(rows) // 3], strict=False):
+      assert prompt == captured.token[captured.row == row][:5].tolist()
+
+  def test_its_own_text_is_the_full_model_s(self, given):
+    model, captured = given
+    own = analysing_capture.capture_own_text(
+      model, captured, dtype='float32', rows=2, prompt_tokens=4, new_tokens=6
+    )
+    # What the full model says is what follows, for it wrote the text.
+    assert (own.top1[-1] == own.target).all()
+    assert own.num_positions == 12
+    assert own.facts.text.value == 'free_running'
+
+  def test_stand_ins_are_measured(self, given):
+    model, captured = given
+    config = model.config.with_exits(())
+    params = {**model.params, 'exits': {}}
+    model = dataclasses.replace(model, config=config, params=params)
+    found = analysing_keys.key_damage(
+      model,
+      captured,
+      SectionSettings(bootstrap=Bootstrap(draws=20)),
+      dtype='float32',
+      rows=2,
+      new_tokens=4,
+      stretch=2,
+      strategies=(KVStrategy.COPY,),
+    )
+    assert found['exits'] == 'natural'
+    assert found['exit_depths'] == (1, 2, 3)
+    assert list(found['by_strategy']) == [KVStrategy.COPY]
+    assert 0 < found['threshold'] < 1
+    assert found['wrong_tokens'].skip.value >= 0
 
 
 def test_json_holds_the_verdict(place, capsys, tmp_path):
