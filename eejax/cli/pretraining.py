@@ -110,7 +110,7 @@ def pretrain(
     mesh=mesh,
     extra=extra,
     rows=data.batch_size,
-    microbatches=step.microbatches,
+    step=step,
     blocks=config.model.num_layers,
   ) as place:
     folder = place.folder

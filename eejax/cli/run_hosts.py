@@ -24,12 +24,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from eejax.axes import STAGE
 from eejax.cli import output, run_identity
 from eejax.errors import EejaxError
 from eejax.parallel import environment, multihost
 from eejax.parallel import mesh as mesh_lib
 from eejax.parallel.mesh import MeshConfig
 from eejax.training import run_folder
+from eejax.training.step import StepConfig
 
 # What gin may give for a mesh: axes or a name, see `mesh_lib.parse_mesh`.
 MeshChoice = MeshConfig | str | None
@@ -55,7 +57,7 @@ def open_run(
   mesh: MeshChoice,
   extra: Mapping[str, Any],
   rows: int,
-  microbatches: int = 1,
+  step: StepConfig,
   blocks: int,
 ) -> Iterator[Workplace]:
   """Join the other hosts, arrange the devices, and hold the run's folder.
@@ -69,7 +71,7 @@ def open_run(
       copies of the model on all devices with several.
     extra: what a run is besides what gin says, as the backbone's hash.
     rows: of a batch.
-    microbatches: parts a batch is cut into.
+    step: how a step is computed.
     blocks: that are run.
 
   Raises:
@@ -89,8 +91,13 @@ def open_run(
   devices = None
   if config is not None:
     devices = mesh_lib.make_mesh(config)
-    mesh_lib.check_batch(devices, rows=rows, microbatches=microbatches)
+    mesh_lib.check_batch(devices, rows=rows, microbatches=step.microbatches)
     mesh_lib.check_stages(devices, blocks=blocks)
+    if devices.shape[STAGE] > 1 and step.pipeline is None:
+      raise EejaxError(
+        f'the mesh has {devices.shape[STAGE]} stages and no pipeline is set; '
+        'add --gin.StepConfig.pipeline=@PipelineConfig().'
+      )
   with contextlib.ExitStack() as stack:
     if hosts is not None:
       stack.enter_context(_native_prints_on_stderr())

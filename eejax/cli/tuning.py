@@ -104,7 +104,7 @@ def tune(
     mesh=mesh,
     extra=extra,
     rows=data.batch_size,
-    microbatches=step.microbatches,
+    step=step,
     blocks=depth,
   ) as place:
     folder = place.folder
