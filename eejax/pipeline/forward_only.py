@@ -71,7 +71,7 @@ def forward_only(
     stage: the model.
     trainable: no body may read any of it.
     frozen: the rest.
-    batches: `[M, rows, ...]`.
+    batches: `[rows, M, ...]`.
     context: of every turn.
     schedule: of kind `FORWARD_ONLY`.
     mesh: its axis `stage` has as many devices as the schedule has stages; by

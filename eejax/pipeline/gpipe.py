@@ -78,7 +78,7 @@ def gpipe(
     trainable: parameters to be differentiated; with several rounds, leaves of
       `own` are `[P, rounds, ...]`.
     frozen: the others, likewise.
-    batches: `[M, rows, ...]`.
+    batches: `[rows, M, ...]`.
     context: of every turn.
     schedule: of kind `GPIPE` or `INTERLEAVED`.
     mesh: its axis `stage` has as many devices as the schedule has stages; by

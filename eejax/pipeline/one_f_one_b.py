@@ -105,7 +105,7 @@ def one_f_one_b(
     stage: the model.
     trainable: parameters to be differentiated.
     frozen: the others.
-    batches: `[M, rows, ...]`, fillers first.
+    batches: `[rows, M, ...]`, fillers first.
     context: of every turn.
     schedule: of kind `ONE_F_ONE_B`.
     mesh: its axis `stage` has as many devices as the schedule has stages; by

@@ -284,7 +284,7 @@ def over_stages(
     run: the program of one device.
     trainable: parameters to be differentiated.
     frozen: the others.
-    batches: `[M, rows, ...]`.
+    batches: `[rows, M, ...]`.
     context: of every turn.
     mesh: has an axis `stage`; None is the ambient one.
     rounds: pieces of depth each stage holds.
@@ -319,7 +319,7 @@ def over_stages(
     on_device,
     mesh=mesh,
     axis_names=set(everywhere),
-    in_specs=(of_params, of_params, PartitionSpec(None, data), whole),
+    in_specs=(of_params, of_params, PartitionSpec(data), whole),
     out_specs=PipelineResult(of_params, whole, whole, kept),
     check_vma=False,
   )

@@ -162,7 +162,7 @@ class Problem:
   Attributes:
     trainable: parameters to be differentiated, `own` without the leading P.
     frozen: the others, likewise.
-    batches: microbatches, `[M, rows, ...]`.
+    batches: `[rows, M, ...]`, so that a batch is cut up where it lies.
     context: of every `Turn`.
   """
 
@@ -173,9 +173,11 @@ class Problem:
 
   def turn(self, index: Int[Array, ''], place: Int[Array, '']) -> Turn:
     """Return a turn; an index out of range is moved to the nearest."""
-    count = jax.tree.leaves(self.batches)[0].shape[0]
+    count = jax.tree.leaves(self.batches)[0].shape[1]
     index = jax.numpy.clip(index, 0, count - 1)
-    pick = lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False)
+    pick = lambda x: jax.lax.dynamic_index_in_dim(
+      x, index, axis=1, keepdims=False
+    )
     return Turn(place, index, jax.tree.map(pick, self.batches), self.context)
 
 

@@ -252,7 +252,7 @@ def _placement(
 def in_microbatches(
   batch: TokenBatch, *, count: int, sizes: dict[str, int], mesh: Mesh | None
 ) -> TokenBatch:
-  """Return microbatches `[M, rows, T]`, each with rows of every device.
+  """Return `[rows, M, T]`: microbatches with rows of every device each.
 
   Raises:
     ArgumentError: the rows do not divide.
@@ -268,11 +268,11 @@ def in_microbatches(
       f'a batch of {rows} rows cannot be cut into {count} microbatches{among}; '
       f'make it a multiple of {count * shares}.'
     )
-  spec = PartitionSpec(None, axes or None)
+  spec = PartitionSpec(axes or None)
   where = spec if mesh is None else jax.sharding.NamedSharding(mesh, spec)
 
   def cut(x: Array) -> Array:
-    parts = jnp.swapaxes(x.reshape(rows // count, count, *x.shape[1:]), 0, 1)
+    parts = x.reshape(rows // count, count, *x.shape[1:])
     return lax.with_sharding_constraint(parts, where)
 
   return jax.tree.map(cut, batch)
@@ -307,7 +307,7 @@ def _context(
 
 
 def _tokens(batches: TokenBatch) -> Float[Array, 'M']:
-  return jnp.sum(batches.weights, axis=(1, 2))
+  return jnp.sum(batches.weights, axis=(0, 2))
 
 
 # MARK: What comes out
@@ -342,10 +342,11 @@ def _agreement(
     place % layout.stages, place // layout.stages
   ]
   final = of(kept[-1], layout.places - 1)
+  weights = jnp.swapaxes(batches.weights, 0, 1)
   agree = exits.agree
   for choices, slot in zip(kept, layout.slots, strict=False):
     for where, index in enumerate(slot.exits):
       if index >= 0:
-        same = jnp.sum(batches.weights * (of(choices, where) == final))
+        same = jnp.sum(weights * (of(choices, where) == final))
         agree = agree.at[index].set(same * (exits.tokens[index] > 0))
   return agree

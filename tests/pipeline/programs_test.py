@@ -56,7 +56,7 @@ def toy_params(places):
 
 def toy_batch(microbatches, rows=4):
   tokens = jax.random.randint(
-    jax.random.key(1), (microbatches, rows, LENGTH), 0, WORDS
+    jax.random.key(1), (rows, microbatches, LENGTH), 0, WORDS
   )
   return {'tokens': tokens, 'targets': (tokens * 2 + 1) % WORDS}
 
@@ -122,7 +122,8 @@ def context(places, scale=None):
 def plain(params, batch, places, exits=EXITS, final=1.0):
   """Return the loss with no pipeline."""
   total = jnp.zeros(())
-  for tokens, targets in zip(batch['tokens'], batch['targets'], strict=True):
+  for m in range(batch['tokens'].shape[1]):
+    tokens, targets = batch['tokens'][:, m], batch['targets'][:, m]
     stream = params['table'][tokens]
     for place in range(places):
       stream = body(stream, params['up'][place])
@@ -249,7 +250,7 @@ class TestFillers:
       lambda batch: program(trainable, frozen, batch, context(stages, scale))
     )
     turned = [
-      run(jax.tree.map(lambda x, i=i: jnp.roll(x, i, axis=0), batch))
+      run(jax.tree.map(lambda x, i=i: jnp.roll(x, i, axis=1), batch))
       for i in range(count)
     ]
     mean = lambda *xs: sum(xs) / count
