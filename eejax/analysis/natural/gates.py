@@ -45,7 +45,8 @@ close to its `cosine`, which reads the stream before the norm.
 
 Reference:
   Fawcett (2006), An introduction to ROC analysis, section 7 (AUROC).
-  Zhu (2004), Recall, Precision and Average Precision, section 2.
+  Zhu (2004), Recall, Precision and Average Precision (technical report,
+  University of Waterloo).
 """
 
 import dataclasses
