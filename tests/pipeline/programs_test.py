@@ -13,6 +13,7 @@
 # limitations under the License.
 """Test the programs on a model of one matrix a stage, against no pipeline."""
 
+import collections
 import functools
 import math
 
@@ -70,17 +71,25 @@ def losses(stream, kernel, targets):
   return -jnp.sum(jax.nn.log_softmax(stream @ kernel) * hit, axis=-1)
 
 
-def toy_stage(places, exits=EXITS):
-  """Return exits with matrices of their own and a head with the table."""
+def toy_stage(places, exits=EXITS, *, keeps=True, count=lambda name: None):
+  """Return exits with matrices of their own and a head with the table.
+
+  Args:
+    places: pieces of depth.
+    exits: those that have an exit.
+    keeps: whether heads keep what they choose.
+    count: called where a part of the model is computed.
+  """
 
   def result(kernel, read, turn, weight, name):
     weight = weight * turn.context['scale'][turn.place]
+    count(name)
     found = losses(read, kernel, turn.batch['targets'])
     sums = {'exit': jnp.zeros(()), 'final': jnp.zeros(())}
     return HeadResult(
       loss=weight * jnp.sum(found),
       sums={**sums, name: jax.lax.stop_gradient(jnp.sum(found))},
-      kept=jnp.argmax(read @ kernel, axis=-1),
+      kept=jnp.argmax(read @ kernel, axis=-1) if keeps else None,
     )
 
   def of_exit(params, read, turn):
@@ -96,6 +105,7 @@ def toy_stage(places, exits=EXITS):
   has_exit = jnp.isin(jnp.arange(places), jnp.array(exits, jnp.int32))
 
   def run_body(params, stream, turn):
+    count('body')
     stream = body(stream, params.own['up'])
     return stream, stream
 
@@ -260,3 +270,74 @@ class TestFillers:
     # Of one order alone it is another, for fillers see early exits only.
     one = turned[0].gradients.own['up']
     assert float(jnp.abs(one - want['up']).max()) > 0.01
+
+
+class TestIdleWork:
+  """What is masked in a bubble is not computed."""
+
+  @pytest.mark.parametrize(
+    'name, bodies, heads',
+    [
+      # Each body once forward; heads just before their backward.
+      ('residuals', 4, 1),
+      # Backward runs forward again, the last stage that alone.
+      ('inputs', 7, 1),
+      ('forward_only', 4, 1),
+      # Backward runs all of it again.
+      ('gpipe', 8, 2),
+    ],
+  )
+  def test_is_skipped(self, name, bodies, heads):
+    microbatches, runs = 3, collections.Counter()
+
+    def count(part):
+      jax.debug.callback(lambda: runs.update([part]))
+
+    kind, program = PROGRAMS[name]
+    params, batch = toy_params(4), toy_batch(microbatches)
+    learns = ('exit',) if name == 'forward_only' else params
+    run = functools.partial(
+      program,
+      toy_stage(4, count=count),
+      schedule=Schedule(kind, 4, microbatches),
+      mesh=make_mesh(stage=4),
+    )
+    found = jax.jit(run)(*split(params, learns, 4), batch, context(4))
+    jax.block_until_ready(found)
+    jax.effects_barrier()
+    # Two stages of the four have an exit, one the final head.
+    assert runs == {
+      'body': bodies * microbatches,
+      'exit': 2 * heads * microbatches,
+      'final': heads * microbatches,
+    }
+
+
+class TestMemory:
+  def temporary(self, name, microbatches, learns=None):
+    kind, program = PROGRAMS[name]
+    params = toy_params(4)
+    run = functools.partial(
+      program,
+      toy_stage(4, keeps=False),
+      schedule=Schedule(kind, 4, microbatches),
+      mesh=make_mesh(stage=4),
+    )
+    arguments = (
+      *split(params, learns or params, 4),
+      toy_batch(microbatches, rows=64),
+      context(4),
+    )
+    compiled = jax.jit(run).lower(*arguments).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  @pytest.mark.parametrize('name', ['inputs', 'residuals'])
+  def test_of_one_f_one_b_does_not_grow(self, name):
+    few, many = self.temporary(name, 8), self.temporary(name, 64)
+    assert many <= 1.02 * few
+
+  def test_of_forward_only_is_that_of_one_microbatch(self):
+    few = self.temporary('forward_only', 8, ('exit',))
+    many = self.temporary('forward_only', 64, ('exit',))
+    assert many <= 1.02 * few
+    assert many < self.temporary('gpipe', 64) / 4
