@@ -140,7 +140,13 @@ _AROUND_ATTENTION = {
 _IN_ATTENTION = {'scores': 1.0, 'stream': 3.0}
 _FORWARD = {'mlp': 3.0, 'stream': 4.0, 'query': 2.0, 'key': 2.0}
 _FORWARD_SCORES = {'scores': 1.0, 'stream': 1.0, 'query': 2.0, 'key': 2.0}
-_RESIDUALS = {'mlp': 6.0, 'stream': 8.0, 'query': 4.0, 'key': 2.0}
+_RESIDUALS = {
+  'mlp': 6.0,
+  'stream': 3.0,
+  'cut_stream': 4.0,
+  'query': 3.0,
+  'key': 2.0,
+}
 # Of each exit: they are all under way until the gradients are there.
 _EXIT_NORM = {'stream': 3.0}
 _EXIT_MLP = {'mlp': 6.0, 'stream': 2.0}
@@ -195,9 +201,11 @@ def _units(workload: Workload, arrangement: Arrangement) -> _Units:
   columns = _chunk_columns(workload, arrangement)
   queries = min(workload.length, QUERY_CHUNK)
   stream = tokens * model.embed_dim
+  # Inside a pipeline T is not cut; see `eejax.axes.constrain`.
+  cuts_stream = not arrangement.is_pipeline and workload.length % parts == 0
   return _Units(
     stream=stream,
-    cut_stream=stream / parts if workload.length % parts == 0 else stream,
+    cut_stream=stream / (parts if cuts_stream else 1),
     query=tokens * cut(model.num_heads) * model.head_dim,
     key=tokens * cut(model.num_kv_heads) * model.head_dim,
     mlp=tokens * cut(model.mlp_dim),
@@ -215,17 +223,16 @@ def _units(workload: Workload, arrangement: Arrangement) -> _Units:
 def _scores_held(workload: Workload, arrangement: Arrangement) -> float:
   """Return how many arrays of scores stand at once.
 
-  In chunks of queries an array more for one row alone; without chunks, more
-  where heads are cut.
+  An array more for one row alone; without chunks, more where heads are cut.
   """
   learns = workload.learns is not Learns.TUNE
+  one_row = arrangement.device_rows(workload) == 1
   if workload.length > QUERY_CHUNK:
-    one_row = arrangement.device_rows(workload) == 1
     held = 1.0 + one_row + 0.2 * (learns and not one_row)
   elif arrangement.mesh.model > 1:
     held = 3.5 if learns else 1.0
   else:
-    held = 2.0 if learns else 1.0
+    held = 2.0 + one_row if learns else 1.0
   # Scores are float32 whatever is computed in; then a copy is made.
   return held + (workload.value_bytes < _FLOAT32)
 
@@ -318,16 +325,24 @@ def _tap_streams(exits: tuple[ExitConfig, ...]) -> int:
   return sum(2 if e.head is ExitHeadKind.MLP else 1 for e in exits)
 
 
+def _kinds(workload: Workload) -> tuple[ExitConfig, ...]:
+  """Return the kinds of exits, which are what a stage has at most."""
+  kinds = {dataclasses.replace(e, depth=1): None for e in workload.exits}
+  return tuple(kinds)
+
+
 def _stage_activations(
   workload: Workload, arrangement: Arrangement, units: _Units
 ) -> float:
   """Return what a stage keeps of all microbatches that are under way."""
   blocks = max(arrangement.placement(workload).blocks)
   residuals = blocks * _block_residuals(arrangement, units)
-  reads = (1 + _tap_streams(workload.exits[:1])) * units.stream
+  taps = _tap_streams(_kinds(workload)) * units.stream
+  # What heads read, and what the backward of reading it off keeps.
+  reads = units.stream + 2 * taps
   match arrangement.schedule:
     case ScheduleKind.FORWARD_ONLY:
-      return reads
+      return units.stream + taps
     case ScheduleKind.ONE_F_ONE_B:
       places = ring_size(arrangement.mesh.stage)
       if arrangement.keep is Keep.RESIDUALS:
@@ -351,7 +366,10 @@ def _block_space(
     # Parameters, and their gradients before they are shared out.
     once_or_twice = 1 + (workload.learns is not Learns.TUNE)
     space += once_or_twice * _block_bytes(workload, arrangement)
-  taps = _tap_streams(workload.exits) * units.cut_stream
+  exits = workload.exits
+  if arrangement.is_pipeline:
+    exits = _kinds(workload)
+  taps = _tap_streams(exits) * units.cut_stream
   if workload.learns is Learns.TUNE:
     work = max(_count(_FORWARD, units), _count(_FORWARD_SCORES, units))
     return space + taps + work
