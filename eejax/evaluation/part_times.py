@@ -100,7 +100,7 @@ def part_times(
   config: EarlyExitConfig,
   window: int,
   rows: int = 1,
-  repeats: int = 7,
+  repeats: int = 5,
   new_tokens: int = 32,
 ) -> PartTimes:
   """Measure the parts of decoding.
