@@ -30,6 +30,7 @@ _BOOKKEEPING = (
   # A run may go on with other devices; its state is laid out anew.
   'pretrain.mesh',
   'tune.mesh',
+  'tune.activation_cache',
   'MeshConfig.data',
   'MeshConfig.fsdp',
   'MeshConfig.stage',

@@ -16,7 +16,7 @@
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +48,19 @@ from eejax.types import Params
 PLAIN_STEP = StepConfig()
 
 OptimizerFactory = Callable[..., optax.GradientTransformation]
+
+
+@dataclasses.dataclass(frozen=True)
+class CachedData:
+  """Hold batches with what exits read of the backbone.
+
+  Attributes:
+    batches: to train on.
+    held_out: to measure.
+  """
+
+  batches: ResumableBatches
+  held_out: Sequence[Batch]
 
 
 def check(
@@ -119,6 +132,7 @@ def train(
   data: DataConfig,
   tokenizer: Tokenizer,
   held_out_batches: int,
+  cached: CachedData | None = None,
 ) -> Outcome:
   """Train to the end, with a person watching.
 
@@ -129,14 +143,18 @@ def train(
     data: the corpus and the shape of a batch.
     tokenizer: of the model.
     held_out_batches: batches of the validation part that are measured.
+    cached: what to read in place of the corpus.
 
   Raises:
     EejaxError: the run was interrupted; all is saved.
   """
   check_vocabulary(tokenizer, task.config.model.vocab_size)
-  with output.waiting('reading the corpus'):
-    batches = _batches(data, tokenizer, task)
-    held_out = _held_out(data, tokenizer, held_out_batches)
+  if cached is not None:
+    batches, held_out = cached.batches, cached.held_out
+  else:
+    batches, held_out = read_data(
+      data, tokenizer, mesh=task.mesh, held_out_batches=held_out_batches
+    )
   what = 'tuning' if task.objective.regime is Regime.TUNE else 'training'
   outcome = loop.train(
     task,
@@ -152,6 +170,21 @@ def train(
       'saved, so run the same command again to go on.'
     )
   return outcome
+
+
+def read_data(
+  data: DataConfig,
+  tokenizer: Tokenizer,
+  *,
+  mesh: Mesh | None,
+  held_out_batches: int,
+) -> tuple[ResumableBatches, Sequence[Batch]]:
+  """Return this host's training batches, and all held-out batches."""
+  with output.waiting('reading the corpus'):
+    return (
+      _batches(data, tokenizer, mesh),
+      _held_out(data, tokenizer, held_out_batches),
+    )
 
 
 def schedule(rate: optax.ScalarOrSchedule) -> optax.Schedule:
@@ -175,11 +208,11 @@ def result(folder: pathlib.Path, outcome: Outcome) -> dict[str, Any]:
 
 
 def _batches(
-  data: DataConfig, tokenizer: Tokenizer, task: Task
+  data: DataConfig, tokenizer: Tokenizer, mesh: Mesh | None
 ) -> ResumableBatches:
-  if task.mesh is None:
+  if mesh is None:
     return data_batches.make_batches(data, tokenizer, Split.TRAIN)
-  share = sharding.row_share(task.mesh)
+  share = sharding.row_share(mesh)
   return data_batches.make_shared_batches(
     data, tokenizer, index=share.index, count=share.count
   )

@@ -29,7 +29,7 @@ from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint import streaming
 from eejax.checkpoint.folder import Existing
 from eejax.checkpoint.manifest import Manifest
-from eejax.cli import run_hosts, training_runs
+from eejax.cli import run_hosts, training_runs, tuning_cache
 from eejax.cli.run_hosts import MeshChoice
 from eejax.cli.training_runs import PLAIN_STEP, OptimizerFactory
 from eejax.data.data_config import DataConfig
@@ -68,6 +68,8 @@ def tune(
   mesh: MeshChoice = None,
   backbone: FrozenBackbone = FrozenBackbone.COMPUTE,
   held_out_batches: int = 16,
+  activation_cache: str | None = None,
+  cached_batches: int = 0,
 ) -> dict[str, Any]:
   """Train the exits of a checkpoint; its backbone is not touched.
 
@@ -85,6 +87,11 @@ def tune(
       processes all.
     backbone: how the frozen backbone is kept while exits learn.
     held_out_batches: batches of the validation part that are measured.
+    activation_cache: a folder for what exits read of the backbone: recorded
+      if it is not there, and read in place of running the backbone. Variants
+      of exits at the same depths share it.
+    cached_batches: training batches that are recorded, read over and over;
+      0 records one for each step.
   """
   if objective.regime is not Regime.TUNE:
     raise ArgumentError(
@@ -115,7 +122,22 @@ def tune(
       frozen=lambda params: _frozen(params, dtype, backbone),
       mesh=place.mesh,
     )
-    params, words = _load(checkpoint, depth, dtype, backbone, place.mesh)
+    cached = None
+    if activation_cache is not None:
+      params, words, cached = tuning_cache.prepare(
+        activation_cache,
+        checkpoint=checkpoint,
+        load=lambda: _load(checkpoint, depth, dtype, backbone, place.mesh),
+        config=config,
+        full_depth=objective.full_depth(config),
+        step=step,
+        data=data,
+        count=cached_batches or loop.steps,
+        held_out_batches=held_out_batches,
+        mesh=place.mesh,
+      )
+    else:
+      params, words = _load(checkpoint, depth, dtype, backbone, place.mesh)
     task = Task(
       config=config,
       params=params,
@@ -133,6 +155,7 @@ def tune(
       data=data,
       tokenizer=words,
       held_out_batches=held_out_batches,
+      cached=cached,
     )
     checkpoint_folder.replace_exits(
       folder / 'model',

@@ -60,7 +60,12 @@ class Slots:
 
 
 class Taps:
-  """Say what the exits of a model read of the blocks before them."""
+  """Say what the exits of a model read of the blocks before them.
+
+  Attributes:
+    stream_depths: depths above 0 whose residual stream is read.
+    residual_depths: depths below whose MLP the stream is read.
+  """
 
   def __init__(self, config: EarlyExitConfig, depth: int):
     """Plan the buffers.
@@ -73,23 +78,23 @@ class Taps:
     self._depth = depth
     above_0 = [e for e in config.exits if e.depth > 0]
     is_mlp = lambda e: e.head is ExitHeadKind.MLP
-    self._mlp_depths = [e.depth for e in above_0 if is_mlp(e)]
-    self._stream_depths = [
+    self.residual_depths = [e.depth for e in above_0 if is_mlp(e)]
+    self.stream_depths = [
       e.depth for e in above_0 if not is_mlp(e) or e.gate is not GateKind.NONE
     ]
 
   def start(self, x: Float[Array, 'B T D']) -> Tapped:
     """Return buffers for streams like `x` in which nothing is kept yet."""
     return Tapped(
-      streams=_buffer(self._stream_depths, x),
-      residuals=_buffer(self._mlp_depths, x),
+      streams=_buffer(self.stream_depths, x),
+      residuals=_buffer(self.residual_depths, x),
     )
 
   def slots(self) -> Slots:
     """Return where each block writes, to scan over."""
     return Slots(
-      stream=self._slots(self._stream_depths),
-      residual=self._slots(self._mlp_depths),
+      stream=self._slots(self.stream_depths),
+      residual=self._slots(self.residual_depths),
     )
 
   def collect(
@@ -107,10 +112,10 @@ class Taps:
       hidden = residual = mlp_input = None
       if e.depth == 0:
         hidden = x
-      if tapped.streams is not None and e.depth in self._stream_depths:
-        hidden = tapped.streams[self._stream_depths.index(e.depth)]
-      if tapped.residuals is not None and e.depth in self._mlp_depths:
-        residual = tapped.residuals[self._mlp_depths.index(e.depth)]
+      if tapped.streams is not None and e.depth in self.stream_depths:
+        hidden = tapped.streams[self.stream_depths.index(e.depth)]
+      if tapped.residuals is not None and e.depth in self.residual_depths:
+        residual = tapped.residuals[self.residual_depths.index(e.depth)]
         mlp_input = rms_norm(
           residual,
           scale=backbone['blocks']['mlp_norm']['scale'][e.depth - 1],

@@ -39,6 +39,7 @@ from eejax.models.exits import (
   output_kernel,
   output_matrix_name,
 )
+from eejax.models.taps import Tapped, Taps
 from eejax.ops.cross_entropy import (
   OutputHead,
   TokenStatistics,
@@ -144,6 +145,8 @@ def evaluation_sums(
 
 def _run(params, batch, config, forward, layer_dropout) -> DecoderOutput:
   backbone = params['backbone']
+  if batch.streams is not None or batch.residuals is not None:
+    return _recall(backbone, batch, config, forward)
   return decoder.run_blocks(
     backbone,
     decoder.embed(backbone, batch.tokens, dtype=jnp.dtype(forward.dtype)),
@@ -154,6 +157,17 @@ def _run(params, batch, config, forward, layer_dropout) -> DecoderOutput:
     layer_dropout=layer_dropout,
     implementation=forward.implementation,
   )
+
+
+def _recall(backbone, batch, config, forward) -> DecoderOutput:
+  """Return what the backbone once computed for a batch."""
+  x = decoder.embed(backbone, batch.tokens, dtype=jnp.dtype(forward.dtype))
+  slots_first = lambda a: None if a is None else jnp.moveaxis(a, 1, 0)
+  tapped = Tapped(slots_first(batch.streams), slots_first(batch.residuals))
+  taps = Taps(config, config.model.num_layers)
+  # The last stream is the final head's, where it is asked.
+  hidden = x if tapped.streams is None else tapped.streams[-1]
+  return DecoderOutput(hidden, taps.collect(backbone, x, tapped))
 
 
 def _final_head(params, out, config) -> OutputHead:

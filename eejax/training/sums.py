@@ -40,6 +40,9 @@ class TokenBatch:
     weights: 1 where the target counts, else 0.
     positions: position of each token in its own text.
     segment_ids: which text of its row a token belongs to; 0 is padding.
+    streams: residual streams that exits read, where the backbone need not be
+      run; see `eejax.training.activation_cache`.
+    residuals: streams below an MLP, likewise.
   """
 
   tokens: Int[AnyArray, '*rows T']
@@ -47,6 +50,8 @@ class TokenBatch:
   weights: Float[AnyArray, '*rows T']
   positions: Int[AnyArray, '*rows T']
   segment_ids: Int[AnyArray, '*rows T']
+  streams: Float[AnyArray, '*rows streams T D'] | None = None
+  residuals: Float[AnyArray, '*rows residuals T D'] | None = None
 
 
 @flax.struct.dataclass

@@ -294,3 +294,29 @@ class TestBadInput:
     complaint = capsys.readouterr().err
     assert code == 2
     assert 'is empty' in complaint
+
+
+class TestCachedActivations:
+  def test_exits_learn_the_same_without_the_backbone(
+    self, pretrained, tuned, text, tmp_path
+  ):
+    cache = tmp_path / 'cache'
+    held = f"--gin.tune.activation_cache='{cache}'"
+    for name in ('recorded', 'read'):
+      run = tmp_path / name
+      assert tune(run, pretrained / 'model', text, held) == 0
+      expected = metrics.read_records(tuned)
+      for found in metrics.read_records(run):
+        other = expected.pop(0)
+        assert found.pop('kind') == other.pop('kind')
+        if 'tokens_per_s' not in found:
+          assert found == pytest.approx(other, rel=1e-4, abs=1e-6)
+
+  def test_other_data_are_refused(self, pretrained, text, tmp_path, capsys):
+    cache = f"--gin.tune.activation_cache='{tmp_path / 'cache'}'"
+    model = pretrained / 'model'
+    more = ['--steps', '1', cache]
+    assert tune(tmp_path / 'a', model, text, *more) == 0
+    more += ['--sequence-length', '8']
+    assert tune(tmp_path / 'b', model, text, *more) == 1
+    assert 'are of another data' in capsys.readouterr().err
