@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from eejax.axes import DATA, STAGE
+from eejax.axes import DATA, STAGE, Kind, ambient, partition
 from eejax.pipeline.stage import (
   AnyArray,
   HeadResult,
@@ -41,7 +41,7 @@ from eejax.pipeline.stage import (
   Turn,
   advance,
 )
-from eejax.types import Array, Bool, Int, PyTree
+from eejax.types import Array, Bool, Float, Int, PyTree
 
 
 @flax.struct.dataclass
@@ -99,18 +99,36 @@ def stream_shape(stage: Stage, problem: Problem) -> jax.ShapeDtypeStruct:
 # MARK: Messages
 
 
-def sent(tree: PyTree, *, stages: int, step: int, circular: bool) -> PyTree:
-  """Hand a tree to the stage `step` away; return what this one receives.
+def sent(
+  stream: Float[Array, 'B T D'], *, stages: int, step: int, circular: bool
+) -> Float[Array, 'B T D']:
+  """Hand a stream to the stage `step` away; return what this one receives.
 
   Unless the pipeline is circular, what leaves an end goes nowhere, and the
-  other end receives zeros.
+  other end receives zeros. The devices of a stage each send a part of T.
   """
   pairs = [
     (i, (i + step) % stages)
     for i in range(stages)
     if circular or 0 <= i + step < stages
   ]
-  return jax.tree.map(lambda x: lax.ppermute(x, STAGE, pairs), tree)
+  send = lambda x: lax.ppermute(x, STAGE, pairs)
+  mesh = {name: size for name, size in ambient().items() if size > 1}
+  spec = partition(
+    ('B', 'T', 'D'), shape=stream.shape, mesh=mesh, kind=Kind.ACTIVATION
+  )
+  axes = {name for entry in spec if entry for name in _names(entry)}
+  if not axes:
+    return send(stream)
+  # Left to the compiler, all of a stage's devices would send all of it
+  # (jaxlib 0.10.2).
+  return jax.shard_map(
+    send, axis_names=axes, in_specs=spec, out_specs=spec, check_vma=False
+  )(stream)
+
+
+def _names(entry: str | tuple[str, ...]) -> tuple[str, ...]:
+  return (entry,) if isinstance(entry, str) else entry
 
 
 # MARK: Heads

@@ -17,6 +17,7 @@ The cases cover every pair of schedule, number of stages, other mesh axis and
 set of heads; `benchmarks/parallel_pipeline.py` runs the whole grid.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -27,11 +28,13 @@ import pytest
 from jax.sharding import AxisType
 
 from eejax.axes import MESH_AXES
+from eejax.errors import ArgumentError
 from eejax.models.decoder import Rematerialization
 from eejax.parallel import sharding
 from eejax.pipeline.cost import Keep
 from eejax.pipeline.schedule import ScheduleKind
 from eejax.testing import tiny
+from eejax.testing.compiled_text import groups_across, messages
 from eejax.training import freeze
 from eejax.training.freeze import Regime
 from eejax.training.objective import Forward, Objective, TokenWeights
@@ -220,3 +223,130 @@ def test_curriculum_confidence_and_checkpoints():
   wanted = on_one_device(config, objective, step=1)
   assert_equal(found, wanted)
   np.testing.assert_array_equal(found[1].exits.tokens > 0, [0, 1, 0])
+
+
+def lowered(exits, regime, mesh):
+  config, objective = make_config(exits), make_objective(regime)
+  trainable, frozen = parts(config, objective)
+  place = lambda tree: jax.device_put(tree, sharding.shardings(tree, mesh=mesh))
+  run = functools.partial(
+    pipelined_gradients,
+    step=0,
+    config=config,
+    objective=objective,
+    forward=Forward(),
+    pipeline=PipelineConfig(),
+    microbatches=2,
+  )
+  with jax.set_mesh(mesh):
+    return jax.jit(run).lower(
+      place(trainable), place(frozen), make_batch(config)
+    )
+
+
+class TestMessages:
+  def test_exits_send_nothing_from_stage_to_stage(self):
+    mesh = make_mesh(stage=2, model=2)
+    sent = {}
+    for exits, regime in (('1:norm', Regime.JOINT), ('', Regime.STANDARD)):
+      found = messages(lowered(exits, regime, mesh).compile().as_text())
+      across = groups_across(found, mesh=mesh, axis='stage')
+      # No stage waits for another that may have taken another branch ...
+      assert not [m for m in across if m.conditional]
+      # ... though the devices of one stage do talk within branches.
+      assert [m for m in found if m.conditional]
+      sent[exits] = sorted(m.size for m in across if m.looped)
+    assert sent['1:norm'] == sent['']
+    # One stream and one gradient a tick, and T is cut along `model`.
+    rows = ROWS // 2
+    assert sent[''] == [rows * LENGTH * 16 * 4 // 2] * 2
+
+
+class TestTrainStep:
+  def test_takes_the_pipeline_of_its_settings(self):
+    config, objective = make_config(''), make_objective(Regime.STANDARD)
+    settings = StepConfig(
+      microbatches=2, pipeline=PipelineConfig(), layer_dropout=0.9
+    )
+
+    def run(stages):
+      step = functools.partial(
+        gradients, step=3, config=config, objective=objective, settings=settings
+      )
+      with jax.set_mesh(make_mesh(stage=stages)):
+        return jax.jit(step)(*parts(config, objective), make_batch(config))
+
+    dropped = run(2)
+    # Which blocks are skipped does not depend on the stages they are on.
+    assert_equal(dropped, run(1))
+    whole = on_one_device(config, objective)
+    assert abs(float(dropped[1].final.loss - whole[1].final.loss)) > 1e-3
+
+
+class TestBadInput:
+  @pytest.mark.parametrize(
+    'settings, words',
+    [
+      ({'mesh': {'stage': 8}}, '4 blocks cannot be cut into 8 pipeline stages'),
+      ({'microbatches': 3}, '8 rows cannot be cut into 3 microbatches'),
+      (
+        {'microbatches': 4, 'mesh': {'stage': 2, 'data': 4}},
+        '4 microbatches on 4 shares of the mesh; make it a multiple of 16',
+      ),
+      ({'stage_blocks': (2, 1, 1)}, '2 stages and blocks for 3'),
+      ({'stage_blocks': (2, 1)}, 'stages of 2, 1 blocks do not make the 4'),
+      ({'schedule': FORWARD_ONLY}, 'forward_only trains exits alone'),
+      ({'objective': {'distillation_weight': 0.5}}, 'set distillation_weight'),
+      ({'objective': {'gate_weight': 1.0}}, 'depth 1 cannot learn in a pipe'),
+      ({'rounds': 0}, 'rounds >= 1'),
+      ({'rounds': 2}, 'one_f_one_b has one round'),
+    ],
+  )
+  def test_is_refused_in_a_sentence(self, settings, words):
+    settings = dict(settings)
+    mesh = make_mesh(**settings.pop('mesh', {'stage': 2}))
+    microbatches = settings.pop('microbatches', 2)
+    config = make_config('1:norm:gate,2:mlp')
+    objective = make_objective(Regime.JOINT)
+    objective = dataclasses.replace(objective, **settings.pop('objective', {}))
+    with pytest.raises(ArgumentError, match=words):
+      on_stages(
+        config,
+        objective,
+        PipelineConfig(**settings),
+        mesh=mesh,
+        microbatches=microbatches,
+      )
+
+  def test_an_exit_on_a_stage_that_is_not_loaded(self):
+    config, objective = make_config(OWN), make_objective(Regime.TUNE)
+    trainable, frozen = parts(config, objective)
+    deeper = make_config('1:norm:untied,3:norm')
+    with (
+      jax.set_mesh(make_mesh(stage=2)),
+      pytest.raises(ArgumentError, match='depth 3 stands on a stage that is n'),
+    ):
+      pipelined_gradients(
+        trainable,
+        frozen,
+        make_batch(config),
+        step=0,
+        config=deeper,
+        objective=objective,
+        forward=Forward(),
+        pipeline=PipelineConfig(FORWARD_ONLY),
+        microbatches=2,
+      )
+
+  def test_no_stages(self):
+    config, objective = make_config(OWN), make_objective(Regime.JOINT)
+    settings = StepConfig(pipeline=PipelineConfig())
+    with pytest.raises(ArgumentError, match="mesh with an axis 'stage'"):
+      gradients(
+        *parts(config, objective),
+        make_batch(config),
+        step=0,
+        config=config,
+        objective=objective,
+        settings=settings,
+      )
