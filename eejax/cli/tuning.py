@@ -101,7 +101,6 @@ def tune(
   config = manifest.config
   training_runs.check(config, objective, data, step, mesh)
   task_optimizer = optimizer(learning_rate=learning_rate)
-  extra = {'backbone': manifest.backbone_hash}
   depth = config.model.num_layers
   if not objective.full_depth(config):
     depth = config.deepest_exit
@@ -109,12 +108,11 @@ def tune(
   with run_hosts.open_run(
     run_folder,
     mesh=mesh,
-    extra=extra,
+    extra={'backbone': manifest.backbone_hash},
     rows=data.batch_size,
     step=step,
     blocks=depth,
   ) as place:
-    folder = place.folder
     training_runs.check_room(
       config,
       objective=objective,
@@ -122,22 +120,18 @@ def tune(
       frozen=lambda params: _frozen(params, dtype, backbone),
       mesh=place.mesh,
     )
-    cached = None
-    if activation_cache is not None:
-      params, words, cached = tuning_cache.prepare(
-        activation_cache,
-        checkpoint=checkpoint,
-        load=lambda: _load(checkpoint, depth, dtype, backbone, place.mesh),
-        config=config,
-        full_depth=objective.full_depth(config),
-        step=step,
-        data=data,
-        count=cached_batches or loop.steps,
-        held_out_batches=held_out_batches,
-        mesh=place.mesh,
-      )
-    else:
-      params, words = _load(checkpoint, depth, dtype, backbone, place.mesh)
+    params, words, cached = tuning_cache.prepare(
+      activation_cache,
+      checkpoint=checkpoint,
+      load=lambda: _load(checkpoint, depth, dtype, backbone, place.mesh),
+      config=config,
+      full_depth=objective.full_depth(config),
+      step=step,
+      data=data,
+      count=cached_batches or loop.steps,
+      held_out_batches=held_out_batches,
+      mesh=place.mesh,
+    )
     task = Task(
       config=config,
       params=params,
@@ -150,7 +144,7 @@ def tune(
     del params  # the run takes them over
     outcome = training_runs.train(
       task,
-      folder=folder,
+      folder=place.folder,
       settings=loop,
       data=data,
       tokenizer=words,
@@ -158,14 +152,14 @@ def tune(
       cached=cached,
     )
     checkpoint_folder.replace_exits(
-      folder / 'model',
+      place.folder / 'model',
       source=checkpoint,
       config=config,
       exits=outcome.trainable['exits'],
       provenance=training_runs.provenance('tune', outcome),
       existing=Existing.OVERWRITE,
     )
-    return training_runs.result(folder, outcome)
+    return training_runs.result(place.folder, outcome)
 
 
 def _with_exits(checkpoint: str) -> Manifest:

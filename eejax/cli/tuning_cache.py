@@ -39,7 +39,7 @@ _TRAIN, _HELD_OUT = 'train', 'held_out'
 
 
 def prepare(
-  folder: str,
+  folder: str | None,
   *,
   checkpoint: str,
   load: Callable[[], tuple[Params, Tokenizer]],
@@ -50,11 +50,14 @@ def prepare(
   count: int,
   held_out_batches: int,
   mesh: Mesh | None,
-) -> tuple[Params, Tokenizer, CachedData]:
-  """Return parameters without blocks, the tokenizer, and cached batches.
+) -> tuple[Params, Tokenizer, CachedData | None]:
+  """Return parameters, the tokenizer, and cached batches.
+
+  With a cache there are no blocks among the parameters, without one no
+  cached batches.
 
   Args:
-    folder: of the cache; filled if it is not.
+    folder: of the cache; filled if it is not. None has no cache.
     checkpoint: the model whose exits are tuned.
     load: returns its parameters as a backbone runs on them.
     config: the model with its exits.
@@ -68,6 +71,8 @@ def prepare(
   Raises:
     EejaxError: there are several hosts or stages, or the cache is another's.
   """
+  if folder is None:
+    return *load(), None
   if multihost.count() > 1 or step.pipeline is not None:
     raise EejaxError(
       'cached activations are for one process without a pipeline; take '
