@@ -35,6 +35,16 @@ def test_candidates_are_those_of_a_sort(size, count, levels):
   np.testing.assert_array_equal(found[1], wanted[1])
 
 
+def test_equal_candidates_of_two_blocks_come_by_number():
+  # The block with the highest one has another that equals an earlier token.
+  logits = np.zeros((1, 700), np.float32)
+  logits[0, [500, 510]] = 9, 8
+  logits[0, 100] = 8
+  best, tokens = capture_readings.top_candidates(jnp.asarray(logits), 3)
+  assert tokens.tolist() == [[500, 100, 510]]
+  assert best.tolist() == [[9, 8, 8]]
+
+
 def test_a_matrix_without_its_mean_gives_logits_without_theirs():
   random = np.random.default_rng(0)
   kernel = random.normal(3.0, 1.0, (6, 50)).astype(np.float32)

@@ -340,7 +340,8 @@ class TestFolder:
       path=tmp_path / 'c',
     )
     run(batches)
-    for other in (batches[1:], batches[:4], [*batches, batches[0]]):
+    turned = batches[::-1]
+    for other in (turned, batches[:4], [*batches, batches[0]]):
       with pytest.raises(ArgumentError, match='another text'):
         run(other)
     with pytest.raises(ArgumentError, match='other num_candidates'):

@@ -79,6 +79,17 @@ def test_no_difference(make):
   assert 'does not help the gate' in found.verdict
 
 
+def test_what_is_reported_was_not_tuned_on(by_hand):
+  # Where it is tuned all leave at once and are right; elsewhere all are wrong.
+  row = np.repeat(np.arange(6), 5)
+  early = np.where(row % 2 == 0, 1, 2)
+  top1 = np.stack([early, early, np.ones(30, int)])
+  captured = by_hand(top1, row=row, top_log_probs=np.zeros((3, 30, 1)))
+  found = joint_against_plain(captured, captured, bootstrap=FEW)
+  assert found.gate_agreement.plain.value == 0.0
+  assert found.gate_skip.plain.value == 1.0
+
+
 def test_captures_of_two_texts(make, by_hand):
   one = make(SHARES, knows=True)
   with pytest.raises(ArgumentError, match='different positions'):
