@@ -18,6 +18,7 @@ gin.
 """
 
 import enum
+import pathlib
 from typing import Any
 
 import jax
@@ -32,12 +33,13 @@ from eejax.checkpoint.manifest import Manifest
 from eejax.cli import run_hosts, training_runs, tuning_cache
 from eejax.cli.run_hosts import MeshChoice
 from eejax.cli.training_runs import PLAIN_STEP, OptimizerFactory
+from eejax.config import EarlyExitConfig
 from eejax.data.data_config import DataConfig
 from eejax.data.tokenizer import Tokenizer
 from eejax.errors import ArgumentError
 from eejax.models.quantized import quantize_backbone
 from eejax.training.freeze import Regime
-from eejax.training.loop import LoopConfig, Task
+from eejax.training.loop import LoopConfig, Outcome, Task
 from eejax.training.losses import Objective
 from eejax.training.step import StepConfig
 from eejax.types import Params
@@ -93,10 +95,7 @@ def tune(
     cached_batches: training batches that are recorded, read over and over;
       0 records one for each step.
   """
-  if objective.regime is not Regime.TUNE:
-    raise ArgumentError(
-      'tune freezes the backbone: its objective has Regime.TUNE.'
-    )
+  _check_regime(objective)
   manifest = _with_exits(checkpoint)
   config = manifest.config
   training_runs.check(config, objective, data, step, mesh)
@@ -151,15 +150,15 @@ def tune(
       held_out_batches=held_out_batches,
       cached=cached,
     )
-    checkpoint_folder.replace_exits(
-      place.folder / 'model',
-      source=checkpoint,
-      config=config,
-      exits=outcome.trainable['exits'],
-      provenance=training_runs.provenance('tune', outcome),
-      existing=Existing.OVERWRITE,
-    )
+    _save(place.folder, checkpoint, config, outcome)
     return training_runs.result(place.folder, outcome)
+
+
+def _check_regime(objective: Objective) -> None:
+  if objective.regime is not Regime.TUNE:
+    raise ArgumentError(
+      'tune freezes the backbone: its objective has Regime.TUNE.'
+    )
 
 
 def _with_exits(checkpoint: str) -> Manifest:
@@ -169,6 +168,22 @@ def _with_exits(checkpoint: str) -> Manifest:
       f'{checkpoint} has no exits to tune; add some with eejax add-exits.'
     )
   return manifest
+
+
+def _save(
+  folder: pathlib.Path,
+  checkpoint: str,
+  config: EarlyExitConfig,
+  outcome: Outcome,
+) -> None:
+  checkpoint_folder.replace_exits(
+    folder / 'model',
+    source=checkpoint,
+    config=config,
+    exits=outcome.trainable['exits'],
+    provenance=training_runs.provenance('tune', outcome),
+    existing=Existing.OVERWRITE,
+  )
 
 
 def _load(
