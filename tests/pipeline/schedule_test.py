@@ -221,7 +221,6 @@ class TestLockStepCost:
     assert found == 11 * F + 10 * HEAD.head
 
 
-@pytest.mark.skipif(not DOCS.exists(), reason='the page is not there')
 class TestDocs:
   @pytest.mark.parametrize(
     'schedule',
