@@ -25,6 +25,7 @@ done, not of stages side by side.
 import dataclasses
 import itertools
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -213,6 +214,7 @@ def gradient_error(repeats: int) -> Figure:
     compiled, arguments = case.compiled()
     error = _error(compiled(*arguments), references[key])
     detail[_name(case)] = error
+    print(f'  {_name(case)}: {error:.1e}', file=sys.stderr, flush=True)
     worst = max(worst, error)
     jax.clear_caches()
   return worst, detail
