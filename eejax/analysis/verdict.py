@@ -69,6 +69,7 @@ class Way:
     speedup: predicted, over full decoding.
     agreement: share of tokens that are the full model's.
     drafts: tokens drafted a round; 0 without speculation.
+    measured: speed-up by the clock, over prompts; None where nobody timed it.
   """
 
   name: str
@@ -80,11 +81,20 @@ class Way:
   speedup: Interval
   agreement: Interval
   drafts: int = 0
+  measured: Interval | None = None
 
   @property
   def answer(self) -> Answer:
-    """Return whether it pays."""
-    return Answer.of(self.speedup)
+    """Return whether it pays; what was measured outweighs a prediction."""
+    predicted = Answer.of(self.speedup)
+    if self.measured is None or self.measured.value > PAYS:
+      return predicted
+    return Answer.NO if self.measured.value <= 1 else Answer.UNCLEAR
+
+  @property
+  def best_known(self) -> float:
+    """Return the measured speed-up, or the predicted one."""
+    return (self.measured or self.speedup).value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,27 +136,33 @@ class Verdict:
 
   def headline(self) -> str:
     """Return the answer in one sentence."""
-    best = max((self.lossless, self.lossy), key=lambda w: w.speedup.value)
+    best = max((self.lossless, self.lossy), key=lambda w: w.best_known)
     match self.answer:
       case Answer.YES:
+        paying = [
+          w for w in (self.lossless, self.lossy) if w.answer is Answer.YES
+        ]
+        best = max(paying, key=lambda w: w.best_known)
         how = (
-          'losslessly' if self.lossless.answer is Answer.YES else 'at a loss'
+          'with exactly the text of the full model'
+          if best.drafts
+          else f'where {self.loss:.0%} of the tokens may differ'
         )
-        return (
-          f'Yes, early exit should pay here, {how}: '
-          f'{_times(best.speedup)} times full decoding.'
-        )
+        return f'Yes, early exit should pay here, {how}: {_speed(best)}.'
       case Answer.UNCLEAR:
         return (
-          'Perhaps: the best estimate is '
-          f'{_times(best.speedup)} times full decoding, and the interval '
-          'reaches down to no gain; probe more text (--max-tokens).'
+          f'Perhaps: the best that was found is {_speed(best)}, which may be '
+          'no gain; probe more text (--max-tokens), on an idle machine.'
         )
       case Answer.NO:
+        found = (
+          f'the best that was found is {_speed(best)}'
+          if best.best_known > 1
+          else 'nothing that was tried saves time'
+        )
         return (
           'No: early exit will not pay on this model as it is, on '
-          f'{self.machine}. The best that was found is '
-          f'{_times(best.speedup)} times full decoding.'
+          f'{self.machine}; {found}.'
         )
 
   def sentences(self) -> list[str]:
@@ -179,7 +195,7 @@ class Verdict:
     )
     return (
       f'{way.source} at depth {places}, asked by {way.criterion}, should run '
-      f'at {_times(way.speedup)} times full decoding, while '
+      f'at {_speed(way)}, while '
       f'{way.agreement.value:.1%} of the tokens (interval '
       f'{way.agreement.low:.1%} to {way.agreement.high:.1%}) are the full '
       f"model's. This is empirical and teacher-forced; it {certified}."
@@ -211,9 +227,19 @@ def _times(speedup: Interval) -> str:
   return f'{speedup.value:.2f} ({speedup.low:.2f} to {speedup.high:.2f})'
 
 
+def _speed(way: Way) -> str:
+  words = f'{_times(way.speedup)} times full decoding, predicted'
+  if way.measured is None:
+    return words
+  return f'{words}, and {_times(way.measured)} measured'
+
+
+def _count(drafts: int) -> str:
+  return 'a token' if drafts == 1 else f'{drafts} tokens'
+
+
 def _speculation(way: Way) -> str:
   return (
-    f'self-speculation drafting {way.drafts} tokens at depth {way.depths[0]} '
-    f'({way.source}) should run at {_times(way.speedup)} times full decoding, '
-    'with exactly its text.'
+    f'self-speculation drafting {_count(way.drafts)} at depth {way.depths[0]} '
+    f'({way.source}) should run at {_speed(way)}, with exactly its text.'
   )

@@ -18,7 +18,9 @@ from collections.abc import Mapping
 from eejax.analysis import html_page as page
 from eejax.analysis.plots import Axis, Format, Series, line_chart
 from eejax.analysis.verdict import Answer, Verdict, Way
+from eejax.ops.bootstrap import Interval
 
+_WORDS = ('its text is', 'exits', 'score', 'thresholds')
 _KINDS = {Answer.YES: 'yes', Answer.UNCLEAR: 'maybe', Answer.NO: 'no'}
 
 
@@ -34,7 +36,7 @@ def render(found: Verdict, facts: Mapping[str, object]) -> str:
     page.verdict(found.headline(), kind=_KINDS[found.answer]),
     page.cards(_cards(found)),
     page.bullets(found.sentences()),
-    page.section('Ways to decode', page.table(way_rows(found))),
+    page.section('Ways to decode', page.table(way_rows(found), words=_WORDS)),
     page.section(
       'What every depth says', _charts(found), page.table(depth_rows(found))
     ),
@@ -73,7 +75,6 @@ def depth_rows(found: Verdict) -> list[dict[str, object]]:
 
 
 def _way_row(way: Way) -> dict[str, object]:
-  speed = way.speedup
   return {
     'way': way.name,
     'its text is': way.level,
@@ -85,7 +86,8 @@ def _way_row(way: Way) -> dict[str, object]:
     'score': way.criterion or None,
     'thresholds': ', '.join(f'{t:.3g}' for t in way.thresholds) or None,
     'tokens as in full': _percent(way.agreement.value),
-    'predicted speed': f'{speed.value:.2f} ({speed.low:.2f}-{speed.high:.2f})',
+    'predicted speed': _range(way.speedup),
+    'measured': None if way.measured is None else _range(way.measured),
     'pays': way.answer.value,
   }
 
@@ -140,13 +142,17 @@ def _charts(found: Verdict) -> str:
     y=share,
   )
   loss = line_chart(
-    [Series('loss', x, [d.loss.value for d in depths])],
+    # At depth 0 it is far off the scale of the others.
+    [Series('loss', x[1:], [d.loss.value for d in depths[1:]])],
     title='Cross-entropy of every depth',
     x=Axis('depth'),
     y=Axis('nats a token'),
   )
   return page.panels(
-    [('How early tokens are settled', first), ('Loss by depth', loss)]
+    [
+      ('How early tokens are settled', first),
+      ('Loss by depth, from 1 on', loss),
+    ]
   )
 
 
@@ -157,8 +163,14 @@ def _method() -> str:
     'Exits, scores and thresholds were chosen on every other row of the text; '
     'agreement and speed are of the other rows, with 95 % intervals over '
     'rows. Speed is predicted by replaying decoding token by token with the '
-    'cost of its parts, one prompt at a time.'
+    'cost of its parts, one prompt at a time; measured, where there is such '
+    'a figure, is the wall clock of texts generated freely, the least of '
+    'several times, with the range over prompts.'
   )
+
+
+def _range(speed: Interval) -> str:
+  return f'{speed.value:.2f} ({speed.low:.2f}-{speed.high:.2f})'
 
 
 def _percent(share: float) -> str:

@@ -157,7 +157,7 @@ def probe(
   from eejax.analysis import judging
   from eejax.analysis.capture import CaptureConfig, capture
   from eejax.analysis.placement import Budget
-  from eejax.cli import output
+  from eejax.cli import output, probe_timing
   from eejax.data.batch import Packing
 
   if model.config.model.num_layers < 2:
@@ -177,13 +177,19 @@ def probe(
   )
   cost_for, machine = costs(model, question, dtype=dtype)
   with output.waiting('judging'):
-    return judging.judge(
+    found = judging.judge(
       captured,
       config=model.config,
       cost_for=cost_for,
       machine=machine,
       window=question.window,
       budget=Budget(1 - question.loss, question.max_exits),
+    )
+  if question.hardware is not None:
+    return found
+  with output.waiting('timing what should pay'):
+    return probe_timing.with_times(
+      found, model, captured, window=question.window, dtype=dtype
     )
 
 

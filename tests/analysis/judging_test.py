@@ -188,6 +188,25 @@ def test_an_unclear_answer_asks_for_more_text(easy):
   assert 'probe more text' in found.headline()
 
 
+@pytest.mark.parametrize(
+  'measured, answer',
+  [(1.2, Answer.YES), (1.03, Answer.UNCLEAR), (0.9, Answer.NO)],
+)
+def test_the_clock_outweighs_a_prediction(easy, measured, answer):
+  timed = dataclasses.replace(
+    easy.lossy, measured=Interval(measured, measured - 0.1, measured + 0.1)
+  )
+  none = Interval(1.0, 1.0, 1.0)
+  found = dataclasses.replace(
+    easy,
+    lossy=timed,
+    lossless=dataclasses.replace(easy.lossless, speedup=none),
+  )
+  assert found.answer is answer
+  assert f'{measured:.2f}' in found.headline() or answer is Answer.NO
+  assert 'measured' in ' '.join(found.sentences())
+
+
 def test_one_row_is_too_little():
   text = captured([1, 6])
   with pytest.raises(ArgumentError, match='fills only one row'):

@@ -172,6 +172,8 @@ class TestProbe:
     assert found['natural_exits']['level'] == 'empirical, teacher-forced'
     assert 'of the blocks' in found['verdict']
     assert found['head_in_blocks'] > 0
+    # The contexts of these models have no room for the texts that are timed.
+    assert found['lossy']['measured'] is None
     assert found['answer'] in ('yes', 'unclear', 'no')
     assert found['lossless']['level'] == 'exact'
     assert found['machine'] == 'this machine'
