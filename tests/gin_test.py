@@ -25,9 +25,9 @@ from eejax.cli import (
   analyse_configurables,  # noqa: F401  (registers what gin files may name)
   configurables,  # noqa: F401
   gin_config,
+  run_hosts,
   run_identity,
   stages,
-  training_runs,
 )
 from eejax.config import ModelConfig
 from eejax.errors import ArgumentError
@@ -87,7 +87,7 @@ def test_runs(file, monkeypatch):
   """Call the run up to the point where it takes its folder."""
   verbs = (v for v in ('analyse', 'tune') if v in file)
   verb = next(verbs, 'pretrain')
-  monkeypatch.setattr(training_runs, 'claimed', _stop)
+  monkeypatch.setattr(run_hosts, 'open_run', _stop)
   monkeypatch.setattr(stages, 'claimed', _stop)
   monkeypatch.setattr(checkpoint_folder, 'read_manifest', _some_manifest)
   monkeypatch.setattr(
@@ -101,7 +101,7 @@ def test_runs(file, monkeypatch):
 def _some_manifest(path):
   from eejax.testing import tiny
 
-  config = tiny.tiny_config('1:norm,3:norm', num_layers=8, max_length=512)
+  config = tiny.tiny_config('1:norm,3:norm', num_layers=8, max_length=2048)
   return Manifest(config, backbone_hash='', arrays={}, files={}, provenance={})
 
 
