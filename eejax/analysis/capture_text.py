@@ -75,19 +75,33 @@ def free_running(
       prompts=prompts[first : first + batch_size],
       max_new_tokens=new_tokens,
     )
-    batch = Batch.padding(batch_size, sequence_length=max(width, 1))
-    for row, generated in enumerate(result.rows):
-      _write(batch, row, generated.prompt_tokens, generated.tokens)
-    yield batch
+    yield generated_batch(
+      [(r.prompt_tokens, r.tokens) for r in result.rows],
+      rows=batch_size,
+      length=max(width, 1),
+    )
 
 
-def _write(
-  batch: Batch, row: int, prompt: Sequence[int], tokens: Sequence[int]
-) -> None:
-  text = np.array([*prompt, *tokens], np.int32)
-  length = len(text) - 1
-  batch.tokens[row, :length] = text[:-1]
-  batch.targets[row, :length] = text[1:]
-  batch.weights[row, len(prompt) - 1 : length] = 1
-  batch.positions[row, :length] = np.arange(length)
-  batch.segment_ids[row, :length] = 1
+def generated_batch(
+  texts: Sequence[tuple[Sequence[int], Sequence[int]]],
+  *,
+  rows: int,
+  length: int,
+) -> Batch:
+  """Return prompts with their continuations, of which the latter count.
+
+  Args:
+    texts: prompt and continuation of each row.
+    rows: of the batch, as many or more.
+    length: columns of the batch, at least a text's tokens less one.
+  """
+  batch = Batch.padding(rows, sequence_length=length)
+  for row, (prompt, tokens) in enumerate(texts):
+    text = np.array([*prompt, *tokens], np.int32)
+    end = len(text) - 1
+    batch.tokens[row, :end] = text[:-1]
+    batch.targets[row, :end] = text[1:]
+    batch.weights[row, len(prompt) - 1 : end] = 1
+    batch.positions[row, :end] = np.arange(end)
+    batch.segment_ids[row, :end] = 1
+  return batch

@@ -66,7 +66,6 @@ def key_damage(
   from eejax.analysis.suitability.skip import SweepSettings, skip_at, sweep
   from eejax.cli.analysing_capture import beginnings
   from eejax.decoding.policy import KVStrategy, Mode, Policy
-  from eejax.decoding.prepare import prepare
 
   config, params = _with_exits(model)
   natural = not model.config.exits
@@ -90,7 +89,7 @@ def key_damage(
   policy = Policy(Mode.EARLY_EXIT, 'max_prob', (found.threshold,))
   with output.waiting('generating with each stand-in for keys and values'):
     damage = kv_damage(
-      prepare(params, config=config, dtype=dtype),
+      params,
       config=config,
       prompts=beginnings(captured, rows=rows),
       policy=policy,
@@ -98,11 +97,13 @@ def key_damage(
       stretch=stretch,
       strategies=strategies
       or (KVStrategy.PROPAGATE, KVStrategy.COPY, KVStrategy.MASK),
+      dtype=dtype,
       bootstrap=settings.bootstrap,
     )
   return {
     'wrong_tokens': damage.wrong_tokens,
     'by_strategy': damage.by_strategy,
+    'wrong_keys_and_values': damage.wrong_keys_and_values,
     'new_tokens': damage.new_tokens,
     'exits': 'natural' if natural else 'trained',
     'exit_depths': config.exit_depths,

@@ -15,22 +15,23 @@
 
 A token that leaves early says something else than the full model now and
 then (a wrong token), and what stands in for the keys and values of blocks it
-skipped misleads the tokens after it (wrong keys and values). Four ways to
-generate tell the two apart:
+skipped misleads the tokens after it (wrong keys and values). Four ways tell
+the two apart:
 
   full        nothing leaves early
   exact       a gate decides, keys and values are exact: wrong tokens alone
   strategy    a gate decides, stand-ins are written: both
-  oracle      an oracle decides (`stable`: it leaves only where the exit says
-              what the full model goes on to say), stand-ins are written:
-              wrong keys and values alone. With exact ones it would emit the
-              full model's text.
+  oracle      tokens leave at their stable depth (over the exits, along the
+              full model's text), stand-ins are written, and the full model
+              speaks: wrong keys and values alone, for with exact ones it
+              would say its own text
 
 Each text is compared with the full model's from the same prompt, token by
 token: where it first differs, and how many tokens are the same in each
-stretch of the generated text. After the first difference the texts differ in
-what they say, so agreement is of the prefix: a token counts where no token
-up to it differs.
+stretch of the generated text. Texts that a gate made go their own way after
+the first difference, so agreement is of the prefix: a token counts where no
+token up to it differs. The oracle's way is along the full model's text, so
+there `same` is of tokens with the same words before them.
 
 Reference:
   Schuster et al. (2022), Confident Adaptive Language Modeling (arXiv
@@ -40,24 +41,27 @@ Reference:
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from eejax.analysis.capture import CaptureConfig, capture
+from eejax.analysis.capture_file import ReadoutKind
+from eejax.analysis.capture_text import generated_batch
+from eejax.analysis.natural.depths import Ceiling, depths
+from eejax.analysis.natural.kv_forward import check_strategy, likeliest_tokens
 from eejax.config import EarlyExitConfig
-from eejax.decoding.batching import Batching
 from eejax.decoding.generate import generate
 from eejax.decoding.policy import KVStrategy, Mode, Policy
-from eejax.decoding.prepare import Prepared, prepare
+from eejax.decoding.prepare import prepare
 from eejax.errors import ArgumentError
 from eejax.ops.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
 from eejax.types import Bool, Params
 
-ORACLE = 'stable'
-
 
 class Decider(enum.Enum):
-  """Who decides to leave: a gate, or an oracle that is never wrong."""
+  """Who decides to leave: a gate, or the oracle of the stable depth."""
 
   GATE = 'gate'
   ORACLE = 'oracle'
@@ -93,7 +97,7 @@ class Damage:
     unharmed: share of prompts whose text is the full model's to the end.
     divergence: mean number of tokens before the first difference; the
       length of the text where there is none.
-    skip: share of blocks that tokens skipped when they were emitted.
+    skip: share of blocks that tokens skipped where they left.
   """
 
   strategy: KVStrategy
@@ -122,7 +126,7 @@ class KVDamage:
 
 
 def kv_damage(
-  params: Params | Prepared,
+  params: Params,
   *,
   config: EarlyExitConfig,
   prompts: Sequence[Sequence[int]],
@@ -134,18 +138,20 @@ def kv_damage(
   ),
   new_tokens: int = 128,
   stretch: int = 32,
+  dtype: str = 'float32',
   bootstrap: Bootstrap = DEFAULT,
 ) -> KVDamage:
-  """Generate with each strategy and compare with the full model.
+  """Compare what each strategy makes of a text with the full model's.
 
   Args:
-    params: the model.
+    params: the whole tree, blocks stacked.
     config: the model with its exits.
     prompts: token ids; each is a row of the bootstrap.
     policy: a gate and its thresholds, `EARLY_EXIT`; its strategy is replaced.
     strategies: to be compared.
     new_tokens: tokens generated of each prompt at most.
     stretch: tokens of each stretch of generated text.
+    dtype: compute type.
     bootstrap: how intervals are made, over prompts.
 
   Raises:
@@ -158,21 +164,11 @@ def kv_damage(
     )
   if new_tokens < 1 or stretch < 1:
     raise ArgumentError('new_tokens and stretch must be at least 1.')
-  if not isinstance(params, Prepared):
-    params = prepare(params, config=config)
-  asked = dataclasses.replace(
-    policy, kv_strategy=KVStrategy.DEFERRED, batching=Batching.RIDE_ALONG
-  )
-  oracle = dataclasses.replace(
-    asked,
-    criterion=ORACLE,
-    thresholds=(1.0,),
-    batching=Batching.REFERENCE,
-    threshold_rule='constant',
-    scored_vocabulary='whole',
-  )
+  for strategy in strategies:
+    check_strategy(strategy, shallowest=min(config.exit_depths, default=0))
+  prepared = prepare(params, config=config, dtype=dtype)
   run = lambda policy: generate(
-    params,
+    prepared,
     config=config,
     prompts=prompts,
     policy=policy,
@@ -180,30 +176,91 @@ def kv_damage(
     # A text that ends early would be short of what it is compared with.
     eos_ids=(),
   )
-  full = _tokens(run(Policy()))
+  full = [(r.prompt_tokens, r.tokens) for r in run(Policy()).rows]
+  compare = functools.partial(
+    compare_texts,
+    full=[tokens for _, tokens in full],
+    num_layers=config.model.num_layers,
+    stretch=stretch,
+    bootstrap=bootstrap,
+  )
 
-  def damage(policy: Policy, decider: Decider, strategy: KVStrategy) -> Damage:
+  def by_gate(strategy: KVStrategy) -> Damage:
     result = run(dataclasses.replace(policy, kv_strategy=strategy))
-    depth = [np.array(r.exit_depths) for r in result.rows]
-    return compare_texts(
-      _tokens(result),
-      full,
-      depths=depth,
-      num_layers=config.model.num_layers,
+    return compare(
+      [r.tokens for r in result.rows],
+      depths=[np.array(r.exit_depths) for r in result.rows],
       strategy=strategy,
-      decider=decider,
-      stretch=stretch,
-      bootstrap=bootstrap,
+      decider=Decider.GATE,
     )
 
+  oracle = _Oracle(params, config, full, dtype)
   return KVDamage(
-    wrong_tokens=damage(asked, Decider.GATE, KVStrategy.DEFERRED),
-    by_strategy={s: damage(asked, Decider.GATE, s) for s in strategies},
+    wrong_tokens=by_gate(KVStrategy.DEFERRED),
+    by_strategy={s: by_gate(s) for s in strategies},
     wrong_keys_and_values={
-      s: damage(oracle, Decider.ORACLE, s) for s in strategies
+      s: compare(
+        oracle.says(s),
+        depths=oracle.depths(),
+        strategy=s,
+        decider=Decider.ORACLE,
+      )
+      for s in strategies
     },
     new_tokens=new_tokens,
   )
+
+
+class _Oracle:
+  """Let tokens leave at their stable depth along the full model's text."""
+
+  def __init__(
+    self,
+    params: Params,
+    config: EarlyExitConfig,
+    full: Sequence[tuple[Sequence[int], Sequence[int]]],
+    dtype: str,
+  ):
+    self._params, self._model, self._dtype = params, config.model, dtype
+    length = max(len(prompt) + len(tokens) for prompt, tokens in full) - 1
+    self._batch = generated_batch(full, rows=len(full), length=length)
+    found = capture(
+      params,
+      [self._batch],
+      config=config,
+      settings=CaptureConfig(
+        kinds=(ReadoutKind.EXIT,),
+        depths=(),
+        fields=('top_tokens',),
+        num_candidates=1,
+        dtype=dtype,
+      ),
+    )
+    left = np.full(self._batch.tokens.shape, config.model.num_layers)
+    left[found.row, found.position] = depths(
+      found.only(ReadoutKind.EXIT), Ceiling.STABLE
+    )
+    self._left = left.astype(np.int32)
+
+  def says(self, strategy: KVStrategy) -> list[list[int]]:
+    """Return what the full model says at each generated position."""
+    top1 = likeliest_tokens(
+      self._params,
+      self._batch.as_dict(),
+      self._left,
+      config=self._model,
+      strategy=strategy,
+      dtype=self._dtype,
+    )
+    return [r.tolist() for r in self._rows(np.asarray(top1))]
+
+  def depths(self) -> list[np.ndarray]:
+    """Return where each generated position leaves."""
+    return self._rows(self._left)
+
+  def _rows(self, values: np.ndarray) -> list[np.ndarray]:
+    counted = self._batch.weights > 0
+    return [v[c] for v, c in zip(values, counted, strict=True)]
 
 
 def compare_texts(
@@ -220,12 +277,12 @@ def compare_texts(
   """Compare generated texts with the full model's, prompt by prompt.
 
   Args:
-    texts: tokens generated of each prompt.
+    texts: tokens of each prompt, as said in this way.
     full: those of the full model, as many.
-    depths: at which each token of `texts` was emitted.
+    depths: at which each token of `texts` left.
     num_layers: L.
-    strategy: how `texts` came about.
-    decider: likewise.
+    strategy: what stood in for keys and values.
+    decider: who decided to leave.
     stretch: tokens of each stretch.
     bootstrap: how intervals are made, over prompts.
   """
@@ -271,7 +328,3 @@ def _stretches(
       same=ratio(same[inside].sum(axis=1), count),
       tokens=int(count.sum()),
     )
-
-
-def _tokens(result) -> list[tuple[int, ...]]:
-  return [r.tokens for r in result.rows]
