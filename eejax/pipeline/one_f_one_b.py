@@ -262,7 +262,7 @@ class _KeepResiduals:
       (stream, read), pull = self._run(trainable, frozen, stream, turn)
       own_input = _flat_arguments(pull)[0][-1:]
       held = [x for x in own_input if hasattr(x, 'shape')]
-      return stream, (read, pull.opaque_residuals, held)
+      return stream, (read, jax.tree.leaves(_without_arguments(pull)), held)
 
     return run_if(busy, run, self._trainable, self._frozen, stream, turn)
 
@@ -280,13 +280,16 @@ class _KeepResiduals:
       new if hasattr(old, 'shape') else old
       for old, new in zip(wanted, given, strict=True)
     ]
-    pull = dataclasses.replace(
-      self._pull,
-      args_res=jax.tree.unflatten(structure, inputs),
-      opaque_residuals=residuals,
+    pull = jax.tree.unflatten(
+      jax.tree.structure(_without_arguments(self._pull)), residuals
     )
+    pull.args_res = jax.tree.unflatten(structure, inputs)
     of_body, gradient = pull((gradient, moved))
     return added(gradients, of_body), gradient, result
+
+
+def _without_arguments(pull: Any) -> Any:
+  return dataclasses.replace(pull, args_res=None)
 
 
 def _flat_arguments(pull: Any) -> tuple[list[Any], Any]:

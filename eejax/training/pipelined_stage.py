@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from eejax.axes import DATA
 from eejax.config import ExitHeadKind
 from eejax.models import decoder
 from eejax.models.block import Block
@@ -252,6 +253,9 @@ def _skips(turn: Turn, rows: Array) -> tuple[Array, Array] | None:
     return None
   key, rates = dropout
   key = jax.random.fold_in(key, turn.index)
+  if DATA in jax.sharding.get_abstract_mesh().manual_axes:
+    # Each copy of the model has rows of its own.
+    key = jax.random.fold_in(key, lax.axis_index(DATA))
   keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
   return keys, rates[rows]
 
