@@ -16,11 +16,12 @@
 At batch 1 a token's time is the time to read the weights it needs, so costs
 are bytes read: of blocks, of exit heads with their output matrix, of gates. A
 window of waiting tokens reads a block's weights once; what the arithmetic of
-its other tokens adds is `window_factor`. Attention over the cache and the
+its other tokens adds is in `SharedReads`. Attention over the cache and the
 embedding row are left out: they are small where weights decide.
 
 Where a machine keeps small weights in its caches, bytes are not time;
-`in_seconds` puts measured times of a block and of the head in their place.
+`in_seconds` puts measured times of a block and of the head in their place; a
+roofline of `configs/hardware` does for machines that are not at hand.
 """
 
 import dataclasses
