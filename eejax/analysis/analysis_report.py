@@ -98,6 +98,8 @@ def _opening(values: Values) -> str:
       page.cards(_cards(sections)),
       page.bullets(found.reasons),
     ]
+    if sections.get('verdict'):
+      parts.append(page.table(sections['verdict']['ways']))
   failures = values.get('failures') or {}
   if failures:
     parts += [
@@ -373,9 +375,11 @@ def _speculation(sections: Values) -> str:
     page.table(rows),
     page.paragraph(
       'An exit drafts, the full model verifies: the output is that of full '
-      'decoding. Rounds are measured on the text, their cost is predicted by '
-      f'bytes read (a head costs {found["cost"]["head"]:.2f} blocks). Below 1 '
-      'it loses.'
+      'decoding. Rounds are measured on the text, their cost is predicted: a '
+      f'head takes {found["head"]:.2f} blocks, windows of drafts up to '
+      f'{max(found["windows"].values()):.2f} times as long as a token, '
+      + ('timed here. ' if sections.get('verdict') else 'by bytes read. ')
+      + 'Below 1 it loses.'
     ),
   )
 
@@ -419,8 +423,7 @@ def _limits(values: Values) -> Sequence[str]:
   limits = [
     'Texts are read teacher-forced, with exact keys and values: what an exit '
     'says is never fed back.',
-    'Speed-ups here are predictions from bytes read; eejax bench measures '
-    'them.',
+    'Speed-ups here are predictions; eejax bench measures them.',
     'Every definition with its formula and source is in docs/analysis.md.',
   ]
   if natural:

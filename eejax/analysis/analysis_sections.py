@@ -50,6 +50,7 @@ from eejax.analysis.suitability.skip import (
   sweep,
 )
 from eejax.analysis.suitability.speculation import (
+  Speculation,
   SpeculationCost,
   speculation,
 )
@@ -204,28 +205,52 @@ def sublayers(
 
 
 def drafting(
-  captured: Captured, settings: SectionSettings, *, cost: SpeculationCost
+  captured: Captured,
+  settings: SectionSettings,
+  *,
+  cost_of: Callable[[int], SpeculationCost],
 ) -> dict[str, Any]:
-  """Return what lossless self-speculation should bring."""
+  """Return what lossless self-speculation should bring.
+
+  Args:
+    captured: a text.
+    settings: how sections are computed.
+    cost_of: what parts cost where so many tokens are drafted a round.
+  """
   kinds = [ReadoutKind.NATURAL]
   if captured.facts.indices(ReadoutKind.EXIT):
     kinds.append(ReadoutKind.EXIT)
+  costs = {length: cost_of(length) for length in settings.lengths}
   return {
-    'cost': cost,
+    'head': next(iter(costs.values())).head,
+    'windows': {length: cost.window for length, cost in costs.items()},
     'by_readouts': [
-      {
-        'readouts': kind,
-        'exits': speculation(
-          captured,
-          cost=cost,
-          lengths=settings.lengths,
-          readouts=kind,
-          bootstrap=settings.bootstrap,
-        ),
-      }
+      {'readouts': kind, 'exits': _drafts(captured, settings, kind, costs)}
       for kind in kinds
     ],
   }
+
+
+def _drafts(
+  captured: Captured,
+  settings: SectionSettings,
+  kind: ReadoutKind,
+  costs: Mapping[int, SpeculationCost],
+) -> list[Speculation]:
+  """Return every exit with its best length, the fastest first."""
+  best: dict[str, Speculation] = {}
+  for length, cost in costs.items():
+    for found in speculation(
+      captured,
+      cost=cost,
+      lengths=(length,),
+      readouts=kind,
+      bootstrap=settings.bootstrap,
+    ):
+      known = best.get(found.readout)
+      if known is None or found.speedup.value > known.speedup.value:
+        best[found.readout] = found
+  return sorted(best.values(), key=lambda s: -s.speedup.value)
 
 
 # Text that a token adds after another one.

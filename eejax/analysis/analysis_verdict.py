@@ -11,7 +11,11 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Say in plain words whether early exit will pay on a model as it is."""
+"""Say in plain words whether early exit will pay on a model as it is.
+
+Where the sections hold what `eejax probe` found with costs timed on a machine,
+that is the answer. Else it is made of the sections that there are, by bytes.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -51,8 +55,13 @@ def verdict(values: Values) -> Verdict:
     values: plain values of the sections by name; missing ones are left out
       of the reasons.
   """
-  ceiling = _ceiling(values)
   skip = best_skip(values, budget=0.01)
+  judged = values.get('verdict')
+  if judged:
+    bound = None if skip is None else gated_bound(values, skip)
+    said = (*judged['sentences'], *_skip_words(skip, bound))
+    return Verdict(judged['kind'], judged['headline'], said)
+  ceiling = _ceiling(values)
   fastest = best_speculation(values)
   lossless = fastest is not None and fastest['speedup']['low'] > _FASTER
   bound = None if skip is None else gated_bound(values, skip)
@@ -98,11 +107,11 @@ def gated_bound(values: Values, skip: Values) -> float | None:
   Blocks and output matrices that are read count, by bytes; the keys and values
   of skipped blocks, which are due later, do not.
   """
-  cost = (values.get('drafting') or {}).get('cost')
+  head = (values.get('drafting') or {}).get('head')
   about = (values.get('suitability') or {}).get('headroom')
-  if not cost or not about:
+  if head is None or not about:
     return None
-  layers, head = about['depths'][-1], cost['head']
+  layers = about['depths'][-1]
   spent = layers * (1 - _expected(skip)) + head * skip['heads']
   return (layers + head) / spent
 
@@ -160,7 +169,7 @@ def _skip_words(skip: Values | None, bound: float | None) -> Sequence[str]:
   )
   return (
     f'{words}. It reads {skip["heads"]:.1f} output matrices a token, {end} '
-    '(by bytes; keys and values of skipped blocks not counted).',
+    '(keys and values of skipped blocks not counted).',
   )
 
 

@@ -36,6 +36,7 @@ from eejax.analysis.analysis_sections import DEFAULTS, SectionSettings
 from eejax.cli import (
   analysing_keys,
   analysing_models,
+  analysing_verdict,
   environment,
   measuring,
   output,
@@ -65,6 +66,7 @@ TITLES = {
   'suitability': ('scores and ceilings', 4.0),
   'gates': ('gates over thresholds', 15.0),
   'confidence': ('calibration of confidence', 5.0),
+  'verdict': ('will it pay on this machine', 30.0),
   'drafting': ('self-speculation', 5.0),
   'sublayers': ('exits inside blocks', 3.0),
   'words': ('kinds of tokens', 6.0),
@@ -179,12 +181,16 @@ class _Work:
     """Run a stage and note what it found or why it failed."""
     try:
       self.sections[name] = self.stages.run(name, work, inputs=inputs)
-    except EejaxError as error:
+    # Whatever breaks in one section must not take the others along.
+    except Exception as error:
       self.fail(name, error)
 
-  def fail(self, name: str, error: EejaxError) -> None:
+  def fail(self, name: str, error: Exception) -> None:
     """Note that a stage failed; say it at once."""
-    self.failures[name] = ' '.join(str(error).split())
+    words = ' '.join(str(error).split()) or type(error).__name__
+    if not isinstance(error, EejaxError):
+      words = f'stopped by {type(error).__name__} ({words[:300]}).'
+    self.failures[name] = words
     output.say(f'{name}: {self.failures[name]}')
 
   def of_model(
@@ -217,6 +223,8 @@ class _Work:
         capture_text(model(), self.text, reads, path=path, dtype=self.dtype)
       ),
       inputs=[
+        # What another version found may be of another form.
+        __version__,
         stages_lib.fingerprint(checkpoint),
         _fingerprint_of_text(self.text.data),
         self.text,
@@ -226,8 +234,10 @@ class _Work:
       products=('captured',),
     )
     captured = capture_file.read(path)
-    for name, section in _sections(model).items():
-      work = functools.partial(_quietly, name, section, captured, self.settings)
+    for name, section in self._sections(model).items():
+      work = functools.partial(
+        _waited_for, name, section, captured, self.settings
+      )
       self.try_stage(name, work, inputs=self.settings)
     if generates is Generates.TEXTS:
       self._generating(model, captured)
@@ -236,6 +246,38 @@ class _Work:
       lambda: _grid(model(), captured, shown_text, self.dtype),
       inputs=shown_text,
     )
+
+  def _sections(self, model: '_Opened') -> dict[str, Callable[..., Any]]:
+    """Return what is run on the captured text, by name."""
+    from eejax.analysis.natural.subwords import token_texts
+
+    def verdict(captured, settings):
+      return analysing_verdict.judged(
+        model(), captured, settings, dtype=self.dtype
+      )
+
+    def drafting(captured, settings):
+      cost_of = analysing_verdict.cost_of(
+        model().config, self.sections.get('verdict')
+      )
+      return sections_lib.drafting(captured, settings, cost_of=cost_of)
+
+    def words(captured, settings):
+      texts = token_texts(
+        measuring.open_tokenizer(model()), captured.facts.vocab_size
+      )
+      return sections_lib.words(captured, settings, texts=texts)
+
+    return {
+      'natural': sections_lib.natural,
+      'suitability': sections_lib.suitability,
+      'gates': sections_lib.gates,
+      'confidence': sections_lib.confidence,
+      'verdict': verdict,
+      'drafting': drafting,
+      'sublayers': sections_lib.sublayers,
+      'words': words,
+    }
 
   def _generating(self, model: '_Opened', captured: 'Captured') -> None:
     """Run the stages in which the model generates."""
@@ -319,34 +361,9 @@ class _Opened:
     return self._open()
 
 
-def _sections(model: _Opened) -> dict[str, Callable[..., Any]]:
-  from eejax.analysis.cost_model import model_cost
-  from eejax.analysis.natural.subwords import token_texts
-  from eejax.analysis.suitability.speculation import SpeculationCost
-
-  def drafting(captured, settings):
-    backbone = model().config.with_exits(())
-    cost = SpeculationCost(head=model_cost(backbone).head_in_blocks)
-    return sections_lib.drafting(captured, settings, cost=cost)
-
-  def words(captured, settings):
-    texts = token_texts(
-      measuring.open_tokenizer(model()), captured.facts.vocab_size
-    )
-    return sections_lib.words(captured, settings, texts=texts)
-
-  return {
-    'natural': sections_lib.natural,
-    'suitability': sections_lib.suitability,
-    'gates': sections_lib.gates,
-    'confidence': sections_lib.confidence,
-    'drafting': drafting,
-    'sublayers': sections_lib.sublayers,
-    'words': words,
-  }
-
-
-def _quietly(name: str, section, captured: 'Captured', settings) -> Any:
+def _waited_for(name: str, section, captured: 'Captured', settings) -> Any:
+  if name == 'verdict':  # which tells itself what takes long
+    return section(captured, settings)
   with output.waiting(TITLES[name][0]):
     return section(captured, settings)
 

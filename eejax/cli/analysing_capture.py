@@ -71,7 +71,7 @@ def capture_text(
   from eejax.analysis.capture_file import ReadoutKind
   from eejax.data.batch import Packing
 
-  batches = measuring.read_text(model, text, packing=Packing.PACKED)
+  batches = measuring.read_text(model, text, packing=Packing.ONE_PER_ROW)
   check_length(batches, text, model)
   kinds = [ReadoutKind.NATURAL, ReadoutKind.EXIT]
   if reads is Reads.ATTENTION:

@@ -106,7 +106,7 @@ def over_training(
 
   model, steps = dynamics.open_run(run)
   measuring.check_has_tokenizer(pathlib.Path(run) / 'model', model)
-  batches = measuring.read_text(model, text, packing=Packing.PACKED)
+  batches = measuring.read_text(model, text, packing=Packing.ONE_PER_ROW)
   check_length(batches, text, model)
   total = len(run_steps.list_steps(run))
   found = dynamics.dynamics(

@@ -77,7 +77,7 @@ def damage(strategy):
 
 @pytest.fixture(scope='module')
 def sections(captured, batches):
-  cost = SpeculationCost(head=0.5)
+  cost_of = lambda length: SpeculationCost(0.5, 1 + length / 10)
   manifest = parse_manifest(
     {
       'models': [
@@ -101,7 +101,7 @@ def sections(captured, batches):
     'suitability': sections_lib.suitability(captured, FEW),
     'gates': sections_lib.gates(captured, FEW),
     'confidence': sections_lib.confidence(captured, FEW),
-    'drafting': sections_lib.drafting(captured, FEW, cost=cost),
+    'drafting': sections_lib.drafting(captured, FEW, cost_of=cost_of),
     'sublayers': sections_lib.sublayers(captured, FEW),
     'words': sections_lib.words(
       captured, FEW, texts=['', ' a', 'b', ' c', '1', '.', ' ']
@@ -324,6 +324,13 @@ class TestVerdict:
     words = ' '.join(self.of(sections, speedup=1.3, skip=0.2).reasons)
     for figure in ('40.0 %', '20.0 %', '1.30 times', 'predicted', '1 %'):
       assert figure in words
+
+  def test_what_was_judged_with_timed_costs_is_the_answer(self, sections):
+    judged = {'kind': 'no', 'headline': 'No: slow.', 'sentences': ['Why.']}
+    found = verdict({**sections, 'verdict': judged})
+    assert (found.kind, found.headline) == ('no', 'No: slow.')
+    assert found.reasons[0] == 'Why.'
+    assert 'best gate' in found.reasons[1]
 
   def test_the_bound_counts_blocks_and_heads(self, sections):
     skip = {'skip': {'value': 0.5}, 'held_out_skip': None, 'heads': 2.0}

@@ -52,7 +52,7 @@ def place(tmp_path_factory):
   tokenizer = train_bpe([text], vocab_size=300)
   tokenizer.save(root / 'tokenizer')
   config = tiny.tiny_config(
-    '1:norm,3:norm:gate', vocab_size=300, bos_id=tokenizer.bos_id, max_length=32
+    '1:norm,3:norm:gate', vocab_size=300, bos_id=tokenizer.bos_id, max_length=64
   )
   params = tiny.tiny_params(config)
   broken = jax.tree.map(lambda x: x, params)
@@ -162,7 +162,7 @@ class TestWhole:
     before = json.loads((whole[0] / 'analysis.json').read_text())['sections']
     assert main.main([*whole[1], '--json']) == 0
     stdout, err = capsys.readouterr()
-    assert err.count('done before') == 11
+    assert err.count('done before') == 12
     assert json.loads(stdout)['failures'] == {}
     after = json.loads((whole[0] / 'analysis.json').read_text())['sections']
     assert after == before

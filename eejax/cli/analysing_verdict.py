@@ -1,0 +1,76 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Ask what `eejax probe` asks, of a text that is captured already."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from eejax.analysis.analysis_sections import SectionSettings
+from eejax.config import EarlyExitConfig
+
+if TYPE_CHECKING:
+  from eejax.analysis.capture_file import Captured
+  from eejax.analysis.suitability.speculation import SpeculationCost
+  from eejax.checkpoint.folder import Checkpoint
+
+
+def judged(
+  model: 'Checkpoint',
+  captured: 'Captured',
+  settings: SectionSettings,
+  *,
+  dtype: str,
+) -> dict[str, Any]:
+  """Return the verdict of `eejax probe`, with costs timed on this machine."""
+  from eejax.analysis import judging, verdict_page
+  from eejax.analysis.capture_file import ReadoutKind
+  from eejax.cli import probe
+
+  question = probe.Question()
+  cost_for, machine = probe.costs(model, question, dtype=dtype)
+  found = judging.judge(
+    captured.only(ReadoutKind.NATURAL, ReadoutKind.EXIT),
+    config=model.config,
+    cost_for=cost_for,
+    machine=machine,
+    window=question.window,
+    bootstrap=settings.bootstrap,
+  )
+  cost = cost_for(judging.natural_config(model.config.model, (1,)), 'max_prob')
+  kinds = {'yes': 'yes', 'unclear': 'maybe', 'no': 'no'}
+  return {
+    'kind': kinds[found.answer.value],
+    'headline': found.headline(),
+    'sentences': found.sentences(),
+    'ways': verdict_page.way_rows(found),
+    'machine': machine,
+    # What a step costs beside blocks and the head is paid for each draft, too.
+    'head': cost.model.head_in_blocks + cost.step / cost.model.block,
+    'windows': {n: cost.shared.of(n + 1) for n in settings.lengths},
+  }
+
+
+def cost_of(
+  config: EarlyExitConfig, verdict: Mapping[str, Any] | None
+) -> 'Callable[[int], SpeculationCost]':
+  """Return costs as they were timed for a verdict, else by bytes."""
+  from eejax.analysis.cost_model import model_cost
+  from eejax.analysis.suitability.speculation import SpeculationCost
+
+  if verdict is None:
+    cost = SpeculationCost(model_cost(config.with_exits(())).head_in_blocks)
+    return lambda length: cost
+  # Keys of an object of JSON are texts.
+  windows = {int(n): max(w, 1.0) for n, w in verdict['windows'].items()}
+  return lambda length: SpeculationCost(verdict['head'], windows[length])
