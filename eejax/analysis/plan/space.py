@@ -165,6 +165,9 @@ def block_space(
     # Parameters, and their gradients before they are shared out.
     once_or_twice = 1 + (workload.learns is not Learns.TUNE)
     space += once_or_twice * _block_bytes(workload, arrangement)
+    if arrangement.microbatches > 1 and not arrangement.is_pipeline:
+      # What heads gather stays for all microbatches, gradients beside it.
+      space += 2 * _matrices(workload) * units.matrix
   exits = workload.exits
   if arrangement.is_pipeline:
     exits = exit_kinds(workload)

@@ -329,11 +329,15 @@ class _Work:
     return moved / self._machine.bandwidth(parts * self._mesh.model)
 
   def hand_over(self) -> float:
-    """Return the seconds in which stages hand on streams, each tick."""
+    """Return the seconds in which stages hand on streams, each tick.
+
+    Each device of a stage sends its own stretch of the text.
+    """
     size = (
       self._tokens
       * self._workload.config.model.embed_dim
       * self._workload.value_bytes
+      / self._mesh.model
     )
     return size / self._machine.bandwidth(self._arrangement.devices)
 
