@@ -33,6 +33,8 @@ from eejax.parallel.mesh import MeshConfig
 from eejax.training import run_folder
 from eejax.training.step import StepConfig
 
+_VERDICT_SECONDS = 1.0
+
 # What gin may give for a mesh: axes or a name, see `mesh_lib.parse_mesh`.
 MeshChoice = MeshConfig | str | None
 
@@ -110,10 +112,10 @@ def open_run(
     try:
       yield Workplace(pathlib.Path(folder), devices)
       multihost.leave(0)
-    except jax.errors.JaxRuntimeError:
-      # A collective fails when a host is lost, a moment before the line
-      # between the hosts says so and ends this process.
-      found = multihost.verdict()
+    except (jax.errors.JaxRuntimeError, EejaxError):
+      # A collective, or a checkpoint, fails when a host is lost, a moment
+      # before the line between the hosts says so and ends this process.
+      found = multihost.verdict(_VERDICT_SECONDS)
       if found is not None:
         raise EejaxError(found) from None
       raise

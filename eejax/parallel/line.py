@@ -38,7 +38,12 @@ from eejax.errors import EejaxError
 # then their own words are better.
 _GRACE_SECONDS = 2.0
 # A machine that loses power closes nothing: probes find it.
-_KEEPALIVE = {'TCP_KEEPIDLE': 10, 'TCP_KEEPINTVL': 5, 'TCP_KEEPCNT': 4}
+_KEEPALIVE = {
+  'TCP_KEEPIDLE': 10,
+  'TCP_KEEPINTVL': 5,
+  'TCP_KEEPCNT': 4,
+  'TCP_USER_TIMEOUT': 30_000,
+}
 
 
 class Peer:

@@ -223,7 +223,7 @@ class StopAgreement:
       own.finish()
 
 
-def verdict(seconds: float = 10.0) -> str | None:
+def verdict(seconds: float) -> str | None:
   """Return what is known of a lost host, waiting a while for it."""
   own = line()
   return None if own is None else own.verdict(seconds)

@@ -13,6 +13,7 @@
 # limitations under the License.
 """Test runs on a mesh and on several processes, from the command line."""
 
+import json
 import os
 import pathlib
 import signal
@@ -117,6 +118,7 @@ class Hosts:
     with socket.create_server(('', 0)) as first:
       port = min(first.getsockname()[1], 65000)
     self.logs = [folder / f'host-{rank}.log' for rank in range(count)]
+    self.results = [folder / f'host-{rank}.json' for rank in range(count)]
     self.processes = []
     for rank, log in enumerate(self.logs):
       environ = {
@@ -133,9 +135,9 @@ class Hosts:
       command += (own or {}).get(rank, [])
       if command[-1] == 'ABSENT':
         continue
-      with log.open('w') as file:
+      with log.open('w') as said, self.results[rank].open('w') as result:
         self.processes.append(
-          subprocess.Popen(command, env=environ, stdout=file, stderr=file)
+          subprocess.Popen(command, env=environ, stdout=result, stderr=said)
         )
 
   def wait(self):
@@ -250,8 +252,10 @@ class TestSeveralProcesses:
       .startswith('eejax: host 1 was lost, so all hosts stop')
     )
     assert not (run / 'model').exists()
-    codes, said = Hosts(command, tmp_path, count=2, devices=2).wait()
+    hosts = Hosts(command, tmp_path, count=2, devices=2)
+    codes, said = hosts.wait()
     assert codes == [0, 0], said
+    assert json.loads(hosts.results[0].read_text())['steps'] == STEPS
     assert sorted(losses(run)) == list(range(1, STEPS + 1))
     assert losses(run) == pytest.approx(losses(whole), rel=1e-4)
     found = checkpoint_folder.load(run / 'model').params
