@@ -105,18 +105,23 @@ def planted_error(_: argparse.Namespace) -> Figure:
 def _plans() -> dict[str, Plan]:
   random = np.random.default_rng(0)
   token = np.arange(VOCABULARY)
-  settle = functools.partial(
-    Plan.settling, num_layers=LAYERS, exits=tuple(range(1, LAYERS))
-  )
+
+  def settle(depths, **fields) -> Plan:
+    return Plan.settling(
+      depths.tolist(),
+      num_layers=LAYERS,
+      exits=tuple(range(1, LAYERS)),
+      **fields,
+    )
+
+  mixed = token % (LAYERS + 1)
   wavering = random.random((VOCABULARY, LAYERS + 1)) < 0.5
   return {
     'idle upper blocks': settle(np.minimum(token % LAYERS, 2)),
     'one decisive last block': settle(np.full(VOCABULARY, LAYERS)),
-    'a known mix of depths': settle(
-      token % (LAYERS + 1), attention_blocks=(2, 5)
-    ),
+    'a known mix of depths': settle(mixed, attention_blocks=(2, 5)),
     'a known calibration error': settle(
-      token % (LAYERS + 1), answer_confidence=0.63, guess_confidence=0.63
+      mixed, answer_confidence=0.63, guess_confidence=0.63
     ),
     'answers that come and go': Plan(
       settled=tuple(tuple(row) for row in wavering.tolist()),
