@@ -143,8 +143,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from eejax.cli import output
 
   question = _question(args)
-  with output.waiting('trying layouts'):
-    found = _choose(args, question)
+  found = _choose(args, question)
   show(found, question, best=args.best)
   values = table.choice_values(found, question, best=args.best)
   if not found.fitting:
@@ -233,12 +232,17 @@ def read_model(source: str, exits: str | None) -> 'EarlyExitConfig':
 
 def _choose(args: argparse.Namespace, question: 'Question') -> 'Choice':
   from eejax.analysis.plan import choose
+  from eejax.cli import output
   from eejax.parallel.mesh import parse_mesh
 
-  if args.mesh is None:
-    return choose.choose(question)
-  mesh = parse_mesh(args.mesh).resolved(question.devices)
-  return choose.choose(question, only=mesh)
+  if args.mesh is not None:
+    mesh = parse_mesh(args.mesh).resolved(question.devices)
+    return choose.choose(question, among=[mesh])
+  every = tuple(choose.meshes(question.devices))
+  tried = output.track(
+    every, 'trying meshes', total=len(every), unit='arrangement'
+  )
+  return choose.choose(question, among=tried)
 
 
 def show(found: 'Choice', question: 'Question', *, best: int) -> None:

@@ -65,8 +65,8 @@ def test_what_does_not_fit_is_said_and_fails(capsys):
   argv = ('llama_2_70b', '--devices', '2', '--batch', '8')
   out, err = run(capsys, *argv, expect=1)
   assert 'meshes do not fit' in out and 'optimizer' in out
-  assert 'nothing fits; the closest' in err
-  assert err.count('\n') == 1
+  # Where it takes long, progress stands before.
+  assert err.splitlines()[-1].startswith('eejax plan: nothing fits; the clos')
 
 
 @pytest.mark.parametrize('kind', ['hugging_face', 'checkpoint'])

@@ -16,7 +16,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from eejax.analysis.plan.memory import Memory, predict_memory
 from eejax.analysis.plan.time import Machine, StepTime, predict_time
@@ -132,12 +132,14 @@ class Choice:
   refused: tuple[Refusal, ...]
 
 
-def choose(question: Question, *, only: MeshConfig | None = None) -> Choice:
+def choose(
+  question: Question, *, among: Iterable[MeshConfig] | None = None
+) -> Choice:
   """Return the layouts of a workload over some devices, sorted.
 
   Args:
     question: what is looked for.
-    only: the one mesh to look at; None looks at all.
+    among: the meshes to look at; None looks at all.
 
   Raises:
     EejaxError: no mesh can hold the model and the batch as they are.
@@ -145,7 +147,7 @@ def choose(question: Question, *, only: MeshConfig | None = None) -> Choice:
   best: dict[tuple, Plan] = {}
   least: dict[MeshConfig, Plan] = {}
   refused: dict[str, list[str]] = {}
-  for mesh in meshes(question.devices) if only is None else (only,):
+  for mesh in meshes(question.devices) if among is None else among:
     why = refusal(question, mesh)
     if why is not None:
       refused.setdefault(why, []).append(mesh_words(mesh))

@@ -145,10 +145,10 @@ def test_tuning_goes_forward_only():
 
 def test_one_mesh_alone():
   mesh = MeshConfig(data=4, fsdp=2)
-  found = choose(question(), only=mesh)
+  found = choose(question(), among=[mesh])
   assert {p.arrangement.mesh for p in found.fitting} == {mesh}
   with pytest.raises(EejaxError, match='no mesh .* can train this: 4 heads'):
-    choose(question(), only=MeshConfig(data=2, model=4))
+    choose(question(), among=[MeshConfig(data=2, model=4)])
 
 
 def test_cost():
