@@ -178,7 +178,7 @@ def _own_text(values: Values) -> Iterator[Row]:
 
 def _keys(values: Values) -> Iterator[Row]:
   damage = _of(values, 'keys')
-  if not damage:
+  if 'wrong_tokens' not in damage:
     return
   found = [damage['wrong_tokens'], *damage['by_strategy'].values()]
   for entry in found:

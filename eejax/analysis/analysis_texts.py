@@ -110,13 +110,16 @@ def keys_section(found: Values | None) -> str:
   """Return what stand-ins for keys and values do to a text."""
   if not found:
     return ''
+  title = 'What stand-ins for keys and values do to a text'
+  if 'nothing' in found:
+    return page.section(title, page.paragraph(found['nothing']))
   rows = [
     _damage_row('none: exact', found['wrong_tokens']),
     *(_damage_row(name, d) for name, d in found['by_strategy'].items()),
   ]
   depths = ', '.join(map(str, found['exit_depths']))
   return page.section(
-    'What stand-ins for keys and values do to a text',
+    title,
     page.panels([('Agreement by generated length', charts.damage(found))]),
     page.table(rows),
     page.paragraph(

@@ -20,7 +20,6 @@ import jax
 
 from eejax.analysis.analysis_sections import SectionSettings
 from eejax.cli import output
-from eejax.errors import EejaxError
 
 if TYPE_CHECKING:
   from eejax.analysis.capture_file import Captured
@@ -45,7 +44,8 @@ def key_damage(
 
   A model without exits gets natural ones at a quarter, a half and three
   quarters of its depth. The gate is the largest probability, its threshold
-  the one that changes 5 % of the tokens of the captured text.
+  the one that changes 5 % of the tokens of the captured text; where none does,
+  a sentence says so.
 
   Args:
     model: the model.
@@ -56,9 +56,6 @@ def key_damage(
     new_tokens: generated of each.
     stretch: tokens whose agreement is given together.
     strategies: to be compared; None is every one that stands in.
-
-  Raises:
-    EejaxError: nothing can leave early within the budget.
   """
   from eejax.analysis.capture_file import ReadoutKind
   from eejax.analysis.natural.kv_damage import kv_damage
@@ -82,10 +79,12 @@ def key_damage(
   swept = sweep(read, settings=SweepSettings((Gate.MAX_PROB,), readouts=kind))
   found = skip_at(swept, BUDGET, bootstrap=settings.bootstrap)
   if found.skip.value == 0:
-    raise EejaxError(
-      f'no threshold lets a token leave early with {BUDGET:.0%} changed, so '
-      'there is no damage to measure.'
-    )
+    return {
+      'nothing': (
+        f'No threshold lets a token leave early with at most {BUDGET:.0%} of '
+        'them changed, so there is no damage to measure.'
+      )
+    }
   policy = Policy(Mode.EARLY_EXIT, 'max_prob', (found.threshold,))
   with output.waiting('generating with each stand-in for keys and values'):
     damage = kv_damage(

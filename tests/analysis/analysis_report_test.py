@@ -252,6 +252,11 @@ class TestPage:
     assert f'{missing}: it broke.' in page.text
     assert 'Does confidence mean the same' in page.text
 
+  def test_where_nothing_leaves_early_there_is_no_damage(self, values):
+    values['sections']['keys'] = {'nothing': 'No threshold <does>.'}
+    assert 'No threshold <does>.' in Page(render(values)).text
+    assert 'key_damage' not in tables(values['sections'])
+
   def test_without_a_model_what_was_compared_is_shown(self, values):
     kept = values['sections']
     values['sections'] = {'comparison': kept['comparison']}
