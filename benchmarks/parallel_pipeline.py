@@ -179,18 +179,27 @@ class Case:
     )
     arguments = (place(trainable), place(frozen), self.batch())
 
+    settings = {
+      'step': 0,
+      'config': self.config,
+      'objective': self.objective,
+    }
+
     def step(trainable, frozen, batch):
+      if self.mesh.shape[STAGE] == 1:
+        own = StepConfig(
+          self.forward, self.microbatches, pipeline=self.pipeline
+        )
+        return gradients(trainable, frozen, batch, settings=own, **settings)
       return pipelined_gradients(
         trainable,
         frozen,
         batch,
-        step=0,
-        config=self.config,
-        objective=self.objective,
         forward=self.forward,
         pipeline=self.pipeline,
         microbatches=self.microbatches,
         idle=math.nan,
+        **settings,
       )
 
     with jax.set_mesh(self.mesh):

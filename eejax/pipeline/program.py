@@ -107,6 +107,8 @@ def sent(
   Unless the pipeline is circular, what leaves an end goes nowhere, and the
   other end receives zeros. The devices of a stage each send a part of T.
   """
+  if stages == 1:
+    return stream if circular else jnp.zeros_like(stream)
   pairs = [
     (i, (i + step) % stages)
     for i in range(stages)
@@ -307,22 +309,25 @@ def over_stages(
     mesh: has an axis `stage`; None is the ambient one.
     rounds: pieces of depth each stage holds.
   """
-  names = (mesh or jax.sharding.get_abstract_mesh()).axis_names
-  data = DATA if DATA in names else None
-  everywhere = (STAGE,) if data is None else (STAGE, DATA)
+  sizes = (mesh or jax.sharding.get_abstract_mesh()).shape
+  data = DATA if DATA in sizes else None
+
+  def summed(tree: PyTree, *axes: str | None) -> PyTree:
+    # Of an axis of one device XLA makes an error (jaxlib 0.10.2).
+    over = tuple(a for a in axes if a is not None and sizes[a] > 1)
+    return lax.psum(tree, over) if over else tree
 
   def on_device(trainable, frozen, batches, context):
     problem = Problem(_own(trainable), _own(frozen), batches, context)
     gradients, totals = run(problem)
-    over_data = lambda x: lax.psum(x, data) if data else x
     shape = lambda x: x.reshape(1, rounds, -1, *x.shape[1:])
     return PipelineResult(
       gradients=StageParams(
-        own=jax.tree.map(lambda x: over_data(x)[None], gradients.own),
-        shared=lax.psum(gradients.shared, everywhere),
+        own=jax.tree.map(lambda x: x[None], summed(gradients.own, data)),
+        shared=summed(gradients.shared, STAGE, data),
       ),
-      loss=lax.psum(totals.loss, everywhere),
-      sums=lax.psum(totals.sums, everywhere),
+      loss=summed(totals.loss, STAGE, data),
+      sums=summed(totals.sums, STAGE, data),
       kept=jax.tree.map(shape, totals.kept),
     )
 
@@ -336,7 +341,7 @@ def over_stages(
   program = jax.shard_map(
     on_device,
     mesh=mesh,
-    axis_names=set(everywhere),
+    axis_names={STAGE} if data is None else {STAGE, data},
     in_specs=(of_params, of_params, PartitionSpec(data), whole),
     out_specs=PipelineResult(of_params, whole, whole, kept),
     check_vma=False,

@@ -97,7 +97,7 @@ def pipelined_gradients(
   Raises:
     ArgumentError: model, batch and pipeline do not fit.
   """
-  sizes = _mesh_sizes(mesh)
+  sizes = mesh_sizes(mesh)
   _check(config, objective, pipeline)
   schedule = Schedule(
     pipeline.schedule,
@@ -149,7 +149,12 @@ def _run(schedule: Schedule, pipeline: PipelineConfig):
 # MARK: Checks
 
 
-def _mesh_sizes(mesh: Mesh | None) -> dict[str, int]:
+def mesh_sizes(mesh: Mesh | None = None) -> dict[str, int]:
+  """Return the sizes of the mesh axes, the ambient mesh's by default.
+
+  Raises:
+    ArgumentError: there are no stages among them.
+  """
   given = jax.sharding.get_abstract_mesh() if mesh is None else mesh
   if STAGE not in given.axis_names:
     raise ArgumentError(

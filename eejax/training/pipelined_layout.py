@@ -244,7 +244,7 @@ def _gather_blocks(blocks: PyTree, layout: Layout, mesh) -> PyTree:
         # Rows a piece does not have fall out of range.
         rows = jnp.where(rows < 0, depth, rows)
         total = total.at[rows].add(pieces[r], mode='drop')
-      return lax.psum(total, STAGE)
+      return _summed(total, layout)
 
     return jax.tree.map(scatter, blocks)
 
@@ -268,7 +268,7 @@ def _gather_slot(tree: PyTree, slot: Slot, layout: Layout, mesh) -> Params:
     def one(leaf, place):
       own = leaf[0] if layout.rounds == 1 else leaf[0, place // layout.stages]
       mine = here == place % layout.stages
-      return lax.psum(jnp.where(mine, own, jnp.zeros_like(own)), STAGE)
+      return _summed(jnp.where(mine, own, jnp.zeros_like(own)), layout)
 
     return {
       layout.config.exits[i].name: jax.tree.map(
@@ -278,6 +278,11 @@ def _gather_slot(tree: PyTree, slot: Slot, layout: Layout, mesh) -> Params:
     }
 
   return _over_stages(select, mesh, in_specs=_SPLIT, out_specs=_WHOLE)(tree)
+
+
+def _summed(x: jax.Array, layout: Layout) -> jax.Array:
+  """Sum over the stages; of one alone XLA makes an error (jaxlib 0.10.2)."""
+  return lax.psum(x, STAGE) if layout.stages > 1 else x
 
 
 def _over_stages(

@@ -22,13 +22,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eejax.axes import batch_shards, constrain
+from eejax.axes import STAGE, batch_shards, constrain
 from eejax.config import EarlyExitConfig
 from eejax.errors import ArgumentError
 from eejax.models.decoder import LayerDropout
 from eejax.training import losses, weight_schedules
 from eejax.training.losses import Forward, LossSums, Objective, TokenBatch
-from eejax.training.pipelined import pipelined_gradients
+from eejax.training.pipelined import mesh_sizes, pipelined_gradients
 from eejax.training.pipelined_config import PipelineConfig
 from eejax.training.state import TrainState
 from eejax.training.sums import AnyArray
@@ -168,7 +168,8 @@ def gradients(
     ArgumentError: the batch cannot be cut into the microbatches asked for.
   """
   dropout = _layer_dropout(settings, config, step)
-  if settings.pipeline is not None:
+  # Of one stage there is nothing to hand on: microbatches take turns.
+  if settings.pipeline is not None and mesh_sizes()[STAGE] > 1:
     return pipelined_gradients(
       trainable,
       frozen,

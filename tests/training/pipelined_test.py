@@ -278,9 +278,31 @@ class TestTrainStep:
 
     dropped = run(2)
     # Which blocks are skipped does not depend on the stages they are on.
-    assert_equal(dropped, run(1))
+    assert_equal(dropped, run(4))
     whole = on_one_device(config, objective)
     assert abs(float(dropped[1].final.loss - whole[1].final.loss)) > 1e-3
+
+  def test_one_stage_is_no_pipeline(self):
+    # Not even of what a pipeline refuses.
+    config = make_config('1:norm:gate')
+    objective = dataclasses.replace(
+      make_objective(Regime.JOINT), gate_weight=1.0
+    )
+    shape = lambda settings: jax.eval_shape(
+      functools.partial(
+        gradients, step=0, config=config, objective=objective, settings=settings
+      ),
+      *parts(config, objective),
+      make_batch(config),
+    )
+    settings = StepConfig(microbatches=2, pipeline=PipelineConfig())
+    with jax.set_mesh(make_mesh(data=2)):
+      assert shape(settings) == shape(StepConfig(microbatches=2))
+    with (
+      jax.set_mesh(make_mesh(stage=2)),
+      pytest.raises(ArgumentError, match='cannot learn in a pipeline'),
+    ):
+      shape(settings)
 
 
 class TestBadInput:
