@@ -44,10 +44,12 @@ ENUMS = (DepthRange, Gate, ReadoutKind, Similarity, Reads, Generates)
 
 
 def _register() -> None:
-  for configurable in OWN:
-    gin.external_configurable(configurable, module='eejax')
-  for kind in ENUMS:
-    gin.constants_from_enum(kind, module='eejax')
+  # Another verb may have run in this process, and locked what it ended with.
+  with gin.unlock_config():
+    for configurable in OWN:
+      gin.external_configurable(configurable, module='eejax')
+    for kind in ENUMS:
+      gin.constants_from_enum(kind, module='eejax')
 
 
 _register()

@@ -135,12 +135,14 @@ OPTAX = (
 
 
 def _register() -> None:
-  for configurable in OWN:
-    gin.external_configurable(configurable, module='eejax')
-  for kind in ENUMS:
-    gin.constants_from_enum(kind, module='eejax')
-  for name in OPTAX:
-    gin.external_configurable(getattr(optax, name), name, module='optax')
+  # Another verb may have run in this process, and locked what it ended with.
+  with gin.unlock_config():
+    for configurable in OWN:
+      gin.external_configurable(configurable, module='eejax')
+    for kind in ENUMS:
+      gin.constants_from_enum(kind, module='eejax')
+    for name in OPTAX:
+      gin.external_configurable(getattr(optax, name), name, module='optax')
 
 
 _register()
