@@ -49,6 +49,7 @@ SHORT_RUN = (
 SHORTLY = {
   'import': '',
   'probe': SHORT_TEXT,
+  'analyse': '--sequence-length 32 --max-tokens 256',
   'add-exits': '',
   'tune': f'{SHORT_RUN} --gin.tune.held_out_batches=1',
   'pretrain': (
@@ -65,6 +66,11 @@ SHORTLY = {
     '--prompt alpha --max-new-tokens 4 --batch-sizes 1 --thresholds 0.5 '
     '--repeats 1'
   ),
+  'calibrate': (
+    '--unit paragraph --prompt-tokens 8 --max-new-tokens 4 --sequences 16 '
+    '--search-sequences 8 --batch-size 8 --risk 0.5'
+  ),
+  'plan': '--batch 8 --best 2',
   'export': '',
 }
 
