@@ -17,6 +17,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from eejax.analysis.capture_batch import BatchReading
@@ -28,6 +29,8 @@ from eejax.types import Int
 
 # Positions of a part: some tens of megabytes.
 POSITIONS_PER_PART = 16_384
+# On a CPU the logits of a chunk stay in its caches while they are read.
+_CHUNK = {'cpu': 64}
 NATURAL = (ReadoutKind.NATURAL,)
 EVERYWHERE = tuple(ReadoutKind)
 EVERYTHING = tuple(READOUT_FIELDS)
@@ -95,7 +98,8 @@ class CaptureConfig:
     num_candidates: K, likeliest tokens kept of each read-out.
     selection: which positions.
     dtype: compute dtype.
-    chunk_size: positions whose logits stand at once.
+    chunk_size: positions whose logits stand at once; None is as many as suit
+      the device.
     positions_per_part: positions of a file; a batch is never cut.
   """
 
@@ -105,7 +109,7 @@ class CaptureConfig:
   num_candidates: int = 10
   selection: Selection = Selection()
   dtype: str = 'float32'
-  chunk_size: int = 64
+  chunk_size: int | None = None
   positions_per_part: int = POSITIONS_PER_PART
 
   def __post_init__(self):
@@ -116,10 +120,9 @@ class CaptureConfig:
         f'{", ".join(READOUT_FIELDS)}.'
       )
     for name in ('num_candidates', 'chunk_size', 'positions_per_part'):
-      if getattr(self, name) < 1:
-        raise ArgumentError(
-          f'{name} must be at least 1, not {getattr(self, name)}.'
-        )
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ArgumentError(f'{name} must be at least 1, not {value}.')
     if self.depths is not None and ReadoutKind.ATTENTION in self.kinds:
       raise ArgumentError(
         'what stands after attention is read between all depths; leave depths '
@@ -148,7 +151,7 @@ class CaptureConfig:
         min(self.num_candidates, config.model.vocab_size),
       ),
       dtype=self.dtype,
-      chunk_size=self.chunk_size,
+      chunk_size=self.chunk_size or _CHUNK.get(jax.default_backend(), 1024),
     )
 
 

@@ -21,6 +21,7 @@
   sublayers   exits after attention as well as after blocks
   joint       two models on one text: what joint training changes
   kv_damage   what stand-ins for keys and values do to generated text
+  kv_forward  the full model behind tokens that left stand-ins
 
-All but the last read a captured text, see `eejax.analysis.capture`.
+All but the last two read a captured text, see `eejax.analysis.capture`.
 """
