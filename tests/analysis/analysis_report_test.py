@@ -117,7 +117,7 @@ def sections(captured, batches):
       'prompts': 3,
     },
     'grid': sections_lib.grid(
-      captured, piece_of=lambda t, before: f'<{t}>\n', most_tokens=5
+      captured, piece_of=lambda t, before: f'<{t}">\n', most_tokens=5
     ),
     'comparison': compare(manifest, capture_of, bootstrap=FEW.bootstrap),
     'dynamics': {'steps': grown.steps, 'saved_change': grown.saved_change},

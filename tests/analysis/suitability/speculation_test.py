@@ -92,3 +92,20 @@ def test_what_cannot_draft_is_said(mixed):
     speculation(mixed.at_readouts([0, 4]), cost=FREE_HEAD)
   with pytest.raises(ArgumentError, match='window'):
     SpeculationCost(head=1.0, window=0.5)
+
+
+@pytest.mark.parametrize('name', ['row', 'segment', 'position'])
+def test_rounds_do_not_go_on_in_another_text(planted, name):
+  # The first nine always agree and the rest never does; a round that went
+  # on over the border would yield less than all of its drafts.
+  tokens = [[1] * 9 + [2] * 7] * 2 + [[1] * 9 + [3] * 7]
+  captured = planted.of_logits(
+    planted.logits_of_tokens(tokens), rows=np.zeros(16, int)
+  )
+  border = np.repeat([0, 1], [9, 7])
+  values = captured.position + 5 * border if name == 'position' else border
+  parted = planted.with_arrays(captured, **{name: values})
+  mean = lambda c: speculation(c, cost=FREE_HEAD, lengths=(2,))[0].yielded
+  # Whole rounds of two, all or nothing beside the full model's own token.
+  assert mean(parted) == pytest.approx((8 * 3 + 6 * 1) / 14)
+  assert mean(captured) != pytest.approx(mean(parted))
