@@ -29,6 +29,7 @@ EXAMPLE = (
 
 REGIMES = ('standard', 'joint', 'tune')
 DTYPES = ('bfloat16', 'float32')
+BACKBONES = ('compute', 'int8')
 # 400 Gb/s for each device, as hosts of eight GPUs often have.
 NETWORK_GB = 50.0
 
@@ -85,6 +86,15 @@ def _add_step(group: argparse._ArgumentGroup) -> None:
     choices=DTYPES,
     default=DTYPES[0],
     help='what is computed in (default: bfloat16)',
+  )
+  group.add_argument(
+    '--backbone',
+    choices=BACKBONES,
+    default=BACKBONES[0],
+    help=(
+      'how a frozen backbone is held: in the compute dtype or in int8 '
+      '(default: compute)'
+    ),
   )
 
 
@@ -156,11 +166,13 @@ def _question(args: argparse.Namespace) -> 'Question':
   from eejax.analysis.plan.time import Machine
   from eejax.analysis.plan.workload import Learns, Workload
   from eejax.hardware import read_hardware
+  from eejax.ops.quant import Quantization
 
   _check_numbers(args)
   config = read_model(args.model, args.exits)
   regime = args.regime or ('joint' if config.exits else 'standard')
   hardware = read_hardware(args.hardware)
+  int8 = args.backbone == 'int8'
   network = args.network
   if network is None and not hardware.name.startswith('TPU'):
     network = NETWORK_GB
@@ -172,6 +184,7 @@ def _question(args: argparse.Namespace) -> 'Question':
       length=args.sequence_length,
       dtype=args.dtype,
       chunk_size=args.chunk_size,
+      backbone=Quantization.INT8 if int8 else Quantization.NONE,
     ),
     machine=Machine(
       hardware,

@@ -19,6 +19,7 @@ of every device.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -66,6 +67,7 @@ def compile_ahead(
   mesh: Mesh,
   rows: int,
   length: int,
+  frozen: Callable[[Params], Params] = lambda params: params,
 ) -> Any:
   """Return the compiled step of a run, from shapes alone.
 
@@ -77,10 +79,13 @@ def compile_ahead(
     mesh: the devices; simulated ones will do.
     rows: of a batch, over all devices.
     length: tokens of a row.
+    frozen: what is done with the parameters that stay as they are.
   """
-  trainable, frozen = abstract_params(
+  trainable, fixed = abstract_params(
     config, objective=objective, dtype=settings.forward.dtype
   )
+  if jax.tree.leaves(fixed):
+    fixed = jax.eval_shape(frozen, fixed)
   like = jax.eval_shape(
     lambda tree: state.create(tree, optimizer=optimizer), trainable
   )
@@ -92,7 +97,7 @@ def compile_ahead(
     jitted: Any = placement.compile_step(train_step, like)
     lowered = jitted.lower(
       sharding.abstract(like, mesh=mesh),
-      sharding.abstract(frozen, mesh=mesh),
+      sharding.abstract(fixed, mesh=mesh),
       abstract_batch(mesh, rows=rows, length=length),
     )
     return lowered.compile()

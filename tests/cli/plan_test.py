@@ -94,6 +94,15 @@ def test_one_mesh(capsys):
   assert meshes == {(('stage', 1), ('data', 4), ('fsdp', 1), ('model', 2))}
 
 
+def test_a_backbone_in_int8_takes_half(capsys):
+  def frozen(*extra):
+    argv = (*TUNE_7B, '--mesh', 'data=8', '--batch', '8', '--json', *extra)
+    plan = json.loads(run(capsys, *argv)[0])['plans'][0]
+    return plan['memory_parts']['frozen']
+
+  assert 0.5 < frozen('--backbone', 'int8') / frozen() < 0.6
+
+
 @pytest.mark.parametrize(
   ('argv', 'expect', 'words'),
   [
@@ -101,6 +110,7 @@ def test_one_mesh(capsys):
     ((*TUNE_7B, '--hardware', 'abacus'), 2, 'there is no hardware'),
     ((*TUNE_7B, '--devices', '0'), 2, '--devices must be at least 1'),
     ((*TUNE_7B, '--efficiency', '2'), 2, '--efficiency is a share'),
+    (('llama_2_7b', '--backbone', 'int8'), 2, 'in int8 cannot learn'),
     ((*TUNE_7B, '--price', '0'), 2, '--price must be above 0'),
     (('llama_2_7b', '--regime', 'tune'), 2, 'trains exits, and this model'),
     ((*TUNE_7B, '--mesh', 'data=3'), 1, 'needs 3 devices and there are 8'),

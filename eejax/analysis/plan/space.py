@@ -29,6 +29,7 @@ from eejax.analysis.plan.workload import (
 from eejax.config import ExitConfig, ExitHeadKind, OutputMatrix
 from eejax.models.decoder import Rematerialization
 from eejax.ops.attention import QUERY_CHUNK
+from eejax.ops.quant import Quantization
 from eejax.types import PyTree
 
 FLOAT32 = 4
@@ -168,6 +169,9 @@ def block_space(
     if arrangement.microbatches > 1 and not arrangement.is_pipeline:
       # What heads gather stays for all microbatches, gradients beside it.
       space += 2 * _matrices(workload) * units.matrix
+  if workload.backbone is Quantization.INT8:
+    # Its kernels are converted for their products.
+    space += workload.value_bytes * _block_values(workload, arrangement)
   exits = workload.exits
   if arrangement.is_pipeline:
     exits = exit_kinds(workload)
@@ -186,9 +190,17 @@ def block_space(
 def _block_bytes(workload: Workload, arrangement: Arrangement) -> float:
   """Return the bytes of one block, not cut along `fsdp`."""
   sizes = {'model': arrangement.mesh.model}
+  return device_bytes(_blocks(workload), sizes) / workload.depth
+
+
+def _block_values(workload: Workload, arrangement: Arrangement) -> float:
+  sizes = {'model': arrangement.mesh.model}
+  return device_values(_blocks(workload), sizes) / workload.depth
+
+
+def _blocks(workload: Workload) -> PyTree:
   trained, frozen = shapes(workload)
-  backbone = {**trained, **frozen}['backbone']
-  return device_bytes({'blocks': backbone['blocks']}, sizes) / workload.depth
+  return {'blocks': {**trained, **frozen}['backbone']['blocks']}
 
 
 def head_space(

@@ -112,6 +112,7 @@ def choice_values(choice: Choice, question: Question, *, best: int) -> dict:
     'batch': workload.rows,
     'sequence_length': workload.length,
     'dtype': workload.dtype,
+    'backbone': workload.backbone.value,
     'assumed': {
       'efficiency': machine.efficiency,
       'network': machine.network,

@@ -27,7 +27,9 @@ from eejax.config import EarlyExitConfig, ExitConfig, ExitHeadKind
 from eejax.errors import ArgumentError
 from eejax.models import decoder
 from eejax.models.decoder import Rematerialization
+from eejax.models.quantized import quantize_backbone
 from eejax.models.stacking import truncate
+from eejax.ops.quant import Quantization
 from eejax.parallel.mesh import MeshConfig
 from eejax.parallel.sharding import path_names
 from eejax.pipeline.balance import PlacedExit, Placement, even_ends, place
@@ -62,6 +64,7 @@ class Workload:
     chunk_size: tokens of a microbatch whose logits stand at once.
     moments: arrays the optimizer keeps a trained parameter, in float32: 2
       for Adam.
+    backbone: how a frozen backbone's kernels are held.
   """
 
   config: EarlyExitConfig
@@ -71,6 +74,7 @@ class Workload:
   dtype: str = 'bfloat16'
   chunk_size: int = 1024
   moments: int = 2
+  backbone: Quantization = Quantization.NONE
 
   def __post_init__(self):
     for name in ('rows', 'length', 'chunk_size'):
@@ -78,6 +82,11 @@ class Workload:
         raise ArgumentError(
           f'{name} must be at least 1, not {getattr(self, name)}.'
         )
+    int8 = self.backbone is not Quantization.NONE
+    if int8 and self.learns is not Learns.TUNE:
+      raise ArgumentError(
+        'a backbone in int8 cannot learn; use the regime tune.'
+      )
     needs_exits = self.learns is not Learns.STANDARD
     if needs_exits and not self.config.exits:
       raise ArgumentError(
@@ -188,6 +197,8 @@ def shapes(workload: Workload) -> tuple[Params, Params]:
   frozen = {k: v for k, v in params.items() if k not in names}
   if workload.learns is Learns.TUNE:
     frozen = _cast(frozen, workload.dtype)
+  if workload.backbone is Quantization.INT8:
+    frozen = jax.eval_shape(quantize_backbone, frozen)
   return trained, frozen
 
 

@@ -23,6 +23,8 @@ from eejax.analysis.plan.workload import Arrangement, Learns, Workload
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
 from eejax.errors import ArgumentError
 from eejax.models.decoder import Rematerialization
+from eejax.models.quantized import quantize_backbone
+from eejax.ops.quant import Quantization
 from eejax.parallel import sharding
 from eejax.parallel.mesh import MeshConfig, make_mesh
 from eejax.pipeline.cost import Keep
@@ -97,6 +99,24 @@ def test_idle_is_the_head_that_no_exit_reads():
   norm, matrix = 4 * config.embed_dim, 4 * config.embed_dim * config.vocab_size
   assert (untied.idle, shared.idle) == (norm + matrix, norm)
   assert untied.parameters - shared.parameters == matrix
+
+
+def test_an_int8_backbone_is_exact():
+  int8 = Quantization.INT8
+  load = workload(Learns.TUNE, backbone=int8)
+  mesh = MeshConfig(data=1, fsdp=2, model=2)
+  found = predict_memory(load, Arrangement(mesh))
+  _, frozen = ahead.abstract_params(
+    load.config, objective=Objective(regime=Regime.TUNE), dtype='float32'
+  )
+  frozen = jax.eval_shape(quantize_backbone, frozen)
+  devices = make_mesh(mesh, devices=jax.devices()[:4])
+  held = sharding.bytes_on_device(
+    frozen, places=sharding.shardings(frozen, mesh=devices)
+  )
+  assert found.frozen + found.idle == held
+  with pytest.raises(ArgumentError, match='a backbone in int8 cannot learn'):
+    workload(Learns.JOINT, backbone=int8)
 
 
 def test_parts_add_up():
