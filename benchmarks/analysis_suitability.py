@@ -240,7 +240,7 @@ def train(
       kept.append((number, {'exits': {}, **copy}))
     if number < steps:
       held, metrics = step(held, frozen, _on_device(next(batches)))
-      if number >= 0.9 * steps:
+      if number >= int(0.9 * steps):
         losses.append(_final_loss(metrics))
   return Trained(config, tuple(kept), float(np.mean(losses)))
 
