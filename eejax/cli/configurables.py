@@ -26,6 +26,7 @@ from eejax.config import (
   ExitConfig,
   ExitHeadKind,
   GateKind,
+  IdleWork,
   Initialization,
   ModelConfig,
   OutputMatrix,
@@ -45,6 +46,7 @@ from eejax.parallel.mesh import MeshConfig
 from eejax.pipeline.balance import Boundary
 from eejax.pipeline.cost import Keep
 from eejax.pipeline.schedule import ScheduleKind
+from eejax.pipeline.skipping import IdleWork
 from eejax.training import optimizers
 from eejax.training.freeze import Regime
 from eejax.training.loop import LoopConfig

@@ -97,7 +97,7 @@ def _on_stage(
     busy = in_range(index, schedule.microbatches)
     turn = problem.turn(index, place)
     params = problem.trainable.joined(problem.frozen).pick(stage.names)
-    stream, read = run_if(busy, body, params, stream, turn)
+    stream, read = run_if(stage.idle, busy, body, params, stream, turn)
     stream = jnp.where(busy, stream, jnp.asarray(idle, stream.dtype))
     found, result = differentiate_heads(stage, problem, read, turn, busy)
     gradients = added(gradients, found)

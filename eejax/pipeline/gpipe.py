@@ -171,7 +171,9 @@ def _work(stage, trainable, stream, given, when):
     stream, read = advance(stage, params.pick(stage.names), stream, turn)
     return stream, run_heads(stage, problem, read, turn, turn.index >= 0)
 
-  return run_if(busy, run, problem, stream, problem.turn(index, place))
+  return run_if(
+    stage.idle, busy, run, problem, stream, problem.turn(index, place)
+  )
 
 
 def _work_to_keep(stage, trainable, stream, given, when):
@@ -191,7 +193,11 @@ def _work_back(stage, inputs, cotangents):
     return nothing.joined(found), moved
 
   turn = problem.turn(index, place)
-  return *run_if(busy, run, problem, stream, gradient, turn), None, None
+  return (
+    *run_if(stage.idle, busy, run, problem, stream, gradient, turn),
+    None,
+    None,
+  )
 
 
 _work.defvjp(_work_to_keep, _work_back)

@@ -165,7 +165,12 @@ def _on_stage(
     turn = problem.turn(index, place)
     gradient = jnp.where(turns_here, 0, carry.gradient)
     found, gradient, result = run_if(
-      busy, kept.backward, jax.tree.map(get, carry.ring), gradient, turn
+      stage.idle,
+      busy,
+      kept.backward,
+      jax.tree.map(get, carry.ring),
+      gradient,
+      turn,
     )
     return dataclasses.replace(
       carry,
@@ -215,7 +220,7 @@ class _KeepInputs:
     problem = self._problem
     params = problem.trainable.joined(problem.frozen).pick(self._stage.names)
     run = lambda *args: advance(self._stage, *args)[0]
-    return run_if(busy, run, params, stream, turn), stream
+    return run_if(self._stage.idle, busy, run, params, stream, turn), stream
 
   def backward(
     self, memory: PyTree, gradient: Float[Array, 'B T D'], turn: Turn
@@ -264,7 +269,9 @@ class _KeepResiduals:
       held = [x for x in own_input if hasattr(x, 'shape')]
       return stream, (read, jax.tree.leaves(_without_arguments(pull)), held)
 
-    return run_if(busy, run, self._trainable, self._frozen, stream, turn)
+    return run_if(
+      self._stage.idle, busy, run, self._trainable, self._frozen, stream, turn
+    )
 
   def backward(
     self, memory: PyTree, gradient: Float[Array, 'B T D'], turn: Turn

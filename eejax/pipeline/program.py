@@ -31,6 +31,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from eejax.axes import DATA, STAGE, Kind, ambient, partition
+from eejax.pipeline.skipping import IdleWork, choose
 from eejax.pipeline.stage import (
   AnyArray,
   HeadResult,
@@ -60,12 +61,15 @@ class Totals:
 
 
 def run_if(
-  predicate: Bool[Array, ''], run: Callable[..., PyTree], *operands: PyTree
+  idle: IdleWork,
+  predicate: Bool[Array, ''],
+  run: Callable[..., PyTree],
+  *operands: PyTree,
 ) -> PyTree:
   """Return `run(*operands)`, or zeros where the predicate is false."""
   run = jax.jit(run, inline=True)  # traced once, for its shapes and for itself
   nothing = lambda *operands: zeros_of(run, *operands)
-  return lax.cond(predicate, run, nothing, *operands)
+  return choose(idle, predicate, run, nothing, *operands)
 
 
 def zeros_of(run: Callable[..., PyTree], *operands: PyTree) -> PyTree:
@@ -147,7 +151,9 @@ def run_heads(
   results = []
   for head in stage.heads:
     params = problem.trainable.joined(problem.frozen).pick(head.names)
-    results.append(run_if(busy & head.asks(turn), head.run, params, read, turn))
+    results.append(
+      run_if(stage.idle, busy & head.asks(turn), head.run, params, read, turn)
+    )
   return _gathered(results)
 
 
@@ -192,6 +198,7 @@ def _over_heads(stage, problem, read, turn, busy, argnums):
   total, results = [StageParams({}, {}), full_like(read, 0)], []
   for head in stage.heads:
     found, result = run_if(
+      stage.idle,
       busy & head.asks(turn),
       functools.partial(_differentiate, head.run, argnums),
       problem.trainable.pick(head.names),

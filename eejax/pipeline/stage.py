@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import flax.struct
 import jax
 
+from eejax.pipeline.skipping import IdleWork, choose
 from eejax.types import Array, Bool, Float, Int, Params, PyTree
 
 # JAX fills these trees with shapes, shardings and axes, too, so they are not
@@ -126,6 +127,7 @@ class Stage:
     entry: `(params, turn) -> stream`: what the first stage starts from.
     body: `(params, stream, turn) -> (stream, read)`.
     heads: at most one of each on a stage, none anywhere allowed.
+    idle: what becomes of work that a stage has not got.
   """
 
   names: tuple[str, ...]
@@ -135,6 +137,7 @@ class Stage:
     tuple[Float[Array, 'B T D'], PyTree],
   ]
   heads: tuple[Head, ...]
+  idle: IdleWork = IdleWork.SKIPPED
 
 
 @flax.struct.dataclass
@@ -185,7 +188,8 @@ def advance(
   stage: Stage, params: StageParams, stream: Float[Array, 'B T D'], turn: Turn
 ) -> tuple[Float[Array, 'B T D'], PyTree]:
   """Run the body; the shallowest piece starts from the entry instead."""
-  stream = jax.lax.cond(
+  stream = choose(
+    stage.idle,
     turn.place == 0,
     lambda params, stream: stage.entry(params, turn),
     lambda params, stream: stream,

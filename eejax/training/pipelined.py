@@ -117,7 +117,9 @@ def pipelined_gradients(
   )
   batches = in_microbatches(batch, count=microbatches, sizes=sizes, mesh=mesh)
   result = _run(schedule, pipeline)(
-    make_stage(layout, objective=objective, forward=forward),
+    make_stage(
+      layout, objective=objective, forward=forward, idle=pipeline.idle_work
+    ),
     to_stages(trainable, layout=layout, mesh=mesh),
     to_stages(frozen, layout=layout, mesh=mesh),
     {f.name: getattr(batches, f.name) for f in dataclasses.fields(batches)},

@@ -20,6 +20,7 @@ from eejax.errors import ArgumentError
 from eejax.pipeline.balance import Boundary
 from eejax.pipeline.cost import Keep
 from eejax.pipeline.schedule import ScheduleKind
+from eejax.pipeline.skipping import IdleWork
 
 
 class Balance(enum.Enum):
@@ -49,6 +50,7 @@ class PipelineConfig:
     keep: what a stage of `ONE_F_ONE_B` keeps of a microbatch.
     fillers: how many of the microbatches fill the pipeline ahead of the
       others, with `ONE_F_ONE_B`; see `eejax.pipeline.fill`.
+    idle_work: whether stages skip what they have not got.
   """
 
   schedule: ScheduleKind = ScheduleKind.ONE_F_ONE_B
@@ -58,6 +60,7 @@ class PipelineConfig:
   boundary: Boundary = Boundary.AFTER
   keep: Keep = Keep.RESIDUALS
   fillers: int = 0
+  idle_work: IdleWork = IdleWork.SKIPPED
 
   def __post_init__(self):
     if isinstance(self.stage_blocks, list):  # as gin writes it

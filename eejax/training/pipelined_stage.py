@@ -37,7 +37,7 @@ from eejax.models.exits import (
 )
 from eejax.ops.cross_entropy import cross_entropy
 from eejax.ops.norm import rms_norm
-from eejax.pipeline.skipping import run_or_pass
+from eejax.pipeline.skipping import IdleWork, run_or_pass
 from eejax.pipeline.stage import Head, HeadResult, Stage, StageParams, Turn
 from eejax.training.losses import head_sums, token_losses
 from eejax.training.objective import Forward, Objective
@@ -117,7 +117,11 @@ def _make_taps(layout: Layout) -> _Taps:
 
 
 def make_stage(
-  layout: Layout, *, objective: Objective, forward: Forward
+  layout: Layout,
+  *,
+  objective: Objective,
+  forward: Forward,
+  idle: IdleWork = IdleWork.SKIPPED,
 ) -> Stage:
   """Return the model as a pipeline wants it.
 
@@ -125,6 +129,7 @@ def make_stage(
     layout: which stage has what.
     objective: what is minimised.
     forward: how blocks are run.
+    idle: what becomes of work that a stage has not got.
   """
   heads = [_exit(layout, slot, objective, forward) for slot in layout.slots]
   if objective.full_depth(layout.config):
@@ -137,8 +142,9 @@ def make_stage(
   return Stage(
     names=(BLOCKS, 'embedding'),
     entry=entry,
-    body=functools.partial(_body, layout, _make_taps(layout), forward),
+    body=functools.partial(_body, layout, _make_taps(layout), forward, idle),
     heads=tuple(heads),
+    idle=idle,
   )
 
 
@@ -149,6 +155,7 @@ def _body(
   layout: Layout,
   taps: _Taps,
   forward: Forward,
+  idle: IdleWork,
   params: StageParams,
   x: Float[Array, 'B T D'],
   turn: Turn,
@@ -156,7 +163,7 @@ def _body(
   """Run the blocks of a piece; return the stream and what heads read."""
   blocks = params.own[BLOCKS]
   of_place = lambda table: jnp.asarray(table)[turn.place]
-  run = _run_block(layout, forward, turn)
+  run = _run_block(layout, forward, idle, turn)
   model = layout.config.model
   windows = decoder.windows_of(model, model.num_layers)
   table = layout.block_table()
@@ -205,7 +212,9 @@ def _buffer(slots: tuple[int, ...], x: Array) -> Any:
   return jnp.zeros((len(slots) + 1, *x.shape), x.dtype)
 
 
-def _run_block(layout: Layout, forward: Forward, turn: Turn) -> Callable:
+def _run_block(
+  layout: Layout, forward: Forward, idle: IdleWork, turn: Turn
+) -> Callable:
   """Return `(scanned, x) -> (hidden, residual)` of one block of a piece."""
   block = Block(layout.config.model, forward.implementation)
   batch = TokenBatch(**turn.batch)
@@ -223,6 +232,7 @@ def _run_block(layout: Layout, forward: Forward, turn: Turn) -> Callable:
   def some(scanned, x):
     given = (batch.positions, batch.segment_ids, scanned['window'])
     return run_or_pass(
+      idle,
       functools.partial(_apply, block),
       _pass,
       scanned['has'],

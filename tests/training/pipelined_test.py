@@ -33,6 +33,7 @@ from eejax.models.decoder import Rematerialization
 from eejax.parallel import sharding
 from eejax.pipeline.cost import Keep
 from eejax.pipeline.schedule import ScheduleKind
+from eejax.pipeline.skipping import IdleWork
 from eejax.testing import tiny
 from eejax.testing.compiled_text import groups_across, messages
 from eejax.training import freeze
@@ -147,12 +148,13 @@ def assert_equal(found, wanted):
     )
 
 
+COMPUTED = {'stage_blocks': (3, 1), 'idle_work': IdleWork.COMPUTED}
 CASES = [
   # schedule, stages, microbatches, other axes, exits, settings
   (ONE_F_ONE_B, 4, 4, {'data': 2}, OWN, {}),
   (ONE_F_ONE_B, 2, 2, {'model': 2}, ENDS, {'stage_blocks': (3, 1)}),
   (ONE_F_ONE_B, 1, 2, {'fsdp': 2}, INSIDE, {'keep': Keep.INPUTS}),
-  (GPIPE, 2, 2, {'data': 2, 'fsdp': 2}, ENDS, {}),
+  (GPIPE, 2, 2, {'data': 2, 'fsdp': 2}, ENDS, COMPUTED),
   (INTERLEAVED, 2, 4, {'model': 2}, OWN, {'rounds': 2}),
 ]
 
@@ -225,7 +227,7 @@ def test_curriculum_confidence_and_checkpoints():
   np.testing.assert_array_equal(found[1].exits.tokens > 0, [0, 1, 0])
 
 
-def lowered(exits, regime, mesh):
+def lowered(exits, regime, mesh, **settings):
   config, objective = make_config(exits), make_objective(regime)
   trainable, frozen = parts(config, objective)
   place = lambda tree: jax.device_put(tree, sharding.shardings(tree, mesh=mesh))
@@ -235,7 +237,7 @@ def lowered(exits, regime, mesh):
     config=config,
     objective=objective,
     forward=Forward(),
-    pipeline=PipelineConfig(),
+    pipeline=PipelineConfig(**settings),
     microbatches=2,
   )
   with jax.set_mesh(mesh):
@@ -260,6 +262,12 @@ class TestMessages:
     # One stream and one gradient a tick, and T is cut along `model`.
     rows = ROWS // 2
     assert sent[''] == [rows * LENGTH * 16 * 4 // 2] * 2
+
+  def test_none_stands_in_a_branch_if_idle_work_is_computed(self):
+    mesh = make_mesh(stage=2, model=2)
+    program = lowered('', Regime.STANDARD, mesh, **COMPUTED).compile()
+    found = messages(program.as_text())
+    assert found and not [m for m in found if m.conditional]
 
 
 class TestTrainStep:
