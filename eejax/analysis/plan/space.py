@@ -34,9 +34,9 @@ from eejax.types import PyTree
 
 FLOAT32 = 4
 
-# How many arrays stand at once; see this module's docstring. A block's backward
-# is at its fullest either in its attention or around it, and keeps what the
-# MLP's gradients are made of meanwhile.
+# How many arrays stand at once. A block's backward is at its fullest either in
+# its attention or around it, and keeps what the MLP's gradients are made of
+# meanwhile.
 _MLP_BACKWARD = 8.0
 _MLP_BACKWARD_KEPT = 5.0  # with residuals there is no second forward
 _AROUND_ATTENTION = {
@@ -64,7 +64,18 @@ _LOGITS = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Units:
-  """Hold the bytes of one array of each kind on a device."""
+  """Hold the bytes of one array of each kind on a device.
+
+  Attributes:
+    stream: the residual stream, whole.
+    cut_stream: the stream where sequences are cut along `model`.
+    query: queries of all heads there.
+    key: keys, or values.
+    mlp: the inner width of an MLP.
+    scores: attention scores, as many arrays as stand at once.
+    logits: of a chunk of tokens.
+    matrix: an output matrix in float32, not cut along `fsdp`.
+  """
 
   stream: float
   cut_stream: float
@@ -181,10 +192,15 @@ def block_space(
     return space + taps + work
   kept = arrangement.rematerialization is Rematerialization.NONE
   mlp = _MLP_BACKWARD_KEPT if kept else _MLP_BACKWARD
+  return space + 2 * taps + _backward_space(units, mlp)
+
+
+def _backward_space(units: Units, mlp: float) -> float:
+  """Return what a block's backward needs, `mlp` arrays of its MLP with it."""
   attention = max(
     _count(_AROUND_ATTENTION, units), _count(_IN_ATTENTION, units)
   )
-  return space + 2 * taps + mlp * units.mlp + attention
+  return mlp * units.mlp + attention
 
 
 def _block_bytes(workload: Workload, arrangement: Arrangement) -> float:
@@ -260,9 +276,7 @@ def _exit_space(e: ExitConfig, workload: Workload, units: Units) -> float:
         _EXIT_BOTTLENECK['stream'] * units.stream
       )
     case ExitHeadKind.BLOCK:
-      return _MLP_BACKWARD * units.mlp + max(
-        _count(_AROUND_ATTENTION, units), _count(_IN_ATTENTION, units)
-      )
+      return _backward_space(units, _MLP_BACKWARD)
   return _count(_EXIT_NORM, units)
 
 

@@ -258,7 +258,7 @@ class _Work:
     moved = 4 * self._along_model() + self._along_fsdp(values)
     # Gradients of the parameters are shared out, too.
     back = (4 + 4 * again) * self._along_model() + 2 * self._along_fsdp(values)
-    return StageCost(seconds + moved, backward + self._learns * back)
+    return StageCost(seconds + moved, backward + (back if self._learns else 0))
 
   def _recomputes(self) -> int:
     """Return how often a block's backward runs its forward once more.

@@ -39,7 +39,7 @@ from eejax.types import Params, PyTree
 
 
 class Learns(enum.Enum):
-  """What a run trains; the words of its regime.
+  """What a run trains: a regime of training, of which analyses know nothing.
 
   STANDARD  the backbone
   JOINT     the backbone and the exits
@@ -54,6 +54,9 @@ class Learns(enum.Enum):
 @dataclasses.dataclass(frozen=True)
 class Workload:
   """Say what a step computes.
+
+  Gates, and exits that imitate the final head, which need the whole depth, are
+  not counted.
 
   Attributes:
     config: the model with its exits.
