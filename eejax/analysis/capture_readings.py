@@ -130,6 +130,31 @@ class Distribution:
   block_best: Float[Array, 'C blocks']
 
 
+@flax.struct.dataclass
+class Reference:
+  """Hold what the full model says, for read-outs to be compared with.
+
+  Attributes:
+    spoken: its distribution.
+    both: its probabilities and its logits, side by side: what a read-out's
+      logits are multiplied with, in one pass over them.
+    length: of its logits as a vector.
+  """
+
+  spoken: Spoken
+  both: Float[Array, 'C two V']
+  length: Float[Array, 'C']
+
+  @classmethod
+  def of(cls, final: Distribution) -> 'Reference':
+    """Return the full model's distribution, ready to compare with."""
+    return cls(
+      spoken=final.spoken,
+      both=jnp.stack([final.spoken.probs, final.logits], axis=1),
+      length=_length(final.logits),
+    )
+
+
 def without_mean(
   kernel: Float[Array, 'D V'], *, dtype: DTypeLike
 ) -> Float[Array, 'D V']:
@@ -173,7 +198,7 @@ def distribution(
 def measure(
   here: Distribution,
   *,
-  final: Distribution | None,
+  final: Reference | None,
   previous: Spoken,
   targets: Int[Array, 'C'],
   reading: Reading,
@@ -199,10 +224,13 @@ def measure(
     'finite': lambda: jnp.isfinite(here.log_normalizer).astype(jnp.float32),
   }
   if final is not None:
+    mean_logit, product = _products(final, here)
     makers |= {
-      'kl_final': lambda: _divergence_from(final.spoken, here),
+      'kl_final': lambda: _divergence(final.spoken, here, mean_logit),
       'js_final': lambda: _jensen_shannon(own, final.spoken),
-      'logit_cosine': lambda: cosine(here.logits, final.logits),
+      'logit_cosine': lambda: _ratio(
+        product, final.length * _length(here.logits)
+      ),
     }
   best = tokens = None
   if reading.wants('top_tokens', 'top_log_probs'):
@@ -222,11 +250,26 @@ def _at(
   return jnp.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
 
 
-def _divergence_from(p: Spoken, q: Distribution) -> Float[Array, 'C']:
-  """Return KL(p || q)."""
+def _products(
+  final: Reference, here: Distribution
+) -> tuple[Float[Array, 'C'], Float[Array, 'C']]:
+  """Return the mean logit under the full model, and the logits' product."""
+  found = jnp.einsum(
+    'CKV,CV->CK',
+    final.both,
+    here.logits,
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  return found[:, 0], found[:, 1]
+
+
+def _divergence(
+  p: Spoken, q: Distribution, mean_logit: Float[Array, 'C']
+) -> Float[Array, 'C']:
+  """Return KL(p || q), given the mean over p of the logits of q."""
   # Logits are small beside their normaliser, so what the sum of p lacks of 1
   # by rounding has little to multiply.
-  cross = q.log_normalizer - jnp.sum(p.probs * q.logits, axis=-1)
+  cross = q.log_normalizer - mean_logit
   # Rounding must not put it below its least value.
   return jnp.maximum(cross - p.entropy, 0.0)
 
@@ -241,12 +284,19 @@ def cosine(
   a: Float[Array, '*rows X'], b: Float[Array, '*rows X']
 ) -> Float[Array, '*rows']:
   """Return the cosine; what has no length has no direction, hence 0."""
-  product = jnp.sum(a * b, axis=-1)
-  length = lambda x: jnp.sqrt(jnp.sum(jnp.square(x), axis=-1))
-  lengths = length(a) * length(b)
+  return _ratio(jnp.sum(a * b, axis=-1), _length(a) * _length(b))
+
+
+def _length(x: Float[Array, '*rows X']) -> Float[Array, '*rows']:
+  return jnp.sqrt(jnp.sum(jnp.square(x), axis=-1))
+
+
+def _ratio(
+  product: Float[Array, '*rows'], lengths: Float[Array, '*rows']
+) -> Float[Array, '*rows']:
   some = lengths > 0
-  cosine = product / jnp.where(some, lengths, 1.0)
-  return jnp.where(some, jnp.clip(cosine, -1.0, 1.0), 0.0)
+  found = product / jnp.where(some, lengths, 1.0)
+  return jnp.where(some, jnp.clip(found, -1.0, 1.0), 0.0)
 
 
 # MARK: Candidates
@@ -284,12 +334,20 @@ def _search(
     return best, tokens.astype(jnp.int32)
   _, chosen = jax.lax.top_k(block_best, count)
   # In the order of the vocabulary, for equal logits are taken in their order.
-  chosen = jnp.sort(chosen, axis=-1)
+  chosen = _rising(chosen)
   inside = jnp.take_along_axis(_in_blocks(logits), chosen[:, :, None], axis=1)
   best, place = jax.lax.top_k(inside.reshape(-1, count * _BLOCK), count)
   block = jnp.take_along_axis(chosen, place // _BLOCK, axis=-1)
   tokens = block * _BLOCK + place % _BLOCK
   return best, tokens.astype(jnp.int32)
+
+
+def _rising(numbers: Int[Array, 'C K']) -> Int[Array, 'C K']:
+  """Return different numbers in order; a sort of so few is slow on a CPU."""
+  before = numbers[:, :, None] > numbers[:, None, :]
+  rank = jnp.sum(before, axis=-1, keepdims=True)
+  place = jnp.arange(numbers.shape[-1])[None, None]
+  return jnp.sum(jnp.where(rank == place, numbers[:, :, None], 0), axis=1)
 
 
 def _in_blocks(logits: Float[Array, 'C V']) -> Float[Array, 'C blocks size']:
@@ -353,7 +411,7 @@ def read_chunk(
   final = distribution(states.final, kernel)
 
   say = functools.partial(measure, targets=states.targets, reading=reading)
-  at = functools.partial(say, final=final)
+  at = functools.partial(say, final=Reference.of(final))
 
   def step(previous, scanned):
     hidden, after_attention = scanned

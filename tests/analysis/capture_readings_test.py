@@ -74,7 +74,7 @@ def test_probabilities_that_vanish_are_no_nan():
   )
   said = capture_readings.measure(
     here,
-    final=here,
+    final=capture_readings.Reference.of(here),
     previous=here.spoken,
     targets=jnp.zeros(1, jnp.int32),
     reading=reading,
