@@ -32,21 +32,28 @@ def judged(
   *,
   dtype: str,
 ) -> dict[str, Any]:
-  """Return the verdict of `eejax probe`, with costs timed on this machine."""
+  """Return the verdict of `eejax probe`, timed on this machine."""
   from eejax.analysis import judging, verdict_page
   from eejax.analysis.capture_file import ReadoutKind
-  from eejax.cli import probe
+  from eejax.analysis.placement import Budget
+  from eejax.cli import output, probe, probe_timing
 
   question = probe.Question()
+  chosen = captured.only(ReadoutKind.NATURAL, ReadoutKind.EXIT)
   cost_for, machine = probe.costs(model, question, dtype=dtype)
   found = judging.judge(
-    captured.only(ReadoutKind.NATURAL, ReadoutKind.EXIT),
+    chosen,
     config=model.config,
     cost_for=cost_for,
     machine=machine,
     window=question.window,
+    budget=Budget(1 - question.loss, question.max_exits),
     bootstrap=settings.bootstrap,
   )
+  with output.waiting('timing what should pay'):
+    found = probe_timing.with_times(
+      found, model, chosen, window=question.window, dtype=dtype
+    )
   cost = cost_for(judging.natural_config(model.config.model, (1,)), 'max_prob')
   kinds = {'yes': 'yes', 'unclear': 'maybe', 'no': 'no'}
   return {
