@@ -232,6 +232,7 @@ class TestComplaints:
   ):
     (workplace / 'a.gin').write_text('STEPS = 5\n')
     parse('--gin_file=a.gin', '--gin.STEPS=6')
+    assert gin.query_parameter('STEPS/gin.macro.value') == 6
 
   def test_missing_module(self, workplace):
     (workplace / 'a.gin').write_text('import no_such_module_here\n')

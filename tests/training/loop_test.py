@@ -313,8 +313,8 @@ def test_tuning_without_the_final_head_measures_exits_alone(tmp_path):
 class TestRunFolder:
   def test_the_same_configuration_may_come_back(self, tmp_path):
     for _ in range(2):
-      with run_folder.claim(tmp_path / 'run', identity={'a': (1, 2)}):
-        pass
+      with run_folder.claim(tmp_path / 'run', identity={'a': (1, 2)}) as held:
+        assert held == tmp_path / 'run'
 
   def test_another_configuration_is_refused_by_name(self, tmp_path):
     before = {'a': 1, 'b': {'c': 'x', 'd': [1, 2]}, 'e': 5}
@@ -346,8 +346,8 @@ class TestRunFolder:
   def test_a_setting_of_a_later_version_is_no_difference(self, tmp_path):
     with run_folder.claim(tmp_path, identity={'a': 1}):
       pass
-    with run_folder.claim(tmp_path, identity={'a': 1, 'new': 2}):
-      pass
+    with run_folder.claim(tmp_path, identity={'a': 1, 'new': 2}) as held:
+      assert held == tmp_path
 
   def test_two_processes_do_not_share_a_folder(self, tmp_path):
     with run_folder.claim(tmp_path, identity={}):
