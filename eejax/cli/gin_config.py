@@ -28,7 +28,7 @@ import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 
 from eejax import resources
-from eejax.cli import gin_errors
+from eejax.cli import gin_errors, gin_types
 from eejax.cli.gin_errors import FLAG
 from eejax.errors import ArgumentError
 from eejax.version import __version__
@@ -109,6 +109,7 @@ def parse(args: argparse.Namespace, default_files: Sequence[str] = ()) -> None:
       _parse_binding(binding)
     _refuse_unused_macros(args.gin_bindings, known)
     _finalize()
+  gin_types.check_types()
 
 
 @contextlib.contextmanager
