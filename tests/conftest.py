@@ -23,11 +23,14 @@ import pathlib
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 # Tests compile far more than they compute: without LLVM's optimisations they
-# take half the processor time. One thread a compilation, for the workers of
-# pytest-xdist already share the cores.
+# take half the processor time, and without the newer emitters of fusions half
+# of that. One thread a compilation, for the workers of pytest-xdist already
+# share the cores.
 os.environ.setdefault(
   'XLA_FLAGS',
-  '--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1',
+  '--xla_backend_optimization_level=0'
+  ' --xla_cpu_use_fusion_emitters=false'
+  ' --xla_cpu_parallel_codegen_split_count=1',
 )
 
 import jax  # noqa: E402
