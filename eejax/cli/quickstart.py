@@ -88,8 +88,8 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
     ('--steps', 300, 'optimizer steps of tuning'),
     ('--eval-tokens', 16_000, 'tokens of held-out text each measurement reads'),
     ('--prompts', 6, 'prompts that are timed'),
-    ('--new-tokens', 96, 'tokens generated for each'),
-    ('--repeats', 5, 'rounds of timing'),
+    ('--new-tokens', 64, 'tokens generated for each'),
+    ('--repeats', 3, 'rounds of timing'),
     ('--window', 8, 'tokens that wait for deeper blocks, at most'),
   ):
     group.add_argument(

@@ -34,7 +34,7 @@ from eejax.evaluation.part_times import PartTimes
 from eejax.evaluation.wall_clock import Ratio
 
 # Thresholds that are timed besides the calibrated ones.
-GRID: tuple[Threshold, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, None)
+GRID: tuple[Threshold, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, None)
 
 
 @dataclasses.dataclass(frozen=True)

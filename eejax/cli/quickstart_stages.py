@@ -222,7 +222,7 @@ def tune_arguments(
   argv += ['--run', str(folder / TUNING), '--steps', str(settings.steps)]
   argv += ['--data', settings.data, '--seed', str(settings.seed)]
   argv += ['--sequence-length', str(min(128, model.max_length))]
-  argv.append(f'--gin.LoopConfig.eval_every={max(settings.steps // 8, 1)}')
+  argv.append(f'--gin.LoopConfig.eval_every={max(settings.steps // 5, 1)}')
   if settings.unit != 'file':
     argv.append(f'--gin.DataConfig.unit={unit}')
   return argv
