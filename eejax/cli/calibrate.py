@@ -174,13 +174,19 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.cli import bench_file, calibrate_run, output, prompted_model
+  from eejax.cli import (
+    bench_file,
+    calibrate_request,
+    calibrate_run,
+    output,
+    prompted_model,
+  )
 
-  request = calibrate_run.Request.of(args)
+  request = calibrate_request.Request.of(args)
   path = pathlib.Path(args.out)
   bench_file.check_writable(path)
   model = prompted_model.open_model(args)
-  parts = calibrate_run.read_parts(model, request)
+  parts = calibrate_request.read_parts(model, request)
   found = calibrate_run.calibrate(model, parts, request, path)
   show(found)
   if found.policy is None:

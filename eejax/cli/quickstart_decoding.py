@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from eejax.checkpoint.folder import Checkpoint
-from eejax.cli import calibrate_run, measuring, output
+from eejax.cli import calibrate_request, calibrate_run, measuring, output
 from eejax.cli.quickstart_settings import Models, Settings
 from eejax.cli.quickstart_speed import GRID, Found, Timing
 from eejax.cli.stages import Stages
@@ -147,7 +147,7 @@ def certify(
   out.unlink(missing_ok=True)
   try:
     request = settings.calibration(model.config.model.max_length)
-    parts = calibrate_run.read_parts(model, request)
+    parts = calibrate_request.read_parts(model, request)
     found = calibrate_run.calibrate(model, parts, request, out, times=times)
   except EejaxError as error:
     return None, times, {'certified': False, 'sentence': str(error)}

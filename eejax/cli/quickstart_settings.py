@@ -23,7 +23,8 @@ from typing import Any
 from eejax import config as config_lib
 from eejax.analysis.risk.bounds import samples_needed
 from eejax.checkpoint.folder import Checkpoint
-from eejax.cli import calibrate_run, measuring
+from eejax.cli import measuring
+from eejax.cli.calibrate_request import Request
 from eejax.cli.measuring import Text
 from eejax.cli.stages import fingerprint
 from eejax.errors import ArgumentError
@@ -77,7 +78,7 @@ class Settings:
       data=self.data, split=split, unit=self.unit, max_tokens=self.eval_tokens
     )
 
-  def calibration(self, max_length: int) -> calibrate_run.Request:
+  def calibration(self, max_length: int) -> Request:
     """Return what is to be certified, on the validation part.
 
     Args:
@@ -86,7 +87,7 @@ class Settings:
     tokens = min(CALIBRATION_TOKENS, max(max_length // 3, 1))
     risk = 1 - self.target
     request = functools.partial(
-      calibrate_run.Request,
+      Request,
       risk=risk,
       data=self.data,
       split='validation',

@@ -20,7 +20,7 @@ import pytest
 from eejax.analysis.certify import Text
 from eejax.checkpoint import folder, surgery
 from eejax.checkpoint.folder import Checkpoint
-from eejax.cli import calibrate_path, calibrate_run, main
+from eejax.cli import calibrate_path, calibrate_work, main
 from eejax.cli.calibrate_store import DecodedTexts
 from eejax.config import parse_exits
 from eejax.data.tokenizer import train_bpe
@@ -78,9 +78,9 @@ def place(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def steady_clock(monkeypatch):
   """Let a block cost as much as a head, whatever this machine is up to."""
-  times = calibrate_run.PartTimes(blocks=6.0, head=0.5)
+  times = calibrate_work.PartTimes(blocks=6.0, head=0.5)
   monkeypatch.setattr(
-    calibrate_run.part_times, 'part_times', lambda *a, **k: times
+    calibrate_work.part_times, 'part_times', lambda *a, **k: times
   )
 
 
@@ -169,7 +169,7 @@ def test_random_exits_are_not_certified_and_nothing_is_written(capsys, place):
 
 def test_a_run_that_was_stopped_goes_on(capsys, place, monkeypatch):
   calls = []
-  continued = calibrate_run.certify.generate
+  continued = calibrate_work.certify.generate
 
   def counted(*args, **kwargs):
     calls.append(kwargs['policy'])
@@ -177,7 +177,7 @@ def test_a_run_that_was_stopped_goes_on(capsys, place, monkeypatch):
       raise KeyboardInterrupt
     return continued(*args, **kwargs)
 
-  monkeypatch.setattr(calibrate_run.certify, 'generate', counted)
+  monkeypatch.setattr(calibrate_work.certify, 'generate', counted)
   assert run(capsys, place, out='again.json')[0] == 130
   assert not (place / 'again.json').exists()
   kept = list(place.glob('.again.json.decoded'))
