@@ -18,6 +18,8 @@ import importlib.util
 import os
 import pathlib
 
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
 # Before jax is imported: tests never take an accelerator, so that they say
 # the same on every machine.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -33,20 +35,27 @@ os.environ.setdefault(
   ' --xla_cpu_parallel_codegen_split_count=1',
 )
 
+# Most of a test's time is compilation of programs that did not change; those
+# that tests start as processes of their own keep what they compiled, too.
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR', str(REPOSITORY / '.cache/jax')
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
+# Where an operation was traced is looked up for each of them otherwise.
+os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from eejax.testing import tiny  # noqa: E402
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-
 jax.config.update('jax_num_cpu_devices', 8)
 # A missing axis is a mistake more often than a wish.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-# Most of a test's time is compilation of programs that did not change.
-jax.config.update('jax_compilation_cache_dir', str(REPOSITORY / '.cache/jax'))
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+# Tracing makes many objects that live long; looking through all of them again
+# and again takes an eighth of the time.
+gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_addoption(parser):

@@ -40,6 +40,9 @@ SETTLED = ('static', 'schedule')
 LOGIT_CRITERIA = ('max_prob', 'margin', 'entropy', 'patience', 'js', 'kl')
 ROWS = 4
 
+# Called as it is, a conditional is lowered and compiled anew each time.
+_ANSWER = jax.jit(answer_exit, static_argnames=('plan', 'index'))
+
 
 class Heads:
   """A model's heads, shown streams that no backbone computed."""
@@ -105,7 +108,7 @@ class Heads:
 
   def ask(self, index, thresholds=NEVER, *, memory=None, may_take=True):
     may_take = jnp.broadcast_to(jnp.asarray(may_take), (len(self.rows),))
-    return answer_exit(
+    return _ANSWER(
       self.params,
       self.request(thresholds),
       self.input(index, memory),
