@@ -40,6 +40,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from eejax.cli import gin_config, output
+from eejax.cli.program_cache import keep_programs
 from eejax.errors import ArgumentError, EejaxError
 from eejax.version import __version__
 
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = argv[0]
     verb = _load(name)
     prog = f'eejax {name}'
+    keep_programs()
     return _run_verb(verb, prog, argv[1:])
   except SystemExit as exit:  # argparse, after --help
     return exit.code if isinstance(exit.code, int) else int(bool(exit.code))
