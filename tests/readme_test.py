@@ -58,18 +58,18 @@ SHORTLY = {
     '--gin.pretrain.held_out_batches=1'
   ),
   'eval': SHORT_TEXT,
-  'generate': '--max-new-tokens 4',
+  'generate': '--max-new-tokens 4 --window 2',
   'verify': (
     '--prompt alpha --max-new-tokens 4 --batch-size 1 --threshold 0 '
-    '--draft-length 2'
+    '--draft-length 1'
   ),
   'bench': (
     '--prompt alpha --max-new-tokens 4 --batch-sizes 1 --thresholds 0.5 '
-    '--repeats 1'
+    '--repeats 1 --window 2'
   ),
   'calibrate': (
     '--unit paragraph --prompt-tokens 8 --max-new-tokens 4 --sequences 16 '
-    '--search-sequences 8 --batch-size 8 --risk 0.5'
+    '--search-sequences 8 --batch-size 8 --risk 0.5 --window 2'
   ),
   'plan': '--batch 8 --best 2',
   'export': '',

@@ -47,7 +47,12 @@ from eejax.decoding.generate import (
   padded_prompts,
 )
 from eejax.decoding.plan import bucket, make_plan
-from eejax.decoding.policy import KVStrategy, Policy
+from eejax.decoding.policy import (
+  KVStrategy,
+  Policy,
+  check_certified_use,
+  check_policy_fits,
+)
 from eejax.decoding.prepare import Prepared, check_plan, prepare
 from eejax.decoding.programs import decode_chunk, first_state
 from eejax.decoding.results import (
@@ -133,6 +138,7 @@ class Engine:
     eos_ids: Sequence[int] | None = None,
     dtype: DTypeLike = jnp.float32,
     frequent_ids: Sequence[int] | None = None,
+    backbone_hash: str | None = None,
   ):
     """Make an engine whose slots are all free.
 
@@ -145,11 +151,17 @@ class Engine:
       eos_ids: tokens that end a text; by default the model's.
       dtype: compute type, where `params` are not prepared yet.
       frequent_ids: see `eejax.decoding.generate.generate`.
+      backbone_hash: that of the checkpoint; a policy that was fitted for
+        another model is refused. A certificate is checked, too, unless
+        `params` are prepared, for then exits are no longer what is hashed.
 
     Raises:
       ArgumentError: something cannot be used as given.
     """
+    check_policy_fits(policy, backbone_hash)
     if not isinstance(params, Prepared):
+      name = jnp.dtype(dtype).name
+      check_certified_use(policy, params, config=config, dtype=name)
       params = prepare(params, config=config, dtype=dtype)
     self._plan, thresholds = make_plan(config, policy=policy, method=method)
     check_plan(params, self._plan)

@@ -67,6 +67,7 @@ def arguments(place, *more, out='out'):
     'eval-tokens': 600,
     'prompts': 2,
     'new-tokens': 12,
+    'window': 2,
     'repeats': 1,
   }
   argv = ['quickstart', '--backbone', place / 'backbone', '--json']

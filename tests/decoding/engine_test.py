@@ -13,12 +13,18 @@
 # limitations under the License.
 """Test the serving core against texts decoded alone."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eejax.decoding import admission, programs
+from eejax.decoding import certificate as certificate_lib
+from eejax.decoding import policy as policy_lib
 from eejax.decoding.batching import Batching
+from eejax.decoding.certificate import Certificate
 from eejax.decoding.engine import Engine, EngineFull, EngineLimits
 from eejax.decoding.generate import generate
 from eejax.decoding.policy import KVStrategy, Mode, Policy
@@ -224,3 +230,39 @@ def test_a_falling_depth_cannot_be_agreed_on(model):
   )
   with pytest.raises(ArgumentError, match='never rises'):
     make_engine(model, policy)
+
+
+def test_a_policy_of_another_model_is_refused(model):
+  config, params = model
+  fitted = dataclasses.replace(POLICY, backbone_hash='ab' * 32)
+  with pytest.raises(ArgumentError, match='fitted for another model'):
+    Engine(params, config=config, policy=fitted, backbone_hash='cd' * 32)
+  Engine(params, config=config, policy=fitted, backbone_hash='ab' * 32)
+
+
+def test_a_certificate_is_held_against_the_exits(model):
+  config, params = model
+  certificate = Certificate(
+    method=certificate_lib.LEARN_THEN_TEST,
+    risk=0.05,
+    delta=0.1,
+    bound='hoeffding_bentkus',
+    measure='local',
+    sequences=200,
+    mean_loss=0.01,
+    p_value=0.03,
+    prompt_tokens=8,
+    max_new_tokens=16,
+    dtype='float32',
+    policy_hash=certificate_lib.policy_hash(policy_lib.to_json(POLICY)),
+    exit_hashes=certificate_lib.exit_hashes(params, config),
+    data={'name': 'text.txt'},
+    versions={'eejax': '0'},
+  )
+  policy = dataclasses.replace(POLICY, certificate=certificate)
+  Engine(params, config=config, policy=policy)
+  other = jax.tree.map(lambda leaf: leaf + 1, params['exits'])
+  with pytest.raises(ArgumentError, match='certified with another'):
+    Engine({**params, 'exits': other}, config=config, policy=policy)
+  with pytest.raises(ArgumentError, match='certified in float32'):
+    Engine(params, config=config, policy=policy, dtype=jnp.bfloat16)
