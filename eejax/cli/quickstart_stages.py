@@ -63,13 +63,13 @@ PLACES = (1 / 4, 3 / 8, 1 / 2, 3 / 4)
 # What is being done, and about how many seconds it takes on two cores.
 TITLES = {
   'import': ('importing the backbone', 3),
-  'probe': ('probing its natural exits', 30),
+  'probe': ('probing its natural exits', 45),
   'exits': ('adding exits', 3),
   'before': ('evaluating every exit before tuning', 15),
-  'tune': ('tuning the exits', 110),
+  'tune': ('tuning the exits', 90),
   'after': ('evaluating every exit after tuning', 15),
-  'thresholds': ('calibrating thresholds', 60),
-  'speed': ('timing decoding', 45),
+  'thresholds': ('calibrating thresholds', 90),
+  'speed': ('timing decoding', 50),
   'samples': ('writing samples', 9),
 }
 
