@@ -48,6 +48,8 @@ class Luck(Criterion):
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
   monkeypatch.setattr(registry, '_CRITERIA', dict(registry._CRITERIA))
+  # A verb that ran before has locked what it ended with.
+  gin.clear_config()
   yield
   gin.clear_config()
 
