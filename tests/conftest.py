@@ -53,8 +53,8 @@ from eejax.testing import tiny  # noqa: E402
 jax.config.update('jax_num_cpu_devices', 8)
 # A missing axis is a mistake more often than a wish.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-# Tracing makes many objects that live long; looking through all of them as often
-# as by default takes an eighth of the time, and never doing so much memory.
+# Tracing makes many objects that live long. Looking through all of them as
+# often as by default takes an eighth of the time; never doing so, much memory.
 gc.set_threshold(50_000, 10, 10)
 
 
