@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_sizes(parser: argparse.ArgumentParser) -> None:
   group = parser.add_argument_group('how much is done')
   for flag, value, words in (
-    ('--steps', 200, 'optimizer steps of tuning'),
+    ('--steps', 250, 'optimizer steps of tuning'),
     ('--eval-tokens', 16_000, 'tokens of held-out text each measurement reads'),
     ('--prompts', 6, 'prompts that are timed'),
     ('--new-tokens', 64, 'tokens generated for each'),
