@@ -26,7 +26,7 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from eejax.errors import ArgumentError
@@ -102,16 +102,19 @@ def _is_structured(hint: Any) -> bool:
 def describe(hint: Any) -> str:
   """Return in words what an annotation lets pass."""
   if typing.get_origin(hint) in (types.UnionType, typing.Union):
-    parts = list(dict.fromkeys(map(describe, typing.get_args(hint))))
-    return f'{", ".join(parts[:-1])} or {parts[-1]}'
+    return _either(dict.fromkeys(map(describe, typing.get_args(hint))))
   if typing.get_origin(hint) in _SEVERAL:
     return f'({describe(typing.get_args(hint)[0])}, ...)'
   if inspect.isclass(hint) and issubclass(hint, enum.Enum):
-    members = [f'%{hint.__name__}.{member.name}' for member in hint]
-    return f'{", ".join(members[:-1])} or {members[-1]}'
+    return _either(f'%{hint.__name__}.{member.name}' for member in hint)
   if inspect.isclass(hint) and dataclasses.is_dataclass(hint):
     return f'@{hint.__name__}()'
   return _WORDS.get(hint, str(hint))
+
+
+def _either(words: Iterable[str]) -> str:
+  *others, last = words
+  return f'{", ".join(others)} or {last}' if others else last
 
 
 def _bindings() -> Iterator[Binding]:
@@ -135,16 +138,15 @@ def _resolved(name: str, value: Any) -> tuple[str, Any]:
   """Follow macros; return the last one's name and what stands there."""
   from gin import config
 
+  seen: set[str] = set()
   while isinstance(value, config.ConfigurableReference):
-    if value.selector != 'gin.macro':
+    macro = value.scoped_selector.rpartition('/')[0]
+    bound = config._CONFIG.get((macro, 'gin.macro'))
+    # Macros that name one another in a circle have no value to check.
+    if value.selector != 'gin.macro' or not bound or macro in seen:
       break
-    macro = config._CONFIG.get(
-      (value.scoped_selector.rpartition('/')[0], 'gin.macro')
-    )
-    if not macro:
-      break
-    name = value.scoped_selector.rpartition('/')[0]
-    value = macro.get('value')
+    seen.add(macro)
+    name, value = macro, bound.get('value')
   return name, value
 
 

@@ -27,6 +27,10 @@ from eejax.cli import gin_config, gin_types
 from eejax.errors import ArgumentError
 
 
+class Only(enum.Enum):
+  ONE = 1
+
+
 class Colour(enum.Enum):
   RED = 'red'
   BLUE = 'blue'
@@ -85,6 +89,7 @@ def test_a_value_fits_its_annotation_or_does_not(hint, value, fits):
     (float | Sequence[float], 'a number or (a number, ...)'),
     (Colour, '%Colour.RED or %Colour.BLUE'),
     (Ink, '@Ink()'),
+    (Only, '%Only.ONE'),
   ],
 )
 def test_annotations_are_put_into_words(hint, words):
@@ -145,3 +150,8 @@ def test_what_does_not_fit_is_named_by_what_the_user_writes(
   with pytest.raises(ArgumentError) as caught:
     _parse(text, tmp_path)
   assert str(caught.value) == sentence
+
+
+def test_macros_in_a_circle_are_left_to_gin(tmp_path):
+  _parse('A = %B\nB = %A\nInk.drops = %A', tmp_path)
+  assert not list(gin_types._bindings())
