@@ -113,8 +113,12 @@ def few_programs():
   """Drop compiled programs when there are too many; the disk keeps them."""
   yield
   if _count_mappings() > _MANY_MAPPINGS:
+    gc.unfreeze()
     jax.clear_caches()
-    gc.collect()
+  gc.collect()
+  # What a module leaves behind mostly stays: no collection, of which restoring
+  # a checkpoint asks for one, need look at it again.
+  gc.freeze()
 
 
 def _count_mappings() -> int:

@@ -17,7 +17,6 @@ Every dimension has a size of its own, so that a transposed or mistaken axis
 cannot pass unnoticed.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -91,19 +90,10 @@ def tiny_params(
   Norm scales are moved away from one and biases away from zero, for a norm or
   a bias that is left out would not show otherwise.
   """
+  # Not as one program: what it is made of is alike in most configurations,
+  # and compiled for the first of them.
   init_key, noise_key = jax.random.split(jax.random.key(seed))
-  return _params(config, init_key, noise_key, dtype=jnp.dtype(dtype))
-
-
-@functools.partial(jax.jit, static_argnums=0, static_argnames='dtype')
-def _params(
-  config: EarlyExitConfig,
-  init_key: jax.Array,
-  noise_key: jax.Array,
-  *,
-  dtype: jnp.dtype,
-) -> Params:
-  params = decoder.init(config, init_key, dtype=dtype)
+  params = decoder.init(config, init_key, dtype=jnp.dtype(dtype))
   leaves, structure = jax.tree_util.tree_flatten_with_path(params)
   keys = jax.random.split(noise_key, len(leaves))
   moved = [

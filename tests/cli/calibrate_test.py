@@ -36,7 +36,7 @@ SMALL = {
   'prompt-tokens': 4,
   'max-new-tokens': 6,
   'batch-size': 6,
-  'window': 4,
+  'window': 2,
   'risk': 0.2,
 }
 
@@ -56,7 +56,7 @@ def place(tmp_path_factory):
     '',
     vocab_size=290,
     max_length=40,
-    num_layers=6,
+    num_layers=4,
     bos_id=tokenizer.bos_id,
     eos_ids=tokenizer.eos_ids,
   )
@@ -78,7 +78,7 @@ def place(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def steady_clock(monkeypatch):
   """Let a block cost as much as a head, whatever this machine is up to."""
-  times = calibrate_work.PartTimes(blocks=6.0, head=0.5)
+  times = calibrate_work.PartTimes(blocks=4.0, head=0.5)
   monkeypatch.setattr(
     calibrate_work.part_times, 'part_times', lambda *a, **k: times
   )
@@ -111,7 +111,7 @@ def test_perfect_exits_are_certified_and_enforced(capsys, place):
   assert main.main([str(a) for a in (*generate, place / 'perfect')]) == 0
   captured = capsys.readouterr()
   depths = json.loads(captured.out)['results'][0]['exit_depths']
-  assert min(depths) < 6
+  assert min(depths) < 4
   assert 'certified at 0.95' in captured.err
   for wrong, words in (
     ([place / 'random'], 'another model'),

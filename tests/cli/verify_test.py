@@ -27,7 +27,7 @@ from eejax.decoding.policy import Mode, Policy, save_policy
 from eejax.evaluation import lossless
 from eejax.testing import tiny
 
-DRAFTS = ('--threshold', '0', '--draft-depth', '3', '--draft-length', '2')
+DRAFTS = ('--threshold', '0', '--draft-depth', '3', '--draft-length', '1')
 SHORT = ('--max-new-tokens', '6', '--batch-size', '1,2')
 TWO = ('--prompt', 'alpha beta', '--prompt', 'gamma')
 
@@ -118,7 +118,7 @@ def test_nothing_tested_is_no_success(place, capsys):
 
 
 def test_exits_may_be_added_in_memory(place, capsys):
-  argv = (*TWO, *SHORT, '--threshold', '0', '--draft-length', '2')
+  argv = (*TWO, *SHORT, '--threshold', '0', '--draft-length', '1')
   run(capsys, place, *argv, '--exits', '2:norm', model='bare')
   _, err = run(capsys, place, *argv, model='bare', expect=2)
   assert 'has no exits' in err and '--exits' in err

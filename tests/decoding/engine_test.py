@@ -39,7 +39,7 @@ TEXTS = [
   ([5, 14], 11),
   ([2, 9, 1, 27, 22, 8], 6),
 ]
-POLICY = Policy(Mode.EARLY_EXIT, 'max_prob', (0.35, 0.4, 0.5), window=4)
+POLICY = Policy(Mode.EARLY_EXIT, 'max_prob', (0.35, 0.4, 0.5), window=2)
 SPECULATIVE = Policy(Mode.SPECULATIVE, 'max_prob', (0.2,), window=4)
 QUEUED = Policy(
   Mode.EARLY_EXIT,

@@ -14,7 +14,9 @@
 """Tests of generation against a decoder that keeps nothing."""
 
 import dataclasses
+import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,21 +36,23 @@ from eejax.testing.tiny import EVERY_KIND_OF_EXIT
 NUM_TOKENS = 14
 
 
-def early(criterion='max_prob', *thresholds, **fields):
-  return Policy(Mode.EARLY_EXIT, criterion, thresholds or (None,), **fields)
+def early(criterion='max_prob', *thresholds, window=2, **fields):
+  # A narrow window is little to compile.
+  return Policy(
+    Mode.EARLY_EXIT, criterion, thresholds or (None,), window=window, **fields
+  )
 
 
+@functools.cache
 def score_of(name):
   """Return a criterion as the reference decoder calls it."""
   criterion = get_criterion(name)
-
-  def score(logits, gate_logit):
-    evidence = Evidence(
-      gate_logit=jnp.array([gate_logit]), logits=jnp.asarray(logits)[None]
-    )
-    return float(criterion.score(evidence)[0])
-
-  return score
+  one = jax.jit(
+    lambda logits, gate_logit: criterion.score(
+      Evidence(gate_logit=gate_logit[None], logits=logits[None])
+    )[0]
+  )
+  return lambda logits, gate: float(one(jnp.asarray(logits), jnp.float32(gate)))
 
 
 def reference(model, prompt, policy, num_tokens=NUM_TOKENS):
@@ -93,13 +97,13 @@ def assert_row_equals(row, expected):
 
 def median_scores(model, prompts, criterion):
   """Return a threshold for each exit that about half of all tokens pass."""
-  config, params = model
+  config, _ = model
   thresholds = []
   for index in range(len(config.exits)):
     only = [None] * len(config.exits)
     only[index] = 1e-9
-    row = run(model, prompts, early(criterion, *only, window=4)).rows[0]
-    thresholds.append(float(np.median([s for s in row.scores if s])))
+    text = reference(model, prompts[0], early(criterion, *only, window=4))
+    thresholds.append(float(np.median([s for s in text.scores if s])))
   return tuple(thresholds)
 
 
@@ -148,7 +152,7 @@ def test_never_equals_full(lively, prompts, criterion):
 def test_early_exit_equals_the_reference(lively, prompts, criterion):
   model = lively()
   thresholds = median_scores(model, prompts, criterion)
-  policy = early(criterion, *thresholds, window=5)
+  policy = early(criterion, *thresholds, window=3)
   result = run(model, prompts, policy)
   depths = [d for row in result.rows for d in row.exit_depths]
   assert len(set(depths)) >= 3
@@ -158,10 +162,11 @@ def test_early_exit_equals_the_reference(lively, prompts, criterion):
 
 def test_every_kind_of_exit_equals_the_reference(lively, prompts):
   model = lively(EVERY_KIND_OF_EXIT, num_layers=5)
+  medians = median_scores(model, prompts, 'max_prob')
   for skipped in range(5):
-    thresholds = list(median_scores(model, prompts, 'max_prob'))
-    thresholds[:skipped] = [None] * skipped
-    policy = early('max_prob', *thresholds, window=4)
+    # Never reached, where None would leave the exit out of the program.
+    thresholds = [1.0] * skipped + list(medians[skipped:])
+    policy = early('max_prob', *thresholds)
     result = run(model, prompts, policy)
     for row, prompt in zip(result.rows, prompts, strict=True):
       assert_row_equals(row, reference(model, prompt, policy))
@@ -171,7 +176,7 @@ def test_block_exits_see_every_token_that_passes_them(lively, prompts):
   # The exit at depth 2 must have keys of tokens that left at depth 1.
   model = lively('1:norm,2:block,4:block', sliding_window=4)
   thresholds = median_scores(model, prompts, 'max_prob')
-  policy = early('max_prob', *thresholds, window=6)
+  policy = early('max_prob', *thresholds, window=3)
   for prompt in prompts:
     row = run(model, [prompt], policy, 20).rows[0]
     assert_row_equals(row, reference(model, prompt, policy, 20))
@@ -195,7 +200,7 @@ def test_windows_of_any_width_equal_the_reference(
 def test_rows_equal_their_single_row_runs(lively, prompts):
   model = lively(seed=1)
   thresholds = median_scores(model, prompts, 'gate')
-  policy = early('gate', *thresholds, window=4)
+  policy = early('gate', *thresholds)
   together = run(model, prompts, policy, eos_ids=(3, 9))
   for row, prompt in zip(together.rows, prompts, strict=True):
     alone = run(model, [prompt], policy, eos_ids=(3, 9)).rows[0]
@@ -251,7 +256,7 @@ def test_garbage_beyond_what_is_valid_is_never_read(
 ):
   model = lively('1:block,2:mlp,3:norm', seed=2)
   thresholds = median_scores(model, prompts, 'max_prob')
-  policy = early('max_prob', *thresholds, window=3)
+  policy = early('max_prob', *thresholds)
   clean = run(model, prompts, policy)
   empty = cache.empty_stage
 
@@ -285,7 +290,7 @@ def test_bfloat16_runs_with_the_same_shapes(lively, prompts):
 
 @pytest.mark.parametrize('tokens_per_call', [1, 3, 32])
 def test_how_calls_are_cut_changes_nothing(lively, prompts, tokens_per_call):
-  model, policy = lively(), early('max_prob', 0.3, window=4)
+  model, policy = lively(), early('max_prob', 0.3)
   updates = []
   result = run(
     model,
@@ -393,7 +398,7 @@ def test_the_context_ends_a_row(lively):
 
 
 def test_samples_do_not_depend_on_the_batch(lively, prompts):
-  model, policy = lively(), early('max_prob', 0.3, window=4)
+  model, policy = lively(), early('max_prob', 0.3)
   sampling = SamplingConfig(temperature=1.5, top_k=20, seed=7)
   together = run(model, prompts, policy, sampling=sampling)
   for number, prompt in enumerate(prompts):
@@ -413,7 +418,7 @@ def test_equal_prompts_get_different_samples(lively):
 
 def test_logprobs_are_those_of_the_emitting_head(lively, prompts):
   # Sampled tokens differ from the likeliest, so an argmax would show.
-  model, policy = lively(), early('max_prob', None, 1e-30, None, window=3)
+  model, policy = lively(), early('max_prob', None, 1e-30, None)
   config, params = model
   sampling = SamplingConfig(temperature=2.0, seed=3)
   row = run(model, prompts[:1], policy, sampling=sampling).rows[0]

@@ -59,7 +59,7 @@ def exact_texts(case):
   found = []
   for seed in range(2):
     model, prompts, _ = case(seed)
-    policy = early(0.3, 0.45, 0.4, window=10)
+    policy = early(0.3, 0.45, 0.4, window=8)
     found.append(texts(run(model, prompts, policy)))
   return found
 

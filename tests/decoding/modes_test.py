@@ -106,8 +106,8 @@ def test_thresholds_0_and_1_and_never(case, assert_is_reference):
   model, prompts, _ = case(1)
   always = run(model, prompts, early('max_prob', None, 0.0, None))
   assert depths(always) == {2}
-  certain = run(model, prompts, early('max_prob', 1.0, 1.0, 1.0, window=4))
-  never = run(model, prompts, early('max_prob', None, window=4))
+  certain = run(model, prompts, early('max_prob', 1.0, 1.0, 1.0, window=2))
+  never = run(model, prompts, early('max_prob', None, window=2))
   assert depths(certain) == depths(never) == {4}
   for result in (always, certain, never):
     assert_is_reference(model, result)
@@ -120,11 +120,11 @@ def test_a_certain_exit_passes_threshold_1(case):
   certain = {**params['exits']['exit_1'], 'norm': {'scale': scale}}
   exits = {**params['exits'], 'exit_1': certain}
   model = config, {**params, 'exits': exits}
-  result = run(model, prompts, early('max_prob', 1.0, 1.0, 1.0, window=4))
+  result = run(model, prompts, early('max_prob', 1.0, 1.0, 1.0, window=2))
   assert depths(result) == {1, 4}
   scores = [s for r in result.rows for s in r.scores if s is not None]
   assert set(scores) == {1.0}
-  never = run(model, prompts, early('max_prob', None, window=4))
+  never = run(model, prompts, early('max_prob', None, window=2))
   assert depths(never) == {4}
 
 
@@ -147,7 +147,7 @@ def test_criteria_that_compare_exits(
   seen = set()
   for seed in (2, 3):
     model, prompts, _ = case(seed)
-    policy = early(criterion, *thresholds, window=4, batching=batching)
+    policy = early(criterion, *thresholds, window=2, batching=batching)
     result = run(model, prompts, policy)
     assert_is_reference(model, result)
     seen |= depths(result)
@@ -179,7 +179,7 @@ def test_oracles_keep_the_full_models_tokens(
 )
 def test_rows_end_one_by_one(case, batching):
   model, prompts, thresholds = case(0)
-  policy = early('max_prob', *thresholds, window=4, batching=batching)
+  policy = early('max_prob', *thresholds, window=2, batching=batching)
   whole = run(model, prompts, policy)
   eos = whole.rows[1].tokens[3]
   ended = run(model, prompts, policy, eos_ids=(eos,))

@@ -115,7 +115,7 @@ def test_random_cases_equal_the_reference(case, assert_is_reference, batching):
   for seed in range(3):
     model, prompts, thresholds = case(seed)
     model = with_weak_blocks(model, after=1, share=0.1)
-    policy = speculative(*thresholds, window=5, batching=batching)
+    policy = speculative(*thresholds, window=4, batching=batching)
     result = run(model, prompts, policy)
     assert_is_reference(model, result)
     for row in result.rows:
@@ -132,7 +132,7 @@ def test_random_cases_equal_the_reference(case, assert_is_reference, batching):
 def test_one_row_drafts_as_several_do(case, assert_is_reference):
   model, prompts, thresholds = case(1, batch_size=1)
   model = with_weak_blocks(model, after=1, share=0.1)
-  result = run(model, prompts, speculative(*thresholds, window=5))
+  result = run(model, prompts, speculative(*thresholds, window=4))
   assert_is_reference(model, result)
 
 
@@ -174,7 +174,7 @@ def test_drafts_that_are_never_kept(disagreeing, prompts):
 
 
 def test_adaptive_drafting_follows_what_is_kept(agreeing, disagreeing, prompts):
-  policy = speculative(0.0, draft_depth=2, window=5)
+  policy = speculative(0.0, draft_depth=2, window=4)
   no_use = run(disagreeing, prompts, policy, 32)
   for row in no_use.rows:
     # It stops within some tokens, and costs what full decoding does.
