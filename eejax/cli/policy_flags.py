@@ -139,7 +139,8 @@ def add_drafting_arguments(group: argparse._ArgumentGroup) -> None:
     metavar='WHICH',
     help=(
       'tokens that scores are computed over: whole, frequent(N), the first N, '
-      'or candidates(N), the N likeliest at the first exit (default: whole)'
+      'of which drafts then come, too, or candidates(N), the N likeliest at '
+      'the first exit (default: whole)'
     ),
   )
   group.add_argument(

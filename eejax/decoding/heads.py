@@ -98,7 +98,7 @@ def answer_exit(
       ),
       take.shape,
     )
-    asked = take if view.logits is None else may_take
+    asked = take if view.logits is None else may_take & view.asks_whole
     remembered = _remember(memory, view, head_input, may_take)
     return Answer(token, log_prob, score, take, asked, remembered)
 

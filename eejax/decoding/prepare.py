@@ -32,7 +32,7 @@ from eejax.models.exits import output_kernels
 from eejax.models.quantized import quantize_block
 from eejax.models.stacking import fuse, num_blocks
 from eejax.ops.quant import Quantization, Quantized
-from eejax.types import Array, DTypeLike, Float, Params, PyTree
+from eejax.types import Array, DTypeLike, Float, Int, Params, PyTree
 
 
 # Unchecked, for lowering a program fills trees with what are no arrays.
@@ -47,6 +47,7 @@ class Prepared:
     final_norm: gain of the norm before the final head.
     exits: head and gate of each exit, by the exit's name.
     kernels: output matrices by `output_matrix_name`; shared ones stand once.
+    frequent_ids: tokens that a scored vocabulary is made of, where it is.
     config: the model.
     kv_quantization: how caches hold keys and values.
   """
@@ -56,6 +57,9 @@ class Prepared:
   final_norm: Float[Array, 'D']
   exits: dict[str, Params]
   kernels: dict[str, Float[Array, 'D V']]
+  frequent_ids: Int[Array, 'N'] | None = flax.struct.field(
+    kw_only=True, default=None
+  )
   config: EarlyExitConfig = flax.struct.field(pytree_node=False)
   kv_quantization: Quantization = flax.struct.field(
     pytree_node=False, default=Quantization.NONE

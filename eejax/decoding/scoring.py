@@ -31,6 +31,7 @@ from eejax.decoding.criteria import (
   recall,
 )
 from eejax.decoding.plan import Plan
+from eejax.decoding.policy import Mode
 from eejax.decoding.prepare import Prepared
 from eejax.decoding.vocabulary import (
   Scored,
@@ -92,7 +93,8 @@ class View:
   Attributes:
     evidence: what the criterion is shown.
     ready: the head's state before the output matrix, if it was computed.
-    logits: of the whole head, if they were computed.
+    logits: that a token is chosen from, if they were computed.
+    asks_whole: whether they come from the whole head.
     candidates: tokens that deeper exits score, if that is settled here.
     scores_candidates: whether the logits shown are those of candidates that
       an earlier exit settled.
@@ -103,6 +105,7 @@ class View:
   logits: Float[Array, 'B V'] | None = None
   candidates: Int[Array, 'B C'] | None = None
   scores_candidates: bool = flax.struct.field(pytree_node=False, default=False)
+  asks_whole: bool = flax.struct.field(pytree_node=False, default=True)
 
   @property
   def compared(self) -> Evidence:
@@ -165,7 +168,7 @@ def with_scored_matrices(
   if vocabulary.kind is Scored.CANDIDATES:
     exits = exits[1:]  # the first one reads its whole head
   names = {output_matrix_name(exit, config=config) for exit in exits}
-  added = {}
+  added, ids = {}, None
   if vocabulary.kind is Scored.FREQUENT:
     ids = jnp.asarray(
       first_token_ids(vocabulary, token_ids, vocab_size=config.vocab_size)
@@ -177,7 +180,9 @@ def with_scored_matrices(
       embeds = name == 'embedding' or (name == 'final' and config.tied_head)
       rows = params.table if embeds else params.kernels[name].T
       added[name + _ROWS] = rows
-  return dataclasses.replace(params, kernels={**params.kernels, **added})
+  return dataclasses.replace(
+    params, kernels={**params.kernels, **added}, frequent_ids=ids
+  )
 
 
 def look(
@@ -237,8 +242,11 @@ def _look_at_logits(
   name = output_matrix_name(exit, config=plan.config.model)
   ready = ready_state(params, head_input, plan=plan, exit=exit)
   whole = candidates = ids = None
+  asks_whole = True
   if vocabulary.kind is Scored.FREQUENT:
     logits = _times(ready, _matrix(params, name + _FREQUENT, vocabulary))
+    if plan.mode is Mode.SPECULATIVE:
+      whole, asks_whole = _spread(logits, params), False
   elif vocabulary.kind is Scored.CANDIDATES and index:
     assert memory.candidates is not None
     ids = memory.candidates
@@ -255,8 +263,22 @@ def _look_at_logits(
     top = jnp.take_along_axis(ids, top[:, None], axis=-1)[:, 0]
   evidence = dataclasses.replace(view.evidence, logits=logits, top_token=top)
   return View(
-    evidence, ready, whole, candidates, scores_candidates=ids is not None
+    evidence,
+    ready,
+    whole,
+    candidates,
+    scores_candidates=ids is not None,
+    asks_whole=asks_whole,
   )
+
+
+def _spread(
+  logits: Float[Array, 'B N'], params: Prepared
+) -> Float[Array, 'B V']:
+  """Return logits of all tokens of which only the frequent can be drafted."""
+  assert params.frequent_ids is not None
+  shape = (logits.shape[0], params.config.model.vocab_size)
+  return jnp.full(shape, -jnp.inf).at[:, params.frequent_ids].set(logits)
 
 
 def ready_state(

@@ -107,6 +107,37 @@ def test_every_kind_of_exit_drafts(lively, prompts, assert_is_reference, depth):
   assert depth == 0 or unsure.accounting.drafted < result.accounting.drafted
 
 
+@pytest.mark.parametrize('temperature', [0.0, 0.8])
+def test_drafts_of_a_frequent_vocabulary_leave_the_text_alone(
+  agreeing, prompts, temperature
+):
+  sampling = SamplingConfig(temperature=temperature, seed=3)
+  whole = run(agreeing, prompts, Policy(), sampling=sampling)
+  texts = [row.tokens for row in whole.rows]
+  counts = np.bincount(sum(texts, ()), minlength=29)
+  ids = np.argsort(-counts, kind='stable').tolist()
+  policy = speculative(0.0, scored_vocabulary='frequent(4)', **FIXED)
+  result = run(agreeing, prompts, policy, sampling=sampling, frequent_ids=ids)
+  assert [row.tokens for row in result.rows] == texts
+  kept = [
+    token
+    for row in result.rows
+    for token, depth in zip(row.tokens, row.exit_depths, strict=True)
+    if depth < 4
+  ]
+  assert kept and set(kept) <= set(ids[:4])
+  # Whole heads are asked by those that verify, for all of their window.
+  work = result.accounting
+  everything = run(
+    agreeing, prompts, speculative(0.0, **FIXED), sampling=sampling
+  ).accounting
+  assert work.head_calls == 4 * work.drafted // 3
+  assert everything.head_calls == everything.drafted + 4 * (
+    everything.drafted // 3
+  )
+  assert work.accepted < everything.accepted
+
+
 @pytest.mark.parametrize(
   'batching', [Batching.RIDE_ALONG, Batching.DEPTH_QUEUE]
 )
