@@ -25,7 +25,9 @@ from eejax.decoding.scoring import (
   HeadInput,
   Outcome,
   View,
+  drafts_frequent,
   empty_memory,
+  frequent_logits,
   look,
   ready_state,
   whole_logits,
@@ -98,7 +100,9 @@ def answer_exit(
       ),
       take.shape,
     )
-    asked = take if view.logits is None else may_take & view.asks_whole
+    asked = take if view.logits is None else may_take
+    if drafts_frequent(plan):
+      asked = jnp.zeros_like(take)
     remembered = _remember(memory, view, head_input, may_take)
     return Answer(token, log_prob, score, take, asked, remembered)
 
@@ -179,6 +183,8 @@ def _whole_logits(
   exit, ready = plan.stages[index].exit, view.ready
   if ready is None:
     ready = ready_state(params, head_input, plan=plan, exit=exit)
+  if exit is not None and drafts_frequent(plan):
+    return frequent_logits(params, ready, plan=plan, exit=exit)
   return whole_logits(params, ready, plan=plan, exit=exit)
 
 

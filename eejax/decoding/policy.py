@@ -147,7 +147,8 @@ class Policy:
     reads = get_criterion(self.criterion).reads
     parse_threshold_rule(self.threshold_rule)
     vocabulary = parse_scored_vocabulary(self.scored_vocabulary)
-    if vocabulary.kind is not Scored.WHOLE and not reads.asks_head:
+    is_read = reads.asks_head or self.mode is Mode.SPECULATIVE
+    if vocabulary.kind is not Scored.WHOLE and not is_read:
       raise ArgumentError(
         f'criterion {self.criterion} reads no logits, so the scored vocabulary '
         f'{vocabulary.notation} changes nothing; leave it out.'

@@ -94,7 +94,6 @@ class View:
     evidence: what the criterion is shown.
     ready: the head's state before the output matrix, if it was computed.
     logits: that a token is chosen from, if they were computed.
-    asks_whole: whether they come from the whole head.
     candidates: tokens that deeper exits score, if that is settled here.
     scores_candidates: whether the logits shown are those of candidates that
       an earlier exit settled.
@@ -105,7 +104,6 @@ class View:
   logits: Float[Array, 'B V'] | None = None
   candidates: Int[Array, 'B C'] | None = None
   scores_candidates: bool = flax.struct.field(pytree_node=False, default=False)
-  asks_whole: bool = flax.struct.field(pytree_node=False, default=True)
 
   @property
   def compared(self) -> Evidence:
@@ -242,11 +240,10 @@ def _look_at_logits(
   name = output_matrix_name(exit, config=plan.config.model)
   ready = ready_state(params, head_input, plan=plan, exit=exit)
   whole = candidates = ids = None
-  asks_whole = True
   if vocabulary.kind is Scored.FREQUENT:
     logits = _times(ready, _matrix(params, name + _FREQUENT, vocabulary))
-    if plan.mode is Mode.SPECULATIVE:
-      whole, asks_whole = _spread(logits, params), False
+    if drafts_frequent(plan):
+      whole = _spread(logits, params)
   elif vocabulary.kind is Scored.CANDIDATES and index:
     assert memory.candidates is not None
     ids = memory.candidates
@@ -263,19 +260,35 @@ def _look_at_logits(
     top = jnp.take_along_axis(ids, top[:, None], axis=-1)[:, 0]
   evidence = dataclasses.replace(view.evidence, logits=logits, top_token=top)
   return View(
-    evidence,
-    ready,
-    whole,
-    candidates,
-    scores_candidates=ids is not None,
-    asks_whole=asks_whole,
+    evidence, ready, whole, candidates, scores_candidates=ids is not None
   )
+
+
+def drafts_frequent(plan: Plan) -> bool:
+  """Return whether exits propose frequent tokens alone.
+
+  The whole model verifies them, so no whole head need be asked for a draft.
+  """
+  is_frequent = _vocabulary(plan).kind is Scored.FREQUENT
+  return is_frequent and plan.mode is Mode.SPECULATIVE
+
+
+def frequent_logits(
+  params: Prepared,
+  ready: Float[Array, 'B D'],
+  *,
+  plan: Plan,
+  exit: ExitConfig,
+) -> Float[Array, 'B V']:
+  """Return logits of all tokens, -inf where they are not frequent."""
+  name = output_matrix_name(exit, config=plan.config.model)
+  matrix = _matrix(params, name + _FREQUENT, _vocabulary(plan))
+  return _spread(_times(ready, matrix), params)
 
 
 def _spread(
   logits: Float[Array, 'B N'], params: Prepared
 ) -> Float[Array, 'B V']:
-  """Return logits of all tokens of which only the frequent can be drafted."""
   assert params.frequent_ids is not None
   shape = (logits.shape[0], params.config.model.vocab_size)
   return jnp.full(shape, -jnp.inf).at[:, params.frequent_ids].set(logits)

@@ -107,16 +107,22 @@ def test_every_kind_of_exit_drafts(lively, prompts, assert_is_reference, depth):
   assert depth == 0 or unsure.accounting.drafted < result.accounting.drafted
 
 
-@pytest.mark.parametrize('temperature', [0.0, 0.8])
+@pytest.mark.parametrize(
+  'criterion, temperature',
+  [('max_prob', 0.0), ('max_prob', 0.8), ('gate', 0.0)],
+)
 def test_drafts_of_a_frequent_vocabulary_leave_the_text_alone(
-  agreeing, prompts, temperature
+  lively, prompts, criterion, temperature
 ):
+  model = lively('1:norm:gate,2:norm:gate')
+  agreeing = with_weak_blocks(model, after=2, share=0.0)
+  fields = {'criterion': criterion, 'thresholds': (0.0,), **FIXED}
   sampling = SamplingConfig(temperature=temperature, seed=3)
   whole = run(agreeing, prompts, Policy(), sampling=sampling)
   texts = [row.tokens for row in whole.rows]
   counts = np.bincount(sum(texts, ()), minlength=29)
   ids = np.argsort(-counts, kind='stable').tolist()
-  policy = speculative(0.0, scored_vocabulary='frequent(4)', **FIXED)
+  policy = Policy(Mode.SPECULATIVE, scored_vocabulary='frequent(4)', **fields)
   result = run(agreeing, prompts, policy, sampling=sampling, frequent_ids=ids)
   assert [row.tokens for row in result.rows] == texts
   kept = [
@@ -129,7 +135,7 @@ def test_drafts_of_a_frequent_vocabulary_leave_the_text_alone(
   # Whole heads are asked by those that verify, for all of their window.
   work = result.accounting
   everything = run(
-    agreeing, prompts, speculative(0.0, **FIXED), sampling=sampling
+    agreeing, prompts, Policy(Mode.SPECULATIVE, **fields), sampling=sampling
   ).accounting
   assert work.head_calls == 4 * work.drafted // 3
   assert everything.head_calls == everything.drafted + 4 * (
