@@ -17,7 +17,7 @@ One pass over an output matrix costs as much as some blocks where vocabularies
 are large (design 5.5), so logits of some tokens alone can stand for all of
 them in a score. The token that is emitted always comes from the whole head;
 a draft, which the whole model verifies, from the frequent ones alone (FR-Spec,
-Zhao et al. 2025, arXiv 2502.14856, section 3).
+Zhao et al. 2025, arXiv 2502.14856, abstract).
 Probabilities are normalised over the tokens that are scored, so scores are
 higher than over all of them, and thresholds have to be tuned anew.
 """
