@@ -211,7 +211,7 @@ class Engine:
       max_new_tokens: tokens to emit at most.
       sampling: how its tokens are chosen.
       thresholds: of each exit in use, None being never; by default the
-        policy's.
+        policy's. No certificate covers a text's own.
       text: to get text and heed stop strings.
       on_update: called with what the text emits, after each step. The `row`
         of an update is the ticket.
