@@ -14,6 +14,7 @@
 """Settings and fixtures of every test."""
 
 import gc
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
@@ -28,12 +29,14 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 # take half the processor time, and without the newer emitters of fusions half
 # of that. One thread a compilation, for the workers of pytest-xdist already
 # share the cores.
-os.environ.setdefault(
-  'XLA_FLAGS',
-  '--xla_backend_optimization_level=0'
-  ' --xla_cpu_use_fusion_emitters=false'
-  ' --xla_cpu_parallel_codegen_split_count=1',
-)
+_XLA_FLAGS = [
+  '--xla_backend_optimization_level=0',
+  '--xla_cpu_parallel_codegen_split_count=1',
+]
+# jaxlib 0.11 ends a process that sets a flag that is gone.
+if importlib.metadata.version('jaxlib').startswith('0.10.'):
+  _XLA_FLAGS.append('--xla_cpu_use_fusion_emitters=false')
+os.environ.setdefault('XLA_FLAGS', ' '.join(_XLA_FLAGS))
 
 # Most of a test's time is compilation of programs that did not change; those
 # that tests start as processes of their own keep what they compiled, too.
