@@ -241,7 +241,7 @@ def _look_at_logits(
   ready = ready_state(params, head_input, plan=plan, exit=exit)
   whole = candidates = ids = None
   if vocabulary.kind is Scored.FREQUENT:
-    logits = _times(ready, _matrix(params, name + _FREQUENT, vocabulary))
+    logits = _times_frequent(params, ready, plan, exit)
     if drafts_frequent(plan):
       whole = _spread(logits, params)
   elif vocabulary.kind is Scored.CANDIDATES and index:
@@ -281,9 +281,14 @@ def frequent_logits(
   exit: ExitConfig,
 ) -> Float[Array, 'B V']:
   """Return logits of all tokens, -inf where they are not frequent."""
+  return _spread(_times_frequent(params, ready, plan, exit), params)
+
+
+def _times_frequent(
+  params: Prepared, ready: Float[Array, 'B D'], plan: Plan, exit: ExitConfig
+) -> Float[Array, 'B N']:
   name = output_matrix_name(exit, config=plan.config.model)
-  matrix = _matrix(params, name + _FREQUENT, _vocabulary(plan))
-  return _spread(_times(ready, matrix), params)
+  return _times(ready, _matrix(params, name + _FREQUENT, _vocabulary(plan)))
 
 
 def _spread(
