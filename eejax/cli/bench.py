@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ('criteria', None, 'gate where every exit has one, else max_prob'),
     ('thresholds', '0.5,0.8,0.95', 'of early exit, each for all exits'),
     ('draft-thresholds', '0.4', 'of speculation, each for all exits'),
+    (
+      'draft-lookups',
+      f'0,{policy_flags.DEFAULT_LOOKUP}',
+      'of speculation, tokens that must have stood before; 0 is none',
+    ),
     ('kv-strategies', 'deferred', ', '.join(policy_flags.KV_STRATEGIES)),
     ('batchings', 'ride_along', ', '.join(policy_flags.BATCHINGS)),
   )
@@ -160,12 +165,23 @@ def _grid(args: argparse.Namespace, default_criterion: str) -> 'Grid':
     criteria=_names(args.criteria or default_criterion),
     thresholds=parse_thresholds(args.thresholds),
     draft_thresholds=parse_thresholds(args.draft_thresholds),
+    draft_lookups=_lookups(args.draft_lookups),
     kv_strategies=_members(KVStrategy, args.kv_strategies, '--kv-strategies'),
     batchings=_members(Batching, args.batchings, '--batchings'),
     batch_sizes=args.batch_sizes,
     modes=_members(Mode, args.modes, '--modes'),
     window=args.window,
   )
+
+
+def _lookups(text: str) -> tuple[int | None, ...]:
+  """Read whole numbers of which 0 is none."""
+  parts = _names(text)
+  if not all(part.isdigit() for part in parts):
+    raise ArgumentError(
+      f'--draft-lookups takes whole numbers such as 0,2, not {text!r}.'
+    )
+  return tuple(dict.fromkeys(int(part) or None for part in parts))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -108,9 +108,15 @@ def _drafts(work: dict[str, Any]) -> str:
       'no token was drafted: no exit was sure enough, or drafting does not pay '
       'on this model'
     )
-  return (
+  kept = (
     f'{work["accepted"]} of {work["drafted"]} drafts were kept '
     f'({work["acceptance"]:.0%})'
+  )
+  if not work['looked_up']:
+    return kept
+  return (
+    f'{kept}; {work["looked_up_accepted"]} of {work["looked_up"]} that the '
+    'text itself foretold'
   )
 
 

@@ -41,7 +41,12 @@ BATCHINGS = ('ride_along', 'depth_queue', 'reference', 'all_agree')
 # exits in the first half. transformers stops its drafts at 0.4, too.
 DEFAULT_THRESHOLDS = {EARLY_EXIT: '0.9', SPECULATIVE: '0.4'}
 
-_DRAFT_NAMES = ('draft_depth', 'draft_length')
+# Tokens that must have stood in a text before for what followed them to be
+# drafted; 0 looks nothing up. A draft from the text costs no block, and the
+# number of them follows what was kept, so it is on where nothing is said.
+DEFAULT_LOOKUP = 2
+
+_DRAFT_NAMES = ('draft_depth', 'draft_length', 'draft_lookup')
 _NAMES = (
   'criterion',
   'threshold',
@@ -161,6 +166,16 @@ def add_drafting_arguments(group: argparse._ArgumentGroup) -> None:
       'have paid lately, fewer than the window)'
     ),
   )
+  group.add_argument(
+    '--draft-lookup',
+    type=int,
+    metavar='N',
+    help=(
+      'where the last N tokens stood in the text before, draft what followed '
+      'them there; exits draft elsewhere; 0 leaves it to exits alone '
+      f'(speculative mode; default: {DEFAULT_LOOKUP})'
+    ),
+  )
 
 
 def chosen_policy(
@@ -221,6 +236,8 @@ def _policy_of(
     if name != 'threshold'
   }
   fields.setdefault('criterion', criteria.default_criterion(config))
+  if mode == SPECULATIVE:
+    fields['draft_lookup'] = fields.get('draft_lookup', DEFAULT_LOOKUP) or None
   return Policy(
     mode=Mode(mode),
     thresholds=parse_thresholds(args.threshold or DEFAULT_THRESHOLDS[mode]),

@@ -39,8 +39,8 @@ class Counts:
     catch_up: those of `passes` whose token had been emitted before.
     head_calls: how often each row needed a stage's logits, a verified window
       once for each of its tokens.
-    drafted: drafts of each row, by the stage whose exit proposed them, that
-      were verified.
+    drafted: drafts of each row that were verified, by the stage whose exit
+      proposed them; those looked up in the text stand at the last stage.
     accepted: those of `drafted` that were kept.
   """
 
@@ -117,8 +117,10 @@ class Accounting:
     catch_up_blocks: those of `blocks_run` spent on tokens emitted earlier.
     exit_blocks_run: passes of the own blocks of `block` exits.
     head_calls: full-vocabulary products that rows needed.
-    drafted: tokens that exits drafted and the model verified.
+    drafted: tokens that were drafted and that the model verified.
     accepted: those of `drafted` that were kept.
+    looked_up: those of `drafted` that came from the text, not from an exit.
+    looked_up_accepted: those of `looked_up` that were kept.
   """
 
   blocks_run: int = 0
@@ -128,6 +130,8 @@ class Accounting:
   head_calls: int = 0
   drafted: int = 0
   accepted: int = 0
+  looked_up: int = 0
+  looked_up_accepted: int = 0
 
   @property
   def acceptance(self) -> float | None:
@@ -173,6 +177,8 @@ def row_accounting(
     head_calls=int(np.asarray(counts.head_calls)[row].sum()),
     drafted=int(np.asarray(counts.drafted)[row].sum()),
     accepted=int(np.asarray(counts.accepted)[row].sum()),
+    looked_up=int(np.asarray(counts.drafted)[row, -1]),
+    looked_up_accepted=int(np.asarray(counts.accepted)[row, -1]),
   )
 
 

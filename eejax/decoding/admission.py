@@ -88,6 +88,7 @@ def admit(
     alone,
     stages,
     plan=plan,
+    prompts=arrival.tokens,
     tokens=arrival.last,
     live=jnp.ones((1,), bool),
     remaining=arrival.remaining,

@@ -328,6 +328,7 @@ class Engine:
       request,
       stages,
       plan=self._plan,
+      prompts=jnp.zeros((count, 0), jnp.int32),
       tokens=zeros(),
       live=jnp.zeros((count,), bool),
       remaining=zeros(),

@@ -242,6 +242,7 @@ class _Run:
       request,
       stages,
       plan=self._plan,
+      prompts=jnp.asarray(padded),
       tokens=jnp.array([p[-1] for p in self._prompts], jnp.int32),
       live=jnp.ones(len(self._prompts), bool),
       remaining=jnp.array(self._limits, jnp.int32),

@@ -89,6 +89,8 @@ class Plan:
     kv_strategy: what stands in for keys and values of skipped blocks.
     batching: which rows wait for which.
     drafting: whether the length of drafts follows acceptance.
+    draft_lookup: how many tokens at a text's end must have stood in it before
+      for what followed to be drafted; None looks nothing up.
     threshold_rule: how thresholds change while a row is decoded.
     scored_vocabulary: which tokens a score is computed over.
     patience: ticks after which a stage runs whenever some row needs it, under
@@ -105,6 +107,7 @@ class Plan:
   kv_strategy: KVStrategy = KVStrategy.DEFERRED
   batching: Batching = Batching.RIDE_ALONG
   drafting: Drafting = Drafting.ADAPTIVE
+  draft_lookup: int | None = None
   threshold_rule: str = 'constant'
   scored_vocabulary: str = 'whole'
   patience: int | None = None
@@ -180,6 +183,9 @@ def make_plan(
     batching=policy.batching,
     drafting=(
       Drafting.ADAPTIVE if policy.draft_length is None else Drafting.FIXED
+    ),
+    draft_lookup=(
+      policy.draft_lookup if policy.mode is Mode.SPECULATIVE else None
     ),
     threshold_rule=policy.threshold_rule,
     scored_vocabulary=policy.scored_vocabulary,

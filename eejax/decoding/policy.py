@@ -102,6 +102,9 @@ class Policy:
     draft_length: tokens drafted at most before they are verified; None
       chooses as acceptance shows, fewer than `window`. Drafting also stops
       where the score is below the exit's threshold.
+    draft_lookup: how many tokens at the end of a text must have stood in it
+      before for what followed there to be drafted, see
+      `eejax.decoding.lookup`; None looks nothing up.
     threshold_rule: how thresholds change while a row is decoded, see
       `eejax.decoding.thresholds`.
     scored_vocabulary: which tokens a score is computed over, see
@@ -119,6 +122,7 @@ class Policy:
   batching: Batching = Batching.RIDE_ALONG
   draft_depth: int | None = None
   draft_length: int | None = None
+  draft_lookup: int | None = None
   threshold_rule: str = 'constant'
   scored_vocabulary: str = 'whole'
   backbone_hash: str | None = None
@@ -164,6 +168,10 @@ class Policy:
     if self.draft_length is not None and self.draft_length < 1:
       raise ArgumentError(
         f'draft length must be at least 1, not {self.draft_length}.'
+      )
+    if self.draft_lookup is not None and self.draft_lookup < 1:
+      raise ArgumentError(
+        f'draft lookup must be at least 1, not {self.draft_lookup}.'
       )
     self._check_batching()
     if self.threshold_rule.startswith('adaptive'):

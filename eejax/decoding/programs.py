@@ -109,6 +109,7 @@ def first_state(
   stages: tuple[StageState, ...],
   *,
   plan: Plan,
+  prompts: Int[Array, 'B T'],
   tokens: Int[Array, 'B'],
   live: Bool[Array, 'B'],
   remaining: Int[Array, 'B'],
@@ -120,6 +121,7 @@ def first_state(
     request: settings of the rows.
     stages: caches from `prefill`.
     plan: what is decoded.
+    prompts: as `prefill` saw them.
     tokens: the last token of each prompt.
     live: rows that are to generate.
     remaining: how many tokens each row may emit.
@@ -147,10 +149,19 @@ def first_state(
     outcome=empty_streams(plan, batch_size=rows[0], dtype=params.dtype)
     if plan.mode is Mode.SPECULATIVE
     else None,
-    draft=(
-      first_draft(plan, tokens) if plan.mode is Mode.SPECULATIVE else None
-    ),
+    draft=first_draft(plan, text=_text(prompts, stages, plan=plan))
+    if plan.mode is Mode.SPECULATIVE
+    else None,
   )
+
+
+def _text(
+  prompts: Int[Array, 'B T'], stages: tuple[StageState, ...], *, plan: Plan
+) -> Int[Array, 'B P']:
+  """Return room for texts, and for a window past their end."""
+  slots = max(k.shape[2] for s in stages for k in jax.tree.leaves(s.keys))
+  room = slots + plan.window - prompts.shape[1]
+  return jnp.pad(prompts.astype(jnp.int32), ((0, 0), (0, room)))
 
 
 @functools.partial(

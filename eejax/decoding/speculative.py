@@ -25,6 +25,9 @@ after each of its tokens:
 Keys and values of t, a and b are complete then and are never computed again;
 what was written for c lies past the end of the row.
 
+Where drafts are looked up in the text, too, all of them are known at once:
+they enter the first stage together, and a tick may feed and verify a window.
+
 Sampling needs no rejection step. The random numbers of a position are the
 same for every head (`eejax.ops.sampling.choose`), so draft and model choose
 from coupled distributions, the draft is kept iff they choose alike, and the
@@ -46,9 +49,11 @@ from eejax.decoding.accounting import Counts, count_step
 from eejax.decoding.cache import DecodeState, Emission, Request
 from eejax.decoding.drafting import Draft
 from eejax.decoding.heads import answer_exit
+from eejax.decoding.lookup import look_up
 from eejax.decoding.plan import Plan
 from eejax.decoding.prepare import Prepared
-from eejax.decoding.walk import Walk
+from eejax.decoding.stages import write_at
+from eejax.decoding.walk import Fed, Walk
 from eejax.models.exits import output_matrix_name
 from eejax.ops.norm import rms_norm
 from eejax.ops.sampling import choose, log_probability
@@ -97,13 +102,13 @@ def speculative_step(
     plan: the static shape of the program.
   """
   assert state.draft is not None
-  draft = state.draft
-  walk = Walk(params, state, plan=plan)
+  draft, entering = _feed(state.draft, state, plan=plan)
+  walk = Walk(params, state, plan=plan, fed=entering)
   # Tokens fed since the last verification, the newest included.
   fed = walk.length - state.stages[-1].done_to
   nobody = jnp.zeros_like(state.live)
-  tokens, scores = draft.tokens, draft.scores
-  newest = state.tokens
+  scores, newest = draft.scores, state.tokens
+  may_draft = fed <= draft.choice.limit
   for index in range(plan.num_exits):
     passed = walk.pass_stage(rides=nobody)
     answer = answer_exit(
@@ -112,21 +117,50 @@ def speculative_step(
       walk.head_input(),
       plan=plan,
       index=index,
-      may_take=passed & (draft.stage == index) & (fed <= draft.limit),
+      may_take=passed & (draft.choice.stage == index) & may_draft,
     )
     walk.hear(answer)
     walk.leave(passed, answer.take)
     newest = jnp.where(answer.take, answer.token, newest)
-    tokens = _put(tokens, answer.token, at=fed, rows=answer.take)
     scores = _put(scores, answer.score, at=fed, rows=answer.take)
   verified = walk.pass_stage(rides=nobody)
   walk.count_asked(jnp.where(verified, fed, 0))
   walk.leave(verified, verified)
-  draft = dataclasses.replace(draft, tokens=tokens, scores=scores)
+  draft = dataclasses.replace(draft, scores=scores)
   verdict = _verdict(params, request, state, walk, verified, fed, plan=plan)
-  judgement = _judge(draft, verdict, verified, fed, plan=plan)
+  judgement = _judge(draft, state, verdict, verified, fed, plan=plan)
   tokens = jnp.where(verified, _last_token(judgement), newest)
   return _advance(walk, request, state, draft, judgement, tokens, plan=plan)
+
+
+def _feed(draft: Draft, state: DecodeState, *, plan: Plan) -> tuple[Draft, Fed]:
+  """Return what each row feeds in this tick, and its draft with that.
+
+  Rows that feed nothing are not told apart: what is written for them lies
+  past their end.
+  """
+  newest = state.tokens[:, None]
+  text = write_at(draft.text, newest, state.length, axis=0)
+  alone = jnp.ones_like(state.length)
+  if plan.draft_lookup is None or plan.window == 1:
+    return dataclasses.replace(draft, text=text), Fed(newest, alone)
+  following, found = look_up(
+    text,
+    newest=state.length,
+    shortest=plan.draft_lookup,
+    num=plan.window - 1,
+  )
+  text = write_at(text, following, state.length + 1, axis=0)
+  # The column of the newest token in the window; drafts may stand before it.
+  at = state.length - state.stages[-1].done_to
+  room = jnp.minimum(draft.choice.lookup_limit, plan.window - 1 - at)
+  num = jnp.where(found, jnp.maximum(room, 0), 0)
+  column = jnp.arange(plan.window)[None]
+  is_new = (column > at[:, None]) & (column <= (at + num)[:, None])
+  scores = jnp.where(is_new, jnp.nan, draft.scores)
+  tokens = jnp.concatenate([newest, following], axis=1)
+  draft = dataclasses.replace(draft, text=text, scores=scores)
+  return draft, Fed(tokens, alone + num)
 
 
 def _put(
@@ -202,6 +236,7 @@ def _ask(
 
 def _judge(
   draft: Draft,
+  state: DecodeState,
   verdict: Verdict,
   verified: Bool[Array, 'B'],
   fed: Int[Array, 'B'],
@@ -212,15 +247,21 @@ def _judge(
   window = plan.window
   index = jnp.arange(window)[None]
   drafted = index < fed[:, None] - 1
-  following = jnp.pad(draft.tokens[:, 1:], ((0, 0), (0, 1)))
+  first = state.stages[-1].done_to[:, None]
+  at = jnp.minimum(first + 1 + index, draft.text.shape[1] - 1)
+  following = jnp.take_along_axis(draft.text, at, axis=1)
   alike = (verdict.tokens == following) & drafted
   kept = jnp.sum(jnp.cumprod(alike.astype(jnp.int32), axis=1), axis=1)
   is_draft = index < kept[:, None]
   depths = jnp.array([s.last for s in plan.stages[:-1]], jnp.int32)
   scores = jnp.pad(draft.scores[:, 1:], ((0, 0), (0, 1)))
+  # A token from the text went through no block before it was proposed.
+  proposed = jnp.where(
+    jnp.isnan(scores), 0, depths[draft.choice.stage][:, None]
+  )
   emission = Emission(
     token=verdict.tokens,
-    depth=jnp.where(is_draft, depths[draft.stage][:, None], plan.depth),
+    depth=jnp.where(is_draft, proposed, plan.depth),
     score=jnp.where(is_draft, scores, jnp.nan),
     log_prob=verdict.log_probs,
     num=jnp.where(verified, kept + 1, 0),
@@ -261,15 +302,7 @@ def _advance(
   live = state.live & ~failed & ~ended
   # Where a row's text ends now: behind what stands of its window.
   length = jnp.where(verified, state.stages[-1].done_to + kept + 1, walk.length)
-  counts = _count(state.counts, walk, draft.stage, judgement)
-  draft = drafting.learn(
-    draft,
-    rows=verified,
-    tried=jnp.minimum(kept + 1, fed - 1),
-    kept=kept,
-    plan=plan,
-  )
-  start = jnp.zeros_like(fed)
+  counts = _count(state.counts, walk, draft, judgement, plan=plan)
   new_state = dataclasses.replace(
     state,
     length=length,
@@ -286,9 +319,7 @@ def _advance(
     counts=counts,
     memory=walk.memory,
     outcome=walk.outcome,
-    draft=dataclasses.replace(
-      draft, tokens=_put(draft.tokens, tokens, at=start, rows=verified)
-    ),
+    draft=drafting.learn(draft, rows=verified, fed=fed, kept=kept, plan=plan),
   )
   return new_state, dataclasses.replace(judgement.emission, num=num)
 
@@ -316,15 +347,22 @@ def _cut(
 def _count(
   counts: Counts,
   walk: Walk,
-  proposer: Int[Array, 'B'],
+  draft: Draft,
   judgement: Judgement,
+  *,
+  plan: Plan,
 ) -> Counts:
-  """Return the counts after a tick, drafts by the exit that proposed them."""
+  """Return the counts after a tick, drafts by who proposed them."""
   counts = count_step(counts, tuple(walk.events))
-  here = jax.nn.one_hot(proposer, counts.drafted.shape[1], dtype=jnp.int32)
-  drafted = jnp.where(judgement.verified, judgement.fed - 1, 0)
+  column = jnp.arange(plan.window)[None]
+  rows = judgement.verified[:, None] & (column > 0)
+  up_to = lambda last: rows & (column <= last[:, None])
+  drafted, accepted = (
+    drafting.by_source(draft, up_to(last), plan=plan)
+    for last in (judgement.fed - 1, judgement.kept)
+  )
   return dataclasses.replace(
     counts,
-    drafted=counts.drafted + here * drafted[:, None],
-    accepted=counts.accepted + here * judgement.kept[:, None],
+    drafted=counts.drafted + drafted,
+    accepted=counts.accepted + accepted,
   )

@@ -267,7 +267,7 @@ def _run(
     positions=jax.tree.map(lambda x: x[:, :width], window.rotation),
     contexts=_CachedContexts(window, buffers, run.visible, width),
   )
-  newest = lambda x: _at_index(x, jnp.maximum(window.count - 1, 0))
+  newest = lambda x: at_index(x, jnp.maximum(window.count - 1, 0))
   pad = functools.partial(_pad_to, width=window.hidden.shape[1])
   return StageOutput(
     keys=tuple(pad(keys, axis=2) for keys in out.keys),
@@ -331,9 +331,10 @@ class _CachedContexts(backbone.Contexts):
     return valid[:, None] & near
 
 
-def _at_index(
+def at_index(
   x: Float[Array, 'B W D'], index: Int[Array, 'B']
 ) -> Float[Array, 'B 1 D']:
+  """Return the stream of one token of each row."""
   if x.shape[1] == 1:
     return x
   if x.shape[0] == 1:

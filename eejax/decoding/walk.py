@@ -30,6 +30,7 @@ rides along gets the same keys and values, only sooner.
 import dataclasses
 import functools
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -41,9 +42,28 @@ from eejax.decoding.heads import Answer
 from eejax.decoding.plan import Plan
 from eejax.decoding.prepare import Prepared
 from eejax.decoding.scoring import HeadInput
-from eejax.decoding.stages import Buffers, StageRun, run_stage, write_at
+from eejax.decoding.stages import (
+  Buffers,
+  StageRun,
+  at_index,
+  run_stage,
+  write_at,
+)
 from eejax.models.exits import ExitInput
 from eejax.types import Array, Bool, Float, Int
+
+
+@flax.struct.dataclass
+class Fed:
+  """Hold tokens that enter a tick; rows whose token is parked feed none.
+
+  Attributes:
+    tokens: of each row, the one to be fed next first.
+    count: how many of them, 1 at least, are fed.
+  """
+
+  tokens: Int[Array, 'B N']
+  count: Int[Array, 'B']
 
 
 class Walk:
@@ -59,22 +79,32 @@ class Walk:
     memory: what exits saw of each row's newest token.
   """
 
-  def __init__(self, params: Prepared, state: DecodeState, *, plan: Plan):
+  def __init__(
+    self,
+    params: Prepared,
+    state: DecodeState,
+    *,
+    plan: Plan,
+    fed: Fed | None = None,
+  ):
+    if fed is None:
+      fed = Fed(state.tokens[:, None], jnp.ones_like(state.length))
     self._params, self._state, self._plan = params, state, plan
     self._nowhere = len(plan.stages)
     self.at = jnp.where(state.live, state.parked, self._nowhere)
-    fed = self.at == 0
-    self.length = state.length + fed
-    self._fed, self._spent = jnp.sum(fed), jnp.zeros((), jnp.float32)
-    embedded = params.table[state.tokens][:, None]  # [B, 1, D]
+    num_fed = jnp.where(self.at == 0, fed.count, 0)
+    self.length = state.length + num_fed
+    self._fed, self._spent = jnp.sum(num_fed), jnp.zeros((), jnp.float32)
+    embedded = params.table[fed.tokens]  # [B, N, D]
+    newest = at_index(embedded, fed.count - 1)
     # The first slot of each row that has not come to the next stage.
     self._available = self.length
     self._waiting = self._embed(embedded)
-    self._last = ExitInput(hidden=embedded)
+    self._last = ExitInput(hidden=newest)
     self._ready: Float[Array, 'B 1 D'] | None = None
     # Rows that skip what is left, and what stands in for their tokens there.
     self._skipping = jnp.zeros_like(state.live)
-    self._stand_in = fill.no_stand_in(embedded, plan=plan)
+    self._stand_in = fill.no_stand_in(newest, plan=plan)
     self.memory = state.memory
     self.stages: list[StageState] = []
     self.cycles: list[Cycle] = []
@@ -183,7 +213,7 @@ class Walk:
     self.cycles.append(cycle.renewed_if(runs))
     return runs
 
-  def _embed(self, embedded: Float[Array, 'B 1 D']) -> list[jax.Array | None]:
+  def _embed(self, embedded: Float[Array, 'B N D']) -> list[jax.Array | None]:
     """Return what waits at each entrance once new tokens are embedded.
 
     Behind the last stage waits what the final head is shown.

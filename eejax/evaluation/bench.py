@@ -85,6 +85,7 @@ class Grid:
     kv_strategies: of early exit.
     batchings: where there is more than one row.
     batch_sizes: rows decoded together.
+    draft_lookups: of speculation, see `Policy.draft_lookup`.
     modes: besides full decoding, which is always measured.
     window: of the decoder.
   """
@@ -95,6 +96,7 @@ class Grid:
   kv_strategies: tuple[KVStrategy, ...] = (KVStrategy.DEFERRED,)
   batchings: tuple[Batching, ...] = (Batching.RIDE_ALONG,)
   batch_sizes: tuple[int, ...] = (1, 4)
+  draft_lookups: tuple[int | None, ...] = (None,)
   modes: tuple[Mode, ...] = (Mode.EARLY_EXIT, Mode.SPECULATIVE)
   window: int = 8
 
@@ -121,8 +123,10 @@ class Grid:
     if mode is Mode.FULL:
       return []
     strategies, thresholds = self.kv_strategies, self.thresholds
+    lookups: tuple[int | None, ...] = (None,)
     if mode is Mode.SPECULATIVE:
       strategies, thresholds = (KVStrategy.DEFERRED,), self.draft_thresholds
+      lookups = self.draft_lookups
       batchings = tuple(b for b in batchings if b in _SPECULATIVE_BATCHINGS)
     return [
       Policy(
@@ -132,9 +136,10 @@ class Grid:
         window=self.window,
         kv_strategy=strategy,
         batching=batching,
+        draft_lookup=lookup,
       )
-      for criterion, strategy, batching, threshold in itertools.product(
-        self.criteria, strategies, batchings, thresholds
+      for criterion, strategy, batching, lookup, threshold in itertools.product(
+        self.criteria, strategies, batchings, lookups, thresholds
       )
     ]
 

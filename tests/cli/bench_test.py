@@ -109,6 +109,19 @@ def test_results_page_and_json(place, capsys, tmp_path):
   assert 'transformers &lt;generate&gt;' in text
 
 
+def test_speculation_is_measured_with_and_without_lookups(
+  place, capsys, tmp_path
+):
+  out = tmp_path / 'bench.json'
+  flags = ('--batch-sizes', '1', '--modes', 'speculative')
+  printed, _ = run(capsys, place, out, *flags)
+  lines = json.loads(out.read_text())['lines']
+  found = [x['setting']['draft_lookup'] for x in lines]
+  assert found == [None, None, 2]
+  assert all(x['same_place'] == 1 for x in lines)
+  assert 'speculative max_prob lookup 2 0.4' in printed
+
+
 def test_what_is_there_is_not_measured_again(
   place, capsys, tmp_path, monkeypatch
 ):
@@ -123,6 +136,7 @@ def test_what_is_there_is_not_measured_again(
 
   monkeypatch.setattr(Bench, 'measure', measure)
   both = ('--batch-sizes', '1', '--modes', 'speculative')
+  both = (*both, '--draft-lookups', '0')
   # Stopped: the line before is kept.
   run(capsys, place, out, *both, expect=130)
   first = json.loads(out.read_text())['lines']
@@ -156,6 +170,7 @@ def test_what_is_there_is_not_measured_again(
     (('--criteria', 'patience(2,3)'), 'patience'),
     (('--thresholds', '2'), 'must lie in'),
     (('--draft-thresholds', 'high'), 'is not a threshold'),
+    (('--draft-lookups', '0,-1'), '--draft-lookups takes whole numbers'),
     (('--batch-sizes', '0'), 'positive whole numbers'),
     (('--repeats', '0'), '--repeats'),
     (('--window', '99'), 'window of 99'),

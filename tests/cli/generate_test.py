@@ -277,8 +277,19 @@ def test_accounting_tells_how_many_drafts_were_kept(place, capsys):
   assert f'{work["accepted"]} of {work["drafted"]} drafts were kept' in err
 
 
+def test_accounting_tells_which_drafts_the_text_foretold(place, capsys):
+  prompt = ('--prompt', 'alpha beta alpha beta alpha beta')
+  flags = (*DRAFTS, '--threshold', 'never', '--draft-lookup', 1)
+  work = run_json(capsys, place, *prompt, *flags)['accounting']
+  assert work['drafted'] == work['looked_up'] > 0
+  assert work['accepted'] == work['looked_up_accepted']
+  _, err = run(capsys, place, *prompt, *flags)
+  kept = f'{work["accepted"]} of {work["drafted"]}'
+  assert f'{kept} that the text itself foretold' in err
+
+
 def test_a_model_that_may_not_draft_says_so(place, capsys):
-  flags = (*DRAFTS, '--threshold', 'never')
+  flags = (*DRAFTS, '--threshold', 'never', '--draft-lookup', 0)
   work = run_json(capsys, place, *TWO, *flags)['accounting']
   assert (work['drafted'], work['acceptance']) == (0, None)
   assert 'no token was drafted' in run(capsys, place, *TWO, *flags)[1]
@@ -291,6 +302,9 @@ def test_drafting_asks_for_less_than_early_exit(place, capsys):
   speculative = policy('--mode', 'speculative')
   assert speculative['thresholds'] == [0.4]
   assert speculative['draft_depth'] is speculative['draft_length'] is None
+  assert speculative['draft_lookup'] == 2
+  unaided = policy('--mode', 'speculative', '--draft-lookup', 0)
+  assert unaided['draft_lookup'] is None
   assert policy('--mode', 'early_exit')['thresholds'] == [0.9]
   assert policy()['mode'] == 'full'
 
@@ -345,6 +359,8 @@ def test_a_row_without_finite_logits_ends_and_the_other_goes_on(
     (('--prompt', 'x', *DRAFTS, '--draft-depth', '2'), 'no exit at depth 2'),
     (('--prompt', 'x', *DRAFTS, '--draft-length', '0'), 'draft length'),
     (('--prompt', 'x', *DRAFTS, '--draft-length', '64'), 'window of 65'),
+    (('--prompt', 'x', *DRAFTS, '--draft-lookup', '-1'), 'draft lookup'),
+    (('--prompt', 'x', '--draft-lookup', '2'), 'drafts are for --mode specul'),
     (
       ('--prompt', 'x', *DRAFTS, '--draft-length', '2', '--window', '4'),
       'leave --window out',

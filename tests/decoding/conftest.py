@@ -208,6 +208,14 @@ def assert_scores(found, expected):
 # MARK: Inside a batch
 
 
+def padded(texts):
+  """Return texts as `prefill` takes them."""
+  rows = np.zeros((len(texts), 48), np.int32)
+  for row, text in enumerate(texts):
+    rows[row, : len(text)] = text
+  return jnp.asarray(rows)
+
+
 class Session:
   """Start a batch as `generate` does, and keep what it hides."""
 
@@ -241,6 +249,7 @@ class Session:
       self.request,
       self.prefill([p[:-1] for p in prompts]),
       plan=self.plan,
+      prompts=padded([p[:-1] for p in prompts]),
       tokens=jnp.array([p[-1] for p in prompts]),
       live=jnp.ones(len(prompts), bool),
       remaining=jnp.full((len(prompts),), num_tokens),
@@ -248,12 +257,9 @@ class Session:
 
   def prefill(self, texts):
     """Return what a full pass over texts leaves in the stages."""
-    padded = np.zeros((len(texts), 48), np.int32)
-    for row, text in enumerate(texts):
-      padded[row, : len(text)] = text
     lengths = jnp.array([len(t) for t in texts])
     return programs.prefill(
-      self.params, jnp.asarray(padded), lengths, plan=self.plan, size=64
+      self.params, padded(texts), lengths, plan=self.plan, size=64
     )
 
   def run(self, ticks):

@@ -46,10 +46,19 @@ def two():
   return plan_of('2:norm,6:norm')
 
 
-def choose(plan, kept, tried):
+def chosen(plan, kept, tried):
+  """Return what is chosen, by numbers of the exits and then of the text."""
   table = lambda values: jnp.array([values], jnp.float32)
-  stage, limit = drafting.choose_draft(table(kept), table(tried), plan=plan)
-  return int(stage[0]), int(limit[0])
+  choice = drafting.choose_draft(table(kept), table(tried), plan=plan)
+  return tuple(
+    int(x[0]) for x in (choice.stage, choice.limit, choice.lookup_limit)
+  )
+
+
+def choose(plan, kept, tried):
+  stage, limit, lookup_limit = chosen(plan, [*kept, 0], [*tried, 0])
+  assert lookup_limit == 0
+  return stage, limit
 
 
 def best_by_hand(plan, chances):
@@ -101,6 +110,34 @@ def test_a_fixed_length_is_kept_to(two):
     assert choose(plan, kept, [1e6, 1e6])[1] == 3
 
 
+@pytest.mark.parametrize('share', [0.0, 0.2, 0.5, 0.8, 1.0])
+def test_the_text_goes_first_where_it_yields_more(share):
+  plan = plan_of('2:norm,6:norm', draft_lookup=2)
+  tried = [1e6] * 3
+  exits = (0.9, 0.95)
+  kept = [*(1e6 * a for a in exits), 1e6 * share]
+  head = head_in_blocks(plan.config)
+  worths = [
+    sum(share**i for i in range(k + 1)) / (plan.depth * (1 + 0.06 * k) + head)
+    for k in range(WINDOW)
+  ]
+  *_, lookup_limit = chosen(plan, kept, tried)
+  stage, limit = best_by_hand(plan, exits)
+  assert chosen(plan, kept, tried)[:2] == (stage, limit)
+  shallow = plan.stages[stage].last
+  cost = (limit + 1) * shallow + limit * head + head
+  cost += (plan.depth - shallow) * (1 + 0.06 * limit)
+  exits_worth = sum(exits[stage] ** i for i in range(limit + 1)) / cost
+  best = int(np.argmax(worths))
+  assert lookup_limit == (best if worths[best] > exits_worth else 0)
+  assert (lookup_limit > 0) == (share > 0.5)
+
+
+def test_a_fixed_length_is_looked_up_whatever_was_kept():
+  plan = plan_of('2:norm,6:norm', draft_lookup=2, draft_length=3)
+  assert chosen(plan, [1e6, 1e6, 0], [1e6] * 3)[2] == 3
+
+
 def test_numbers_stay_finite(two):
   for kept in (0.0, 1e30):
     stage, limit = choose(two, [kept, kept], [kept, kept])
@@ -110,50 +147,69 @@ def test_numbers_stay_finite(two):
 # MARK: Learning
 
 
-def learn(draft, plan, *, rows, tried, kept):
+def first_draft(plan, *, rows=1):
+  return drafting.first_draft(plan, text=jnp.zeros((rows, 16), jnp.int32))
+
+
+def learn(draft, plan, *, rows, drafted, kept):
   return drafting.learn(
     draft,
     rows=jnp.array(rows),
-    tried=jnp.array(tried),
+    fed=jnp.array(drafted) + 1,
     kept=jnp.array(kept),
     plan=plan,
   )
 
 
 def test_only_the_exit_that_drafted_and_only_verified_rows_learn(two):
-  draft = drafting.first_draft(two, jnp.array([3, 4]))
-  assert draft.tokens[:, 0].tolist() == [3, 4]
-  draft = dataclasses.replace(draft, stage=jnp.array([1, 1]))
-  after = learn(draft, two, rows=[True, False], tried=[4, 4], kept=[3, 3])
-  assert after.tried.tolist() == [[0, 4], [0, 0]]
-  assert after.kept.tolist() == [[0, 3], [0, 0]]
-  assert after.limit[1] == draft.limit[1]
+  draft = first_draft(two, rows=2)
+  stage = jnp.array([1, 1])
+  choice = dataclasses.replace(draft.choice, stage=stage)
+  draft = dataclasses.replace(draft, choice=choice)
+  # Of five drafts three were kept, and the last says nothing.
+  after = learn(draft, two, rows=[True, False], drafted=[5, 5], kept=[3, 3])
+  assert after.tried.tolist() == [[0, 4, 0], [0, 0, 0]]
+  assert after.kept.tolist() == [[0, 3, 0], [0, 0, 0]]
+  assert after.choice.limit[1] == draft.choice.limit[1]
+
+
+def test_what_was_looked_up_says_nothing_of_the_exit(two):
+  draft = first_draft(two)
+  # Two drafts of the exit, then four of the text, of which two were kept.
+  scores = draft.scores.at[0, 3:].set(jnp.nan)
+  draft = dataclasses.replace(draft, scores=scores)
+  after = learn(draft, two, rows=[True], drafted=[6], kept=[4])
+  assert after.kept.tolist() == [[2, 0, 2]]
+  assert after.tried.tolist() == [[2, 0, 3]]
+  window = jnp.arange(WINDOW)[None]
+  drafts = (window > 0) & (window <= 6)
+  assert drafting.by_source(draft, drafts, plan=two).tolist() == [[2, 0, 4]]
 
 
 def test_drafting_stops_where_nothing_is_kept_and_is_tried_again(two):
-  draft = drafting.first_draft(two, jnp.array([3]))
+  draft = first_draft(two)
   limits = []
   for _ in range(60):
-    limit = int(draft.limit[0])
+    limit = int(draft.choice.limit[0])
     limits.append(limit)
     # The first draft is rejected, so the others say nothing.
-    draft = learn(draft, two, rows=[True], tried=[min(limit, 1)], kept=[0])
+    draft = learn(draft, two, rows=[True], drafted=[limit], kept=[0])
   assert limits[0] > 0
   stop = limits.index(0)
   assert stop < 30
   # What was seen long ago counts for less, so somebody tries again.
   for _ in range(400):
-    if int(draft.limit[0]):
+    if int(draft.choice.limit[0]):
       break
-    draft = learn(draft, two, rows=[True], tried=[0], kept=[0])
-  assert int(draft.limit[0]) > 0
+    draft = learn(draft, two, rows=[True], drafted=[0], kept=[0])
+  assert int(draft.choice.limit[0]) > 0
 
 
 def test_an_exit_that_is_kept_is_trusted_further(two):
-  draft = drafting.first_draft(two, jnp.array([3]))
-  first = int(draft.limit[0])
+  draft = first_draft(two)
+  first = int(draft.choice.limit[0])
   for _ in range(30):
-    limit = int(draft.limit[0])
-    draft = learn(draft, two, rows=[True], tried=[limit], kept=[limit])
-  assert int(draft.limit[0]) == WINDOW - 1 > first
+    limit = int(draft.choice.limit[0])
+    draft = learn(draft, two, rows=[True], drafted=[limit], kept=[limit])
+  assert int(draft.choice.limit[0]) == WINDOW - 1 > first
   assert np.isfinite(np.asarray(draft.kept)).all()

@@ -41,6 +41,7 @@ TEXTS = [
 ]
 POLICY = Policy(Mode.EARLY_EXIT, 'max_prob', (0.35, 0.4, 0.5), window=2)
 SPECULATIVE = Policy(Mode.SPECULATIVE, 'max_prob', (0.2,), window=4)
+LOOKUP = dataclasses.replace(SPECULATIVE, draft_lookup=1)
 QUEUED = Policy(
   Mode.EARLY_EXIT,
   'max_prob',
@@ -88,18 +89,25 @@ def model(lively):
 
 
 @pytest.mark.parametrize(
-  'policy', [POLICY, SPECULATIVE, QUEUED], ids=['exit', 'speculative', 'queued']
+  'policy',
+  [POLICY, SPECULATIVE, LOOKUP, QUEUED],
+  ids=['exit', 'speculative', 'lookup', 'queued'],
 )
 def test_texts_that_share_slots_equal_texts_alone(model, policy):
   engine = make_engine(model, policy, ticks_per_step=3)
   tickets = [engine.submit(p, max_new_tokens=n) for p, n in TEXTS]
   drain(engine)
+  looked_up = 0
   for ticket, (prompt, count) in zip(tickets, TEXTS, strict=True):
     found, expected = engine.result(ticket), alone(model, prompt, count, policy)
     assert found.tokens == expected.tokens
     assert found.finish_reason is expected.finish_reason
     if policy.mode is Mode.EARLY_EXIT:
       assert found.exit_depths == expected.exit_depths
+    # Nothing is looked up in the text that had the slot before.
+    assert found.accounting.looked_up == expected.accounting.looked_up
+    looked_up += found.accounting.looked_up
+  assert (looked_up > 0) == (policy is LOOKUP)
 
 
 def test_few_programs_are_compiled(model):

@@ -59,6 +59,7 @@ class Session:
       self.request,
       self.prefill([p[:-1] for p in prompts], size),
       plan=self.plan,
+      prompts=jnp.zeros((len(prompts), 0), jnp.int32),
       tokens=jnp.array([p[-1] for p in prompts]),
       live=jnp.ones(len(prompts), bool),
       remaining=jnp.full((len(prompts),), num_tokens),

@@ -270,6 +270,7 @@ class Compiled:
       request,
       stages,
       plan=plan,
+      prompts=tokens,
       tokens=tokens[0],
       live=jnp.ones(1, bool),
       remaining=jnp.ones(1, jnp.int32),

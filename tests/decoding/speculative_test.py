@@ -422,6 +422,149 @@ def test_samples_have_the_distribution_of_the_full_model(partly):
   assert distance(exact['exit_2'], exact['final']) > 0.16
 
 
+# MARK: Drafts from the text
+
+# Each ends as it began, so there is something to be looked up at once.
+REPEATING = [[3, 17, 8, 25, 3, 17], [7], [21, 4, 21, 4, 21, 4], [5, 14, 5, 14]]
+
+
+@pytest.mark.parametrize(
+  'batching', [Batching.RIDE_ALONG, Batching.DEPTH_QUEUE]
+)
+@pytest.mark.parametrize('shortest', [1, 2])
+def test_looked_up_drafts_leave_the_text_alone(
+  case, assert_is_reference, batching, shortest
+):
+  by_text = by_exits = rejected = 0
+  for seed in range(3):
+    model, prompts, thresholds = case(seed)
+    model = with_weak_blocks(model, after=1, share=0.1)
+    prompts = [[*p, *p] for p in prompts]
+    policy = speculative(
+      *thresholds, window=4, batching=batching, draft_lookup=shortest
+    )
+    result = run(model, prompts, policy)
+    assert_is_reference(model, result)
+    work = result.accounting
+    by_text += work.looked_up_accepted
+    by_exits += work.accepted - work.looked_up_accepted
+    rejected += work.drafted - work.accepted
+  assert by_text > 10 and by_exits > 3 and rejected > 10
+
+
+@pytest.mark.parametrize('depth', [0, 1, 3])
+def test_every_kind_of_exit_drafts_beside_the_text(
+  lively, assert_is_reference, depth
+):
+  model = lively(EVERY_KIND_OF_EXIT, num_layers=5)
+  model = with_weak_blocks(model, after=depth, share=0.3)
+  policy = speculative(0.0, draft_depth=depth, draft_length=3, draft_lookup=2)
+  result = run(model, REPEATING, policy, 24)
+  assert_is_reference(model, result)
+  work = result.accounting
+  assert 0 < work.looked_up_accepted <= work.looked_up < work.drafted
+
+
+def test_samples_are_the_same_with_drafts_from_the_text(partly):
+  sampling = SamplingConfig(temperature=0.7, top_k=3, seed=5)
+  policy = speculative(0.0, **FIXED, draft_lookup=1)
+  drafted = run(partly, REPEATING * 8, policy, 24, sampling=sampling)
+  full = run(partly, REPEATING * 8, Policy(), 24, sampling=sampling)
+  assert [r.tokens for r in drafted.rows] == [r.tokens for r in full.rows]
+  assert 0.1 < drafted.accounting.acceptance < 0.9
+  assert drafted.accounting.looked_up_accepted > 32
+
+
+def in_a_circle(model, *, period):
+  """Return a model that counts on: after t comes t + 1, `period` times."""
+  config, params = model
+  backbone = params['backbone']
+  width, size = config.model.embed_dim, config.model.vocab_size
+  table = jnp.eye(size, width)
+  after = [t - t % period + (t + 1) % period for t in range(size)]
+  head = jnp.zeros((width, size)).at[jnp.arange(size), jnp.array(after)]
+  blocks = jax.tree.map(jnp.zeros_like, backbone['blocks'])
+  return config, {
+    **params,
+    'backbone': {
+      **backbone,
+      'embedding': {'table': table},
+      'blocks': blocks,
+      'head': {'kernel': head.set(10.0)},
+    },
+  }
+
+
+def test_work_of_a_text_that_is_foretold(lively):
+  model = in_a_circle(lively('2:norm', embed_dim=32), period=4)
+  prompts = [[4, 5, 6, 7, 4, 5], [12, 13, 14, 15, 12, 13]]
+  policy = speculative(None, **FIXED, draft_lookup=2)
+  result = run(model, prompts, policy, 12)
+  for row in result.rows:
+    begin = row.prompt_tokens[0]
+    assert row.tokens == tuple(begin + (2 + i) % 4 for i in range(12))
+    work = row.accounting
+    # Three windows of four tokens, and nothing is fed twice.
+    assert work.drafted == work.looked_up == work.looked_up_accepted == 9
+    assert work.blocks_run == 4 * 12 and work.head_calls == 12
+    # No block ran for a token before it was proposed.
+    assert row.exit_depths == (0, 0, 0, 4) * 3
+    assert row.scores == (None,) * 12
+  # All blocks and the final head, three times, for both rows.
+  assert (result.batch.block_reads, result.batch.head_reads) == (12, 3)
+
+
+def test_exits_draft_where_the_text_foretells_nothing(lively, prompts):
+  model = with_weak_blocks(lively('1:norm,2:norm'), after=2, share=0.1)
+  alone = run(model, prompts, speculative(0.0, **FIXED), 3)
+  never = {'draft_lookup': 40}
+  result = run(model, prompts, speculative(0.0, **FIXED, **never), 3)
+  assert result.accounting == alone.accounting
+  assert [r.exit_depths for r in result.rows] == [
+    r.exit_depths for r in alone.rows
+  ]
+
+
+def test_lookups_follow_what_is_kept(lively, prompts):
+  model = with_weak_blocks(lively('1:norm,2:norm'), after=2, share=0.1)
+  # Nobody repeats what the prompt says over and over.
+  prompts = [[3, 3, 9, 3, 3, 9, 3, 3], [5, 6, 5, 6, 5, 6]]
+  sampling = SamplingConfig(temperature=5.0, seed=1)
+  fields = {'window': 4, 'draft_lookup': 1}
+  result = run(
+    model, prompts, speculative(None, **fields), 40, sampling=sampling
+  )
+  work = result.accounting
+  assert work.looked_up_accepted < work.looked_up / 4
+  # Each of 80 tokens would allow three.
+  assert work.looked_up < 60
+
+
+@pytest.mark.parametrize('num_tokens', [1, 2, 5])
+def test_the_context_ends_a_row_inside_looked_up_drafts(lively, num_tokens):
+  model = in_a_circle(lively('2:norm', embed_dim=32), period=4)
+  long = [4, 5, 6, 7] * 12
+  rows = [long[: 48 - num_tokens], [4, 5, 6, 7, 4]]
+  policy = speculative(None, **FIXED, draft_lookup=2)
+  result = run(model, rows, policy, num_tokens=9)
+  full = run(model, rows, Policy(), num_tokens=9)
+  assert [r.tokens for r in result.rows] == [r.tokens for r in full.rows]
+  assert [len(r.tokens) for r in result.rows] == [num_tokens, 9]
+
+
+@pytest.mark.parametrize('place', [0, 1, 2, 3, 6])
+def test_nothing_is_emitted_after_an_end_token_that_was_looked_up(
+  lively, place
+):
+  model = in_a_circle(lively('2:norm', embed_dim=32), period=8)
+  prompt = [8 + i % 8 for i in range(10)]
+  eos = 8 + (2 + place) % 8
+  policy = speculative(None, **FIXED, draft_lookup=2)
+  (row,) = run(model, [prompt], policy, eos_ids=(eos,)).rows
+  assert row.tokens == tuple(8 + (2 + i) % 8 for i in range(place + 1))
+  assert row.finish_reason is FinishReason.EOS
+
+
 # MARK: Bad input
 
 
@@ -457,6 +600,7 @@ def test_models_that_cannot_speculate(lively, exits, fields, message):
   'fields, message',
   [
     ({'draft_length': 0}, 'draft length must be at least 1'),
+    ({'draft_lookup': 0}, 'draft lookup must be at least 1'),
     ({'kv_strategy': KVStrategy.PROPAGATE}, 'kv strategy deferred'),
     ({'batching': Batching.ALL_AGREE}, 'ride_along and depth_queue'),
     ({'threshold_rule': 'decaying(4)'}, 'thresholds stay constant'),
