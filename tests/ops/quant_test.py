@@ -13,6 +13,8 @@
 # limitations under the License.
 """Tests of int8 numbers and of products with them."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -212,3 +214,24 @@ def test_attention_products_are_those_of_dequantised_rows(dtype, small_slices):
     rtol=1e-5,
     atol=1e-3,
   )
+
+
+@pytest.mark.parametrize('num_queries', [1, 2, 32, 33])
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_scores_of_few_queries_are_those_of_many(num_queries, dtype):
+  query = normal(1, 2, 3, num_queries, 16).astype(dtype)
+  keys = normal(2, 2, 3, 64, 16).astype(dtype)
+  scores = jax.jit(quant.row_scores)(query, keys)
+  assert scores.dtype == jnp.float32
+  exact = jnp.einsum(
+    'BKTH,BKSH->BKTS', *(x.astype(jnp.float32) for x in (query, keys))
+  )
+  np.testing.assert_allclose(scores, exact, atol=1e-4)
+
+
+def test_keys_are_not_turned_round_for_a_window():
+  query, keys = normal(1, 2, 3, 4, 16), normal(2, 2, 3, 64, 16)
+  text = jax.jit(quant.row_scores).lower(query, keys).compile().as_text()
+  # The compiled product has a line a key, as the cache has.
+  products = re.findall(r'f32(\[[\d,]+\])\S* dot\(', text)
+  assert products == ['[2,3,64,4]']
