@@ -67,8 +67,9 @@ def add_mode_argument(group: argparse._ArgumentGroup) -> None:
     choices=MODES,
     help=(
       'full uses no exits; early_exit emits the token of an exit that is sure; '
-      'speculative lets exits draft and the whole model verify, so the text is '
-      'that of full (default: full, or early_exit if a flag below is given)'
+      'speculative lets the text so far and exits draft and the whole model '
+      'verify, so the text is that of full (default: full, or early_exit if a '
+      'flag below is given)'
     ),
   )
 
