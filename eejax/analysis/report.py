@@ -81,6 +81,10 @@ def _opening(summary: Values) -> str:
       'of blocks an oracle could skip without any training',
     ),
   ]
+  lossless = summary['speed'].get('lossless')
+  if lossless:
+    words = 'as fast as full decoding, losslessly, measured on this machine'
+    cards.append((times(lossless['measured']['value']), words))
   meaning = ''.join(page.paragraph(line) for line in summary['meaning'])
   return (
     f'<h1>Early exit on {page.text(model["name"])}</h1>'

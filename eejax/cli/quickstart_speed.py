@@ -22,10 +22,12 @@ import numpy as np
 
 from eejax.analysis.cost_model import DecodeCost, work_of_depths
 from eejax.checkpoint.folder import Checkpoint
-from eejax.cli import measuring, output
+from eejax.cli import measuring, output, policy_flags
 from eejax.data.batch import Batch
+from eejax.decoding.accounting import Accounting
+from eejax.decoding.criteria import default_criterion
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import Mode, Policy, Threshold
+from eejax.decoding.policy import Mode, Policy, Threshold, parse_thresholds
 from eejax.decoding.prepare import prepare
 from eejax.decoding.replay import full_work
 from eejax.decoding.results import GeneratedRow, GenerateResult
@@ -84,16 +86,33 @@ class Found:
     )
 
 
+def lossless_policy(model: Checkpoint, *, window: int) -> Policy | None:
+  """Return what `eejax generate --mode speculative` does on a model."""
+  if model.config.exit_depths[0] >= model.config.model.num_layers:
+    return None
+  mode = Mode.SPECULATIVE
+  return Policy(
+    mode,
+    default_criterion(model.config),
+    parse_thresholds(policy_flags.DEFAULT_THRESHOLDS[mode.value]),
+    window=window,
+    draft_lookup=policy_flags.DEFAULT_LOOKUP,
+  )
+
+
 class Timing:
   """Time settings on several prompts, each setting in its turn.
 
   Attributes:
+    lossless: speculation as `eejax generate` does it, or None where no exit
+      could draft.
     seconds: of a token, by setting: of each prompt, several times.
     rows: the last continuation of each prompt, by setting.
   """
 
   # Full decoding is timed twice: against itself it shows what noise does.
   FULL, AGAIN, CALIBRATED = 'full', 'again', 'calibrated'
+  LOSSLESS = 'lossless'
 
   def __init__(
     self,
@@ -121,22 +140,26 @@ class Timing:
       **{str(t): (t,) * exits for t in GRID},
       self.CALIBRATED: found.calibrated if found.uses_exits else None,
     }
-    self.seconds: dict[str, list[list[float]]] = {n: [] for n in self.settings}
-    self.rows: dict[str, list[GeneratedRow]] = {n: [] for n in self.settings}
+    self.lossless = lossless_policy(model, window=found.window)
+    names = [*self.settings, *([self.LOSSLESS] if self.lossless else [])]
+    self.seconds: dict[str, list[list[float]]] = {n: [] for n in names}
+    self.rows: dict[str, list[GeneratedRow]] = {n: [] for n in names}
 
   def run(self, *, repeats: int) -> None:
     """Time everything."""
     with output.waiting('compiling the decoder'):
-      for name in (self.FULL, self.CALIBRATED):
+      for name in (self.FULL, self.CALIBRATED, self.LOSSLESS):
+        if name not in self.seconds:
+          continue
         self._generate(name, self.prompts[0])
-    total = len(self.prompts) * (repeats + 1) * len(self.settings)
+    total = len(self.prompts) * (repeats + 1) * len(self.seconds)
     with output.progress('timing', total=total, unit='run') as shown:
       for prompt in self.prompts:
         last: dict[str, GenerateResult] = {}
         seconds = wall_clock.interleaved(
           {
             name: functools.partial(self._time, name, prompt, last, shown)
-            for name in self.settings
+            for name in self.seconds
           },
           repeats=repeats,
         )
@@ -160,12 +183,18 @@ class Timing:
       self.prepared,
       config=self.model.config,
       prompts=[prompt],
-      policy=self.found.policy(self.settings[name]),
+      policy=self._policy(name),
       max_new_tokens=self.new_tokens,
       # Every run has to be of one length to be compared. No token is -1, and
       # as many end tokens as usual share their program with the samples.
       eos_ids=(-1,) * len(self.model.config.model.eos_ids),
     )
+
+  def _policy(self, name: str) -> Policy:
+    if name == self.LOSSLESS:
+      assert self.lossless is not None
+      return self.lossless
+    return self.found.policy(self.settings[name])
 
   def result(self) -> dict[str, Any]:
     """Return what was measured, beside what was predicted."""
@@ -191,6 +220,21 @@ class Timing:
       'noise': self._ratio(self.AGAIN),
       'settings': settings,
       'calibrated': settings[-1],
+      'lossless': self._describe_lossless() if self.lossless else None,
+    }
+
+  def _describe_lossless(self) -> dict[str, Any]:
+    rows, full = self.rows[self.LOSSLESS], self.rows[self.FULL]
+    work = sum((row.accounting for row in rows), Accounting())
+    same = [a.tokens == b.tokens for a, b in zip(rows, full, strict=True)]
+    return {
+      'measured': self._ratio(self.LOSSLESS),
+      'tokens_per_s': self._tokens_per_s(self.LOSSLESS),
+      'texts': len(same),
+      'same_texts': sum(same),
+      'drafted': work.drafted,
+      'accepted': work.accepted,
+      'looked_up': work.looked_up,
     }
 
   def _thresholds(self, name: str) -> tuple[Threshold, ...]:

@@ -290,6 +290,15 @@ def test_a_model_that_is_slower_is_called_slower():
   assert 'slower' in Page(report.render(summary)).text
 
 
+def test_lossless_decoding_has_its_card_where_it_was_measured():
+  summary = make_summary()
+  words = 'as fast as full decoding, losslessly'
+  assert words not in Page(report.render(summary)).text
+  summary['speed']['lossless'] = {'measured': {'value': 1.84}}
+  text = Page(report.render(summary)).text
+  assert words in text and '1.84x' in text
+
+
 def test_a_model_on_which_no_exit_pays_says_so():
   summary = make_summary()
   summary['speed']['calibrated']['thresholds'] = [None, None]

@@ -26,6 +26,7 @@ from eejax.checkpoint.folder import Checkpoint
 from eejax.cli import (
   main,
   quickstart_decoding,
+  quickstart_speed,
   quickstart_stages,
 )
 from eejax.config import parse_exits
@@ -144,6 +145,16 @@ class TestFinished:
     assert never['mean_depth'] == 4.0
     assert never['same_place_same_token'] == 1.0
 
+  def test_lossless_decoding_was_measured_beside(self, finished):
+    summary, speed = finished[0], finished[0]['speed']
+    found = speed['lossless']
+    assert found['same_texts'] == found['texts'] == speed['prompts']
+    assert 0 < found['accepted'] <= found['drafted']
+    value = found['measured']['value']
+    said = f'at {value:.2f} times the speed of full decoding'
+    assert any(said in line for line in summary['meaning'])
+    assert any('all 2 texts here are' in line for line in summary['meaning'])
+
   def test_thresholds_keep_the_agreement(self, finished):
     best = finished[0]['sweep']['calibrated']
     assert best['target'] == 0.97
@@ -219,6 +230,13 @@ class TestInterrupted:
       code, _, err = run(capsys, place, out='stopped')
       assert code == 130
       assert err.count('done before') == 2
+
+
+@pytest.mark.parametrize('exits, drafts', [('2:norm', True), ('4:norm', False)])
+def test_lossless_decoding_takes_an_exit_that_leaves_blocks(exits, drafts):
+  model = Checkpoint(tiny.tiny_config(exits), {})
+  policy = quickstart_speed.lossless_policy(model, window=4)
+  assert (policy is not None) == drafts
 
 
 class TestExits:
