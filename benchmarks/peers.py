@@ -16,9 +16,11 @@
   python benchmarks/peers.py models/Llama-3.2-1B --exits 4,8 --out peers.json
   eejax bench checkpoints/llama --peers peers.json
 
-Greedy, float32, one prompt at a time and in batches: plain `generate`, and
-`generate(assistant_early_exit=E)`, which drafts with the first E blocks and the
-model's own head and takes one prompt at a time. Times are of whole calls,
+Greedy, float32, one prompt at a time and in batches: plain `generate`; and, for
+they take one prompt at a time, `generate(assistant_early_exit=E)`, which drafts
+with the first E blocks and the model's own head, and
+`generate(prompt_lookup_num_tokens=7)`, which drafts what the text said before,
+as far as eejax's own window does. Times are of whole calls,
 prompts included. It needs the `parity` extra; prompts that are not given are
 made of random tokens, so give those that `eejax bench` measures on.
 """
@@ -67,6 +69,10 @@ def measure(
     for depth in exits if size == 1 else ():
       runs[f'transformers assistant_early_exit={depth}'] = _runs(
         model, ids, size, new_tokens, assistant_early_exit=depth
+      )
+    if size == 1:
+      runs['transformers prompt_lookup_num_tokens=7'] = _runs(
+        model, ids, size, new_tokens, prompt_lookup_num_tokens=7
       )
     seconds = interleaved(runs, repeats=repeats)
     rows = size * -(-len(ids) // size)

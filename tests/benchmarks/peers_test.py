@@ -59,6 +59,7 @@ def test_bench_reads_what_it_writes(model, tmp_path, monkeypatch, capsys):
   assert [(x['decoder'], x['batch_size']) for x in lines] == [
     ('transformers generate', 1),
     ('transformers assistant_early_exit=2', 1),
+    ('transformers prompt_lookup_num_tokens=7', 1),
     ('transformers generate', 2),
   ]
   for line in lines:
