@@ -52,6 +52,21 @@ _WINDOW_COST = 0.06
 
 
 @flax.struct.dataclass
+class Choice:
+  """Say who drafts how many tokens of each row before they are verified.
+
+  Attributes:
+    stage: the stage whose exit drafts.
+    limit: how many tokens it may draft.
+    lookup_limit: how many may be looked up in the text.
+  """
+
+  stage: Int[Array, 'B']
+  limit: Int[Array, 'B']
+  lookup_limit: Int[Array, 'B']
+
+
+@flax.struct.dataclass
 class Draft:
   """Hold a row's text and what it drafts since its last verification.
 
@@ -70,24 +85,9 @@ class Draft:
 
   text: Int[Array, 'B P']
   scores: Float[Array, 'B W']
-  choice: 'Choice'
+  choice: Choice
   kept: Float[Array, 'B S']
   tried: Float[Array, 'B S']
-
-
-@flax.struct.dataclass
-class Choice:
-  """Say who drafts how many tokens of each row before they are verified.
-
-  Attributes:
-    stage: the stage whose exit drafts.
-    limit: how many tokens it may draft.
-    lookup_limit: how many may be looked up in the text.
-  """
-
-  stage: Int[Array, 'B']
-  limit: Int[Array, 'B']
-  lookup_limit: Int[Array, 'B']
 
 
 def first_draft(plan: Plan, *, text: Int[Array, 'B P']) -> Draft:
