@@ -15,11 +15,12 @@
 
   python benchmarks/decoding.py --model runs/quickstart/tuning/model
   python benchmarks/decoding.py --only never_overhead_b8,depth_queue_gain
+  python benchmarks/decoding.py --only bandwidth_share --hardware h200_141g
 
 Ratios are of times taken in turn within this process, and medians; counts are
 exact. Figures that need a trained model are skipped, by name, without one;
-those that need an accelerator say so where there is none. `assistant` needs
-the `parity` extra.
+that of the memory's bandwidth wants to be told which accelerator it runs on.
+`assistant` needs the `parity` extra.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from foundation import LLAMA_43M, forced_exit_efficiency
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint.folder import Checkpoint
 from eejax.checkpoint.huggingface_export import export_folder
-from eejax.config import EarlyExitConfig, parse_exits
+from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
 from eejax.data import batches as data_batches
 from eejax.data.corpus import Split
 from eejax.data.data_config import DataConfig
@@ -51,9 +52,22 @@ from eejax.decoding.criteria import Criterion, Evidence, Reads, register
 from eejax.decoding.generate import generate
 from eejax.decoding.policy import KVStrategy, Mode, Policy
 from eejax.decoding.prepare import Prepared, prepare
+from eejax.hardware import Hardware, read_hardware
 from eejax.models import decoder
+from eejax.models.exits import output_matrix_name
 
 NEW_TOKENS = 96
+# 1.1 billion parameters.
+LLAMA_1B = ModelConfig(
+  vocab_size=32000,
+  num_layers=22,
+  embed_dim=2048,
+  num_heads=32,
+  num_kv_heads=4,
+  head_dim=64,
+  mlp_dim=5632,
+  max_length=2048,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,17 +115,23 @@ class Subject:
     ]
 
 
-def random_llama(exits: str = '', *, rows: int = 1) -> Subject:
-  """Return the 43M Llama with random weights and prompts of mixed lengths."""
+def random_llama(
+  exits: str = '',
+  *,
+  rows: int = 1,
+  model: ModelConfig = LLAMA_43M,
+  dtype: str = 'float32',
+) -> Subject:
+  """Return a Llama with random weights and prompts of mixed lengths."""
   heads = parse_exits(exits) if exits else ()
-  config = EarlyExitConfig(LLAMA_43M, heads)
+  config = EarlyExitConfig(model, heads)
   params = jax.jit(lambda key: decoder.init(config, key))(jax.random.key(0))
   rng = np.random.default_rng(0)
   prompts = [
-    rng.integers(1, LLAMA_43M.vocab_size, size=12 + 5 * (i % 7)).tolist()
+    rng.integers(1, model.vocab_size, size=12 + 5 * (i % 7)).tolist()
     for i in range(rows)
   ]
-  return Subject(config, prepare(params, config=config), prompts)
+  return Subject(config, prepare(params, config=config, dtype=dtype), prompts)
 
 
 def trained(path: pathlib.Path, *, count: int = 6) -> Subject:
@@ -368,10 +388,48 @@ def _against(
   return {'ratio': statistics.median(ratios), 'same_tokens': texts == plain}
 
 
-def bandwidth_share(repeats: int) -> Figure:
-  """Return nothing: it takes an accelerator, see the documentation."""
-  del repeats
-  return None, {'skipped': 'there is no accelerator here'}
+def bandwidth_share(
+  repeats: int,
+  hardware: Hardware,
+  *,
+  model: ModelConfig = LLAMA_1B,
+  dtype: str = 'bfloat16',
+) -> Figure:
+  """Return which share of a device's memory bandwidth full decoding takes.
+
+  What a token reads are the blocks' weights and the output matrix; the cache
+  of so short a text is left out.
+  """
+  subject = random_llama(
+    '4:norm:gate,8:norm:gate,10:norm:gate', model=model, dtype=dtype
+  )
+  never = Policy(Mode.EARLY_EXIT, 'gate', (None,))
+  seconds = seconds_in_turn(
+    {
+      'never': lambda: subject.run(never),
+      'plain': lambda: subject.run(Policy()),
+    },
+    repeats,
+  )
+  params = subject.params
+  matrix = params.kernels[output_matrix_name(None, config=model)]
+  read = sum(leaf.nbytes for leaf in jax.tree.leaves((params.blocks, matrix)))
+  per_token = statistics.median(seconds['plain']) / NEW_TOKENS
+  return read / per_token / hardware.memory_bandwidth, {
+    'hardware': hardware.name,
+    'device': jax.devices()[0].device_kind,
+    'bytes_per_token': read,
+    'ms_per_token': 1e3 * per_token,
+    'never_over_plain': ratio(seconds, 'never', 'plain'),
+  }
+
+
+def on_hardware(args: argparse.Namespace) -> Figure:
+  """Return `bandwidth_share`, skipped where no device is named."""
+  if args.hardware is None:
+    reason = 'no --hardware was given; the figure is for an accelerator'
+    return None, {'skipped': reason}
+  return bandwidth_share(args.repeats, read_hardware(args.hardware))
 
 
 def compile_seconds(repeats: int) -> Figure:
@@ -397,7 +455,6 @@ BY_REPEATS: dict[str, Callable[[int], Figure]] = {
   'policy_efficiency': policy_efficiency,
   'depth_queue_gain': depth_queue_gain,
   'deferred_block_passes': deferred_block_passes,
-  'bandwidth_share': bandwidth_share,
   'compile_seconds': compile_seconds,
 }
 WITH_MODEL: dict[str, Callable[[int, pathlib.Path], Figure]] = {
@@ -421,12 +478,16 @@ FIGURES: dict[str, figures.Measure] = {
   name: lambda args, measure=measure: measure(args.repeats)
   for name, measure in BY_REPEATS.items()
 } | {name: with_model(measure) for name, measure in WITH_MODEL.items()}
+FIGURES['bandwidth_share'] = on_hardware
 
 
 def main() -> None:
   parser = figures.parser(__doc__.split('\n')[0], repeats=7)
   parser.add_argument(
     '--model', type=pathlib.Path, help='eejax checkpoint with tuned exits'
+  )
+  parser.add_argument(
+    '--hardware', help='the accelerator here, as in configs/hardware'
   )
   figures.run(parser, FIGURES)
 
