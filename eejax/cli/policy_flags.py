@@ -149,6 +149,11 @@ def add_drafting_arguments(group: argparse._ArgumentGroup) -> None:
       'the first exit (default: whole)'
     ),
   )
+  _add_draft_arguments(group)
+
+
+def _add_draft_arguments(group: argparse._ArgumentGroup) -> None:
+  """Add the flags of speculation alone."""
   group.add_argument(
     '--draft-depth',
     type=int,

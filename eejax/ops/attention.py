@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from eejax.errors import ArgumentError
-from eejax.ops.quant import Quantized, mix_rows, row_scores
+from eejax.ops.quant import Quantized, cache_scores, mix_rows, row_scores
 from eejax.types import Array, Bool, Float, Int
 
 # Queries scored at once: above this many, attention goes chunk by chunk and
@@ -143,11 +143,16 @@ def _ungroup(
 
 def _masked_scores(
   grouped: Float[Array, 'B K GT H'],
-  keys: Float[Array, 'B K S H'] | Quantized,
+  keys: Float[Array, 'B K S H'],
   mask: Bool[Array, '#B T S'],
 ) -> Float[Array, 'B K GT S']:
-  scores = row_scores(grouped, keys)
-  groups = grouped.shape[2] // mask.shape[1]
+  return _masked(row_scores(grouped, keys), mask)
+
+
+def _masked(
+  scores: Float[Array, 'B K GT S'], mask: Bool[Array, '#B T S']
+) -> Float[Array, 'B K GT S']:
+  groups = scores.shape[2] // mask.shape[1]
   wide = jnp.tile(mask, (1, groups, 1))[:, None]  # [#B, 1, GT, S]
   return jnp.where(wide, scores, _MASKED)
 
@@ -263,7 +268,7 @@ def _attend_with_context(
   mask = _self_mask(index, index, segment_ids, segment_ids, window)
   grouped = _group(query, kv_heads=keys.shape[1])
   near = _masked_scores(grouped, keys, mask)
-  far = _masked_scores(grouped, context.keys, context.mask)
+  far = _masked(cache_scores(grouped, context.keys), context.mask)
   peak = jnp.maximum(
     far.max(axis=-1, keepdims=True), near.max(axis=-1, keepdims=True)
   )

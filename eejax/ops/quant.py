@@ -235,15 +235,23 @@ def row_scores(
 ) -> Float[Array, 'B K T S']:
   """Return the product of every query with every key, in float32."""
   if not isinstance(keys, Quantized):
-    if not 1 < query.shape[2] <= _FEW_QUERIES:
-      return _score(query, keys)
-    return lax.platform_dependent(
-      query, keys, cpu=score_keys_first, default=_score
-    )
+    return _score(query, keys)
   scores = lax.platform_dependent(
     query, keys.values, cpu=score_by_slices, default=_score
   )
   return scores * _beside_queries(keys.scale)
+
+
+def cache_scores(
+  query: Float[Array, 'B K T H'], keys: Float[Array, 'B K S H'] | Quantized
+) -> Float[Array, 'B K T S']:
+  """Return `row_scores` of a window, whose queries are few beside the keys."""
+  is_window = 1 < query.shape[2] <= _FEW_QUERIES
+  if isinstance(keys, Quantized) or not is_window:
+    return row_scores(query, keys)
+  return lax.platform_dependent(
+    query, keys, cpu=score_keys_first, default=_score
+  )
 
 
 def mix_rows(

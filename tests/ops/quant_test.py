@@ -221,7 +221,7 @@ def test_attention_products_are_those_of_dequantised_rows(dtype, small_slices):
 def test_scores_of_few_queries_are_those_of_many(num_queries, dtype):
   query = normal(1, 2, 3, num_queries, 16).astype(dtype)
   keys = normal(2, 2, 3, 64, 16).astype(dtype)
-  scores = jax.jit(quant.row_scores)(query, keys)
+  scores = jax.jit(quant.cache_scores)(query, keys)
   assert scores.dtype == jnp.float32
   exact = jnp.einsum(
     'BKTH,BKSH->BKTS', *(x.astype(jnp.float32) for x in (query, keys))
@@ -231,7 +231,7 @@ def test_scores_of_few_queries_are_those_of_many(num_queries, dtype):
 
 def test_keys_are_not_turned_round_for_a_window():
   query, keys = normal(1, 2, 3, 4, 16), normal(2, 2, 3, 64, 16)
-  text = jax.jit(quant.row_scores).lower(query, keys).compile().as_text()
+  text = jax.jit(quant.cache_scores).lower(query, keys).compile().as_text()
   # The compiled product has a line a key, as the cache has.
   products = re.findall(r'f32(\[[\d,]+\])\S* dot\(', text)
   assert products == ['[2,3,64,4]']
