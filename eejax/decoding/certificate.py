@@ -35,8 +35,15 @@ LEARN_THEN_TEST = 'learn_then_test'
 CONFORMAL = 'conformal'
 
 # What tells texts apart, of the fields that `to_json` of a policy writes.
-# Rows of a batch do not influence one another, so batching does not.
-_NOT_DECIDING = ('batching', 'backbone_hash', 'certificate', 'mode')
+# Rows of a batch do not influence one another, so batching does not; drafts are
+# verified, and policies from before texts drafted have no word of it.
+_NOT_DECIDING = (
+  'batching',
+  'backbone_hash',
+  'certificate',
+  'draft_lookup',
+  'mode',
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,6 +72,14 @@ def test_what_was_certified_may_be_used():
   check(other, dtype='bfloat16')  # It is lossless.
 
 
+def test_what_was_certified_before_texts_drafted_still_is():
+  values = policy_lib.to_json(POLICY)
+  before = {k: v for k, v in values.items() if k != 'draft_lookup'}
+  assert before != values
+  digest = certificate_lib.policy_hash(values)
+  assert certificate_lib.policy_hash(before) == digest
+
+
 def test_how_rows_are_batched_does_not_matter():
   check(
     dataclasses.replace(certified(), batching=policy_lib.Batching.ALL_AGREE)
