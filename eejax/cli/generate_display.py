@@ -98,15 +98,18 @@ def closing_lines(summary: dict[str, Any]) -> list[str]:
     f'{share:.0%} of the block-passes of full decoding'
   ]
   if summary['mode'] is Mode.SPECULATIVE:
-    lines.append(_drafts(work))
+    lines.append(_drafts(work, num_rows=len(summary['results'])))
   return [*lines, *_broken_rows(summary['results'])]
 
 
-def _drafts(work: dict[str, Any]) -> str:
+def _drafts(work: dict[str, Any], *, num_rows: int) -> str:
   if not work['drafted']:
+    where = 'on this model'
+    if num_rows > 1:
+      where = 'for prompts that are decoded together; try one at a time'
     return (
       'no token was drafted: no exit was sure enough, or drafting does not pay '
-      'on this model'
+      f'{where}'
     )
   kept = (
     f'{work["accepted"]} of {work["drafted"]} drafts were kept '

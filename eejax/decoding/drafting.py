@@ -19,7 +19,7 @@ feed k + 1 tokens to the exit and yield, each draft being kept as long as all
 before it were,
 
   tokens(x, k) = (1 - a^(k+1)) / (1 - a)                  (Leviathan et al.
-  cost(x, k)   = (k + 1) c_x + k h + c w(k + 1) + h        2023, eq. 1)
+  cost(x, k)   = (k + 1) c_x + k h + (c + h) w(k + 1)      2023, eq. 1)
 
 with w(n) what a window of n tokens costs over one token. The next draft takes
 the x and k of the most tokens for their cost, k = 0 being plain decoding. The
@@ -29,6 +29,12 @@ chances are running shares of what was kept, so they follow the text, as DEL
 Looking drafts up in the text costs neither blocks nor a head, c_x = h = 0 but
 for the final head's; where that yields more for its cost than the best exit,
 what is found goes first, and the exit drafts where nothing is.
+
+A batch pays together. Its B rows fill a window of n tokens with B n, which
+costs more than B the sooner the more rows there are; and while one of them
+drafts, the deeper blocks run for those that verify, nearly every time. So
+its rows choose by what all of them had kept, and where a tick is as wide as
+the widest row's window, each that found nothing to fill it lost a draft.
 """
 
 import dataclasses
@@ -38,7 +44,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eejax.decoding.batching import head_in_blocks
+from eejax.decoding.batching import Batching, head_in_blocks
 from eejax.decoding.plan import Drafting, Plan
 from eejax.types import Array, Bool, Float, Int
 
@@ -47,7 +53,7 @@ from eejax.types import Array, Bool, Float, Int
 # back there where an exit is not tried, which is what tries it again.
 _MEMORY = 0.983
 _PRIOR_KEPT, _PRIOR_TRIED = 3.0, 4.0
-# What each further token adds to a window's cost, of one token's.
+# What each further token of a window adds to its cost, of one token's.
 _WINDOW_COST = 0.06
 
 
@@ -148,44 +154,56 @@ def learn(
   column = jnp.arange(plan.window)[None]
   up_to = lambda last: (column > 0) & (column <= last[:, None])
   tried = by_source(draft, up_to(jnp.minimum(kept + 1, fed - 1)), plan=plan)
-  fade = lambda old, new: _MEMORY * old + new
-  all_tried = fade(draft.tried, tried)
-  all_kept = fade(draft.kept, by_source(draft, up_to(kept), plan=plan))
+  kept = by_source(draft, up_to(kept), plan=plan)
+
+  def fade(old: jax.Array, new: jax.Array) -> jax.Array:
+    return jnp.where(rows[:, None], _MEMORY * old + new, old)
+
+  all_tried = fade(draft.tried, tried + _idle(draft, rows, fed))
+  all_kept = fade(draft.kept, kept)
   choice = choose_draft(all_kept, all_tried, plan=plan)
-  table = rows[:, None]
   return dataclasses.replace(
     draft,
     choice=jax.tree.map(
       lambda new, old: jnp.where(rows, new, old), choice, draft.choice
     ),
-    kept=jnp.where(table, all_kept, draft.kept),
-    tried=jnp.where(table, all_tried, draft.tried),
+    kept=all_kept,
+    tried=all_tried,
   )
+
+
+def _idle(
+  draft: Draft, rows: Bool[Array, 'B'], fed: Int[Array, 'B']
+) -> Int[Array, 'B S']:
+  """Return 1 for texts that had nothing to say in a tick others made wide."""
+  is_wide = jnp.max(jnp.where(rows, fed, 0)) > 1
+  is_idle = is_wide & (fed == 1) & (draft.choice.lookup_limit > 0)
+  return jnp.zeros(draft.tried.shape, jnp.int32).at[:, -1].set(is_idle)
 
 
 def choose_draft(
   kept: Float[Array, 'B S'], tried: Float[Array, 'B S'], *, plan: Plan
 ) -> Choice:
   """Return who drafts how far, by what sources had kept of what was tried."""
+  rows = kept.shape[0]
   lengths = _lengths(plan)
-  chance = (kept + _PRIOR_KEPT) / (tried + _PRIOR_TRIED)
-  powers = chance[..., None] ** jnp.asarray(lengths + 1.0)[None, None]
+  chance = (kept.sum(axis=0) + _PRIOR_KEPT) / (tried.sum(axis=0) + _PRIOR_TRIED)
+  powers = chance[:, None] ** jnp.asarray(lengths + 1.0)[None]
   # The chance is below 1, for the prior tried more than it kept.
-  tokens = (1 - powers) / (1 - chance[..., None])  # [B, S, k]
-  worth = tokens / jnp.asarray(_costs(plan, lengths))[None]
-  by_exits = worth[:, :-1].reshape(worth.shape[0], -1)
-  stage, which = jnp.divmod(jnp.argmax(by_exits, axis=-1), len(lengths))
-  length_of = lambda which: jnp.asarray(lengths)[which].astype(jnp.int32)
-  by_text = worth[:, -1]
-  looks = by_text.max(axis=-1) >= by_exits.max(axis=-1)
+  tokens = (1 - powers) / (1 - chance[:, None])  # [S, k]
+  worth = tokens / jnp.asarray(_costs(plan, lengths, rows=rows))
+  stage, which = jnp.divmod(jnp.argmax(worth[:-1]), len(lengths))
+  looks = worth[-1].max() >= worth[:-1].max()
   if plan.drafting is Drafting.FIXED:
     looks = jnp.ones_like(looks)
   if plan.draft_lookup is None:
     looks = jnp.zeros_like(looks)
+  by_text = jnp.asarray(lengths)[worth[-1].argmax()]
+  for_all = lambda x: jnp.full((rows,), x, jnp.int32)
   return Choice(
-    stage=stage.astype(jnp.int32),
-    limit=length_of(which),
-    lookup_limit=jnp.where(looks, length_of(by_text.argmax(axis=-1)), 0),
+    stage=for_all(stage),
+    limit=for_all(jnp.asarray(lengths)[which]),
+    lookup_limit=for_all(jnp.where(looks, by_text, 0)),
   )
 
 
@@ -197,14 +215,39 @@ def _lengths(plan: Plan) -> np.ndarray:
   return np.arange(longest + 1)
 
 
-def _costs(plan: Plan, lengths: np.ndarray) -> np.ndarray:
-  """Return what drafting so many tokens and verifying them costs [S, k]."""
+def _costs(plan: Plan, lengths: np.ndarray, *, rows: int) -> np.ndarray:
+  """Return what drafting so many tokens and verifying them costs [S, k].
+
+  Of `rows` rows, in blocks that run for all of them, one token each.
+  """
   head = head_in_blocks(plan.config)
   whole = sum(s.num_caches for s in plan.stages)
-  # The text, which comes last, drafts without blocks and without a head.
-  shallow = np.cumsum([s.num_caches for s in plan.stages[:-1]])
-  shallow = np.append(shallow, 0)[:, None]
-  heads = np.append(np.full(plan.num_exits, head), 0.0)[:, None]
+  shallow = np.cumsum([s.num_caches for s in plan.stages[:-1]])[:, None]
   k = lengths[None]
-  deep = (whole - shallow) * (1 + _WINDOW_COST * k)
-  return ((k + 1) * shallow + k * heads + deep + head).astype(np.float32)
+  wide = 1 + k * _cost_of_another_token(plan, rows=rows)
+  verifications = 1 + k * _chance_of_another(k, plan=plan, rows=rows)
+  deep = (whole - shallow + head) * wide * verifications
+  by_exits = (k + 1) * shallow + k * head + deep
+  # The text drafts without blocks and without a head, and it comes last.
+  by_text = (whole + head) * wide
+  return np.concatenate([by_exits, by_text]).astype(np.float32)
+
+
+def _cost_of_another_token(plan: Plan, *, rows: int) -> float:
+  """Return what a longer window of each row adds, of what one token costs."""
+  if rows == 1:
+    return _WINDOW_COST
+  return max(_WINDOW_COST, min(1.0, rows / plan.free_tokens))
+
+
+def _chance_of_another(
+  length: np.ndarray, *, plan: Plan, rows: int
+) -> np.ndarray:
+  """Return the chance that another row verifies while one drafts.
+
+  All draft as far, and each is somewhere on its way. Where rows wait for one
+  another, none does.
+  """
+  if plan.batching is Batching.DEPTH_QUEUE:
+    return np.zeros_like(length, float)
+  return 1 - (1 - 1 / (length + 1)) ** (rows - 1)

@@ -82,7 +82,8 @@ def generate(
   """Generate a continuation of every prompt, all in one batch.
 
   Rows do not influence one another: each gets the tokens, exit depths and
-  scores it would get alone, up to float rounding.
+  scores it would get alone, up to float rounding; speculating, the tokens,
+  while who drafts them follows what pays for the batch.
 
   Args:
     params: the model, as loaded or as `prepare` returns it. Prepare it once

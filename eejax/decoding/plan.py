@@ -22,7 +22,7 @@ import dataclasses
 import enum
 
 from eejax.config import EarlyExitConfig, ExitConfig, ExitHeadKind
-from eejax.decoding.batching import Batching, head_in_blocks
+from eejax.decoding.batching import Batching, free_tokens, head_in_blocks
 from eejax.decoding.criteria import Reads, get_criterion
 from eejax.decoding.policy import KVStrategy, Mode, Policy, Threshold
 from eejax.errors import ArgumentError
@@ -95,6 +95,8 @@ class Plan:
     scored_vocabulary: which tokens a score is computed over.
     patience: ticks after which a stage runs whenever some row needs it, under
       DEPTH_QUEUE; None where the window sees to that.
+    free_tokens: how many tokens cost a block what one does; adaptive drafting
+      asks.
   """
 
   config: EarlyExitConfig
@@ -111,6 +113,7 @@ class Plan:
   threshold_rule: str = 'constant'
   scored_vocabulary: str = 'whole'
   patience: int | None = None
+  free_tokens: int = 1
 
   @property
   def depth(self) -> int:
@@ -190,6 +193,7 @@ def make_plan(
     threshold_rule=policy.threshold_rule,
     scored_vocabulary=policy.scored_vocabulary,
     patience=None if policy.kv_strategy.is_exact else policy.window,
+    free_tokens=free_tokens(),
   )
   return plan, thresholds
 

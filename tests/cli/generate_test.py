@@ -292,7 +292,9 @@ def test_a_model_that_may_not_draft_says_so(place, capsys):
   flags = (*DRAFTS, '--threshold', 'never', '--draft-lookup', 0)
   work = run_json(capsys, place, *TWO, *flags)['accounting']
   assert (work['drafted'], work['acceptance']) == (0, None)
-  assert 'no token was drafted' in run(capsys, place, *TWO, *flags)[1]
+  assert 'try one at a time' in run(capsys, place, *TWO, *flags)[1]
+  one = run(capsys, place, '--prompt', 'alpha', *flags)[1]
+  assert 'no token was drafted' in one and 'on this model' in one
 
 
 def test_drafting_asks_for_less_than_early_exit(place, capsys):

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from eejax.config import EarlyExitConfig
+from eejax.decoding import plan as plan_lib
 from eejax.decoding import programs
 from eejax.decoding.batching import Batching
 from eejax.decoding.cache import Request
@@ -88,6 +89,12 @@ def lively():
 def prompts():
   """Return prompts of different lengths, one of a single token."""
   return [[3, 17, 8, 25, 11], [7], [21, 4, 4, 19, 28, 13, 6, 9, 12], [5, 14]]
+
+
+@pytest.fixture
+def as_on_an_accelerator(monkeypatch):
+  """Let adaptive drafting believe that batches and windows cost little."""
+  monkeypatch.setattr(plan_lib, 'free_tokens', lambda: 200)
 
 
 # MARK: Against the reference

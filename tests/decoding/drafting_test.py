@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from eejax.decoding import drafting
-from eejax.decoding.batching import head_in_blocks
+from eejax.decoding.batching import Batching, head_in_blocks
 from eejax.decoding.plan import Drafting, make_plan
 from eejax.decoding.policy import Mode, Policy
 from eejax.ops.sampling import SamplingMethod
@@ -70,7 +70,7 @@ def best_by_hand(plan, chances):
     deep = plan.depth - shallow
     for k in range(plan.window):
       tokens = sum(chance**i for i in range(k + 1))
-      cost = (k + 1) * shallow + k * head + deep * (1 + 0.06 * k) + head
+      cost = (k + 1) * shallow + k * head + (deep + head) * (1 + 0.06 * k)
       worths[index, k] = tokens / cost
   return max(worths, key=lambda choice: worths[choice])
 
@@ -118,15 +118,15 @@ def test_the_text_goes_first_where_it_yields_more(share):
   kept = [*(1e6 * a for a in exits), 1e6 * share]
   head = head_in_blocks(plan.config)
   worths = [
-    sum(share**i for i in range(k + 1)) / (plan.depth * (1 + 0.06 * k) + head)
+    sum(share**i for i in range(k + 1)) / ((plan.depth + head) * (1 + 0.06 * k))
     for k in range(WINDOW)
   ]
   *_, lookup_limit = chosen(plan, kept, tried)
   stage, limit = best_by_hand(plan, exits)
   assert chosen(plan, kept, tried)[:2] == (stage, limit)
   shallow = plan.stages[stage].last
-  cost = (limit + 1) * shallow + limit * head + head
-  cost += (plan.depth - shallow) * (1 + 0.06 * limit)
+  cost = (limit + 1) * shallow + limit * head
+  cost += (plan.depth - shallow + head) * (1 + 0.06 * limit)
   exits_worth = sum(exits[stage] ** i for i in range(limit + 1)) / cost
   best = int(np.argmax(worths))
   assert lookup_limit == (best if worths[best] > exits_worth else 0)
@@ -142,6 +142,57 @@ def test_numbers_stay_finite(two):
   for kept in (0.0, 1e30):
     stage, limit = choose(two, [kept, kept], [kept, kept])
     assert stage in (0, 1) and 0 <= limit < WINDOW
+
+
+# MARK: Batches
+
+
+def chosen_by(plan, kept, tried):
+  """Return what each row of a batch chooses."""
+  choice = drafting.choose_draft(jnp.array(kept), jnp.array(tried), plan=plan)
+  return [x.tolist() for x in (choice.stage, choice.limit, choice.lookup_limit)]
+
+
+def plan_for(free_tokens, **fields):
+  plan = plan_of('2:norm,6:norm', draft_lookup=2, **fields)
+  return dataclasses.replace(plan, free_tokens=free_tokens)
+
+
+@pytest.mark.parametrize('rows', [2, 3, 8])
+def test_a_batch_of_a_processor_bound_by_arithmetic_drafts_nothing(rows):
+  kept = [[999.0, 999.0, 999.0]] * rows
+  tried = [[1000.0, 1000.0, 1000.0]] * rows
+  _, limits, lookup_limits = chosen_by(plan_for(2), kept, tried)
+  assert limits == lookup_limits == [0] * rows
+
+
+def test_a_batch_drafts_where_windows_cost_little():
+  kept, tried = [[800.0, 800.0, 999.0]] * 8, [[1000.0] * 3] * 8
+  _, limits, lookup_limits = chosen_by(plan_for(200), kept, tried)
+  # Somebody always verifies, so exits save nothing; the text does.
+  assert limits == [0] * 8
+  assert lookup_limits == [WINDOW - 1] * 8
+  queue = plan_for(200, batching=Batching.DEPTH_QUEUE)
+  _, limits, _ = chosen_by(queue, kept, tried)
+  assert min(limits) > 0
+
+
+def test_a_batch_of_many_pays_for_its_windows():
+  lengths = []
+  for rows in (8, 50, 100, 190):
+    kept, tried = [[0.0, 0.0, 900.0]] * rows, [[1000.0] * 3] * rows
+    *_, lookup_limits = chosen_by(plan_for(200), kept, tried)
+    lengths.append(lookup_limits[0])
+  assert lengths == sorted(lengths, reverse=True)
+  assert lengths[0] == WINDOW - 1 and lengths[-1] == 0
+
+
+def test_rows_choose_by_what_all_of_them_had_kept():
+  plan = plan_for(200)
+  tried = [[0.0, 0.0, 1000.0]] * 2
+  unequal = chosen_by(plan, [[0.0, 0.0, 990.0], [0.0, 0.0, 10.0]], tried)
+  assert unequal == chosen_by(plan, [[0.0, 0.0, 500.0]] * 2, tried)
+  assert unequal != chosen_by(plan, [[0.0, 0.0, 990.0]] * 2, tried)
 
 
 # MARK: Learning
@@ -171,6 +222,42 @@ def test_only_the_exit_that_drafted_and_only_verified_rows_learn(two):
   assert after.tried.tolist() == [[0, 4, 0], [0, 0, 0]]
   assert after.kept.tolist() == [[0, 3, 0], [0, 0, 0]]
   assert after.choice.limit[1] == draft.choice.limit[1]
+
+
+def test_drafts_that_wait_to_be_verified_teach_nothing(two):
+  draft = first_draft(two, rows=2)
+  told = [
+    learn(draft, two, rows=[True, False], drafted=[3, n], kept=[3, 0])
+    for n in (0, 7)
+  ]
+  assert told[0].choice.limit.tolist() == told[1].choice.limit.tolist()
+  assert told[1].tried[1].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize('width', [0, 4])
+def test_a_text_with_nothing_to_say_lost_a_draft_in_a_wide_tick(width):
+  plan = plan_for(200)
+  draft = first_draft(plan, rows=2)
+  assert (draft.choice.lookup_limit > 0).all()
+  draft = dataclasses.replace(
+    draft, scores=draft.scores.at[0, 1 : 1 + width].set(jnp.nan)
+  )
+  after = learn(
+    draft, plan, rows=[True, True], drafted=[width, 0], kept=[width, 0]
+  )
+  assert after.tried[:, -1].tolist() == [width, int(width > 0)]
+  assert after.kept[:, -1].tolist() == [width, 0]
+  # It was not asked to say anything.
+  silent = dataclasses.replace(
+    draft,
+    choice=dataclasses.replace(
+      draft.choice, lookup_limit=jnp.zeros(2, jnp.int32)
+    ),
+  )
+  after = learn(
+    silent, plan, rows=[True, True], drafted=[width, 0], kept=[width, 0]
+  )
+  assert after.tried[1, -1] == 0
 
 
 def test_what_was_looked_up_says_nothing_of_the_exit(two):

@@ -41,7 +41,9 @@ TEXTS = [
 ]
 POLICY = Policy(Mode.EARLY_EXIT, 'max_prob', (0.35, 0.4, 0.5), window=2)
 SPECULATIVE = Policy(Mode.SPECULATIVE, 'max_prob', (0.2,), window=4)
-LOOKUP = dataclasses.replace(SPECULATIVE, draft_lookup=1)
+LOOKUP = dataclasses.replace(
+  SPECULATIVE, draft_lookup=1, draft_length=3, draft_depth=1
+)
 QUEUED = Policy(
   Mode.EARLY_EXIT,
   'max_prob',

@@ -201,7 +201,7 @@ def test_int8_caches_do_not_depend_on_which_tokens_ran_together(
 
 def test_speculation_loses_nothing_with_int8_caches(lively, prompts):
   model = lively(EXITS, seed=3)
-  policy = Policy(Mode.SPECULATIVE, 'max_prob', (0.2,), window=2)
+  policy = Policy(Mode.SPECULATIVE, 'max_prob', (0.2,), draft_length=1)
   found = decoded(model, prompts, policy)
   tokens = lambda rows: [row[0] for row in rows]
   assert tokens(found) == tokens(decoded(model, prompts, Policy()))

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eejax.decoding import plan as plan_lib
 from eejax.decoding.batching import Batching
 from eejax.decoding.generate import generate
 from eejax.decoding.policy import KVStrategy, Mode, Policy
@@ -144,15 +145,21 @@ def test_drafts_of_a_frequent_vocabulary_leave_the_text_alone(
   assert work.accepted < everything.accepted
 
 
-@pytest.mark.parametrize(
-  'batching', [Batching.RIDE_ALONG, Batching.DEPTH_QUEUE]
-)
-def test_random_cases_equal_the_reference(case, assert_is_reference, batching):
+# How far drafts go, and which rows wait; exits draft as it pays where they do.
+WAYS = [
+  {'batching': Batching.RIDE_ALONG, 'draft_length': 3},
+  {'batching': Batching.DEPTH_QUEUE, 'window': 4},
+]
+
+
+@pytest.mark.parametrize('ways', WAYS, ids=['ride_along', 'depth_queue'])
+@pytest.mark.usefixtures('as_on_an_accelerator')
+def test_random_cases_equal_the_reference(case, assert_is_reference, ways):
   kept = rejected = 0
   for seed in range(3):
     model, prompts, thresholds = case(seed)
     model = with_weak_blocks(model, after=1, share=0.1)
-    policy = speculative(*thresholds, window=4, batching=batching)
+    policy = speculative(*thresholds, **ways)
     result = run(model, prompts, policy)
     assert_is_reference(model, result)
     for row in result.rows:
@@ -212,15 +219,34 @@ def test_drafts_that_are_never_kept(disagreeing, prompts):
 
 def test_adaptive_drafting_follows_what_is_kept(agreeing, disagreeing, prompts):
   policy = speculative(0.0, draft_depth=2, window=4)
-  no_use = run(disagreeing, prompts, policy, 32)
-  for row in no_use.rows:
+  for prompt in prompts:
+    (row,) = run(disagreeing, [prompt], policy, 32).rows
     # It stops within some tokens, and costs what full decoding does.
     assert 0 < row.accounting.drafted < 32
     assert row.accounting.accepted == 0
-  fixed = run(agreeing, prompts, policy, 32)
-  for row in fixed.rows:
+    (row,) = run(agreeing, [prompt], policy, 32).rows
     assert row.accounting.acceptance == 1.0
     assert row.exit_depths.count(4) <= 32 // 3
+
+
+def test_a_batch_decodes_in_full_where_drafts_do_not_pay(
+  agreeing, prompts, monkeypatch
+):
+  full = run(agreeing, prompts, Policy(), 24)
+  texts = [row.tokens for row in full.rows]
+  policy = speculative(0.0, draft_depth=2, window=4, draft_lookup=1)
+  drafted = {}
+  for free in (2, 200):
+    monkeypatch.setattr(plan_lib, 'free_tokens', lambda free=free: free)
+    result = run(agreeing, prompts, policy, 24)
+    assert [row.tokens for row in result.rows] == texts
+    drafted[free] = result.accounting.drafted
+    if free == 2:
+      # The very blocks and heads of full decoding.
+      assert result.accounting.blocks_run == full.accounting.blocks_run
+      assert result.batch.block_reads == full.batch.block_reads
+      assert result.batch.head_reads == full.batch.head_reads
+  assert drafted[2] == 0 < drafted[200]
 
 
 @pytest.mark.parametrize('share', [0.0, 0.1])
@@ -441,7 +467,7 @@ def test_looked_up_drafts_leave_the_text_alone(
     model = with_weak_blocks(model, after=1, share=0.1)
     prompts = [[*p, *p] for p in prompts]
     policy = speculative(
-      *thresholds, window=4, batching=batching, draft_lookup=shortest
+      *thresholds, draft_length=3, batching=batching, draft_lookup=shortest
     )
     result = run(model, prompts, policy)
     assert_is_reference(model, result)
@@ -530,14 +556,12 @@ def test_lookups_follow_what_is_kept(lively, prompts):
   # Nobody repeats what the prompt says over and over.
   prompts = [[3, 3, 9, 3, 3, 9, 3, 3], [5, 6, 5, 6, 5, 6]]
   sampling = SamplingConfig(temperature=5.0, seed=1)
-  fields = {'window': 4, 'draft_lookup': 1}
-  result = run(
-    model, prompts, speculative(None, **fields), 40, sampling=sampling
-  )
-  work = result.accounting
-  assert work.looked_up_accepted < work.looked_up / 4
-  # Each of 80 tokens would allow three.
-  assert work.looked_up < 60
+  policy = speculative(None, window=4, draft_lookup=1)
+  for prompt in prompts:
+    work = run(model, [prompt], policy, 40, sampling=sampling).accounting
+    assert work.looked_up_accepted < work.looked_up / 4
+    # Each of 40 tokens would allow three.
+    assert 0 < work.looked_up < 30
 
 
 @pytest.mark.parametrize('num_tokens', [1, 2, 5])

@@ -87,6 +87,23 @@ def test_equal_texts_are_lossless(model, temperature):
   assert verdict.drafted >= 7 and verdict.acceptance is not None
 
 
+def test_batches_draft_though_it_does_not_pay(model):
+  adaptive = dataclasses.replace(DRAFTS, draft_length=None, window=3)
+  rows = rows_of(check_of(model, policy=adaptive), batch_sizes=(3,))
+  fixed = rows_of(check_of(model), batch_sizes=(3,))
+  assert rows == fixed and all(row.drafted for row in rows)
+  params, config = model
+  decoded = generate(
+    params,
+    config=config,
+    prompts=PROMPTS,
+    policy=adaptive,
+    max_new_tokens=NEW,
+  )
+  # Two exits, three rows and a head of little: on a CPU none drafts.
+  assert decoded.accounting.drafted < Verdict.of(rows).drafted
+
+
 def test_a_wrong_token_is_a_real_difference(model, monkeypatch):
   (honest, *_) = rows_of(check_of(model), batch_sizes=(3,))
   assert honest.difference is None
