@@ -168,13 +168,13 @@ def _project(
 def _key_and_value(
   attention: Params, x: Float[Array, 'B 1 D'], *, config: ModelConfig
 ) -> tuple[Float[Array, 'B 1 K H'], Float[Array, 'B 1 K H']]:
-  """Return the products alone; the queries' part of a fused kernel is cut."""
+  """Return both products, of a fused kernel with the queries' thrown away.
+
+  Cutting the kernel instead would copy most of it for every token.
+  """
   if 'qkv' in attention:
-    # Heads are the last but one dimension of kernel, bias and scale alike.
-    both = jax.tree.map(
-      lambda leaf: leaf[..., config.num_heads :, :], attention['qkv']
-    )
-    pair = _product(both, x)
+    all_heads = _product(attention['qkv'], x)
+    pair = all_heads[:, :, config.num_heads :]
     key, value = jnp.split(pair, 2, axis=2)
     return key, value
   return _product(attention['key'], x), _product(attention['value'], x)

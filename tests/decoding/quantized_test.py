@@ -69,7 +69,7 @@ def restored(prepared):
     early(0.35, 0.4, 0.5, window=2),
     early(0.35, 0.4, 0.5, kv_strategy=KVStrategy.PROPAGATE),
     early(0.35, 0.4, 0.5, window=2, batching=Batching.DEPTH_QUEUE),
-    Policy(Mode.SPECULATIVE, 'max_prob', (0.2,), window=2),
+    Policy(Mode.SPECULATIVE, 'max_prob', (0.2,), draft_length=1),
   ],
   ids=['full', 'deferred', 'propagate', 'depth_queue', 'speculative'],
 )
