@@ -18,7 +18,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eejax.cli import policy_flags, prompted_model
+from eejax.cli import gin_policy, policy_flags, prompted_model
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     '--window', type=int, default=8, metavar='N', help='(default: 8)'
   )
+  gin_policy.add_arguments(parser)
   parser.add_argument(
     '--repeats',
     type=int,
@@ -104,8 +105,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   path = pathlib.Path(args.out)
   if args.repeats < 1:
     raise ArgumentError(f'--repeats must be at least 1, not {args.repeats}.')
+  described = gin_policy.read(args)
   model = prompted_model.open_model(args)
-  grid = _grid(args, default_criterion(model.config))
+  grid = _grid(
+    args, described.criterion if described else default_criterion(model.config)
+  )
   settings = grid.settings()
   _check_settings(settings, model)
   prompts = prompted_model.read_prompts(args, model, count=NUM_PROMPTS)

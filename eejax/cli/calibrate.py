@@ -17,7 +17,7 @@ import argparse
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from eejax.cli import measuring
+from eejax.cli import gin_policy, measuring
 
 if TYPE_CHECKING:
   from eejax.cli.calibrate_run import Calibration
@@ -36,6 +36,7 @@ MEASURES = ('local', 'rouge_l', 'same_place')
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   from eejax.config import parse_exits
 
+  gin_policy.add_arguments(parser)
   parser.add_argument(
     'checkpoint',
     metavar='CKPT',
@@ -182,6 +183,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     prompted_model,
   )
 
+  described = gin_policy.read(args)
+  if described is not None:
+    args.criterion = args.criterion or described.criterion
   request = calibrate_request.Request.of(args)
   path = pathlib.Path(args.out)
   bench_file.check_writable(path)

@@ -15,7 +15,7 @@
 
 import argparse
 
-from eejax.cli import policy_flags
+from eejax.cli import gin_policy, policy_flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   policy_flags.add_mode_argument(group)
   policy_flags.add_drafting_arguments(group)
   policy_flags.add_policy_arguments(group)
+  gin_policy.add_arguments(parser)
   _add_sampling_arguments(parser.add_argument_group('tokens'))
   group = parser.add_argument_group('display')
   group.add_argument(

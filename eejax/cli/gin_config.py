@@ -36,15 +36,26 @@ from eejax.version import __version__
 OPERATIVE_CONFIG = 'operative_config.gin'
 
 
-def add_gin_arguments(parser: argparse.ArgumentParser) -> None:
-  """Add `--gin_file`, `--gin.NAME=VALUE` and `--gin_search_paths`."""
-  group = parser.add_argument_group('gin configuration')
+def add_gin_arguments(
+  parser: argparse.ArgumentParser,
+  *,
+  title: str = 'gin configuration',
+  help: str = 'gin file of the run',
+) -> None:
+  """Add `--gin_file`, `--gin.NAME=VALUE` and `--gin_search_paths`.
+
+  Args:
+    parser: of the verb.
+    title: of the group of these flags.
+    help: what `--gin_file` is.
+  """
+  group = parser.add_argument_group(title)
   group.add_argument(
     '--gin_file',
     action='append',
     default=[],
     metavar='FILE',
-    help='gin file of the run; may be given several times, later ones win',
+    help=f'{help}; may be given several times, later ones win',
   )
   group.add_argument(
     '--gin_bindings',

@@ -16,6 +16,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from eejax.cli import gin_policy
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -195,6 +196,11 @@ def chosen_policy(
   from eejax.decoding import policy as policy_lib
 
   given = _given(args, _NAMES)
+  described = gin_policy.read(args)
+  if described is not None and not args.policy:
+    if described.mode is not policy_lib.Mode.FULL:
+      return _described_alone(described, args, given)
+    args.criterion = given['criterion'] = args.criterion or described.criterion
   if args.policy:
     if given:
       raise ArgumentError(
@@ -212,6 +218,19 @@ def chosen_policy(
   policy = _policy_of(args, mode=args.mode or EARLY_EXIT, config=config)
   policy.usable_exits(config)
   return policy
+
+
+def _described_alone(
+  policy: 'Policy', args: argparse.Namespace, given: dict[str, Any]
+) -> 'Policy':
+  """Return a policy that gin describes, which no flag may contradict."""
+  from eejax.decoding import policy as policy_lib
+
+  if given:
+    raise ArgumentError(
+      f'the gin files say what {_flags(given)} says; give one of them.'
+    )
+  return policy_lib.with_mode(policy, args.mode)
 
 
 def _check_drafting(args: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from eejax.cli import policy_flags, prompted_model
+from eejax.cli import gin_policy, policy_flags, prompted_model
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ BATCH_SIZES = (1, 3, 8)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   prompted_model.add_arguments(parser, num_prompts=NUM_PROMPTS, new_tokens=48)
   policy_flags.add_drafting_arguments(parser.add_argument_group('drafts'))
+  gin_policy.add_arguments(parser)
   group = parser.add_argument_group('what is tried')
   group.add_argument(
     '--batch-size',

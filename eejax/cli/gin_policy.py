@@ -1,0 +1,80 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A policy that a gin file describes, with a criterion of the user's own.
+
+    import hopeful                        # hopeful.py, beside the gin file
+
+    Policy.criterion = @register()
+    register.criterion = @Hopeful()
+    Hopeful.scale = 0.5
+
+Where nothing but the criterion is said, flags say the rest.
+"""
+
+import argparse
+import contextlib
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from eejax.cli import gin_config
+
+if TYPE_CHECKING:
+  from eejax.decoding.policy import Policy
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Add the flags of gin, which here describe a policy."""
+  gin_config.add_gin_arguments(
+    parser,
+    title='a criterion of your own',
+    help='gin file that imports and registers it: Policy.criterion = '
+    '@register(); it may describe the whole policy',
+  )
+
+
+def read(args: argparse.Namespace) -> 'Policy | None':
+  """Return the policy that gin files describe, its criterion registered.
+
+  None where there are no such files and no bindings.
+
+  Raises:
+    ArgumentError: one cannot be used; it is named.
+  """
+  if not getattr(args, 'gin_file', None) and not getattr(
+    args, 'gin_bindings', None
+  ):
+    return None
+  import gin
+
+  from eejax.cli import configurables  # noqa: F401  (what files may name)
+  from eejax.decoding.policy import Policy
+
+  with _importable(args.gin_file):
+    gin_config.parse(args)
+  with gin_config.missing_values_named():
+    return gin.get_configurable(Policy)()
+
+
+@contextlib.contextmanager
+def _importable(files: list[str]) -> Iterator[None]:
+  """Let gin files import the modules that lie beside them."""
+  before = list(sys.path)
+  # At the end, so that no such module hides one that is installed.
+  sys.path += [str(pathlib.Path(file).absolute().parent) for file in files]
+  try:
+    yield
+  finally:
+    sys.path[:] = before
