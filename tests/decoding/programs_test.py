@@ -24,7 +24,7 @@ import pytest
 from eejax.decoding import programs
 from eejax.decoding.cache import Request
 from eejax.decoding.plan import make_plan
-from eejax.decoding.policy import Mode, Policy
+from eejax.decoding.policy import KVStrategy, Mode, Policy
 from eejax.decoding.prepare import prepare
 from eejax.ops.sampling import SamplingConfig, SamplingMethod, row_sampling
 
@@ -219,6 +219,15 @@ def test_weights_are_neither_copied_nor_transposed(compiled):
   kernels = [r'16,29', r'29,16', r'4,32,16', r'128,16', r'16,128', r'20,16']
   for shape in kernels:
     assert not re.findall(rf'f32\[{shape}\]\S* (copy|transpose)\(', text)
+
+
+def test_projecting_skipped_keys_and_values_copies_no_kernel(compiled):
+  policy = early('max_prob', 0.5, 0.5, kv_strategy=KVStrategy.PROPAGATE)
+  text = compiled(policy).as_text()
+  # Four heads of queries, four of keys and four of values, as they are read
+  # and as they would be cut.
+  assert re.findall(r'f32\[16,(12,32|384)\]', text)
+  assert not re.findall(r'f32\[16,(8,32|256)\]', text)
 
 
 def test_prefill_leaves_the_last_token_to_the_loop(lively):
