@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from eejax.cli import gin_config
+from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
   from eejax.decoding.policy import Policy
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read(args: argparse.Namespace) -> 'Policy | None':
   """Return the policy that gin files describe, its criterion registered.
 
-  None where there are no such files and no bindings.
+  None where nothing describes one; what files import is registered anyway.
 
   Raises:
     ArgumentError: one cannot be used; it is named.
@@ -64,6 +65,14 @@ def read(args: argparse.Namespace) -> 'Policy | None':
 
   with _importable(args.gin_file):
     gin_config.parse(args)
+  described = set(gin.get_bindings(Policy, resolve_references=False))
+  if not described:
+    return None
+  if 'mode' not in described and described != {'criterion'}:
+    raise ArgumentError(
+      'Policy.mode must be given where gin says more of a policy than its '
+      'criterion: Policy.mode = %Mode.EARLY_EXIT.'
+    )
   with gin_config.missing_values_named():
     return gin.get_configurable(Policy)()
 

@@ -155,6 +155,21 @@ def test_a_saved_policy_finds_its_criterion_again(place, capsys, tmp_path):
   assert depths(again) == depths(first)
 
 
+def test_what_a_file_imports_has_a_name_for_flags(place, capsys):
+  (place / 'imports.gin').write_text('import turns_that_register\n')
+  (place / 'turns_that_register.py').write_text(
+    TURNS.replace('@gin.configurable', '')
+    + 'from eejax.decoding.criteria import register\nregister(Turns())\n'
+  )
+  flags = ('--threshold', '0.5', '--criterion', 'turns(3)')
+  found = generated(capsys, place, *flags, files=('imports',))
+  assert found['policy']['criterion'] == 'turns(3)'
+  assert depths(found).count(1) == 2
+  # Nobody asked for it, so it is not the default.
+  found = generated(capsys, place, *flags[:2], files=('imports',))
+  assert found['policy']['criterion'] == 'max_prob'
+
+
 def test_drafts_are_verified_by_a_criterion_of_one_s_own(place, capsys):
   flags = ('--threshold', '0.5', '--draft-length', 2, '--batch-size', '1,2')
   out, _ = run(capsys, 'verify', place, *PROMPT, *flags, '--json')
@@ -176,7 +191,11 @@ def test_bench_measures_it(place, capsys, tmp_path):
     ('import no_such_module_here', 'no_such_module_here'),
     ('Policy.criterion = "luck"', "there is no criterion 'luck'"),
     ('Policy.criterium = "gate"', 'criterium'),
-    ('Policy.thresholds = (2.0,)', 'a threshold must lie in [0, 1]'),
+    ('Policy.window = 4', 'Policy.mode must be given'),
+    (
+      'Policy.mode = %Mode.EARLY_EXIT\nPolicy.thresholds = (2.0,)',
+      'a threshold must lie in [0, 1]',
+    ),
   ],
 )
 def test_what_cannot_be_used_is_named(place, capsys, text, message):
