@@ -17,16 +17,10 @@ import json
 import sys
 
 import gin
-import jax
-import numpy as np
 import pytest
 
-from eejax.checkpoint import folder
-from eejax.checkpoint.folder import Checkpoint
 from eejax.cli import main
-from eejax.data.tokenizer import train_bpe
 from eejax.decoding.criteria import registry
-from eejax.testing import tiny
 
 # Every second position is easy.
 TURNS = """
@@ -71,23 +65,10 @@ def forget(monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def place(tmp_path_factory):
+def place(tmp_path_factory, save_tiny):
   """Return a folder with a checkpoint, a criterion and gin files."""
   root = tmp_path_factory.mktemp('gin_policy')
-  random = np.random.default_rng(0)
-  words = ['alpha', 'beta', 'gamma', 'delta', 'epsilon']
-  tokenizer = train_bpe([' '.join(random.choice(words, 400))], vocab_size=300)
-  tokenizer.save(root / 'tokenizer')
-  config = tiny.tiny_config(
-    '1:norm,3:mlp',
-    vocab_size=300,
-    bos_id=tokenizer.bos_id,
-    eos_ids=(),
-    max_length=64,
-  )
-  params = jax.tree.map(lambda x: 4 * x, tiny.tiny_params(config))
-  model = Checkpoint(config, params, tokenizer_folder=root / 'tokenizer')
-  folder.save(root / 'model', model)
+  save_tiny(root)
   (root / 'turns_of_a_user.py').write_text(TURNS)
   (root / 'own.gin').write_text(OWN)
   (root / 'whole.gin').write_text(OWN + WHOLE)

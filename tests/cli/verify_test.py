@@ -13,19 +13,15 @@
 # limitations under the License.
 """Test `eejax verify`: verdict, exit codes, JSON, wrong arguments."""
 
+import dataclasses
 import json
 
-import jax
-import numpy as np
 import pytest
 
 from eejax.checkpoint import folder
-from eejax.checkpoint.folder import Checkpoint
 from eejax.cli import main, prompted_model
-from eejax.data.tokenizer import train_bpe
 from eejax.decoding.policy import Mode, Policy, save_policy
 from eejax.evaluation import lossless
-from eejax.testing import tiny
 
 DRAFTS = ('--threshold', '0', '--draft-depth', '3', '--draft-length', '1')
 SHORT = ('--max-new-tokens', '6', '--batch-size', '1,2')
@@ -33,27 +29,14 @@ TWO = ('--prompt', 'alpha beta', '--prompt', 'gamma')
 
 
 @pytest.fixture(scope='module')
-def place(tmp_path_factory):
+def place(tmp_path_factory, save_tiny):
   """Return a folder with a checkpoint, one without exits, and a policy."""
   root = tmp_path_factory.mktemp('verify')
-  random = np.random.default_rng(0)
-  words = ['alpha', 'beta', 'gamma', 'delta', 'epsilon']
-  tokenizer = train_bpe([' '.join(random.choice(words, 400))], vocab_size=300)
-  tokenizer.save(root / 'tokenizer')
-  config = tiny.tiny_config(
-    '1:norm,3:mlp',
-    vocab_size=300,
-    bos_id=tokenizer.bos_id,
-    eos_ids=(),
-    max_length=64,
-  )
-  params = jax.tree.map(lambda x: 4 * x, tiny.tiny_params(config))
-  model = Checkpoint(config, params, tokenizer_folder=root / 'tokenizer')
-  folder.save(root / 'model', model)
-  bare = Checkpoint(
-    config.with_exits(()),
-    {**params, 'exits': {}},
-    tokenizer_folder=root / 'tokenizer',
+  model = save_tiny(root)
+  bare = dataclasses.replace(
+    model,
+    config=model.config.with_exits(()),
+    params={**model.params, 'exits': {}},
   )
   folder.save(root / 'bare', bare)
   other = Policy(Mode.SPECULATIVE, backbone_hash='0' * 64)
