@@ -24,6 +24,7 @@ from jax import lax
 
 from eejax.decoding.accounting import ROW_COUNTS, Counts
 from eejax.decoding.cache import DecodeState, Request
+from eejax.decoding.drafting import choose_anew
 from eejax.decoding.plan import Plan
 from eejax.decoding.prepare import Prepared
 from eejax.decoding.programs import first_state, prefill
@@ -100,6 +101,10 @@ def admit(
     for f in dataclasses.fields(DecodeState)
     if f.name not in ('cycles', 'counts')
   }
+  if rows['draft'] is not None:
+    # What pays for a text alone need not pay among others.
+    here = jnp.arange(state.live.shape[0]) == row
+    rows['draft'] = choose_anew(rows['draft'], rows=here, plan=plan)
   counts = _with_row(state.counts, fresh.counts, put)
   new_state = DecodeState(cycles=state.cycles, counts=counts, **rows)
   new_request = Request(

@@ -161,14 +161,16 @@ def learn(
 
   all_tried = fade(draft.tried, tried + _idle(draft, rows, fed))
   all_kept = fade(draft.kept, kept)
-  choice = choose_draft(all_kept, all_tried, plan=plan)
+  learnt = dataclasses.replace(draft, kept=all_kept, tried=all_tried)
+  return choose_anew(learnt, rows=rows, plan=plan)
+
+
+def choose_anew(draft: Draft, *, rows: Bool[Array, 'B'], plan: Plan) -> Draft:
+  """Return the draft in which `rows` go by what the batch has learnt."""
+  choice = choose_draft(draft.kept, draft.tried, plan=plan)
+  pick = lambda new, old: jnp.where(rows, new, old)
   return dataclasses.replace(
-    draft,
-    choice=jax.tree.map(
-      lambda new, old: jnp.where(rows, new, old), choice, draft.choice
-    ),
-    kept=all_kept,
-    tried=all_tried,
+    draft, choice=jax.tree.map(pick, choice, draft.choice)
   )
 
 

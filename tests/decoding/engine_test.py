@@ -22,6 +22,7 @@ import pytest
 
 from eejax.decoding import admission, programs
 from eejax.decoding import certificate as certificate_lib
+from eejax.decoding import plan as plan_lib
 from eejax.decoding import policy as policy_lib
 from eejax.decoding.batching import Batching
 from eejax.decoding.certificate import Certificate
@@ -110,6 +111,21 @@ def test_texts_that_share_slots_equal_texts_alone(model, policy):
     assert found.accounting.looked_up == expected.accounting.looked_up
     looked_up += found.accounting.looked_up
   assert (looked_up > 0) == (policy is LOOKUP)
+
+
+@pytest.mark.parametrize('free_tokens', [2, 200])
+def test_a_text_that_joins_drafts_as_it_pays_for_all(
+  model, monkeypatch, free_tokens
+):
+  monkeypatch.setattr(plan_lib, 'free_tokens', lambda: free_tokens)
+  adaptive = dataclasses.replace(LOOKUP, draft_length=None)
+  engine = make_engine(model, adaptive)
+  # They end as they began, so there is something to be looked up at once.
+  texts = [[3, 17, 8, 3, 17], [7, 4, 7, 4]] * 2
+  tickets = [engine.submit(text, max_new_tokens=6) for text in texts]
+  drain(engine)
+  drafted = [engine.result(ticket).accounting.drafted for ticket in tickets]
+  assert (sum(drafted) > 0) == (free_tokens == 200)
 
 
 def test_few_programs_are_compiled(model):
