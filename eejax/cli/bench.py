@@ -105,11 +105,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   path = pathlib.Path(args.out)
   if args.repeats < 1:
     raise ArgumentError(f'--repeats must be at least 1, not {args.repeats}.')
-  described = gin_policy.read(args)
+  own_criterion = gin_policy.read_criterion(args)
   model = prompted_model.open_model(args)
-  grid = _grid(
-    args, described.criterion if described else default_criterion(model.config)
-  )
+  grid = _grid(args, own_criterion or default_criterion(model.config))
   settings = grid.settings()
   _check_settings(settings, model)
   prompts = prompted_model.read_prompts(args, model, count=NUM_PROMPTS)

@@ -183,9 +183,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     prompted_model,
   )
 
-  described = gin_policy.read(args)
-  if described is not None:
-    args.criterion = args.criterion or described.criterion
+  own_criterion = gin_policy.read_criterion(args)
+  args.criterion = args.criterion or own_criterion
   request = calibrate_request.Request.of(args)
   path = pathlib.Path(args.out)
   bench_file.check_writable(path)

@@ -54,9 +54,7 @@ def read(args: argparse.Namespace) -> 'Policy | None':
   Raises:
     ArgumentError: one cannot be used; it is named.
   """
-  if not getattr(args, 'gin_file', None) and not getattr(
-    args, 'gin_bindings', None
-  ):
+  if not (args.gin_file or args.gin_bindings):
     return None
   import gin
 
@@ -75,6 +73,32 @@ def read(args: argparse.Namespace) -> 'Policy | None':
     )
   with gin_config.missing_values_named():
     return gin.get_configurable(Policy)()
+
+
+def read_criterion(args: argparse.Namespace) -> str | None:
+  """Return the name of the criterion that gin files register, or None.
+
+  For verbs that take nothing else of a policy.
+
+  Raises:
+    ArgumentError: gin says more, or cannot be used.
+  """
+  policy = read(args)
+  if policy is None:
+    return None
+  if not is_criterion_alone(policy):
+    raise ArgumentError(
+      'of a policy only Policy.criterion is taken from gin here; leave '
+      'Policy.mode and the rest to flags.'
+    )
+  return policy.criterion
+
+
+def is_criterion_alone(policy: 'Policy') -> bool:
+  """Return whether gin left all of a policy but its criterion to flags."""
+  from eejax.decoding.policy import Policy
+
+  return policy == Policy(criterion=policy.criterion)
 
 
 @contextlib.contextmanager

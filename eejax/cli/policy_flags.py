@@ -197,10 +197,6 @@ def chosen_policy(
 
   given = _given(args, _NAMES)
   described = gin_policy.read(args)
-  if described is not None and not args.policy:
-    if described.mode is not policy_lib.Mode.FULL:
-      return _described_alone(described, args, given)
-    args.criterion = given['criterion'] = args.criterion or described.criterion
   if args.policy:
     if given:
       raise ArgumentError(
@@ -208,6 +204,11 @@ def chosen_policy(
       )
     loaded = policy_lib.load_policy(args.policy)
     return policy_lib.with_mode(loaded, args.mode)
+  if described is not None:
+    if not gin_policy.is_criterion_alone(described):
+      return _described_alone(described, args, given)
+    given.setdefault('criterion', described.criterion)
+    args = argparse.Namespace(**{**vars(args), **given})
   if args.mode == FULL and given:
     raise ArgumentError(
       f'--mode full uses no exits, so it takes no {_flags(given)}.'

@@ -154,13 +154,13 @@ def learn(
   column = jnp.arange(plan.window)[None]
   up_to = lambda last: (column > 0) & (column <= last[:, None])
   tried = by_source(draft, up_to(jnp.minimum(kept + 1, fed - 1)), plan=plan)
-  kept = by_source(draft, up_to(kept), plan=plan)
+  stood = by_source(draft, up_to(kept), plan=plan)
 
   def fade(old: jax.Array, new: jax.Array) -> jax.Array:
     return jnp.where(rows[:, None], _MEMORY * old + new, old)
 
   all_tried = fade(draft.tried, tried + _idle(draft, rows, fed))
-  all_kept = fade(draft.kept, kept)
+  all_kept = fade(draft.kept, stood)
   learnt = dataclasses.replace(draft, kept=all_kept, tried=all_tried)
   return choose_anew(learnt, rows=rows, plan=plan)
 
@@ -237,6 +237,8 @@ def _costs(plan: Plan, lengths: np.ndarray, *, rows: int) -> np.ndarray:
 
 def _cost_of_another_token(plan: Plan, *, rows: int) -> float:
   """Return what a longer window of each row adds, of what one token costs."""
+  # Windows of one row are taken for cheaper than they are: drafts are kept in
+  # runs, so the longer ones yield more than a chance for each of them says.
   if rows == 1:
     return _WINDOW_COST
   return max(_WINDOW_COST, min(1.0, rows / plan.free_tokens))

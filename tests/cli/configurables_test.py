@@ -23,27 +23,6 @@ from eejax.decoding import policy as policy_lib
 from eejax.decoding.batching import Batching
 from eejax.decoding.criteria import get_criterion, registry
 
-LUCK = """
-import dataclasses
-
-import gin
-import jax.numpy as jnp
-
-from eejax.decoding.criteria import Criterion, Reads
-
-
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class Luck(Criterion):
-  share: float = 0.5
-
-  name = 'luck'
-  reads = Reads.POSITIONS
-
-  def score(self, evidence):
-    return jnp.full(evidence.positions.shape, self.share)
-"""
-
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
@@ -60,19 +39,19 @@ def policy_of(text):
   return gin.get_configurable(policy_lib.Policy)()
 
 
-def test_a_user_s_criterion_comes_from_gin(tmp_path, monkeypatch):
-  (tmp_path / 'a_user_s_luck.py').write_text(LUCK)
+def test_a_user_s_criterion_comes_from_gin(tmp_path, monkeypatch, turns):
+  (tmp_path / 'turns_of_a_user.py').write_text(turns)
   monkeypatch.syspath_prepend(tmp_path)
   policy = policy_of("""
-    import a_user_s_luck
+    import turns_of_a_user
 
     Policy.mode = %Mode.EARLY_EXIT
     Policy.criterion = @register()
-    register.criterion = @Luck()
-    Luck.share = 0.25
+    register.criterion = @Turns()
+    Turns.every = 4
   """)
-  assert policy.criterion == 'luck(0.25)'
-  assert get_criterion(policy.criterion).share == 0.25
+  assert policy.criterion == 'turns(4)'
+  assert get_criterion(policy.criterion).every == 4
 
 
 def test_a_policy_has_settings_of_its_criterion():

@@ -17,46 +17,29 @@ import json
 import re
 import shutil
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eejax.checkpoint import folder
-from eejax.checkpoint.folder import Checkpoint
 from eejax.cli import exit_colours, main, policy_flags
-from eejax.data.tokenizer import Tokenizer, train_bpe
+from eejax.data.tokenizer import Tokenizer
 from eejax.decoding.batching import Batching
 from eejax.decoding.generate import generate
 from eejax.decoding.policy import KVStrategy, Mode, Policy, save_policy
 from eejax.decoding.prepare import prepare
 from eejax.ops.quant import Quantization
-from eejax.testing import tiny
 
-WORDS = ['alpha', 'beta', 'gamma', 'delta', 'epsilon', 'zeta', 'eta', 'theta']
 EARLY = ('--criterion', 'max_prob', '--threshold', '1e-9,never')
 DRAFTS = ('--mode', 'speculative', '--criterion', 'max_prob')
 TWO = ('--prompt', 'alpha beta', '--prompt', 'gamma')
 
 
 @pytest.fixture(scope='module')
-def place(tmp_path_factory):
+def place(tmp_path_factory, save_tiny):
   """Return a folder with a checkpoint, policies and prompts."""
   root = tmp_path_factory.mktemp('generate')
-  random = np.random.default_rng(0)
-  text = '\n\n'.join(' '.join(random.choice(WORDS, 30)) for _ in range(40))
-  tokenizer = train_bpe([text], vocab_size=300)
-  tokenizer.save(root / 'tokenizer')
-  config = tiny.tiny_config(
-    '1:norm,3:mlp:gate',
-    vocab_size=300,
-    bos_id=tokenizer.bos_id,
-    eos_ids=(),
-    max_length=64,
-  )
-  params = jax.tree.map(lambda x: 8 * x, tiny.tiny_params(config))
-  model = Checkpoint(config, params, tokenizer_folder=root / 'tokenizer')
-  saved = folder.save(root / 'model', model)
+  saved = save_tiny(root, exits='1:norm,3:mlp:gate', scale=8)
   save_policy(
     Policy(
       Mode.EARLY_EXIT,

@@ -22,27 +22,6 @@ import pytest
 from eejax.cli import main
 from eejax.decoding.criteria import registry
 
-# Every second position is easy.
-TURNS = """
-import dataclasses
-
-import gin
-import jax.numpy as jnp
-
-from eejax.decoding.criteria import Criterion, Reads
-
-
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class Turns(Criterion):
-  every: int = 2
-
-  name = 'turns'
-  reads = Reads.POSITIONS
-
-  def score(self, evidence):
-    return jnp.where(evidence.positions % self.every == 0, 1.0, 0.0)
-"""
 OWN = """
 import turns_of_a_user
 
@@ -65,11 +44,11 @@ def forget(monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def place(tmp_path_factory, save_tiny):
+def place(tmp_path_factory, save_tiny, turns):
   """Return a folder with a checkpoint, a criterion and gin files."""
   root = tmp_path_factory.mktemp('gin_policy')
   save_tiny(root)
-  (root / 'turns_of_a_user.py').write_text(TURNS)
+  (root / 'turns_of_a_user.py').write_text(turns)
   (root / 'own.gin').write_text(OWN)
   (root / 'whole.gin').write_text(OWN + WHOLE)
   return root
@@ -136,10 +115,10 @@ def test_a_saved_policy_finds_its_criterion_again(place, capsys, tmp_path):
   assert depths(again) == depths(first)
 
 
-def test_what_a_file_imports_has_a_name_for_flags(place, capsys):
+def test_what_a_file_imports_has_a_name_for_flags(place, capsys, turns):
   (place / 'imports.gin').write_text('import turns_that_register\n')
   (place / 'turns_that_register.py').write_text(
-    TURNS.replace('@gin.configurable', '')
+    turns.replace('@gin.configurable', '')
     + 'from eejax.decoding.criteria import register\nregister(Turns())\n'
   )
   flags = ('--threshold', '0.5', '--criterion', 'turns(3)')
@@ -164,6 +143,12 @@ def test_bench_measures_it(place, capsys, tmp_path):
   out = ('--repeats', '1', '--out', tmp_path / 'bench.json', '--json')
   found = json.loads(run(capsys, 'bench', place, *PROMPT, *flags, *out)[0])
   assert 'turns(2)' in json.dumps(found['lines'])
+
+
+@pytest.mark.parametrize('verb', ['bench', 'calibrate'])
+def test_verbs_that_take_a_criterion_alone_refuse_more(place, capsys, verb):
+  _, err = run(capsys, verb, place, files=('whole',), expect=2)
+  assert 'only Policy.criterion is taken from gin here' in err
 
 
 @pytest.mark.parametrize(
