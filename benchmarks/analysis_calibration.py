@@ -43,17 +43,17 @@ from eejax.analysis.cost_model import (
   model_cost,
   work_of_depths,
 )
-from eejax.analysis.risk.bounds import Bound, samples_needed
-from eejax.analysis.risk.fixed_sequence import Guarantee, certify_in_order
 from eejax.checkpoint import huggingface, surgery
 from eejax.cli.quickstart_stages import default_backbone
 from eejax.config import EarlyExitConfig, parse_exits
 from eejax.data.tokenizer import Tokenizer
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import Mode, Policy
-from eejax.decoding.prepare import Prepared, prepare
+from eejax.decoding.loop.prepare import Prepared, prepare
+from eejax.decoding.policy.policy import Mode, Policy
 from eejax.decoding.results import GenerateResult
 from eejax.evaluation.part_times import PartTimes, part_times
+from eejax.stats.bounds import Bound, samples_needed
+from eejax.stats.fixed_sequence import Guarantee, certify_in_order
 
 RISK = DELTA = 0.05
 CALIBRATIONS, SEQUENCES = 1000, 250

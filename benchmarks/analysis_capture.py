@@ -39,31 +39,31 @@ import numpy as np
 from figures import Figure
 from timing import interleaved, median_ratio, medians
 
-from eejax.analysis.capture import (
+from eejax.analysis.natural.alignment import alignment
+from eejax.analysis.natural.curves import curves
+from eejax.analysis.natural.depths import Ceiling, distribution
+from eejax.analysis.natural.gates import detection, operation
+from eejax.analysis.natural.sublayers import sublayer_exits
+from eejax.capture.batch import read_batch
+from eejax.capture.capture import (
   CHEAP,
   EVERYTHING,
   EVERYWHERE,
   CaptureConfig,
   capture,
 )
-from eejax.analysis.capture_batch import read_batch
-from eejax.analysis.capture_file import (
+from eejax.capture.file import (
   Captured,
   ReadoutKind,
   compared_with,
 )
-from eejax.analysis.natural.alignment import alignment
-from eejax.analysis.natural.curves import curves
-from eejax.analysis.natural.depths import Ceiling, distribution
-from eejax.analysis.natural.gates import detection, operation
-from eejax.analysis.natural.sublayers import sublayer_exits
 from eejax.checkpoint.huggingface import import_folder
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
 from eejax.models import decoder
 from eejax.models.exits import output_kernel
-from eejax.ops.bootstrap import Bootstrap
 from eejax.resources import folder
+from eejax.stats.bootstrap import Bootstrap
 from eejax.testing import planted
 from eejax.testing.planted import Plan
 from eejax.types import Params

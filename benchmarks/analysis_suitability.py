@@ -36,11 +36,11 @@ import jax.numpy as jnp
 import numpy as np
 from figures import Figure
 
-from eejax.analysis.capture import CaptureConfig, capture
-from eejax.analysis.capture_file import Captured, ReadoutKind
 from eejax.analysis.dynamics import Dynamics, dynamics
 from eejax.analysis.natural.joint import joint_against_plain
 from eejax.analysis.suitability.score import ScoreSettings
+from eejax.capture.capture import CaptureConfig, capture
+from eejax.capture.file import Captured, ReadoutKind
 from eejax.cli import output
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
 from eejax.data.batch import Batch, PackedBatches
@@ -50,7 +50,7 @@ from eejax.data.memory_source import InMemoryDocuments, Passes
 from eejax.data.tokenizer import train_bpe
 from eejax.evaluation.rows import spread_rows
 from eejax.models import decoder
-from eejax.ops.bootstrap import (
+from eejax.stats.bootstrap import (
   Bootstrap,
   difference_interval,
   function_interval,

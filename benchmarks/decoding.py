@@ -46,12 +46,12 @@ from eejax.data import batches as data_batches
 from eejax.data.corpus import Split
 from eejax.data.data_config import DataConfig
 from eejax.data.tokenizer import Tokenizer
-from eejax.decoding import programs
-from eejax.decoding.batching import Batching, head_in_blocks
-from eejax.decoding.criteria import Criterion, Evidence, Reads, register
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import KVStrategy, Mode, Policy
-from eejax.decoding.prepare import Prepared, prepare
+from eejax.decoding.loop import programs
+from eejax.decoding.loop.prepare import Prepared, prepare
+from eejax.decoding.policy.batching import Batching, head_in_blocks
+from eejax.decoding.policy.criteria import Criterion, Evidence, Reads, register
+from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.hardware import Hardware, read_hardware
 from eejax.models import decoder
 from eejax.models.exits import output_matrix_name

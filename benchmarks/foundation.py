@@ -42,8 +42,8 @@ from eejax.checkpoint.folder import Checkpoint
 from eejax.checkpoint.huggingface_export import export_folder
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import Mode, Policy
-from eejax.decoding.prepare import prepare
+from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy.policy import Mode, Policy
 from eejax.models import decoder
 from eejax.models.exits import apply_exit_head, output_kernel
 from eejax.ops.cross_entropy import cross_entropy

@@ -30,13 +30,13 @@ import figures
 import jax
 
 from eejax import architectures, hardware
-from eejax.analysis.plan.memory import Memory, predict_memory
-from eejax.analysis.plan.workload import Arrangement, Learns, Workload
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
 from eejax.models.decoder import Rematerialization
 from eejax.parallel.mesh import make_mesh, parse_mesh
 from eejax.pipeline.cost import Keep
 from eejax.pipeline.schedule import ScheduleKind
+from eejax.planner.memory import Memory, predict_memory
+from eejax.planner.workload import Arrangement, Learns, Workload
 from eejax.training import ahead
 from eejax.training.freeze import Regime
 from eejax.training.objective import Forward, Objective

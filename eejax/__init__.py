@@ -45,7 +45,7 @@ if TYPE_CHECKING:
   )
   from eejax.data.tokenizer import Tokenizer
   from eejax.decoding.generate import generate
-  from eejax.decoding.policy import Mode, Policy
+  from eejax.decoding.policy.policy import Mode, Policy
   from eejax.errors import ArgumentError, CheckpointError, EejaxError
   from eejax.models.decoder import logits
   from eejax.ops.sampling import SamplingConfig
@@ -68,7 +68,7 @@ _HOMES = {
   ),
   'data.tokenizer': ('Tokenizer',),
   'decoding.generate': ('generate',),
-  'decoding.policy': ('Mode', 'Policy'),
+  'decoding.policy.policy': ('Mode', 'Policy'),
   'errors': ('ArgumentError', 'CheckpointError', 'EejaxError'),
   'models.decoder': ('logits',),
   'ops.sampling': ('SamplingConfig',),

@@ -32,14 +32,14 @@ import optax
 import pytest
 
 from eejax import architectures, hardware
-from eejax.analysis.plan.memory import predict_memory
-from eejax.analysis.plan.workload import Arrangement, Learns, Workload
 from eejax.cli import (
   configurables,  # noqa: F401  (registers what gin files may name)
   gin_config,
 )
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
 from eejax.parallel import mesh as mesh_lib
+from eejax.planner.memory import predict_memory
+from eejax.planner.workload import Arrangement, Learns, Workload
 from eejax.training import ahead
 from eejax.training.freeze import Regime
 from eejax.training.objective import Objective

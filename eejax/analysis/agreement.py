@@ -14,7 +14,7 @@
 """The natural exits of a model in one table and one sentence.
 
 Every depth is read with the model's own final norm and head, teacher-forced,
-by `eejax.analysis.capture`; `eejax.analysis.natural` says what the depths
+by `eejax.capture.capture`; `eejax.analysis.natural` says what the depths
 mean and has everything else there is to know of them.
 
 A policy that knew the stable depth of every token in advance could stop there
@@ -27,13 +27,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from eejax.analysis.capture import CHEAP, NATURAL, CaptureConfig, capture
-from eejax.analysis.capture_file import (
-  Captured,
-  CaptureFacts,
-  Readout,
-  ReadoutKind,
-)
 from eejax.analysis.natural.depths import (
   Ceiling,
   distribution,
@@ -41,10 +34,17 @@ from eejax.analysis.natural.depths import (
   mean_over,
   stable_depth,
 )
+from eejax.capture.capture import CHEAP, NATURAL, CaptureConfig, capture
+from eejax.capture.file import (
+  Captured,
+  CaptureFacts,
+  Readout,
+  ReadoutKind,
+)
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError, EejaxError
-from eejax.ops.bootstrap import DEFAULT, METHOD, Bootstrap, Interval
+from eejax.stats.bootstrap import DEFAULT, METHOD, Bootstrap, Interval
 from eejax.types import Float, Int, Params
 
 __all__ = [

@@ -52,8 +52,8 @@ import numpy as np
 
 from eejax.analysis.cost_model import DecodeCost
 from eejax.config import ModelConfig
-from eejax.decoding.plan import window_widths
-from eejax.decoding.policy import KVStrategy
+from eejax.decoding.loop.plan import window_widths
+from eejax.decoding.policy.policy import KVStrategy
 from eejax.errors import ArgumentError
 
 

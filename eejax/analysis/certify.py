@@ -29,22 +29,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eejax.analysis.risk import conformal, measures
-from eejax.analysis.risk.fixed_sequence import (
-  FixedSequence,
-  Guarantee,
-  certify_in_order,
-)
-from eejax.analysis.risk.measures import Pair
+from eejax.analysis import measures
+from eejax.analysis.measures import Pair
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.decoding.generate import FULL_DEPTH, generate
-from eejax.decoding.policy import Policy
-from eejax.decoding.prepare import Prepared
+from eejax.decoding.loop.prepare import Prepared
+from eejax.decoding.policy.policy import Policy
 from eejax.decoding.results import FinishReason
 from eejax.errors import ArgumentError, EejaxError
 from eejax.models import decoder
 from eejax.models.exits import output_kernel
 from eejax.ops.cross_entropy import cross_entropy
+from eejax.stats import conformal
+from eejax.stats.fixed_sequence import (
+  FixedSequence,
+  Guarantee,
+  certify_in_order,
+)
 from eejax.types import Array, Float, Int, Params
 
 Prompt = tuple[int, ...]
@@ -259,7 +260,7 @@ def losses(
   """Return the loss of each sequence.
 
   Args:
-    measure: name or `module:function`; see `eejax.analysis.risk.measures`.
+    measure: name or `module:function`; see `eejax.analysis.measures`.
     ours: texts decoded with exits.
     full: the full model's continuations of the same prompts.
     judged: of each of ours, what `full_choices` returns.
@@ -324,7 +325,7 @@ def choose_on_average(
   *,
   risk: float,
 ) -> Outcome:
-  """Choose by conformal risk control; see `eejax.analysis.risk.conformal`."""
+  """Choose by conformal risk control; see `eejax.stats.conformal`."""
   means: list[float] = []
 
   def watched(place: int) -> Float[np.ndarray, 'n']:

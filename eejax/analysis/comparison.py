@@ -26,7 +26,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from eejax.analysis.capture_file import Captured
 from eejax.analysis.manifest import DataEntry, Manifest, ModelEntry
 from eejax.analysis.suitability.headroom import headroom
 from eejax.analysis.suitability.score import (
@@ -46,8 +45,9 @@ from eejax.analysis.suitability.skip import (
   skip_at,
   sweep,
 )
+from eejax.capture.file import Captured
 from eejax.errors import ArgumentError, EejaxError
-from eejax.ops.bootstrap import DEFAULT, Bootstrap, Interval, draw_rows
+from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval, draw_rows
 from eejax.types import Float
 
 CaptureOf = Callable[[ModelEntry, DataEntry], Captured]

@@ -33,7 +33,7 @@ import jax
 import numpy as np
 
 from eejax.config import EarlyExitConfig, ExitHeadKind
-from eejax.decoding.accounting import Accounting, BatchAccounting
+from eejax.decoding.loop.accounting import Accounting, BatchAccounting
 from eejax.decoding.replay import Work, replay
 from eejax.errors import ArgumentError
 from eejax.hardware import Hardware

@@ -28,8 +28,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from eejax.analysis.agreement import stable_depth
-from eejax.analysis.capture import CaptureConfig, capture
-from eejax.analysis.capture_file import Captured, ReadoutKind
 from eejax.analysis.suitability.headroom import Headroom, headroom
 from eejax.analysis.suitability.score import (
   DEFAULT_SETTINGS,
@@ -37,13 +35,15 @@ from eejax.analysis.suitability.score import (
   ScoreSettings,
   score,
 )
+from eejax.capture.capture import CaptureConfig, capture
+from eejax.capture.file import Captured, ReadoutKind
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint import run_steps
 from eejax.checkpoint.folder import Checkpoint
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError
-from eejax.ops.bootstrap import (
+from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,
   Interval,

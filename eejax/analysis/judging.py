@@ -24,15 +24,14 @@ import numpy as np
 
 from eejax.analysis import break_even, placement
 from eejax.analysis.agreement import NaturalExits, summarise
-from eejax.analysis.capture_file import Captured, ReadoutKind
 from eejax.analysis.cost_model import DecodeCost
 from eejax.analysis.placement import Budget, Candidates
-from eejax.analysis.risk.bounds import samples_needed
 from eejax.analysis.suitability.speculation import (
   SpeculationCost,
   speculation,
 )
 from eejax.analysis.verdict import Verdict, Way
+from eejax.capture.file import Captured, ReadoutKind
 from eejax.config import (
   EarlyExitConfig,
   ExitConfig,
@@ -41,7 +40,8 @@ from eejax.config import (
   ModelConfig,
   OutputMatrix,
 )
-from eejax.ops.bootstrap import DEFAULT, Bootstrap, Interval
+from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval
+from eejax.stats.bounds import samples_needed
 
 # What a capture needs for this.
 FIELDS = ('top_tokens', 'top_log_probs', 'loss', 'entropy', 'gate_score')

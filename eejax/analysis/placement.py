@@ -31,7 +31,7 @@ import numpy as np
 from eejax.analysis.cost_model import DecodeCost
 from eejax.decoding.replay import Replay, replay
 from eejax.errors import ArgumentError
-from eejax.ops.bootstrap import (
+from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,
   Interval,

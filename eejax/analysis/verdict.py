@@ -28,7 +28,7 @@ import dataclasses
 import enum
 
 from eejax.analysis.agreement import NaturalExits
-from eejax.ops.bootstrap import Interval
+from eejax.stats.bootstrap import Interval
 
 # A speed-up up to this is called none.
 PAYS = 1.05

@@ -18,8 +18,7 @@ Importing this module registers it; only the command line does.
 
 import gin
 
-from eejax.analysis.analysis_sections import SectionSettings
-from eejax.analysis.capture_file import ReadoutKind
+from eejax.analysis.sections import SectionSettings
 from eejax.analysis.suitability.gate_scores import Gate
 from eejax.analysis.suitability.score import (
   DepthRange,
@@ -27,10 +26,11 @@ from eejax.analysis.suitability.score import (
   Similarity,
 )
 from eejax.analysis.suitability.skip import SweepSettings
+from eejax.capture.file import ReadoutKind
 from eejax.cli import analysing
 from eejax.cli.analysing_capture import Generates, Reads
 from eejax.cli.measuring import Text
-from eejax.ops.bootstrap import Bootstrap
+from eejax.stats.bootstrap import Bootstrap
 
 OWN = (
   Bootstrap,

@@ -16,7 +16,7 @@
 analysis.json     everything, plain values; the page can be made again from it
 report.html       the page, one file
 tables/*.csv      every table of it
-captured/         the captured text, see `eejax.analysis.capture_file`
+captured/         the captured text, see `eejax.capture.file`
 models/           captured texts of a manifest's models
 stages/           what is done, so that a run that was ended goes on
 
@@ -31,13 +31,13 @@ import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from eejax.analysis import analysis_sections as sections_lib
-from eejax.analysis.analysis_sections import DEFAULTS, SectionSettings
+from eejax import environment
+from eejax.analysis import sections as sections_lib
+from eejax.analysis.sections import DEFAULTS, SectionSettings
 from eejax.cli import (
   analysing_keys,
   analysing_models,
   analysing_verdict,
-  environment,
   measuring,
   output,
 )
@@ -54,7 +54,7 @@ from eejax.errors import EejaxError
 from eejax.version import __version__
 
 if TYPE_CHECKING:
-  from eejax.analysis.capture_file import Captured
+  from eejax.capture.file import Captured
   from eejax.checkpoint.folder import Checkpoint
 
 USUAL_TEXT = Text(max_tokens=16_000)
@@ -213,7 +213,7 @@ class _Work:
     generates: Generates,
     shown_text: str | None,
   ) -> None:
-    from eejax.analysis import capture_file
+    from eejax.capture import file
 
     model = _Opened(checkpoint, self.dtype)
     path = self.folder / 'captured'
@@ -233,7 +233,7 @@ class _Work:
       ],
       products=('captured',),
     )
-    captured = capture_file.read(path)
+    captured = file.read(path)
     for name, section in self._sections(model).items():
       work = functools.partial(
         _waited_for, name, section, captured, self.settings
@@ -298,7 +298,7 @@ class _Work:
 
   def finish(self, checkpoint: str) -> dict[str, Any]:
     """Write everything and return what `--json` prints."""
-    from eejax.analysis.analysis_verdict import verdict
+    from eejax.report.analysis_verdict import verdict
 
     if not self.sections:
       raise EejaxError(next(iter(self.failures.values())))
@@ -321,7 +321,7 @@ class _Work:
     }
 
   def _values(self, checkpoint: str) -> dict[str, Any]:
-    from eejax.analysis.analysis_tables import tables
+    from eejax.report.analysis_tables import tables
 
     now = datetime.datetime.now(datetime.UTC)
     # Paths of the machine are of no use to who reads the page.
@@ -390,8 +390,8 @@ def _fingerprint_of_text(data: str) -> Any:
 
 def _write(folder: pathlib.Path, values: dict[str, Any]) -> pathlib.Path:
   """Write the values, the page and the tables, each whole or not at all."""
-  from eejax.analysis.analysis_report import render
-  from eejax.analysis.analysis_tables import as_csv, tables
+  from eejax.report.analysis_page import render
+  from eejax.report.analysis_tables import as_csv, tables
 
   plain = json.loads(output.dumps(values))
   _write_whole(folder / 'analysis.json', output.dumps(plain, indent=1) + '\n')

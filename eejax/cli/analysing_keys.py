@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from eejax.analysis.analysis_sections import SectionSettings
+from eejax.analysis.sections import SectionSettings
 from eejax.cli import output
 
 if TYPE_CHECKING:
-  from eejax.analysis.capture_file import Captured
+  from eejax.capture.file import Captured
   from eejax.checkpoint.folder import Checkpoint
-  from eejax.decoding.policy import KVStrategy
+  from eejax.decoding.policy.policy import KVStrategy
 
 BUDGET = 0.05
 
@@ -57,12 +57,12 @@ def key_damage(
     stretch: tokens whose agreement is given together.
     strategies: to be compared; None is every one that stands in.
   """
-  from eejax.analysis.capture_file import ReadoutKind
   from eejax.analysis.natural.kv_damage import kv_damage
   from eejax.analysis.suitability.gate_scores import Gate
   from eejax.analysis.suitability.skip import SweepSettings, skip_at, sweep
+  from eejax.capture.file import ReadoutKind
   from eejax.cli.analysing_capture import beginnings
-  from eejax.decoding.policy import KVStrategy, Mode, Policy
+  from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 
   config, params = _with_exits(model)
   natural = not model.config.exits

@@ -21,15 +21,15 @@ import pathlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from eejax.analysis.analysis_sections import SectionSettings
 from eejax.analysis.manifest import DataEntry, Manifest, ModelEntry
+from eejax.analysis.sections import SectionSettings
 from eejax.cli import measuring, output, stages
 from eejax.cli.analysing_capture import Reads, capture_text, check_length
 from eejax.cli.measuring import Text
 
 if TYPE_CHECKING:
-  from eejax.analysis.capture_file import Captured
   from eejax.analysis.comparison import Comparison, ModelResult
+  from eejax.capture.file import Captured
   from eejax.checkpoint.folder import Checkpoint
 
 

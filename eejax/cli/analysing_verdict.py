@@ -16,12 +16,12 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from eejax.analysis.analysis_sections import SectionSettings
+from eejax.analysis.sections import SectionSettings
 from eejax.config import EarlyExitConfig
 
 if TYPE_CHECKING:
-  from eejax.analysis.capture_file import Captured
   from eejax.analysis.suitability.speculation import SpeculationCost
+  from eejax.capture.file import Captured
   from eejax.checkpoint.folder import Checkpoint
 
 
@@ -33,10 +33,11 @@ def judged(
   dtype: str,
 ) -> dict[str, Any]:
   """Return the verdict of `eejax probe`, timed on this machine."""
-  from eejax.analysis import judging, verdict_page
-  from eejax.analysis.capture_file import ReadoutKind
+  from eejax.analysis import judging
   from eejax.analysis.placement import Budget
+  from eejax.capture.file import ReadoutKind
   from eejax.cli import output, probe, probe_timing
+  from eejax.report import verdict_page
 
   question = probe.Question()
   chosen = captured.only(ReadoutKind.NATURAL, ReadoutKind.EXIT)

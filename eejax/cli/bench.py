@@ -97,10 +97,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.analysis import bench_page
   from eejax.cli import bench_file, output
-  from eejax.decoding.criteria import default_criterion
+  from eejax.decoding.policy.criteria import default_criterion
   from eejax.evaluation.bench import Bench
+  from eejax.report import bench_page
 
   path = pathlib.Path(args.out)
   if args.repeats < 1:
@@ -159,8 +159,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _grid(args: argparse.Namespace, default_criterion: str) -> 'Grid':
   """Return what the flags combine to."""
-  from eejax.decoding.batching import Batching
-  from eejax.decoding.policy import KVStrategy, Mode, parse_thresholds
+  from eejax.decoding.policy.batching import Batching
+  from eejax.decoding.policy.policy import KVStrategy, Mode, parse_thresholds
   from eejax.evaluation.bench import Grid
 
   return Grid(
@@ -211,7 +211,7 @@ def _members(kind: Any, text: str, flag: str) -> tuple[Any, ...]:
 
 def _check_settings(settings: 'Sequence[Setting]', model: 'Checkpoint') -> None:
   """Refuse what the model cannot do before anything is measured."""
-  from eejax.decoding.plan import make_plan
+  from eejax.decoding.loop.plan import make_plan
   from eejax.ops.sampling import SamplingMethod
 
   for setting in settings:

@@ -24,8 +24,9 @@ import jax
 import numpy as np
 
 from eejax import config as config_lib
+from eejax import environment
 from eejax.checkpoint import tree
-from eejax.cli import environment, output
+from eejax.cli import output
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:

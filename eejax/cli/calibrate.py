@@ -194,7 +194,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   show(found)
   if found.policy is None:
     raise output.NegativeResult(found.sentence, found.values())
-  from eejax.decoding.policy import save_policy
+  from eejax.decoding.policy.policy import save_policy
 
   save_policy(found.policy, path)
   output.show(f'\n{found.sentence}\nwrote {path}')

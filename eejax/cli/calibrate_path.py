@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eejax.decoding.policy import Mode, Policy, Threshold
+from eejax.decoding.policy.policy import Mode, Policy, Threshold
 from eejax.errors import EejaxError
 
 if TYPE_CHECKING:

@@ -17,16 +17,16 @@ import argparse
 import dataclasses
 import functools
 
-from eejax.analysis import certify
+from eejax.analysis import certify, measures
 from eejax.analysis.certify import Parts, Prompt
-from eejax.analysis.risk import conformal, measures
-from eejax.analysis.risk.bounds import Bound, samples_needed
-from eejax.analysis.risk.fixed_sequence import Guarantee
 from eejax.checkpoint.folder import Checkpoint
 from eejax.cli import measuring
 from eejax.data.batch import Packing
-from eejax.decoding import certificate as certificate_lib
+from eejax.decoding.policy import certificate as certificate_lib
 from eejax.errors import ArgumentError
+from eejax.stats import conformal
+from eejax.stats.bounds import Bound, samples_needed
+from eejax.stats.fixed_sequence import Guarantee
 
 # More tokens than a text that is drawn from has.
 _ALL = 10**12

@@ -19,8 +19,6 @@ from typing import Any
 
 from eejax.analysis import certify
 from eejax.analysis.certify import Outcome, Parts
-from eejax.analysis.risk.bounds import Bound
-from eejax.analysis.risk.fixed_sequence import Guarantee
 from eejax.checkpoint.folder import Checkpoint
 from eejax.checkpoint.tree import backbone_hash
 from eejax.cli import calibrate_path, measuring
@@ -28,11 +26,13 @@ from eejax.cli.calibrate_path import Path, Step
 from eejax.cli.calibrate_request import Request
 from eejax.cli.calibrate_store import DecodedTexts
 from eejax.cli.calibrate_work import CERTIFY, SEARCH, Work, identity
-from eejax.decoding import certificate as certificate_lib
-from eejax.decoding import policy as policy_lib
-from eejax.decoding.certificate import Certificate
-from eejax.decoding.policy import Policy
+from eejax.decoding.policy import certificate as certificate_lib
+from eejax.decoding.policy import policy as policy_lib
+from eejax.decoding.policy.certificate import Certificate
+from eejax.decoding.policy.policy import Policy
 from eejax.evaluation.part_times import PartTimes
+from eejax.stats.bounds import Bound
+from eejax.stats.fixed_sequence import Guarantee
 from eejax.version import __version__
 
 

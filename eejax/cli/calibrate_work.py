@@ -19,21 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from eejax.analysis import certify
+from eejax.analysis import certify, measures
 from eejax.analysis.certify import Parts, Text
 from eejax.analysis.cost_model import work_of_depths
-from eejax.analysis.risk import measures
 from eejax.checkpoint.folder import Checkpoint
 from eejax.checkpoint.tree import backbone_hash
 from eejax.cli import calibrate_path, measuring, output
 from eejax.cli.calibrate_path import Path, Step
 from eejax.cli.calibrate_request import Request
 from eejax.cli.calibrate_store import DecodedTexts
-from eejax.decoding import certificate as certificate_lib
-from eejax.decoding import policy as policy_lib
 from eejax.decoding.generate import FULL_DEPTH
-from eejax.decoding.policy import Policy
-from eejax.decoding.prepare import prepare
+from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy import certificate as certificate_lib
+from eejax.decoding.policy import policy as policy_lib
+from eejax.decoding.policy.policy import Policy
 from eejax.evaluation import part_times
 from eejax.evaluation.part_times import PartTimes
 from eejax.version import __version__

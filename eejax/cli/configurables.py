@@ -36,9 +36,9 @@ from eejax.config import (
 from eejax.data.batch import Packing
 from eejax.data.corpus import TextUnit
 from eejax.data.data_config import DataConfig
-from eejax.decoding import criteria
-from eejax.decoding.batching import Batching
-from eejax.decoding.policy import KVStrategy, Mode, Policy
+from eejax.decoding.policy import criteria
+from eejax.decoding.policy.batching import Batching
+from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.models.decoder import Rematerialization
 from eejax.ops.attention import AttentionImplementation
 from eejax.parallel.mesh import MeshConfig

@@ -139,7 +139,7 @@ def _search(args: argparse.Namespace):
 def _sweep(args, model: 'Checkpoint', text, search) -> dict[str, Any]:
   from eejax.cli import output
   from eejax.data.batch import Packing
-  from eejax.decoding.criteria import default_criterion
+  from eejax.decoding.policy.criteria import default_criterion
   from eejax.evaluation import scores, sweep
 
   criterion = args.criterion or default_criterion(model.config)

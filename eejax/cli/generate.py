@@ -24,9 +24,9 @@ from eejax.errors import ArgumentError
 if TYPE_CHECKING:
   from eejax.cli.generate_display import Listener
   from eejax.data.tokenizer import Tokenizer
-  from eejax.decoding.accounting import Accounting
-  from eejax.decoding.policy import Policy
-  from eejax.decoding.prepare import Prepared
+  from eejax.decoding.loop.accounting import Accounting
+  from eejax.decoding.loop.prepare import Prepared
+  from eejax.decoding.policy.policy import Policy
   from eejax.decoding.results import GeneratedRow, GenerateResult
   from eejax.ops.sampling import SamplingConfig
 
@@ -45,7 +45,7 @@ add_arguments = generate_arguments.add_arguments
 def run(args: argparse.Namespace) -> dict[str, Any]:
   from eejax.cli import generate_display, measuring, output
   from eejax.cli.exit_colours import Painter
-  from eejax.decoding.prepare import prepare
+  from eejax.decoding.loop.prepare import prepare
   from eejax.ops.quant import Quantization
 
   texts = generate_inputs.read_prompts(args)
@@ -156,8 +156,8 @@ def _summarize(
   found: list['GenerateResult'], policy: 'Policy', *, load_s: float
 ) -> dict[str, Any]:
   """Return what `--json` prints."""
-  from eejax.decoding import policy as policy_lib
-  from eejax.decoding.accounting import Accounting, BatchAccounting
+  from eejax.decoding.loop.accounting import Accounting, BatchAccounting
+  from eejax.decoding.policy import policy as policy_lib
   from eejax.decoding.results import Timing
 
   timing = sum((r.timing for r in found), start=Timing())

@@ -17,7 +17,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from eejax.cli import output
-from eejax.decoding.policy import Mode
+from eejax.decoding.policy.policy import Mode
 from eejax.decoding.results import FinishReason
 
 if TYPE_CHECKING:

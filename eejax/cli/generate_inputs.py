@@ -25,7 +25,7 @@ from eejax.errors import ArgumentError
 if TYPE_CHECKING:
   from eejax.checkpoint.folder import Checkpoint
   from eejax.config import EarlyExitConfig
-  from eejax.decoding.policy import Policy
+  from eejax.decoding.policy.policy import Policy
   from eejax.ops.sampling import SamplingConfig, SamplingMethod
 
 
@@ -107,8 +107,11 @@ def open_subject(
   """
   from eejax.checkpoint import folder, manifest
   from eejax.cli import measuring, output
-  from eejax.decoding.plan import make_plan
-  from eejax.decoding.policy import check_certified_use, check_policy_fits
+  from eejax.decoding.loop.plan import make_plan
+  from eejax.decoding.policy.policy import (
+    check_certified_use,
+    check_policy_fits,
+  )
 
   path = pathlib.Path(args.checkpoint)
   if not (path / manifest.NAME).is_file():
@@ -148,7 +151,7 @@ def say_what_is_certified(
 ) -> None:
   """Say what a policy's certificate guarantees, or why it does not here."""
   from eejax.cli import output
-  from eejax.decoding.policy import Mode
+  from eejax.decoding.policy.policy import Mode
 
   if policy.certificate is None or policy.mode is not Mode.EARLY_EXIT:
     return

@@ -33,7 +33,7 @@ from eejax.cli import gin_config
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
-  from eejax.decoding.policy import Policy
+  from eejax.decoding.policy.policy import Policy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def read(args: argparse.Namespace) -> 'Policy | None':
   import gin
 
   from eejax.cli import configurables  # noqa: F401  (what files may name)
-  from eejax.decoding.policy import Policy
+  from eejax.decoding.policy.policy import Policy
 
   with _importable(args.gin_file):
     gin_config.parse(args)
@@ -96,7 +96,7 @@ def read_criterion(args: argparse.Namespace) -> str | None:
 
 def is_criterion_alone(policy: 'Policy') -> bool:
   """Return whether gin left all of a policy but its criterion to flags."""
-  from eejax.decoding.policy import Policy
+  from eejax.decoding.policy.policy import Policy
 
   return policy == Policy(criterion=policy.criterion)
 

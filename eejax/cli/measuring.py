@@ -28,7 +28,7 @@ if TYPE_CHECKING:
   from eejax.data.batch import Batch, Packing
   from eejax.data.tokenizer import Tokenizer
   from eejax.evaluation.part_times import PartTimes
-  from eejax.ops.bootstrap import Interval
+  from eejax.stats.bootstrap import Interval
 
 STANDARD_LIBRARY = 'stdlib'
 
@@ -202,7 +202,11 @@ def read_text(
 
 def usable_criteria(model: 'Checkpoint') -> tuple[str, ...]:
   """Return the criteria of one exit that every exit can be asked by."""
-  from eejax.decoding.criteria import Reads, criterion_names, get_criterion
+  from eejax.decoding.policy.criteria import (
+    Reads,
+    criterion_names,
+    get_criterion,
+  )
 
   usable = []
   for name in criterion_names():
@@ -232,7 +236,7 @@ def decode_cost(
     in_seconds,
     model_cost,
   )
-  from eejax.decoding.criteria import get_criterion
+  from eejax.decoding.policy.criteria import get_criterion
 
   cost = model_cost(model.config)
   reads_logits = get_criterion(criterion).reads.asks_head

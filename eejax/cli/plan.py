@@ -18,8 +18,8 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from eejax.analysis.plan.choose import Choice, Plan, Question
   from eejax.config import EarlyExitConfig
+  from eejax.planner.choose import Choice, Plan, Question
 
 HELP = 'predict mesh, memory, step time and cost of a training run'
 EXAMPLE = (
@@ -149,8 +149,8 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.analysis.plan import table
   from eejax.cli import output
+  from eejax.planner import table
 
   question = _question(args)
   found = _choose(args, question)
@@ -162,11 +162,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _question(args: argparse.Namespace) -> 'Question':
-  from eejax.analysis.plan.choose import Question
-  from eejax.analysis.plan.time import Machine
-  from eejax.analysis.plan.workload import Learns, Workload
   from eejax.hardware import read_hardware
   from eejax.ops.quant import Quantization
+  from eejax.planner.choose import Question
+  from eejax.planner.time import Machine
+  from eejax.planner.workload import Learns, Workload
 
   _check_numbers(args)
   config = read_model(args.model, args.exits)
@@ -244,9 +244,9 @@ def read_model(source: str, exits: str | None) -> 'EarlyExitConfig':
 
 
 def _choose(args: argparse.Namespace, question: 'Question') -> 'Choice':
-  from eejax.analysis.plan import choose
   from eejax.cli import output
   from eejax.parallel.mesh import parse_mesh
+  from eejax.planner import choose
 
   if args.mesh is not None:
     mesh = parse_mesh(args.mesh).resolved(question.devices)
@@ -260,8 +260,8 @@ def _choose(args: argparse.Namespace, question: 'Question') -> 'Choice':
 
 def show(found: 'Choice', question: 'Question', *, best: int) -> None:
   """Print the plans, and what does not fit and why."""
-  from eejax.analysis.plan import table
   from eejax.cli import output
+  from eejax.planner import table
 
   hardware = question.machine.hardware
   output.show(
@@ -297,7 +297,7 @@ def show(found: 'Choice', question: 'Question', *, best: int) -> None:
 
 
 def _nothing_fits(closest: 'Plan') -> str:
-  from eejax.analysis.plan import table
+  from eejax.planner import table
 
   mesh = table.mesh_words(closest.arrangement.mesh)
   return (

@@ -21,7 +21,7 @@ from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
   from eejax.config import EarlyExitConfig
-  from eejax.decoding.policy import Policy
+  from eejax.decoding.policy.policy import Policy
 
 FULL, EARLY_EXIT, SPECULATIVE = 'full', 'early_exit', 'speculative'
 MODES = (FULL, EARLY_EXIT, SPECULATIVE)
@@ -193,7 +193,7 @@ def chosen_policy(
   Raises:
     ArgumentError: flags contradict one another, or the model.
   """
-  from eejax.decoding import policy as policy_lib
+  from eejax.decoding.policy import policy as policy_lib
 
   given = _given(args, _NAMES)
   described = gin_policy.read(args)
@@ -225,7 +225,7 @@ def _described_alone(
   policy: 'Policy', args: argparse.Namespace, given: dict[str, Any]
 ) -> 'Policy':
   """Return a policy that gin describes, which no flag may contradict."""
-  from eejax.decoding import policy as policy_lib
+  from eejax.decoding.policy import policy as policy_lib
 
   if given:
     raise ArgumentError(
@@ -251,9 +251,14 @@ def _policy_of(
   args: argparse.Namespace, *, mode: str, config: 'EarlyExitConfig'
 ) -> 'Policy':
   """Return a policy whose fields are the flags that were given."""
-  from eejax.decoding import criteria
-  from eejax.decoding.batching import Batching
-  from eejax.decoding.policy import KVStrategy, Mode, Policy, parse_thresholds
+  from eejax.decoding.policy import criteria
+  from eejax.decoding.policy.batching import Batching
+  from eejax.decoding.policy.policy import (
+    KVStrategy,
+    Mode,
+    Policy,
+    parse_thresholds,
+  )
 
   kinds = {'kv_strategy': KVStrategy, 'batching': Batching}
   fields: dict[str, Any] = {

@@ -73,9 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.analysis import verdict_page
   from eejax.analysis.cost_model import model_cost
   from eejax.cli import bench_file, output
+  from eejax.report import verdict_page
 
   question = Question(args.loss, args.max_exits, args.window, args.hardware)
   if args.out:
@@ -155,8 +155,8 @@ def probe(
       numbers that are not finite.
   """
   from eejax.analysis import judging
-  from eejax.analysis.capture import CaptureConfig, capture
   from eejax.analysis.placement import Budget
+  from eejax.capture.capture import CaptureConfig, capture
   from eejax.cli import output, probe_timing
   from eejax.data.batch import Packing
 
@@ -198,7 +198,7 @@ def costs(
 ) -> 'tuple[CostFor, str]':
   """Return what decoding costs, on the machine in question."""
   from eejax.analysis.cost_model import hardware_cost
-  from eejax.decoding.criteria import get_criterion
+  from eejax.decoding.policy.criteria import get_criterion
   from eejax.hardware import read_hardware
 
   if question.hardware is None:
@@ -223,7 +223,7 @@ def _timed_costs(
   """Return costs by the times of parts, with one exit that reads the head."""
   from eejax.analysis.judging import natural_config
   from eejax.cli import output
-  from eejax.decoding.prepare import prepare
+  from eejax.decoding.loop.prepare import prepare
   from eejax.evaluation.part_times import part_times
 
   bare = model.config.model

@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from eejax.analysis.capture_file import Captured
 from eejax.analysis.judging import natural_config
 from eejax.analysis.verdict import Answer, Verdict, Way
+from eejax.capture.file import Captured
 from eejax.checkpoint.folder import Checkpoint
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import Mode, Policy
-from eejax.decoding.prepare import prepare
+from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy.policy import Mode, Policy
 from eejax.evaluation.wall_clock import interleaved
-from eejax.ops.bootstrap import Interval
+from eejax.stats.bootstrap import Interval
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS, REPEATS = 4, 24, 48, 4
 

@@ -110,8 +110,8 @@ def _positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.analysis import report
   from eejax.cli import output, quickstart_stages, stages
+  from eejax.report import quickstart_page
 
   settings = quickstart_stages.Settings.of(args)
   with stages.claimed(args.out) as folder:
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       stages.forget(folder)
     summary = quickstart_stages.run_all(settings, folder)
     _write(folder / 'summary.json', output.dumps(summary, indent=1) + '\n')
-    _write(folder / 'report.html', report.render(summary))
+    _write(folder / 'report.html', quickstart_page.render(summary))
   say_summary(summary, folder)
   return summary
 

@@ -28,8 +28,8 @@ from eejax.cli.quickstart_speed import GRID, Found, Timing
 from eejax.cli.stages import Stages
 from eejax.data.batch import Packing
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import Threshold, save_policy
-from eejax.decoding.prepare import prepare
+from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy.policy import Threshold, save_policy
 from eejax.errors import ArgumentError, EejaxError
 from eejax.evaluation import scores, sweep
 from eejax.evaluation.part_times import PartTimes, part_times

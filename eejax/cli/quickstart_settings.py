@@ -21,13 +21,13 @@ import sys
 from typing import Any
 
 from eejax import config as config_lib
-from eejax.analysis.risk.bounds import samples_needed
 from eejax.checkpoint.folder import Checkpoint
 from eejax.cli import measuring
 from eejax.cli.calibrate_request import Request
 from eejax.cli.measuring import Text
 from eejax.cli.stages import fingerprint
 from eejax.errors import ArgumentError
+from eejax.stats.bounds import samples_needed
 
 BACKBONE, WITH_EXITS, TUNING = 'backbone', 'with_exits', 'tuning'
 TUNED = f'{TUNING}/model'

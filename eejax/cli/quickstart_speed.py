@@ -24,11 +24,16 @@ from eejax.analysis.cost_model import DecodeCost, work_of_depths
 from eejax.checkpoint.folder import Checkpoint
 from eejax.cli import measuring, output, policy_flags
 from eejax.data.batch import Batch
-from eejax.decoding.accounting import Accounting
-from eejax.decoding.criteria import default_criterion
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import Mode, Policy, Threshold, parse_thresholds
-from eejax.decoding.prepare import prepare
+from eejax.decoding.loop.accounting import Accounting
+from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy.criteria import default_criterion
+from eejax.decoding.policy.policy import (
+  Mode,
+  Policy,
+  Threshold,
+  parse_thresholds,
+)
 from eejax.decoding.replay import full_work
 from eejax.decoding.results import GeneratedRow, GenerateResult
 from eejax.evaluation import scores, sweep, wall_clock

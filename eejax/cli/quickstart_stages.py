@@ -23,13 +23,12 @@ from types import ModuleType
 from typing import Any
 
 from eejax import config as config_lib
-from eejax import resources
+from eejax import environment, resources
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint import manifest
 from eejax.checkpoint.folder import Checkpoint
 from eejax.cli import (
   add_exits,
-  environment,
   gin_config,
   import_,
   main,

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   from eejax.cli import measuring, output
-  from eejax.decoding import policy as policy_lib
+  from eejax.decoding.policy import policy as policy_lib
   from eejax.evaluation import lossless
   from eejax.ops.sampling import SamplingConfig
 

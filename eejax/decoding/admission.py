@@ -22,12 +22,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from eejax.decoding.accounting import ROW_COUNTS, Counts
-from eejax.decoding.cache import DecodeState, Request
-from eejax.decoding.drafting import choose_anew
-from eejax.decoding.plan import Plan
-from eejax.decoding.prepare import Prepared
-from eejax.decoding.programs import first_state, prefill
+from eejax.decoding.drafting.adaptive import choose_anew
+from eejax.decoding.loop.accounting import ROW_COUNTS, Counts
+from eejax.decoding.loop.cache import DecodeState, Request
+from eejax.decoding.loop.plan import Plan
+from eejax.decoding.loop.prepare import Prepared
+from eejax.decoding.loop.programs import first_state, prefill
 from eejax.ops.sampling import RowSampling
 from eejax.types import Array, Float, Int
 

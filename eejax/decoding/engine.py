@@ -34,10 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eejax.config import EarlyExitConfig
-from eejax.decoding.accounting import no_counts, row_accounting
 from eejax.decoding.admission import Arrival, admit
-from eejax.decoding.batching import Batching
-from eejax.decoding.cache import DecodeState, Request, cache_size, empty_stage
 from eejax.decoding.generate import (
   CHUNK_CAPACITY,
   CHUNK_WITH_STOPS,
@@ -46,15 +43,24 @@ from eejax.decoding.generate import (
   check_prompts,
   padded_prompts,
 )
-from eejax.decoding.plan import bucket, make_plan
-from eejax.decoding.policy import (
+from eejax.decoding.loop.accounting import no_counts, row_accounting
+from eejax.decoding.loop.cache import (
+  DecodeState,
+  Request,
+  cache_size,
+  empty_stage,
+)
+from eejax.decoding.loop.plan import bucket, make_plan
+from eejax.decoding.loop.prepare import Prepared, check_plan, prepare
+from eejax.decoding.loop.programs import decode_chunk, first_state
+from eejax.decoding.loop.scoring import with_scored_matrices
+from eejax.decoding.policy.batching import Batching
+from eejax.decoding.policy.policy import (
   KVStrategy,
   Policy,
   check_certified_use,
   check_policy_fits,
 )
-from eejax.decoding.prepare import Prepared, check_plan, prepare
-from eejax.decoding.programs import decode_chunk, first_state
 from eejax.decoding.results import (
   EmittedTokens,
   FinishReason,
@@ -62,7 +68,6 @@ from eejax.decoding.results import (
   RowProgress,
   TokenUpdate,
 )
-from eejax.decoding.scoring import with_scored_matrices
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError, EejaxError
 from eejax.ops.sampling import SamplingConfig, SamplingMethod, row_sampling

@@ -32,13 +32,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from eejax.config import EarlyExitConfig, ModelConfig
-from eejax.decoding.accounting import batch_accounting, row_accounting
-from eejax.decoding.cache import DecodeState, Request, cache_size
-from eejax.decoding.loop import Chunk
-from eejax.decoding.plan import Plan, bucket, make_plan
-from eejax.decoding.policy import Policy, Threshold
-from eejax.decoding.prepare import Prepared, check_plan, prepare
-from eejax.decoding.programs import decode_chunk, first_state, prefill
+from eejax.decoding.loop.accounting import batch_accounting, row_accounting
+from eejax.decoding.loop.cache import DecodeState, Request, cache_size
+from eejax.decoding.loop.plan import Plan, bucket, make_plan
+from eejax.decoding.loop.prepare import Prepared, check_plan, prepare
+from eejax.decoding.loop.programs import decode_chunk, first_state, prefill
+from eejax.decoding.loop.scoring import with_scored_matrices
+from eejax.decoding.loop.while_loop import Chunk
+from eejax.decoding.policy.policy import Policy, Threshold
 from eejax.decoding.results import (
   EmittedTokens,
   GenerateResult,
@@ -46,7 +47,6 @@ from eejax.decoding.results import (
   Timing,
   TokenUpdate,
 )
-from eejax.decoding.scoring import with_scored_matrices
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError
 from eejax.ops.sampling import SamplingConfig, row_sampling

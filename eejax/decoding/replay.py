@@ -14,8 +14,8 @@
 """Replay decoding on logged scores: what would it have done, at what work?
 
 Given the score of every exit at every token of a text, this walks through the
-text as `eejax.decoding.step` walks through a generation of one row, for many
-settings of the thresholds at once, in NumPy. Keys and values are exact in
+text as `eejax.decoding.loop.step` walks through a generation of one row, for
+many settings of the thresholds at once, in NumPy. Keys and values are exact in
 deferred catch-up, so scores logged in one full pass are those that decoding
 would have seen along the same tokens, and the replay is no approximation.
 """
@@ -25,8 +25,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eejax.decoding.plan import window_widths
-from eejax.decoding.policy import Threshold
+from eejax.decoding.loop.plan import window_widths
+from eejax.decoding.policy.policy import Threshold
 from eejax.errors import ArgumentError
 from eejax.types import Bool, Float, Int
 

@@ -20,9 +20,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eejax.decoding.accounting import Accounting, BatchAccounting
-from eejax.decoding.loop import Chunk
-from eejax.decoding.policy import Policy
+from eejax.decoding.loop.accounting import Accounting, BatchAccounting
+from eejax.decoding.loop.while_loop import Chunk
+from eejax.decoding.policy.policy import Policy
 from eejax.decoding.text import TextStream
 
 
@@ -154,7 +154,7 @@ class GenerateResult:
 class EmittedTokens:
   """Hold on the host what one row emitted in one call; arrays [n].
 
-  The fields are those of `eejax.decoding.cache.Emission`.
+  The fields are those of `eejax.decoding.loop.cache.Emission`.
   """
 
   token: np.ndarray

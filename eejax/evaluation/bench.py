@@ -28,11 +28,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from eejax.config import EarlyExitConfig
-from eejax.decoding.accounting import Accounting, BatchAccounting
-from eejax.decoding.batching import Batching
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import KVStrategy, Mode, Policy, Threshold, to_json
-from eejax.decoding.prepare import Prepared, prepare
+from eejax.decoding.loop.accounting import Accounting, BatchAccounting
+from eejax.decoding.loop.prepare import Prepared, prepare
+from eejax.decoding.policy.batching import Batching
+from eejax.decoding.policy.policy import (
+  KVStrategy,
+  Mode,
+  Policy,
+  Threshold,
+  to_json,
+)
 from eejax.decoding.results import GenerateResult
 from eejax.errors import ArgumentError
 from eejax.evaluation.lossless import first_difference

@@ -34,9 +34,9 @@ import numpy as np
 
 from eejax.config import EarlyExitConfig
 from eejax.decoding.generate import generate
-from eejax.decoding.plan import bucket
-from eejax.decoding.policy import Mode, Policy
-from eejax.decoding.prepare import Prepared, prepare
+from eejax.decoding.loop.plan import bucket
+from eejax.decoding.loop.prepare import Prepared, prepare
+from eejax.decoding.policy.policy import Mode, Policy
 from eejax.decoding.results import FinishReason, GeneratedRow
 from eejax.errors import ArgumentError
 from eejax.models import decoder

@@ -44,9 +44,9 @@ import jax.numpy as jnp
 
 from eejax.config import EarlyExitConfig, GateKind, ModelConfig
 from eejax.decoding.generate import generate
-from eejax.decoding.plan import window_widths
-from eejax.decoding.policy import Mode, Policy
-from eejax.decoding.prepare import Prepared
+from eejax.decoding.loop.plan import window_widths
+from eejax.decoding.loop.prepare import Prepared
+from eejax.decoding.policy.policy import Mode, Policy
 from eejax.errors import ArgumentError
 from eejax.evaluation.wall_clock import interleaved
 from eejax.models.block import Block, BlockOutput, Projections

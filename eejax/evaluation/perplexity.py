@@ -31,7 +31,8 @@ from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError, EejaxError
 from eejax.evaluation.heads import head_depths, head_names, run_heads
-from eejax.ops.bootstrap import (
+from eejax.ops.cross_entropy import head_statistics
+from eejax.stats.bootstrap import (
   DEFAULT,
   METHOD,
   Bootstrap,
@@ -39,7 +40,6 @@ from eejax.ops.bootstrap import (
   difference_interval,
   ratio_interval,
 )
-from eejax.ops.cross_entropy import head_statistics
 from eejax.types import Array, Float, Params
 
 

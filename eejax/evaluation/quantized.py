@@ -26,8 +26,8 @@ import numpy as np
 
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
-from eejax.decoding.criteria import Reads, get_criterion
-from eejax.decoding.policy import KVStrategy, Mode, Policy
+from eejax.decoding.policy.criteria import Reads, get_criterion
+from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.decoding.replay import replay, threshold_array
 from eejax.errors import ArgumentError
 from eejax.evaluation.scores import score_batch

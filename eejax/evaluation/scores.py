@@ -23,7 +23,7 @@ import numpy as np
 
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
-from eejax.decoding.criteria import (
+from eejax.decoding.policy.criteria import (
   Evidence,
   Memory,
   Reads,

@@ -24,11 +24,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from eejax.decoding.policy import Threshold
+from eejax.decoding.policy.policy import Threshold
 from eejax.decoding.replay import Replay, Work, replay, threshold_array
 from eejax.errors import ArgumentError
 from eejax.evaluation.scores import ExitScores
-from eejax.ops.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
+from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
 from eejax.types import Bool, Float
 
 # Predicts how many times faster than full decoding some work is.

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from eejax.analysis import agreement
-from eejax.analysis.capture import capture
-from eejax.analysis.capture_file import ReadoutKind
+from eejax.capture.capture import capture
+from eejax.capture.file import ReadoutKind
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError, EejaxError
 from eejax.models import decoder

@@ -25,7 +25,7 @@ from eejax.analysis.cost_model import (
   SharedReads,
   model_cost,
 )
-from eejax.decoding.policy import KVStrategy
+from eejax.decoding.policy.policy import KVStrategy
 from eejax.decoding.replay import replay
 from eejax.errors import ArgumentError
 

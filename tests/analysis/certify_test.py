@@ -18,11 +18,11 @@ import pytest
 
 from eejax.analysis import certify
 from eejax.analysis.certify import Parts, Text
-from eejax.analysis.risk.fixed_sequence import Guarantee
-from eejax.decoding.policy import Mode, Policy
-from eejax.decoding.prepare import prepare
+from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy.policy import Mode, Policy
 from eejax.errors import ArgumentError, EejaxError
 from eejax.models import decoder
+from eejax.stats.fixed_sequence import Guarantee
 from eejax.testing import tiny
 
 POOL = [(i, i + 1, 7) for i in range(20)]

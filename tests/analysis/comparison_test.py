@@ -16,12 +16,12 @@
 import numpy as np
 import pytest
 
-from eejax.analysis.capture import capture
 from eejax.analysis.comparison import compare
 from eejax.analysis.manifest import parse_manifest
 from eejax.analysis.suitability.skip import Quality
+from eejax.capture.capture import capture
 from eejax.errors import CheckpointError
-from eejax.ops.bootstrap import Bootstrap
+from eejax.stats.bootstrap import Bootstrap
 from eejax.testing.planted import Plan, planted_params, token_batch
 
 FEW = Bootstrap(draws=100)

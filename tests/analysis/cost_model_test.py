@@ -25,7 +25,7 @@ from eejax.analysis.cost_model import (
   model_cost,
   work_of_depths,
 )
-from eejax.decoding.accounting import Accounting, BatchAccounting
+from eejax.decoding.loop.accounting import Accounting, BatchAccounting
 from eejax.decoding.replay import Work, full_work
 from eejax.errors import ArgumentError
 from eejax.hardware import Hardware

@@ -17,13 +17,7 @@ import functools
 import numpy as np
 import pytest
 
-from eejax.analysis import judging, verdict_page
-from eejax.analysis.capture_file import (
-  Captured,
-  CaptureFacts,
-  Readout,
-  ReadoutKind,
-)
+from eejax.analysis import judging
 from eejax.analysis.cost_model import (
   ALL_FREE,
   DecodeCost,
@@ -33,9 +27,16 @@ from eejax.analysis.cost_model import (
 )
 from eejax.analysis.placement import Budget
 from eejax.analysis.verdict import Answer
+from eejax.capture.file import (
+  Captured,
+  CaptureFacts,
+  Readout,
+  ReadoutKind,
+)
 from eejax.errors import ArgumentError
 from eejax.hardware import Hardware
-from eejax.ops.bootstrap import Interval
+from eejax.report import verdict_page
+from eejax.stats.bootstrap import Interval
 from eejax.testing import tiny
 
 LAYERS, ROWS, LENGTH, VOCAB = 6, 16, 40, 50

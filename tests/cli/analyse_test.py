@@ -25,8 +25,8 @@ import numpy as np
 import optax
 import pytest
 
-from eejax.analysis import analysis_report, capture_file
-from eejax.analysis.analysis_sections import SectionSettings
+from eejax.analysis.sections import SectionSettings
+from eejax.capture import file
 from eejax.checkpoint import folder
 from eejax.checkpoint.folder import Checkpoint
 from eejax.checkpoint.manager import RunCheckpoints
@@ -38,8 +38,9 @@ from eejax.cli import (
   probe_timing,
 )
 from eejax.data.tokenizer import train_bpe
-from eejax.decoding.policy import KVStrategy
-from eejax.ops.bootstrap import Bootstrap
+from eejax.decoding.policy.policy import KVStrategy
+from eejax.report import analysis_page
+from eejax.stats.bootstrap import Bootstrap
 from eejax.testing import tiny
 from eejax.training import state
 
@@ -138,7 +139,7 @@ class TestWhole:
       rows = list(csv.DictReader(text.splitlines()))
       assert rows, name
     page = (out / 'report.html').read_text()
-    assert page == analysis_report.render(values)
+    assert page == analysis_page.render(values)
     html.parser.HTMLParser().feed(page)
     assert '<svg' in page and 'grid-of-tokens' in page
 
@@ -188,7 +189,7 @@ class TestGenerating:
   @pytest.fixture(scope='class')
   def given(self, place, whole):
     model = folder.load(place / 'model')
-    return model, capture_file.read(whole[0] / 'captured')
+    return model, file.read(whole[0] / 'captured')
 
   def test_beginnings_are_of_the_text(self, given):
     _, captured = given

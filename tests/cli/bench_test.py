@@ -20,12 +20,12 @@ import jax
 import numpy as np
 import pytest
 
-from eejax.analysis import bench_page
 from eejax.checkpoint import folder
 from eejax.checkpoint.folder import Checkpoint
 from eejax.cli import main
 from eejax.data.tokenizer import train_bpe
 from eejax.evaluation.bench import Bench
+from eejax.report import bench_page
 from eejax.testing import tiny
 
 SHORT = ('--prompt', 'alpha beta', '--max-new-tokens', '5', '--repeats', '1')

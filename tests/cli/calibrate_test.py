@@ -24,7 +24,7 @@ from eejax.cli import calibrate_path, calibrate_work, main
 from eejax.cli.calibrate_store import DecodedTexts
 from eejax.config import parse_exits
 from eejax.data.tokenizer import train_bpe
-from eejax.decoding import policy as policy_lib
+from eejax.decoding.policy import policy as policy_lib
 from eejax.testing import tiny
 from eejax.testing.planted import idle_from
 

@@ -19,9 +19,9 @@ import pytest
 from eejax.cli import (
   configurables,  # noqa: F401  (registers what gin files may name)
 )
-from eejax.decoding import policy as policy_lib
-from eejax.decoding.batching import Batching
-from eejax.decoding.criteria import get_criterion, registry
+from eejax.decoding.policy import policy as policy_lib
+from eejax.decoding.policy.batching import Batching
+from eejax.decoding.policy.criteria import get_criterion, registry
 
 
 @pytest.fixture(autouse=True)

@@ -31,7 +31,7 @@ import dataclasses
 import gin
 import jax.numpy as jnp
 
-from eejax.decoding.criteria import Criterion, Reads
+from eejax.decoding.policy.criteria import Criterion, Reads
 
 
 @gin.configurable

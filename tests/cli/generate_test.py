@@ -24,10 +24,10 @@ import pytest
 from eejax.checkpoint import folder
 from eejax.cli import exit_colours, main, policy_flags
 from eejax.data.tokenizer import Tokenizer
-from eejax.decoding.batching import Batching
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import KVStrategy, Mode, Policy, save_policy
-from eejax.decoding.prepare import prepare
+from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy.batching import Batching
+from eejax.decoding.policy.policy import KVStrategy, Mode, Policy, save_policy
 from eejax.ops.quant import Quantization
 
 EARLY = ('--criterion', 'max_prob', '--threshold', '1e-9,never')

@@ -20,7 +20,7 @@ import gin
 import pytest
 
 from eejax.cli import main
-from eejax.decoding.criteria import registry
+from eejax.decoding.policy.criteria import registry
 
 OWN = """
 import turns_of_a_user
@@ -119,7 +119,7 @@ def test_what_a_file_imports_has_a_name_for_flags(place, capsys, turns):
   (place / 'imports.gin').write_text('import turns_that_register\n')
   (place / 'turns_that_register.py').write_text(
     turns.replace('@gin.configurable', '')
-    + 'from eejax.decoding.criteria import register\nregister(Turns())\n'
+    + 'from eejax.decoding.policy.criteria import register\nregister(Turns())\n'
   )
   flags = ('--threshold', '0.5', '--criterion', 'turns(3)')
   found = generated(capsys, place, *flags, files=('imports',))

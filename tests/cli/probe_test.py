@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from eejax.analysis import judging
-from eejax.analysis.capture import CaptureConfig, capture
 from eejax.analysis.cost_model import DecodeCost, model_cost
 from eejax.analysis.verdict import Answer
+from eejax.capture.capture import CaptureConfig, capture
 from eejax.checkpoint.folder import Checkpoint
 from eejax.cli import probe_timing
 from eejax.data.batch import Batch
-from eejax.ops.bootstrap import Interval
+from eejax.stats.bootstrap import Interval
 from eejax.testing import tiny
 from eejax.testing.planted import idle_from
 

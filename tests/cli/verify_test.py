@@ -20,7 +20,7 @@ import pytest
 
 from eejax.checkpoint import folder
 from eejax.cli import main, prompted_model
-from eejax.decoding.policy import Mode, Policy, save_policy
+from eejax.decoding.policy.policy import Mode, Policy, save_policy
 from eejax.evaluation import lossless
 
 DRAFTS = ('--threshold', '0', '--draft-depth', '3', '--draft-length', '1')

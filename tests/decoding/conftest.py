@@ -23,15 +23,19 @@ import numpy as np
 import pytest
 
 from eejax.config import EarlyExitConfig
-from eejax.decoding import plan as plan_lib
-from eejax.decoding import programs
-from eejax.decoding.batching import Batching
-from eejax.decoding.cache import Request
-from eejax.decoding.criteria import Evidence, Reads, get_criterion
-from eejax.decoding.plan import make_plan
-from eejax.decoding.policy import Mode
-from eejax.decoding.prepare import prepare
-from eejax.decoding.thresholds import Adaptive, Decaying, parse_threshold_rule
+from eejax.decoding.loop import plan as plan_lib
+from eejax.decoding.loop import programs
+from eejax.decoding.loop.cache import Request
+from eejax.decoding.loop.plan import make_plan
+from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy.batching import Batching
+from eejax.decoding.policy.criteria import Evidence, Reads, get_criterion
+from eejax.decoding.policy.policy import Mode
+from eejax.decoding.policy.thresholds import (
+  Adaptive,
+  Decaying,
+  parse_threshold_rule,
+)
 from eejax.ops.sampling import SamplingConfig, row_sampling
 from eejax.testing import reference_thresholds, tiny
 from eejax.testing.reference_decoder import (

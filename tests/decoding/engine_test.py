@@ -20,15 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eejax.decoding import admission, programs
-from eejax.decoding import certificate as certificate_lib
-from eejax.decoding import plan as plan_lib
-from eejax.decoding import policy as policy_lib
-from eejax.decoding.batching import Batching
-from eejax.decoding.certificate import Certificate
+from eejax.decoding import admission
 from eejax.decoding.engine import Engine, EngineFull, EngineLimits
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import KVStrategy, Mode, Policy
+from eejax.decoding.loop import plan as plan_lib
+from eejax.decoding.loop import programs
+from eejax.decoding.policy import certificate as certificate_lib
+from eejax.decoding.policy import policy as policy_lib
+from eejax.decoding.policy.batching import Batching
+from eejax.decoding.policy.certificate import Certificate
+from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.decoding.results import FinishReason
 from eejax.errors import ArgumentError
 from eejax.ops.sampling import SamplingConfig, SamplingMethod

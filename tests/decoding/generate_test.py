@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eejax.decoding import cache, programs
-from eejax.decoding.criteria import Evidence, get_criterion
 from eejax.decoding.generate import FULL_DEPTH, generate
-from eejax.decoding.policy import Mode, Policy
-from eejax.decoding.prepare import prepare
+from eejax.decoding.loop import cache, programs
+from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy.criteria import Evidence, get_criterion
+from eejax.decoding.policy.policy import Mode, Policy
 from eejax.decoding.results import FinishReason
 from eejax.errors import ArgumentError
 from eejax.models import decoder

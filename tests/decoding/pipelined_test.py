@@ -31,7 +31,7 @@ from eejax.decoding.pipelined.latency import (
 from eejax.decoding.pipelined.layout import make_layout
 from eejax.decoding.pipelined.rows import Request, Rows
 from eejax.decoding.pipelined.ticks import decode
-from eejax.decoding.policy import KVStrategy, Mode, Policy
+from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.decoding.results import FinishReason
 from eejax.errors import ArgumentError
 from eejax.models import decoder

@@ -21,14 +21,14 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from eejax.decoding import programs
-from eejax.decoding.batching import Batching
-from eejax.decoding.cache import Request
 from eejax.decoding.engine import Engine, EngineLimits
 from eejax.decoding.generate import generate
-from eejax.decoding.plan import make_plan
-from eejax.decoding.policy import KVStrategy, Mode, Policy
-from eejax.decoding.prepare import prepare
+from eejax.decoding.loop import programs
+from eejax.decoding.loop.cache import Request
+from eejax.decoding.loop.plan import make_plan
+from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy.batching import Batching
+from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.evaluation.heads import run_heads
 from eejax.ops.quant import Quantization, Quantized, dequantize
 from eejax.ops.sampling import SamplingConfig, SamplingMethod, row_sampling

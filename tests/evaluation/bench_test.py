@@ -16,9 +16,9 @@
 import jax
 import pytest
 
-from eejax.decoding.batching import Batching
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import KVStrategy, Mode, Policy
+from eejax.decoding.policy.batching import Batching
+from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.errors import ArgumentError
 from eejax.evaluation import bench
 from eejax.evaluation.bench import Bench, Grid, Setting

@@ -18,7 +18,7 @@ import pytest
 
 from eejax.data.batch import Batch
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import Mode, Policy
+from eejax.decoding.policy.policy import Mode, Policy
 from eejax.decoding.replay import replay, threshold_array
 from eejax.evaluation.scores import collect_scores
 from eejax.testing import tiny

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import pytest
 
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import Mode, Policy
+from eejax.decoding.policy.policy import Mode, Policy
 from eejax.errors import ArgumentError
 from eejax.evaluation import lossless
 from eejax.evaluation.lossless import Kind, LosslessCheck, Verdict

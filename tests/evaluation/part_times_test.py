@@ -13,7 +13,7 @@
 # limitations under the License.
 import pytest
 
-from eejax.decoding.prepare import prepare
+from eejax.decoding.loop.prepare import prepare
 from eejax.errors import ArgumentError
 from eejax.evaluation import part_times
 from eejax.testing import tiny

@@ -21,8 +21,8 @@ import pytest
 
 from eejax.data.batch import Batch
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import KVStrategy, Mode, Policy
-from eejax.decoding.prepare import prepare
+from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.errors import ArgumentError
 from eejax.evaluation.quantized import compare_quantized
 from eejax.models import decoder

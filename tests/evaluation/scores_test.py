@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from eejax.data.batch import Batch
-from eejax.decoding.criteria import Evidence, get_criterion
+from eejax.decoding.policy.criteria import Evidence, get_criterion
 from eejax.errors import ArgumentError
 from eejax.evaluation.scores import ExitScores, collect_scores
 from eejax.models import decoder

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 import pytest
 
-from eejax.analysis.capture import EVERYWHERE, CaptureConfig, capture
-from eejax.analysis.capture_file import ReadoutKind, compared_with
+from eejax.capture.capture import EVERYWHERE, CaptureConfig, capture
+from eejax.capture.file import ReadoutKind, compared_with
 from eejax.errors import ArgumentError
 from eejax.models import decoder
 from eejax.testing import planted

@@ -23,5 +23,5 @@
   kv_damage   what stand-ins for keys and values do to generated text
   kv_forward  the full model behind tokens that left stand-ins
 
-All but the last two read a captured text, see `eejax.analysis.capture`.
+All but the last two read a captured text, see `eejax.capture.capture`.
 """

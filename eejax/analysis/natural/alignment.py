@@ -39,11 +39,11 @@ import math
 
 import numpy as np
 
-from eejax.analysis.capture_file import Captured, Readout
 from eejax.analysis.natural.curves import row_counts
 from eejax.analysis.natural.depths import mean_over
+from eejax.capture.file import Captured, Readout
 from eejax.errors import ArgumentError
-from eejax.ops.bootstrap import (
+from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,
   Interval,

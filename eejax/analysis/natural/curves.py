@@ -34,9 +34,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from eejax.analysis.capture_file import Captured, Readout
 from eejax.analysis.natural.depths import mean_over
-from eejax.ops.bootstrap import (
+from eejax.capture.file import Captured, Readout
+from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,
   Interval,
@@ -65,7 +65,7 @@ class ReadoutFigures:
   Attributes:
     readout: which one.
     figures: by the names in the module's docstring and in
-      `eejax.analysis.capture_file`; those the capture has.
+      `eejax.capture.file`; those the capture has.
   """
 
   readout: Readout

@@ -37,9 +37,9 @@ import enum
 
 import numpy as np
 
-from eejax.analysis.capture_file import Captured, ReadoutKind
+from eejax.capture.file import Captured, ReadoutKind
 from eejax.errors import ArgumentError
-from eejax.ops.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
+from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
 from eejax.types import Float, Int
 
 

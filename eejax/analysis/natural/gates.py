@@ -40,7 +40,7 @@ Gates (higher is safer, all in [0, 1]), by what a capture holds:
   js              1 - JS / log 2 with the read-out before
   gate            the trained gate of an exit
 
-The first four are those of `eejax.decoding.criteria`. `hidden_cosine` is
+The first four are those of `eejax.decoding.policy.criteria`. `hidden_cosine` is
 close to its `cosine`, which reads the stream before the norm.
 
 Reference:
@@ -55,11 +55,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eejax.analysis.capture_file import Captured
 from eejax.analysis.natural.curves import row_counts
 from eejax.analysis.natural.depths import Ceiling, mean_over, places
+from eejax.capture.file import Captured
 from eejax.errors import ArgumentError
-from eejax.ops.bootstrap import (
+from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,
   Interval,

@@ -33,15 +33,15 @@ import dataclasses
 
 import numpy as np
 
-from eejax.analysis.capture_file import Captured
 from eejax.analysis.natural.depths import Ceiling, depths
 from eejax.analysis.natural.gates import (
   gate_scores,
   leaves_at,
   threshold_for,
 )
+from eejax.capture.file import Captured
 from eejax.errors import ArgumentError
-from eejax.ops.bootstrap import (
+from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,
   Interval,

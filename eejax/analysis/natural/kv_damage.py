@@ -46,17 +46,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eejax.analysis.capture import CaptureConfig, capture
-from eejax.analysis.capture_file import ReadoutKind
-from eejax.analysis.capture_text import generated_batch
 from eejax.analysis.natural.depths import Ceiling, depths
 from eejax.analysis.natural.kv_forward import check_strategy, likeliest_tokens
+from eejax.capture.capture import CaptureConfig, capture
+from eejax.capture.file import ReadoutKind
+from eejax.capture.generated_text import generated_batch
 from eejax.config import EarlyExitConfig
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import KVStrategy, Mode, Policy
-from eejax.decoding.prepare import prepare
+from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.errors import ArgumentError
-from eejax.ops.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
+from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
 from eejax.types import Bool, Params
 
 

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eejax.config import ModelConfig
-from eejax.decoding.policy import KVStrategy
+from eejax.decoding.policy.policy import KVStrategy
 from eejax.errors import ArgumentError
 from eejax.models import decoder
 from eejax.models.block import Block, BlockOutput

@@ -22,7 +22,6 @@ import dataclasses
 
 import numpy as np
 
-from eejax.analysis.capture_file import Captured, ReadoutKind
 from eejax.analysis.natural.depths import (
   Ceiling,
   DepthDistribution,
@@ -30,7 +29,8 @@ from eejax.analysis.natural.depths import (
   distribution,
   mean_over,
 )
-from eejax.ops.bootstrap import DEFAULT, Bootstrap, Interval
+from eejax.capture.file import Captured, ReadoutKind
+from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval
 
 _WHOLE = (ReadoutKind.NATURAL,)
 _HALVES = (ReadoutKind.NATURAL, ReadoutKind.ATTENTION)

@@ -38,10 +38,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eejax.analysis.capture_file import Captured
 from eejax.analysis.natural.depths import Ceiling, depths, mean_over
+from eejax.capture.file import Captured
 from eejax.data.tokenizer import Tokenizer
-from eejax.ops.bootstrap import DEFAULT, Bootstrap, Interval
+from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval
 from eejax.types import Int
 
 _BROKEN = '\ufffd'

@@ -13,5 +13,5 @@
 # limitations under the License.
 """Whether a model suits early exit: scores, ceilings, strategies, speed-ups.
 
-All of it is computed from a captured text, see `eejax.analysis.capture_file`.
+All of it is computed from a captured text, see `eejax.capture.file`.
 """

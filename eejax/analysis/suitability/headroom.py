@@ -31,9 +31,9 @@ import dataclasses
 import numpy as np
 
 from eejax.analysis.agreement import first_match_depth, stable_depth
-from eejax.analysis.capture_file import Captured
 from eejax.analysis.suitability.score import natural_depths
-from eejax.ops.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
+from eejax.capture.file import Captured
+from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
 from eejax.types import Float
 
 

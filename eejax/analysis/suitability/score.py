@@ -37,9 +37,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from eejax.analysis.capture_file import Captured, ReadoutKind
+from eejax.capture.file import Captured, ReadoutKind
 from eejax.errors import ArgumentError, EejaxError
-from eejax.ops.bootstrap import (
+from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,
   Interval,

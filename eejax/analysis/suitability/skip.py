@@ -38,11 +38,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eejax.analysis.capture_file import Captured, ReadoutKind
 from eejax.analysis.suitability.gate_scores import Gate, gate_scores
 from eejax.analysis.suitability.headroom import headroom
+from eejax.capture.file import Captured, ReadoutKind
 from eejax.errors import ArgumentError
-from eejax.ops.bootstrap import (
+from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,
   Interval,

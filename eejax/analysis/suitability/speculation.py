@@ -37,10 +37,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eejax.analysis.capture_file import Captured, ReadoutKind
 from eejax.analysis.suitability.score import natural_depths
+from eejax.capture.file import Captured, ReadoutKind
 from eejax.errors import ArgumentError
-from eejax.ops.bootstrap import (
+from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,
   Interval,

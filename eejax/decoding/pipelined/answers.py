@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from eejax.decoding.criteria import Evidence, get_criterion
 from eejax.decoding.pipelined.exchange import Packet, of_stage
 from eejax.decoding.pipelined.layout import STAGE_AXIS, Layout
 from eejax.decoding.pipelined.parameters import StageParams
 from eejax.decoding.pipelined.rows import Emitted, Request
 from eejax.decoding.pipelined.stage import StageOutput
+from eejax.decoding.policy.criteria import Evidence, get_criterion
 from eejax.models.exits import gate_logit
 from eejax.ops.sampling import SamplingMethod, choose, log_probability
 from eejax.types import Array, Bool, Float, Int

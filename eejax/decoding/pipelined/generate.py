@@ -34,14 +34,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from eejax.config import EarlyExitConfig
 from eejax.decoding.generate import check_prompts
+from eejax.decoding.loop.plan import bucket
 from eejax.decoding.pipelined.layout import make_layout, stages_of_mesh
 from eejax.decoding.pipelined.parameters import place_params
 from eejax.decoding.pipelined.results import PipelinedResult, PipelinedRow
 from eejax.decoding.pipelined.rows import Record, Request, Rows
 from eejax.decoding.pipelined.stage import Caches
 from eejax.decoding.pipelined.ticks import decode, empty_caches, prefill
-from eejax.decoding.plan import bucket
-from eejax.decoding.policy import Policy
+from eejax.decoding.policy.policy import Policy
 from eejax.decoding.results import FinishReason
 from eejax.errors import ArgumentError
 from eejax.ops.sampling import SamplingConfig, row_sampling

@@ -26,8 +26,8 @@ from eejax.config import (
   GateKind,
   ModelConfig,
 )
-from eejax.decoding.criteria import Reads, get_criterion
-from eejax.decoding.policy import Mode, Policy
+from eejax.decoding.policy.criteria import Reads, get_criterion
+from eejax.decoding.policy.policy import Mode, Policy
 from eejax.errors import ArgumentError
 
 STAGE_AXIS = 'stage'

@@ -18,15 +18,15 @@ import math
 import numpy as np
 import pytest
 
-from eejax.analysis.capture_file import ReadoutKind
 from eejax.analysis.natural.alignment import (
   alignment,
   calibration_error,
   reliability,
   safe_threshold,
 )
+from eejax.capture.file import ReadoutKind
 from eejax.errors import ArgumentError
-from eejax.ops.bootstrap import Bootstrap
+from eejax.stats.bootstrap import Bootstrap
 
 FEW = Bootstrap(draws=50)
 

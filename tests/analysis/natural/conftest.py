@@ -16,8 +16,8 @@
 import numpy as np
 import pytest
 
-from eejax.analysis.capture import EVERYWHERE, CaptureConfig, capture
-from eejax.analysis.capture_file import (
+from eejax.capture.capture import EVERYWHERE, CaptureConfig, capture
+from eejax.capture.file import (
   Captured,
   CaptureFacts,
   Readout,

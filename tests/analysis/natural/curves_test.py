@@ -18,14 +18,14 @@ import collections
 import numpy as np
 import pytest
 
-from eejax.analysis.capture_file import ReadoutKind
 from eejax.analysis.natural.curves import (
   curves,
   kappa,
   overlap,
   row_counts,
 )
-from eejax.ops.bootstrap import Bootstrap
+from eejax.capture.file import ReadoutKind
+from eejax.stats.bootstrap import Bootstrap
 
 FEW = Bootstrap(draws=50)
 

@@ -16,7 +16,6 @@
 import numpy as np
 import pytest
 
-from eejax.analysis.capture_file import ReadoutKind
 from eejax.analysis.natural.depths import (
   Ceiling,
   depths,
@@ -26,6 +25,7 @@ from eejax.analysis.natural.depths import (
   mean_over,
   stable_depth,
 )
+from eejax.capture.file import ReadoutKind
 from eejax.errors import ArgumentError
 
 #              settled early, passing match, last moment, always right

@@ -19,10 +19,10 @@ import math
 import numpy as np
 import pytest
 
-from eejax.analysis.capture_file import ReadoutKind
 from eejax.analysis.natural import gates
+from eejax.capture.file import ReadoutKind
 from eejax.errors import ArgumentError
-from eejax.ops.bootstrap import Bootstrap
+from eejax.stats.bootstrap import Bootstrap
 
 FEW = Bootstrap(draws=50)
 ALL = ['max_prob', 'margin', 'entropy', 'patience(2)', 'hidden_cosine', 'js']

@@ -18,7 +18,7 @@ import pytest
 
 from eejax.analysis.natural.joint import joint_against_plain
 from eejax.errors import ArgumentError
-from eejax.ops.bootstrap import Bootstrap
+from eejax.stats.bootstrap import Bootstrap
 
 FEW = Bootstrap(draws=200)
 ROWS, LENGTH = 20, 30

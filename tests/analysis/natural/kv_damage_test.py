@@ -22,9 +22,9 @@ from eejax.analysis.natural.kv_damage import (
   compare_texts,
   kv_damage,
 )
-from eejax.decoding.policy import KVStrategy, Mode, Policy
+from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.errors import ArgumentError
-from eejax.ops.bootstrap import Bootstrap
+from eejax.stats.bootstrap import Bootstrap
 from eejax.testing import planted, tiny
 
 FEW = Bootstrap(draws=50)

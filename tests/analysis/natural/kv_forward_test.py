@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eejax.analysis.capture_text import generated_batch
 from eejax.analysis.natural.kv_forward import check_strategy, likeliest_tokens
+from eejax.capture.generated_text import generated_batch
 from eejax.decoding.generate import generate
-from eejax.decoding.policy import KVStrategy, Mode, Policy
+from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.errors import ArgumentError
 from eejax.models import decoder
 from eejax.testing import tiny

@@ -16,11 +16,11 @@
 import numpy as np
 import pytest
 
-from eejax.analysis.capture_file import ReadoutKind
 from eejax.analysis.natural.depths import Ceiling
 from eejax.analysis.natural.sublayers import events_by_block, sublayer_exits
+from eejax.capture.file import ReadoutKind
 from eejax.errors import ArgumentError
-from eejax.ops.bootstrap import Bootstrap
+from eejax.stats.bootstrap import Bootstrap
 
 FEW = Bootstrap(draws=50)
 NATURAL, ATTENTION = ReadoutKind.NATURAL, ReadoutKind.ATTENTION

@@ -22,7 +22,7 @@ from eejax.analysis.natural import subwords
 from eejax.analysis.natural.subwords import TokenClass, token_class
 from eejax.data.special_tokens import SpecialTokens
 from eejax.data.tokenizer import Tokenizer, train_bpe
-from eejax.ops.bootstrap import Bootstrap
+from eejax.stats.bootstrap import Bootstrap
 
 FEW = Bootstrap(draws=20)
 

@@ -18,7 +18,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from eejax.analysis.capture_file import (
+from eejax.capture.file import (
   Captured,
   CaptureFacts,
   Readout,

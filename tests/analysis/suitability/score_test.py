@@ -19,7 +19,6 @@ import math
 import numpy as np
 import pytest
 
-from eejax.analysis.capture_file import ReadoutKind
 from eejax.analysis.suitability.score import (
   DepthRange,
   ScoreSettings,
@@ -31,8 +30,9 @@ from eejax.analysis.suitability.score import (
   similarity,
   top_k_overlap,
 )
+from eejax.capture.file import ReadoutKind
 from eejax.errors import ArgumentError, EejaxError
-from eejax.ops.bootstrap import Interval, draw_rows
+from eejax.stats.bootstrap import Interval, draw_rows
 
 LAYERS = 4
 

@@ -18,7 +18,6 @@ import math
 import numpy as np
 import pytest
 
-from eejax.analysis.capture_file import ReadoutKind
 from eejax.analysis.suitability.gate_scores import (
   Gate,
   gate_scores,
@@ -32,6 +31,7 @@ from eejax.analysis.suitability.skip import (
   skip_at,
   sweep,
 )
+from eejax.capture.file import ReadoutKind
 from eejax.errors import ArgumentError, EejaxError
 
 

@@ -1,0 +1,191 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Counting work where it is done.
+
+The decode loop counts, for every stage, how often it ran and for how many
+tokens of each row; block counts follow from the stage's size. Exit rates are
+no measure of speed: an exited token's deeper blocks are caught up later.
+"""
+
+import dataclasses
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+
+from eejax.decoding.loop.plan import Plan
+from eejax.types import Array, Bool, Int
+
+
+@flax.struct.dataclass
+class Counts:
+  """Hold counts of a running loop; X stages.
+
+  Attributes:
+    stage_runs: how often each stage ran, however many tokens it took.
+    head_runs: how often each stage's output matrix was read.
+    passes: tokens of each row that each stage processed while the row lived.
+    catch_up: those of `passes` whose token had been emitted before.
+    head_calls: how often each row needed a stage's logits, a verified window
+      once for each of its tokens.
+    drafted: drafts of each row that were verified, by the stage whose exit
+      proposed them; those looked up in the text stand at the last stage.
+    accepted: those of `drafted` that were kept.
+  """
+
+  stage_runs: Int[Array, 'X']
+  head_runs: Int[Array, 'X']
+  passes: Int[Array, 'B X']
+  catch_up: Int[Array, 'B X']
+  head_calls: Int[Array, 'B X']
+  drafted: Int[Array, 'B X']
+  accepted: Int[Array, 'B X']
+
+
+# Fields of `Counts` with a line a row.
+ROW_COUNTS = ('passes', 'catch_up', 'head_calls', 'drafted', 'accepted')
+
+
+def no_counts(*, batch_size: int, num_stages: int) -> Counts:
+  """Return counts at the start."""
+  row = lambda: jnp.zeros((num_stages,), jnp.int32)
+  table = lambda: jnp.zeros((batch_size, num_stages), jnp.int32)
+  tables = (table() for _ in range(5))
+  return Counts(row(), row(), *tables)
+
+
+@flax.struct.dataclass
+class StageEvent:
+  """Hold what happened at one stage in one step.
+
+  Attributes:
+    ran: whether the stage ran.
+    width: how many tokens of each row it took if it ran.
+    active: rows that asked for it, their token not emitted yet.
+    asked: how often each row needed its head's logits.
+  """
+
+  ran: Bool[Array, '']
+  width: Int[Array, 'B']
+  active: Bool[Array, 'B']
+  asked: Int[Array, 'B']
+
+
+def count_step(counts: Counts, events: tuple[StageEvent, ...]) -> Counts:
+  """Return `counts` after one more tick.
+
+  A window of n tokens counts n passes: n - 1 catch up, and so does the last
+  one in a row that had emitted its token at an earlier exit and rides along.
+  """
+  ran = jnp.stack([e.ran for e in events])  # [X]
+  width = jnp.stack([e.width for e in events], axis=1)  # [B, X]
+  active = jnp.stack([e.active for e in events], axis=1)
+  asked = jnp.stack([e.asked for e in events], axis=1)
+  passes = jnp.where(ran[None], width, 0)
+  return dataclasses.replace(
+    counts,
+    stage_runs=counts.stage_runs + ran,
+    head_runs=counts.head_runs + jnp.any(asked > 0, axis=0),
+    passes=counts.passes + passes,
+    catch_up=counts.catch_up + passes - (ran[None] & active),
+    head_calls=counts.head_calls + asked,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Accounting:
+  """Report the work of decoding one prompt or several.
+
+  A block-pass is one block run for one token of one row. Prefill counts
+  nowhere.
+
+  Attributes:
+    blocks_run: block-passes of the backbone's blocks; windows count each of
+      their real tokens, rows that have finished count nothing.
+    blocks_full: what full decoding would have run for the same tokens.
+    catch_up_blocks: those of `blocks_run` spent on tokens emitted earlier.
+    exit_blocks_run: passes of the own blocks of `block` exits.
+    head_calls: full-vocabulary products that rows needed.
+    drafted: tokens that were drafted and that the model verified.
+    accepted: those of `drafted` that were kept.
+    looked_up: those of `drafted` that came from the text, not from an exit.
+    looked_up_accepted: those of `looked_up` that were kept.
+  """
+
+  blocks_run: int = 0
+  blocks_full: int = 0
+  catch_up_blocks: int = 0
+  exit_blocks_run: int = 0
+  head_calls: int = 0
+  drafted: int = 0
+  accepted: int = 0
+  looked_up: int = 0
+  looked_up_accepted: int = 0
+
+  @property
+  def acceptance(self) -> float | None:
+    """Return the share of drafts that were kept; None without drafts."""
+    return self.accepted / self.drafted if self.drafted else None
+
+  def __add__(self, other: 'Accounting') -> 'Accounting':
+    ours, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
+    return Accounting(*(a + b for a, b in zip(ours, theirs, strict=True)))
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchAccounting:
+  """Report the work of a batch as the machine sees it.
+
+  Attributes:
+    block_reads: how often a block's weights were read; what time follows
+      where memory bandwidth decides.
+    head_reads: how often an output matrix was read.
+  """
+
+  block_reads: int = 0
+  head_reads: int = 0
+
+  def __add__(self, other: 'BatchAccounting') -> 'BatchAccounting':
+    return BatchAccounting(
+      self.block_reads + other.block_reads, self.head_reads + other.head_reads
+    )
+
+
+def row_accounting(
+  counts: Counts, *, plan: Plan, row: int, num_tokens: int
+) -> Accounting:
+  """Return the work done for one row that emitted `num_tokens` tokens."""
+  sizes = np.array([s.last - s.first for s in plan.stages])
+  has_block = np.array([s.has_block_head for s in plan.stages])
+  passes = np.asarray(counts.passes)[row]
+  return Accounting(
+    blocks_run=int(passes @ sizes),
+    blocks_full=num_tokens * plan.config.model.num_layers,
+    catch_up_blocks=int(np.asarray(counts.catch_up)[row] @ sizes),
+    exit_blocks_run=int(passes @ has_block),
+    head_calls=int(np.asarray(counts.head_calls)[row].sum()),
+    drafted=int(np.asarray(counts.drafted)[row].sum()),
+    accepted=int(np.asarray(counts.accepted)[row].sum()),
+    looked_up=int(np.asarray(counts.drafted)[row, -1]),
+    looked_up_accepted=int(np.asarray(counts.accepted)[row, -1]),
+  )
+
+
+def batch_accounting(counts: Counts, *, plan: Plan) -> BatchAccounting:
+  """Return what the whole batch read."""
+  sizes = np.array([s.num_caches for s in plan.stages])
+  return BatchAccounting(
+    block_reads=int(np.asarray(counts.stage_runs) @ sizes),
+    head_reads=int(np.asarray(counts.head_runs).sum()),
+  )

@@ -1,0 +1,240 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What the decode loop carries, and what stays the same beside it.
+
+Rows of a batch are independent: each has its own length, and the slot of a
+token in a cache is its position in its row's text. A slot of a stage's cache
+is valid for a row iff slot < done_to[row].
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from eejax.decoding.drafting.adaptive import Draft
+from eejax.decoding.loop.accounting import Counts
+from eejax.decoding.loop.plan import Plan, Stage, bucket
+from eejax.decoding.policy.batching import Cycle
+from eejax.decoding.policy.criteria import Memory
+from eejax.decoding.policy.policy import KVStrategy
+from eejax.decoding.policy.thresholds import ThresholdState
+from eejax.ops.quant import (
+  Quantization,
+  Quantized,
+  dequantize,
+  quantize_rows,
+  zero_rows,
+)
+from eejax.ops.sampling import RowSampling
+from eejax.types import Array, Bool, DTypeLike, Float, Int, PyTree
+
+# Caches grow in these steps, so that few programs are compiled.
+SMALLEST_CACHE = 64
+
+
+@flax.struct.dataclass
+class StageState:
+  """Hold what one stage of a plan remembers.
+
+  Invariants: keys and values are those of a full-depth pass (or what the
+  plan's strategy puts in their place) for all slots below `done_to`, and
+  meaningless from there on; the streams of a row's tokens `done_to`,
+  `done_to + 1` ... that reached the stage stand at the start of its
+  `waiting`. No earlier stage is behind: `done_to` never rises with the stage.
+
+  Attributes:
+    keys: a cache a block of the stage, a BLOCK exit's own last; int8 with a
+      scale for each token and head, or as they were computed.
+    values: likewise.
+    waiting: streams of tokens that wait at the stage's entrance, with as much
+      room again for a window that is written past its end; None where no
+      token ever waits.
+    visible: slots that hold keys and values at all, under the strategy MASK;
+      None where all do.
+    done_to: the first slot of each row that the stage has not processed.
+  """
+
+  keys: tuple[Float[Array, 'B K S H'] | Quantized, ...]
+  values: tuple[Float[Array, 'B K S H'] | Quantized, ...]
+  waiting: Float[Array, 'B two_W D'] | None
+  visible: Bool[Array, 'B S'] | None
+  done_to: Int[Array, 'B']
+
+
+@flax.struct.dataclass
+class Request:
+  """Hold what stays the same while a batch is decoded.
+
+  Attributes:
+    eos: tokens that end a row.
+    thresholds: of each row at each exit of the plan; infinity is never.
+    sampling: how each row's tokens are chosen.
+  """
+
+  eos: Int[Array, 'num_eos']
+  thresholds: Float[Array, 'B X']
+  sampling: RowSampling
+
+
+@flax.struct.dataclass
+class DecodeState:
+  """Hold what changes from tick to tick.
+
+  Attributes:
+    length: tokens of each row that were fed; the position of the next one.
+    tokens: the token to be fed next, or the newest one of a parked row.
+    parked: the stage before which a row's newest token stands, its
+      successor not emitted yet; 0 where the next token is to be fed.
+    live: rows that still generate.
+    failed: rows that ended because their logits were not finite.
+    remaining: tokens each row may still emit.
+    since_full: tokens of each row since its last one at full depth.
+    deepest: the deepest stage each row may still go to, under MONOTONE.
+    stages: caches and waiting tokens.
+    cycles: what was done upstream of each stage.
+    counts: work done so far.
+    memory: what exits saw of each row's newest token.
+    rule: what a threshold rule knows; None where thresholds stay.
+    outcome: streams behind the last stage, of the window that was verified
+      last; None but in SPECULATIVE.
+    draft: tokens drafted and not yet verified; None but in SPECULATIVE.
+  """
+
+  length: Int[Array, 'B']
+  tokens: Int[Array, 'B']
+  parked: Int[Array, 'B']
+  live: Bool[Array, 'B']
+  failed: Bool[Array, 'B']
+  remaining: Int[Array, 'B']
+  since_full: Int[Array, 'B']
+  deepest: Int[Array, 'B']
+  stages: tuple[StageState, ...]
+  cycles: tuple[Cycle, ...]
+  counts: Counts
+  memory: Memory
+  rule: ThresholdState | None = None
+  outcome: Float[Array, 'B two_W D'] | None = None
+  draft: Draft | None = None
+
+
+@flax.struct.dataclass
+class Emission:
+  """Hold what each row emitted in one tick: its first `num` entries.
+
+  Attributes:
+    token: the tokens.
+    depth: blocks each went through before it was proposed.
+    score: score of the exit each came from; NaN from the final head.
+    log_prob: log-probability, untempered, under the head that decided.
+    num: how many tokens.
+  """
+
+  token: Int[Array, '*rows E']
+  depth: Int[Array, '*rows E']
+  score: Float[Array, '*rows E']
+  log_prob: Float[Array, '*rows E']
+  num: Int[Array, '*rows']
+
+
+def cache_size(plan: Plan, *, longest: int) -> int:
+  """Return how many slots texts of up to `longest` tokens need, padded.
+
+  A window is written whole, wherever it starts: past the last token there
+  must be room for the rest of it.
+  """
+  return bucket(longest + plan.window - 1, smallest=SMALLEST_CACHE)
+
+
+def empty_stage(
+  plan: Plan,
+  stage: Stage,
+  *,
+  batch_size: int,
+  size: int,
+  dtype: DTypeLike,
+  kv_quantization: Quantization = Quantization.NONE,
+) -> StageState:
+  """Return the state of a stage that has seen nothing."""
+  c = plan.config.model
+  shape = (batch_size, c.num_kv_heads, size, c.head_dim)
+
+  def cache() -> Float[Array, 'B K S H'] | Quantized:
+    if kv_quantization is Quantization.INT8:
+      return zero_rows(shape)
+    return jnp.zeros(shape, dtype)
+
+  caches = lambda: tuple(cache() for _ in range(stage.num_caches))
+  waiting = visible = None
+  recomputes = plan.kv_strategy is KVStrategy.RECOMPUTE
+  if stage is not plan.stages[0] or recomputes:
+    waiting = empty_streams(plan, batch_size=batch_size, dtype=dtype)
+  if plan.kv_strategy is KVStrategy.MASK:
+    visible = jnp.ones((batch_size, size), bool)
+  return StageState(
+    keys=caches(),
+    values=caches(),
+    waiting=waiting,
+    visible=visible,
+    done_to=jnp.zeros((batch_size,), jnp.int32),
+  )
+
+
+def as_stored(rows: PyTree, caches: PyTree) -> PyTree:
+  """Return new keys and values in the form in which caches hold theirs."""
+  is_quantized = lambda cache: isinstance(cache, Quantized)
+  return jax.tree.map(
+    lambda cache, new: quantize_rows(new) if is_quantized(cache) else new,
+    caches,
+    rows,
+    is_leaf=is_quantized,
+  )
+
+
+def rows_at(
+  cache: Float[Array, 'B K S H'] | Quantized,
+  slots: Int[Array, 'B'],
+  *,
+  dtype: DTypeLike,
+) -> Float[Array, 'B K 1 H']:
+  """Return what a cache holds of one token of each row."""
+
+  def take(leaf):
+    at = slots.reshape(-1, *(1,) * (leaf.ndim - 1))
+    return jnp.take_along_axis(leaf, at, axis=2)
+
+  found = jax.tree.map(take, cache)
+  if isinstance(found, Quantized):
+    return dequantize(found, axes=(-1,), dtype=dtype)
+  return found
+
+
+def empty_streams(
+  plan: Plan, *, batch_size: int, dtype: DTypeLike
+) -> Float[Array, 'B two_W D']:
+  """Return room for the streams of a window, and for one past its end."""
+  shape = (batch_size, 2 * plan.window, plan.config.model.embed_dim)
+  return jnp.zeros(shape, dtype)
+
+
+def blank_emission(batch_size: int, *, room: int = 1) -> Emission:
+  """Return an emission of no token, with room for `room`."""
+  number = jnp.zeros((batch_size, room), jnp.int32)
+  zeros = jnp.zeros((batch_size, room), jnp.float32)
+  return Emission(
+    token=number,
+    depth=number,
+    score=zeros,
+    log_prob=zeros,
+    num=jnp.zeros((batch_size,), jnp.int32),
+  )

@@ -1,0 +1,187 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Stand-ins for the keys and values of blocks that a token skipped.
+
+They are written at once, so no token waits and no window is needed; later
+tokens attend to something else than the whole model would have shown them.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from eejax.config import ModelConfig
+from eejax.decoding.loop.cache import StageState, rows_at
+from eejax.decoding.loop.plan import Plan, Stage
+from eejax.decoding.loop.prepare import Prepared
+from eejax.decoding.loop.segments import StageOutput, Window
+from eejax.decoding.policy.policy import KVStrategy
+from eejax.models.exits import ExitInput
+from eejax.ops.norm import rms_norm
+from eejax.ops.quant import kernel_product
+from eejax.ops.rotary import Rotation, rotate
+from eejax.types import Array, Bool, Float, Params, PyTree
+
+# What is remembered of an exit: the stream there (PROPAGATE), keys and values
+# of the last block that ran (COPY), or nothing.
+StandIn = tuple[jax.Array, ...]
+
+
+def no_stand_in(embedded: Float[Array, 'B 1 D'], *, plan: Plan) -> StandIn:
+  """Return a stand-in with any values, before a row has exited."""
+  c = plan.config.model
+  match plan.kv_strategy:
+    case KVStrategy.PROPAGATE:
+      return (embedded,)
+    case KVStrategy.COPY:
+      shape = (embedded.shape[0], c.num_kv_heads, 1, c.head_dim)
+      zeros = jnp.zeros(shape, embedded.dtype)
+      return (zeros, zeros)
+  return ()
+
+
+def stand_in(
+  before: StandIn,
+  rows: Bool[Array, 'B'],
+  last: ExitInput,
+  state: StageState,
+  *,
+  plan: Plan,
+  stage: Stage,
+) -> StandIn:
+  """Return `before` with what rows that exit leave behind.
+
+  Args:
+    before: of the rows that exited before.
+    rows: that exit now.
+    last: what the exit's head read.
+    state: of the stage before the exit, which has just run.
+    plan: what is decoded.
+    stage: the stage before the exit.
+  """
+  match plan.kv_strategy:
+    case KVStrategy.PROPAGATE:
+      assert last.hidden is not None
+      new: StandIn = (last.hidden,)
+    case KVStrategy.COPY:
+      block = stage.last - stage.first - 1
+      new = tuple(
+        rows_at(caches[block], state.done_to - 1, dtype=before[0].dtype)
+        for caches in (state.keys, state.values)
+      )
+    case _:
+      return ()
+  return tuple(
+    jnp.where(rows.reshape(-1, *(1,) * (n.ndim - 1)), n, b)
+    for n, b in zip(new, before, strict=True)
+  )
+
+
+def fill_rows(
+  output: StageOutput,
+  window: Window,
+  *,
+  standing: StandIn,
+  rows: Bool[Array, 'B'],
+  params: Prepared,
+  plan: Plan,
+  stage: Stage,
+) -> StageOutput:
+  """Put stand-ins in place of what a stage computed for rows that skip it.
+
+  Args:
+    output: of the stage.
+    window: one token of each row.
+    standing: what the rows left behind at their exits.
+    rows: that skip the stage.
+    params: the model.
+    plan: what is decoded.
+    stage: the stage.
+  """
+  if plan.kv_strategy is KVStrategy.MASK:
+    return output
+  made = lambda: _make(standing, params, window.rotation, plan, stage)
+  filled = lax.cond(jnp.any(rows), made, lambda: (output.keys, output.values))
+  pick = lambda new, old: jnp.where(rows[:, None, None, None], new, old)
+  keys, values = jax.tree.map(pick, filled, (output.keys, output.values))
+  return dataclasses.replace(output, keys=keys, values=values)
+
+
+def _make(
+  standing: StandIn,
+  params: Prepared,
+  turned: Rotation,
+  plan: Plan,
+  stage: Stage,
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+  """Return keys and values for every cache of a stage."""
+  if plan.kv_strategy is KVStrategy.COPY:
+    keys, values = standing
+    return (keys,) * stage.num_caches, (values,) * stage.num_caches
+  blocks: list[PyTree] = list(params.blocks[stage.first : stage.last])
+  if stage.has_block_head:
+    blocks.append(params.exits[stage.needed_exit.name]['block'])
+  pairs = [
+    _project(block, standing[0], turned, config=plan.config.model)
+    for block in blocks
+  ]
+  return tuple(k for k, _ in pairs), tuple(v for _, v in pairs)
+
+
+def _project(
+  block: Params,
+  stream: Float[Array, 'B 1 D'],
+  turned: Rotation,
+  *,
+  config: ModelConfig,
+) -> tuple[Float[Array, 'B K 1 H'], Float[Array, 'B K 1 H']]:
+  """Return the keys and values a block would make of a stream.
+
+  Reference:
+    Schuster et al. (2022), Confident Adaptive Language Modeling, section 2.2,
+    state propagation.
+  """
+  c = config
+  scale = block['attention_norm']['scale']
+  x = rms_norm(stream, scale=scale, epsilon=c.norm_epsilon)
+  key, value = _key_and_value(block['attention'], x, config=c)
+  if c.qk_norm:
+    scale = block['attention']['key_norm']['scale']
+    key = rms_norm(key, scale=scale, epsilon=c.norm_epsilon)
+  key = rotate(key, positions=turned, config=c.rotary)
+  return jnp.moveaxis(key, 2, 1), jnp.moveaxis(value, 2, 1)
+
+
+def _key_and_value(
+  attention: Params, x: Float[Array, 'B 1 D'], *, config: ModelConfig
+) -> tuple[Float[Array, 'B 1 K H'], Float[Array, 'B 1 K H']]:
+  """Return both products, of a fused kernel with the queries' thrown away.
+
+  Cutting the kernel instead would copy most of it for every token.
+  """
+  if 'qkv' in attention:
+    all_heads = _product(attention['qkv'], x)
+    pair = all_heads[:, :, config.num_heads :]
+    key, value = jnp.split(pair, 2, axis=2)
+    return key, value
+  return _product(attention['key'], x), _product(attention['value'], x)
+
+
+def _product(
+  projection: Params, x: Float[Array, 'B 1 D']
+) -> Float[Array, 'B 1 K H']:
+  y = kernel_product(x, projection['kernel'])
+  return y + projection['bias'][None, None] if 'bias' in projection else y

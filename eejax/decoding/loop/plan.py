@@ -1,0 +1,283 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Plans: the static shape of a decoding program.
+
+A plan says which blocks run before which exit; everything that changes from
+call to call (thresholds, sampling settings, prompts) is data. Two policies
+with equal plans share one compiled program.
+"""
+
+import dataclasses
+import enum
+
+from eejax.config import EarlyExitConfig, ExitConfig, ExitHeadKind
+from eejax.decoding.policy.batching import Batching, free_tokens, head_in_blocks
+from eejax.decoding.policy.criteria import Reads, get_criterion
+from eejax.decoding.policy.policy import KVStrategy, Mode, Policy, Threshold
+from eejax.errors import ArgumentError
+from eejax.ops.sampling import SamplingMethod
+
+
+class Drafting(enum.Enum):
+  """How many tokens are drafted before they are verified.
+
+  FIXED: as many as there is room for. ADAPTIVE: as many as have paid lately,
+  none if none would.
+  """
+
+  FIXED = 'fixed'
+  ADAPTIVE = 'adaptive'
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """Describe a segment of blocks and the head that stands after it.
+
+  Attributes:
+    first: first block of the segment, 0-based.
+    last: one past its last block; the depth its head reads at.
+    exit: the exit read there; None is the model's final head.
+  """
+
+  first: int
+  last: int
+  exit: ExitConfig | None
+
+  @property
+  def needed_exit(self) -> ExitConfig:
+    """Return the exit of a stage that has one."""
+    assert self.exit is not None
+    return self.exit
+
+  @property
+  def has_block_head(self) -> bool:
+    """Return whether the exit has a block, with keys and values, of its own."""
+    return self.exit is not None and self.exit.head is ExitHeadKind.BLOCK
+
+  @property
+  def num_caches(self) -> int:
+    """Return how many blocks keep keys and values here."""
+    return self.last - self.first + self.has_block_head
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Describe a decoding program.
+
+  Invariants: stages touch; every stage but the last has an exit; a row that
+  takes no earlier exit takes the last stage's head.
+
+  Attributes:
+    config: the model with all its exits.
+    stages: what runs, in order.
+    criterion: which score is asked; '' without exits.
+    window: how many tokens at most go through a stage together.
+    widths: the compiled widths of such windows, rising, `window` the last.
+    method: how tokens are chosen.
+    mode: what is done with exits.
+    kv_strategy: what stands in for keys and values of skipped blocks.
+    batching: which rows wait for which.
+    drafting: whether the length of drafts follows acceptance.
+    draft_lookup: how many tokens at a text's end must have stood in it before
+      for what followed to be drafted; None looks nothing up.
+    threshold_rule: how thresholds change while a row is decoded.
+    scored_vocabulary: which tokens a score is computed over.
+    patience: ticks after which a stage runs whenever some row needs it, under
+      DEPTH_QUEUE; None where the window sees to that.
+    free_tokens: how many tokens cost a block what one does; adaptive drafting
+      asks.
+  """
+
+  config: EarlyExitConfig
+  stages: tuple[Stage, ...]
+  criterion: str
+  window: int
+  widths: tuple[int, ...]
+  method: SamplingMethod
+  mode: Mode = Mode.FULL
+  kv_strategy: KVStrategy = KVStrategy.DEFERRED
+  batching: Batching = Batching.RIDE_ALONG
+  drafting: Drafting = Drafting.ADAPTIVE
+  draft_lookup: int | None = None
+  threshold_rule: str = 'constant'
+  scored_vocabulary: str = 'whole'
+  patience: int | None = None
+  free_tokens: int = 1
+
+  @property
+  def depth(self) -> int:
+    """Return how many blocks the plan can run at most."""
+    return self.stages[-1].last
+
+  @property
+  def num_exits(self) -> int:
+    """Return how many stages a row may leave before the last."""
+    return len(self.stages) - 1
+
+  @property
+  def has_oracle(self) -> bool:
+    """Return whether its criterion compares with what the model will say."""
+    if not self.criterion or not self.num_exits:
+      return False
+    return bool(get_criterion(self.criterion).reads & Reads.FINAL)
+
+  @property
+  def costs(self) -> tuple[float, ...]:
+    """Return what each stage and its head read, in blocks."""
+    head = head_in_blocks(self.config)
+    return tuple(stage.num_caches + head for stage in self.stages)
+
+
+def make_plan(
+  config: EarlyExitConfig,
+  *,
+  policy: Policy,
+  method: SamplingMethod,
+) -> tuple[Plan, tuple[Threshold, ...]]:
+  """Return the program a policy asks for, and the thresholds it reads.
+
+  An exit with threshold 0 is always taken, so the model ends there: deeper
+  blocks are not run, have no cache and nothing to catch up. An exit that is
+  never taken, where others may be, is left out, so nobody asks it; where all
+  are never taken they stay, which is what exits cost that help nobody.
+
+  Args:
+    config: the model.
+    policy: when to exit.
+    method: how tokens are chosen.
+
+  Returns:
+    The plan, and a threshold for each of its exits but a last one.
+
+  Raises:
+    ArgumentError: the policy cannot be used with the model.
+  """
+  whole = config.model.num_layers
+  if policy.mode is Mode.FULL:
+    whole_model = (Stage(0, whole, None),)
+    return Plan(config, whole_model, '', 1, (1,), method), ()
+  stages, thresholds = _stages(config, policy)
+  window = _window(policy) if len(stages) > 1 else 1
+  if window > config.model.max_length:
+    raise ArgumentError(
+      f'a window of {window} tokens is longer than the context of the model, '
+      f'{config.model.max_length}.'
+    )
+  plan = Plan(
+    config=config,
+    stages=stages,
+    criterion=policy.criterion,
+    window=window,
+    widths=window_widths(window),
+    method=method,
+    mode=policy.mode,
+    kv_strategy=policy.kv_strategy,
+    batching=policy.batching,
+    drafting=(
+      Drafting.ADAPTIVE if policy.draft_length is None else Drafting.FIXED
+    ),
+    draft_lookup=(
+      policy.draft_lookup if policy.mode is Mode.SPECULATIVE else None
+    ),
+    threshold_rule=policy.threshold_rule,
+    scored_vocabulary=policy.scored_vocabulary,
+    patience=None if policy.kv_strategy.is_exact else policy.window,
+    free_tokens=free_tokens(),
+  )
+  return plan, thresholds
+
+
+def _stages(
+  config: EarlyExitConfig, policy: Policy
+) -> tuple[tuple[Stage, ...], tuple[Threshold, ...]]:
+  """Return what runs, and the threshold of each exit before the last stage."""
+  usable = policy.usable_exits(config)
+  usable = tuple(x for x in usable if x[1] is not None) or usable
+  drafts = policy.mode is Mode.SPECULATIVE
+  if drafts:
+    usable = _drafting(usable, policy, config)
+  if policy.kv_strategy is KVStrategy.COPY and usable[0][0].depth == 0:
+    raise ArgumentError(
+      'the kv strategy copy copies from the last block that ran, and there is '
+      'none before the exit at depth 0; use minimum depth 1, or another '
+      'strategy.'
+    )
+  stages: list[Stage] = []
+  thresholds: list[Threshold] = []
+  first = 0
+  for exit, threshold in usable:
+    stages.append(Stage(first, exit.depth, exit))
+    first = exit.depth
+    if threshold == 0 and not drafts:
+      break
+    thresholds.append(threshold)
+  else:
+    stages.append(Stage(first, config.model.num_layers, None))
+  return tuple(stages), tuple(thresholds)
+
+
+def _drafting(
+  usable: tuple[tuple[ExitConfig, Threshold], ...],
+  policy: Policy,
+  config: EarlyExitConfig,
+) -> tuple[tuple[ExitConfig, Threshold], ...]:
+  """Return the exits that may draft: there must be blocks left to save."""
+  whole = config.model.num_layers
+  found = tuple(x for x in usable if x[0].depth < whole)
+  if policy.draft_depth is not None:
+    config.exit_at(policy.draft_depth)
+    found = tuple(x for x in found if x[0].depth == policy.draft_depth)
+  if not found:
+    raise ArgumentError(
+      'no exit of this model can draft: it takes one below depth '
+      f'{whole}, at the draft depth if one is given, as deep as the minimum '
+      'depth.'
+    )
+  return found
+
+
+def _window(policy: Policy) -> int:
+  """Return how many tokens of a row may wait for a stage together."""
+  if policy.mode is Mode.SPECULATIVE and policy.draft_length is not None:
+    # The token that was emitted last is fed before the drafts.
+    return policy.draft_length + 1
+  if policy.kv_strategy.is_exact:
+    return policy.window
+  return 1
+
+
+def window_widths(window: int) -> tuple[int, ...]:
+  """Return which window widths are compiled, rising.
+
+  Powers of two, so that a window is at most half padding: where weights stay
+  in a machine's caches, each token of a window costs arithmetic of its own.
+  """
+  widths = [1]
+  while widths[-1] * 2 < window:
+    widths.append(widths[-1] * 2)
+  return tuple(sorted({*widths, window}))
+
+
+def bucket(length: int, *, smallest: int) -> int:
+  """Return the padded length for `length`, one of few.
+
+  Lengths are `smallest` times powers of two and once and a half of them, so
+  programs are few and at most a third of a length is padding.
+  """
+  size = smallest
+  while size < length:
+    if size + size // 2 >= length and size % 2 == 0:
+      return size + size // 2
+    size *= 2
+  return size

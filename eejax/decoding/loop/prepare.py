@@ -1,0 +1,153 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Parameters as decoding reads them, made once, outside jit.
+
+Blocks become arguments of their own (a slice of a stack taken inside jit is a
+second copy of the model), input projections are fused, everything is cast
+or quantised, and each output matrix stands once, `[D, V]`.
+"""
+
+import typing
+from collections.abc import Mapping
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from eejax.config import EarlyExitConfig
+from eejax.decoding.loop.plan import Plan
+from eejax.errors import ArgumentError
+from eejax.models.exits import output_kernels
+from eejax.models.quantized import quantize_block
+from eejax.models.stacking import fuse, num_blocks
+from eejax.ops.quant import Quantization, Quantized
+from eejax.types import Array, DTypeLike, Float, Int, Params, PyTree
+
+
+# Unchecked, for lowering a program fills trees with what are no arrays.
+@typing.no_type_check
+@flax.struct.dataclass
+class Prepared:
+  """Hold a model ready for decoding.
+
+  Attributes:
+    table: embedding, its dtype is the compute dtype.
+    blocks: one tree a block, projections fused, their kernels int8 or not.
+    final_norm: gain of the norm before the final head.
+    exits: head and gate of each exit, by the exit's name.
+    kernels: output matrices by `output_matrix_name`; shared ones stand once.
+    frequent_ids: tokens that a scored vocabulary is made of, where it is.
+    config: the model.
+    kv_quantization: how caches hold keys and values.
+  """
+
+  table: Float[Array, 'V D']
+  blocks: tuple[Params, ...]
+  final_norm: Float[Array, 'D']
+  exits: dict[str, Params]
+  kernels: dict[str, Float[Array, 'D V']]
+  frequent_ids: Int[Array, 'N'] | None = flax.struct.field(
+    kw_only=True, default=None
+  )
+  config: EarlyExitConfig = flax.struct.field(pytree_node=False)
+  kv_quantization: Quantization = flax.struct.field(
+    pytree_node=False, default=Quantization.NONE
+  )
+
+  @property
+  def dtype(self) -> DTypeLike:
+    """Return the compute dtype."""
+    return self.table.dtype
+
+
+def prepare(
+  params: Params,
+  *,
+  config: EarlyExitConfig,
+  dtype: DTypeLike = jnp.float32,
+  quantization: Quantization = Quantization.NONE,
+  kv_quantization: Quantization = Quantization.NONE,
+) -> Prepared:
+  """Return `params` laid out for decoding.
+
+  Args:
+    params: the parameter tree; blocks may be stacked or a sequence, and
+      fewer than the model has.
+    config: the model with its exits.
+    dtype: what everything but gates and int8 kernels is cast to.
+    quantization: how kernels of the backbone's blocks are stored.
+    kv_quantization: how caches hold keys and values.
+  """
+  cast = lambda tree: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+  backbone = params['backbone']
+  return Prepared(
+    table=backbone['embedding']['table'].astype(dtype),
+    blocks=tuple(
+      _prepare_block(block, dtype, quantization)
+      for block in _blocks(backbone['blocks'])
+    ),
+    final_norm=backbone['final_norm']['scale'].astype(dtype),
+    exits={
+      e.name: _prepare_exit(params['exits'].get(e.name, {}), dtype)
+      for e in config.exits
+    },
+    kernels=cast(output_kernels(params, config=config)),
+    config=config,
+    kv_quantization=kv_quantization,
+  )
+
+
+def check_plan(params: Prepared, plan: Plan) -> None:
+  """Check that the blocks a plan runs were loaded.
+
+  Raises:
+    ArgumentError: they were not.
+  """
+  if plan.depth > len(params.blocks):
+    raise ArgumentError(
+      f'this asks for {plan.depth} blocks, and {len(params.blocks)} were '
+      'loaded; load the whole model, or exit earlier with threshold 0.'
+    )
+
+
+def _blocks(blocks: PyTree) -> list[PyTree]:
+  if not isinstance(blocks, Mapping):
+    return list(blocks)
+  count = num_blocks(blocks)
+  return [jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(count)]
+
+
+def _prepare_block(
+  block: PyTree, dtype: DTypeLike, quantization: Quantization
+) -> PyTree:
+  """Return a block fused and cast, its kernels quantised before they are."""
+  if quantization is Quantization.INT8:
+    block = quantize_block(block)
+  is_quantized = lambda leaf: isinstance(leaf, Quantized)
+  cast = lambda leaf: leaf if is_quantized(leaf) else leaf.astype(dtype)
+  return fuse(jax.tree.map(cast, block, is_leaf=is_quantized))
+
+
+def _prepare_exit(exit_params: Params, dtype: DTypeLike) -> Params:
+  """Cast an exit's head; its gate stays exact, its matrix stands elsewhere."""
+  return {
+    name: jax.tree.map(
+      lambda leaf, name=name: leaf.astype(
+        jnp.float32 if name == 'gate' else dtype
+      ),
+      tree,
+    )
+    for name, tree in exit_params.items()
+    if name != 'output'
+  }

@@ -1,0 +1,198 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The two compiled programs of decoding: prefill, and a chunk of tokens."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from eejax.decoding.drafting.adaptive import first_draft
+from eejax.decoding.loop import backbone
+from eejax.decoding.loop.accounting import no_counts
+from eejax.decoding.loop.cache import (
+  DecodeState,
+  Request,
+  StageState,
+  as_stored,
+  blank_emission,
+  empty_stage,
+  empty_streams,
+)
+from eejax.decoding.loop.observation import first_rule_state
+from eejax.decoding.loop.plan import Plan
+from eejax.decoding.loop.prepare import Prepared
+from eejax.decoding.loop.scoring import empty_memory
+from eejax.decoding.loop.speculative import speculative_step
+from eejax.decoding.loop.step import decode_step
+from eejax.decoding.loop.while_loop import Chunk, run_steps
+from eejax.decoding.policy.batching import Batching, new_cycle
+from eejax.decoding.policy.policy import Mode
+from eejax.types import Array, Bool, Int
+
+
+@functools.partial(jax.jit, static_argnames=('plan', 'size'))
+def prefill(
+  params: Prepared,
+  tokens: Int[Array, 'B T'],
+  lengths: Int[Array, 'B'],
+  *,
+  plan: Plan,
+  size: int,
+) -> tuple[StageState, ...]:
+  """Run prompts through every block of a plan and fill its caches.
+
+  The last token of each prompt is left to the loop, where it goes the way of
+  all others; so no head is read here.
+
+  Args:
+    params: the model.
+    tokens: prompts without their last token, padded on the right.
+    lengths: how many tokens of each row are no padding.
+    plan: the static shape of the program.
+    size: slots of a cache.
+  """
+  batch_size, length = tokens.shape
+  make = functools.partial(
+    empty_stage,
+    plan,
+    batch_size=batch_size,
+    size=size,
+    dtype=params.dtype,
+    kv_quantization=params.kv_quantization,
+  )
+  states = [make(stage) for stage in plan.stages]
+  if length:
+    # Padding stands behind all that reads causally, so nothing sees it.
+    positions = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
+    x = params.table[tokens]
+    for number, stage in enumerate(plan.stages):
+      out = backbone.run_blocks(
+        params,
+        x,
+        plan=plan,
+        stage=stage,
+        positions=positions,
+        contexts=backbone.Contexts(),
+      )
+      x, states[number] = out.hidden, _fill(states[number], out)
+  return tuple(dataclasses.replace(s, done_to=lengths) for s in states)
+
+
+def _fill(state: StageState, out: backbone.StageBlocks) -> StageState:
+  """Write rows at the start of every cache."""
+  caches = (state.keys, state.values)
+  keys, values = jax.tree.map(
+    lambda cache, new: lax.dynamic_update_slice(cache, new, (0,) * cache.ndim),
+    caches,
+    as_stored((out.keys, out.values), caches),
+  )
+  return dataclasses.replace(state, keys=keys, values=values)
+
+
+def first_state(
+  params: Prepared,
+  request: Request,
+  stages: tuple[StageState, ...],
+  *,
+  plan: Plan,
+  prompts: Int[Array, 'B T'],
+  tokens: Int[Array, 'B'],
+  live: Bool[Array, 'B'],
+  remaining: Int[Array, 'B'],
+) -> DecodeState:
+  """Return the state in which the loop starts.
+
+  Args:
+    params: the model.
+    request: settings of the rows.
+    stages: caches from `prefill`.
+    plan: what is decoded.
+    prompts: as `prefill` saw them.
+    tokens: the last token of each prompt.
+    live: rows that are to generate.
+    remaining: how many tokens each row may emit.
+  """
+  rows, num_stages = tokens.shape, len(stages)
+  queued = plan.batching is Batching.DEPTH_QUEUE
+  # Copies: two arguments of the loop that share a buffer cannot be donated.
+  own = lambda s: dataclasses.replace(s, done_to=s.done_to + 0)
+  return DecodeState(
+    length=stages[0].done_to + 0,
+    tokens=tokens,
+    parked=jnp.zeros(rows, jnp.int32),
+    live=live,
+    failed=jnp.zeros(rows, bool),
+    remaining=remaining,
+    since_full=jnp.zeros(rows, jnp.int32),
+    deepest=jnp.full(rows, num_stages - 1, jnp.int32),
+    stages=tuple(map(own, stages)),
+    cycles=tuple(new_cycle() for _ in stages) if queued else (),
+    counts=no_counts(batch_size=rows[0], num_stages=num_stages),
+    memory=empty_memory(plan, batch_size=rows[0], params=params),
+    rule=first_rule_state(
+      request, length=stages[0].done_to, limit=remaining, plan=plan
+    ),
+    outcome=empty_streams(plan, batch_size=rows[0], dtype=params.dtype)
+    if plan.mode is Mode.SPECULATIVE
+    else None,
+    draft=first_draft(plan, text=_text(prompts, stages, plan=plan))
+    if plan.mode is Mode.SPECULATIVE
+    else None,
+  )
+
+
+def _text(
+  prompts: Int[Array, 'B T'], stages: tuple[StageState, ...], *, plan: Plan
+) -> Int[Array, 'B P']:
+  """Return room for texts, and for a window past their end."""
+  slots = max(k.shape[2] for s in stages for k in jax.tree.leaves(s.keys))
+  room = slots + plan.window - prompts.shape[1]
+  return jnp.pad(prompts.astype(jnp.int32), ((0, 0), (0, room)))
+
+
+@functools.partial(
+  jax.jit, static_argnames=('plan', 'capacity'), donate_argnames=('state',)
+)
+def decode_chunk(
+  params: Prepared,
+  request: Request,
+  state: DecodeState,
+  max_steps: Int[Array, ''],
+  *,
+  plan: Plan,
+  capacity: int,
+) -> tuple[DecodeState, Chunk]:
+  """Move rows by up to `max_steps` ticks; `state` is consumed.
+
+  Args:
+    params: the model.
+    request: settings of the rows.
+    state: where the rows stand.
+    max_steps: ticks at most; fewer when every row has ended.
+    plan: the static shape of the program.
+    capacity: the most that `max_steps` may be.
+  """
+  speculates = plan.mode is Mode.SPECULATIVE
+  step = speculative_step if speculates else decode_step
+  room = plan.window if speculates else 1
+  return run_steps(
+    functools.partial(step, params, request, plan=plan),
+    state,
+    blank=blank_emission(state.tokens.shape[0], room=room),
+    max_steps=max_steps,
+    capacity=capacity,
+  )

@@ -1,0 +1,374 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What a head is shown, and what of it is shown to a criterion."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eejax.config import ExitConfig
+from eejax.decoding.loop.plan import Plan
+from eejax.decoding.loop.prepare import Prepared
+from eejax.decoding.policy.criteria import (
+  Evidence,
+  Memory,
+  Reads,
+  blank_memory,
+  get_criterion,
+  recall,
+)
+from eejax.decoding.policy.policy import Mode
+from eejax.decoding.policy.vocabulary import (
+  Scored,
+  ScoredVocabulary,
+  first_token_ids,
+  parse_scored_vocabulary,
+)
+from eejax.errors import ArgumentError
+from eejax.models.exits import (
+  ExitInput,
+  apply_exit_head,
+  gate_logit,
+  output_matrix_name,
+)
+from eejax.ops.norm import rms_norm
+from eejax.ops.sampling import greedy
+from eejax.types import Array, Float, Int
+
+_FREQUENT, _ROWS = '/frequent', '/rows'
+
+
+@flax.struct.dataclass
+class Outcome:
+  """Hold what only the whole model knows of a token; oracles read it.
+
+  Attributes:
+    top1_by_exit: likeliest token at every exit of the plan.
+    final_top1: likeliest token of the final head.
+  """
+
+  top1_by_exit: Int[Array, 'B X']
+  final_top1: Int[Array, 'B']
+
+
+@flax.struct.dataclass
+class HeadInput:
+  """Hold what a head is shown.
+
+  Attributes:
+    last: what the backbone computed for the newest token.
+    ready: state of a BLOCK head, which ran with its stage, else None.
+    positions: position of the newest token in each row's text.
+    memory: what earlier exits of the plan saw of the same token; None is
+      nothing.
+    outcome: given to oracles, by a decoder that computes everything first.
+  """
+
+  last: ExitInput
+  ready: Float[Array, 'B 1 D'] | None
+  positions: Int[Array, 'B']
+  memory: Memory | None = None
+  outcome: Outcome | None = None
+
+
+@flax.struct.dataclass
+class View:
+  """Hold what was looked at for a score.
+
+  Attributes:
+    evidence: what the criterion is shown.
+    ready: the head's state before the output matrix, if it was computed.
+    logits: that a token is chosen from, if they were computed.
+    candidates: tokens that deeper exits score, if that is settled here.
+    scores_candidates: whether the logits shown are those of candidates that
+      an earlier exit settled.
+  """
+
+  evidence: Evidence
+  ready: Float[Array, 'B D'] | None = None
+  logits: Float[Array, 'B V'] | None = None
+  candidates: Int[Array, 'B C'] | None = None
+  scores_candidates: bool = flax.struct.field(pytree_node=False, default=False)
+
+  @property
+  def compared(self) -> Evidence:
+    """Return the evidence with the logits that the next exit compares with."""
+    if self.candidates is None or self.evidence.logits is None:
+      return self.evidence
+    logits = jnp.take_along_axis(self.evidence.logits, self.candidates, axis=-1)
+    return dataclasses.replace(
+      self.evidence, logits=logits, previous_logits=None
+    )
+
+
+def empty_memory(plan: Plan, *, batch_size: int, params: Prepared) -> Memory:
+  """Return what rows remember that no exit has seen.
+
+  Args:
+    plan: its criterion says what is worth remembering.
+    batch_size: rows.
+    params: the model, for the dtype of its stream.
+  """
+  if not plan.criterion:
+    return Memory()
+  vocabulary = _vocabulary(plan)
+  config = plan.config.model
+  keeps = vocabulary.kind is Scored.CANDIDATES
+  return blank_memory(
+    get_criterion(plan.criterion).reads,
+    batch_size=batch_size,
+    num_scored=vocabulary.size or config.vocab_size,
+    embed_dim=config.embed_dim,
+    num_candidates=vocabulary.size if keeps else 0,
+    dtype=params.dtype,
+  )
+
+
+def with_scored_matrices(
+  params: Prepared,
+  *,
+  plan: Plan,
+  token_ids: Sequence[int] | np.ndarray | None = None,
+) -> Prepared:
+  """Return `params` with the matrices that a scored vocabulary reads.
+
+  They are made once, outside of compiled programs; a gather of columns in
+  every tick would cost more than it saves.
+
+  Args:
+    params: the model.
+    plan: what is to be decoded.
+    token_ids: the most frequent first, for FREQUENT; see `first_token_ids`.
+
+  Raises:
+    ArgumentError: the ids cannot be used.
+  """
+  vocabulary = _vocabulary(plan)
+  if vocabulary.kind is Scored.WHOLE:
+    return params
+  config = plan.config.model
+  exits = [s.exit for s in plan.stages if s.exit is not None]
+  if vocabulary.kind is Scored.CANDIDATES:
+    exits = exits[1:]  # the first one reads its whole head
+  names = {output_matrix_name(exit, config=config) for exit in exits}
+  added, ids = {}, None
+  if vocabulary.kind is Scored.FREQUENT:
+    ids = jnp.asarray(
+      first_token_ids(vocabulary, token_ids, vocab_size=config.vocab_size)
+    )
+    for name in names:
+      added[name + _FREQUENT] = params.kernels[name][:, ids]
+  else:
+    for name in names:
+      embeds = name == 'embedding' or (name == 'final' and config.tied_head)
+      rows = params.table if embeds else params.kernels[name].T
+      added[name + _ROWS] = rows
+  return dataclasses.replace(
+    params, kernels={**params.kernels, **added}, frequent_ids=ids
+  )
+
+
+def look(
+  params: Prepared,
+  head_input: HeadInput,
+  memory: Memory,
+  *,
+  plan: Plan,
+  index: int,
+) -> View:
+  """Compute what the plan's criterion reads at the exit of stage `index`."""
+  stage = plan.stages[index]
+  exit = stage.needed_exit
+  reads = get_criterion(plan.criterion).reads
+  evidence = Evidence(
+    exit_index=index,
+    depth=stage.last,
+    num_layers=plan.config.model.num_layers,
+  )
+  if reads & Reads.POSITIONS:
+    evidence = dataclasses.replace(evidence, positions=head_input.positions)
+  if reads & (Reads.STREAM | Reads.PREVIOUS_STREAM):
+    evidence = dataclasses.replace(evidence, stream=_stream(head_input))
+  if reads & Reads.GATE:
+    logit = gate_logit(
+      params.exits[exit.name],
+      _stream(head_input),
+      exit=exit,
+      config=plan.config.model,
+    )
+    evidence = dataclasses.replace(evidence, gate_logit=logit)
+  if reads & Reads.FINAL and head_input.outcome is not None:
+    evidence = dataclasses.replace(
+      evidence,
+      top1_by_exit=head_input.outcome.top1_by_exit,
+      final_top1=head_input.outcome.final_top1,
+    )
+  view = View(evidence)
+  if reads.asks_head:
+    view = _look_at_logits(params, head_input, memory, view, plan, index)
+  return dataclasses.replace(
+    view,
+    evidence=recall(view.evidence, memory, positions=head_input.positions),
+  )
+
+
+def _look_at_logits(
+  params: Prepared,
+  head_input: HeadInput,
+  memory: Memory,
+  view: View,
+  plan: Plan,
+  index: int,
+) -> View:
+  """Add the logits of the tokens that are scored."""
+  exit, vocabulary = plan.stages[index].needed_exit, _vocabulary(plan)
+  name = output_matrix_name(exit, config=plan.config.model)
+  ready = ready_state(params, head_input, plan=plan, exit=exit)
+  whole = candidates = ids = None
+  if vocabulary.kind is Scored.FREQUENT:
+    logits = _times_frequent(params, ready, plan, exit)
+    if drafts_frequent(plan):
+      whole = _spread(logits, params)
+  elif vocabulary.kind is Scored.CANDIDATES and index:
+    assert memory.candidates is not None
+    ids = memory.candidates
+    rows = _matrix(params, name + _ROWS, vocabulary)[ids]
+    logits = jnp.einsum(
+      'BD,BCD->BC', ready, rows, preferred_element_type=jnp.float32
+    )
+  else:
+    whole = logits = whole_logits(params, ready, plan=plan, exit=exit)
+    if vocabulary.kind is Scored.CANDIDATES:
+      candidates = jax.lax.top_k(logits, vocabulary.size)[1]
+  top = greedy(logits)
+  if ids is not None:
+    top = jnp.take_along_axis(ids, top[:, None], axis=-1)[:, 0]
+  evidence = dataclasses.replace(view.evidence, logits=logits, top_token=top)
+  return View(
+    evidence, ready, whole, candidates, scores_candidates=ids is not None
+  )
+
+
+def drafts_frequent(plan: Plan) -> bool:
+  """Return whether exits propose frequent tokens alone.
+
+  The whole model verifies them, so no whole head need be asked for a draft.
+  """
+  is_frequent = _vocabulary(plan).kind is Scored.FREQUENT
+  return is_frequent and plan.mode is Mode.SPECULATIVE
+
+
+def frequent_logits(
+  params: Prepared,
+  ready: Float[Array, 'B D'],
+  *,
+  plan: Plan,
+  exit: ExitConfig,
+) -> Float[Array, 'B V']:
+  """Return logits of all tokens, -inf where they are not frequent."""
+  return _spread(_times_frequent(params, ready, plan, exit), params)
+
+
+def _times_frequent(
+  params: Prepared, ready: Float[Array, 'B D'], plan: Plan, exit: ExitConfig
+) -> Float[Array, 'B N']:
+  name = output_matrix_name(exit, config=plan.config.model)
+  return _times(ready, _matrix(params, name + _FREQUENT, _vocabulary(plan)))
+
+
+def _spread(
+  logits: Float[Array, 'B N'], params: Prepared
+) -> Float[Array, 'B V']:
+  assert params.frequent_ids is not None
+  shape = (logits.shape[0], params.config.model.vocab_size)
+  return jnp.full(shape, -jnp.inf).at[:, params.frequent_ids].set(logits)
+
+
+def ready_state(
+  params: Prepared,
+  head_input: HeadInput,
+  *,
+  plan: Plan,
+  exit: ExitConfig | None,
+) -> Float[Array, 'B D']:
+  """Return the newest token's state, ready for a head's output matrix.
+
+  Args:
+    params: the model.
+    head_input: what the head is shown.
+    plan: what is decoded.
+    exit: the head; None is the final one.
+  """
+  config = plan.config.model
+  ready = head_input.ready
+  if exit is None:
+    assert head_input.last.hidden is not None
+    ready = rms_norm(
+      head_input.last.hidden,
+      scale=params.final_norm,
+      epsilon=config.norm_epsilon,
+    )
+  elif ready is None:
+    ready = apply_exit_head(
+      params.exits[exit.name],
+      head_input.last,
+      exit=exit,
+      config=config,
+      positions=head_input.positions[:, None],
+    ).hidden
+  return ready[:, 0]
+
+
+def whole_logits(
+  params: Prepared,
+  ready: Float[Array, 'B D'],
+  *,
+  plan: Plan,
+  exit: ExitConfig | None,
+) -> Float[Array, 'B V']:
+  """Return logits of all tokens in float32."""
+  name = output_matrix_name(exit, config=plan.config.model)
+  return _times(ready, params.kernels[name])
+
+
+def _times(
+  ready: Float[Array, 'B D'], kernel: Float[Array, 'D V']
+) -> Float[Array, 'B V']:
+  return jnp.einsum(
+    'BD,DV->BV', ready, kernel, preferred_element_type=jnp.float32
+  )
+
+
+def _stream(head_input: HeadInput) -> Float[Array, 'B D']:
+  assert head_input.last.hidden is not None
+  return head_input.last.hidden[:, 0]
+
+
+def _vocabulary(plan: Plan) -> ScoredVocabulary:
+  return parse_scored_vocabulary(plan.scored_vocabulary)
+
+
+def _matrix(
+  params: Prepared, name: str, vocabulary: ScoredVocabulary
+) -> Float[Array, 'M N']:
+  if name not in params.kernels:
+    raise ArgumentError(
+      f'the scored vocabulary {vocabulary.notation} reads matrices that this '
+      'model was not prepared with; call with_scored_matrices first.'
+    )
+  return params.kernels[name]

@@ -1,0 +1,350 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Running one stage of a plan over a window of tokens, if it is needed.
+
+Caches are read-only inside a conditional, which returns the new rows; one
+write follows for each cache. The conditional is also what orders the reads
+before the write: without it XLA copies every cache for every token, even
+where the stage always runs.
+
+Windows of one token are by far the most frequent, so they have a way of
+their own. Wider ones run in a loop of one round or none: what a loop carries
+is changed in place, so a tick without one pays nothing for it, while another
+branch of the conditional would make every tick return rows as wide.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from eejax.decoding.loop import backbone
+from eejax.decoding.loop.cache import as_stored
+from eejax.decoding.loop.plan import Plan, Stage
+from eejax.decoding.loop.prepare import Prepared
+from eejax.models.block import Context
+from eejax.models.exits import ExitInput
+from eejax.ops.quant import Quantized
+from eejax.ops.rotary import Rotation, rotation
+from eejax.types import Array, Bool, Float, Int, PyTree
+
+
+@flax.struct.dataclass
+class Window:
+  """Hold the tokens a stage runs over.
+
+  Attributes:
+    hidden: their streams, padded on the right.
+    base: slot of each row's first.
+    count: how many each row has; 0 for rows that only pass the time.
+    rotation: by their positions. Computed inside the stage it would be so
+      again for each block.
+  """
+
+  hidden: Float[Array, 'B W D']
+  base: Int[Array, 'B']
+  count: Int[Array, 'B']
+  rotation: Rotation
+
+
+@flax.struct.dataclass
+class StageOutput:
+  """Hold what a run of a stage computed for a window of tokens.
+
+  Attributes:
+    keys: new rows for each of the stage's caches.
+    values: likewise.
+    hidden: the stream after the stage.
+    last: what the stage's head reads, for the newest token.
+    ready: state of a BLOCK head for the newest token, else None.
+  """
+
+  keys: tuple[Float[Array, 'B K W H'], ...]
+  values: tuple[Float[Array, 'B K W H'], ...]
+  hidden: Float[Array, 'B W D']
+  last: ExitInput
+  ready: Float[Array, 'B 1 D'] | None
+
+
+@flax.struct.dataclass
+class Buffers:
+  """Hold what a stage writes to.
+
+  Attributes:
+    keys: its caches.
+    values: likewise.
+    following: streams that wait at the entrance of what follows; None where
+      nothing does.
+  """
+
+  keys: tuple[Float[Array, 'B K S H'] | Quantized, ...]
+  values: tuple[Float[Array, 'B K S H'] | Quantized, ...]
+  following: Float[Array, 'B two_W D'] | None
+
+
+@flax.struct.dataclass
+class Passage:
+  """Hold what is left of a run of a stage.
+
+  Attributes:
+    buffers: with the new rows and streams; where the stage did not run, what
+      was written lies past all that is valid.
+    last: what the stage's head reads, for the newest token.
+    ready: state of a BLOCK head for the newest token, else None.
+  """
+
+  buffers: Buffers
+  last: ExitInput
+  ready: Float[Array, 'B 1 D'] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRun:
+  """Describe one call of a stage.
+
+  Attributes:
+    params: the model.
+    plan: what is decoded.
+    stage: which of its stages.
+    runs: whether it runs at all.
+    entering: streams that wait for it, each row's first `count` of them.
+    base: slot of each row's first.
+    count: how many there are.
+    following_at: where each row's first one goes in `Buffers.following`.
+    visible: slots that may be seen, or None for all below the base.
+    amend: changes the rows of a narrow window before they are written.
+  """
+
+  params: Prepared
+  plan: Plan
+  stage: Stage
+  runs: Bool[Array, '']
+  entering: Float[Array, 'B two_W D']
+  base: Int[Array, 'B']
+  count: Int[Array, 'B']
+  following_at: Int[Array, 'B']
+  visible: Bool[Array, 'B S'] | None = None
+  amend: Callable[[StageOutput, Window], StageOutput] | None = None
+
+
+def run_stage(run: StageRun, buffers: Buffers) -> Passage:
+  """Run a stage if it is needed, in the narrowest width that is compiled."""
+  longest = jnp.max(run.count)
+  passage = _run_narrow(run, buffers, run.runs & (longest <= 1))
+  if run.plan.window == 1 or run.entering.shape[1] == 1:
+    return passage
+  rounds = (run.runs & (longest > 1)).astype(jnp.int32)
+  body = lambda _, passage: _run_wide(run, passage, longest)
+  return lax.fori_loop(0, rounds, body, passage)
+
+
+def _run_narrow(
+  run: StageRun, buffers: Buffers, runs: Bool[Array, '']
+) -> Passage:
+  """Run a stage over one token of each row."""
+  window = _window(run, width=1)
+  output = _run_if(run, runs, window, buffers)
+  if run.amend is not None:
+    output = run.amend(output, window)
+  following = buffers.following
+  if following is not None:
+    following = write_at(following, output.hidden, run.following_at, axis=0)
+  write = lambda cache, rows: write_at(cache, rows, run.base, axis=1)
+  keys, values = jax.tree.map(
+    write, (buffers.keys, buffers.values), _stored_rows(output, buffers)
+  )
+  return Passage(Buffers(keys, values, following), output.last, output.ready)
+
+
+def _run_wide(
+  run: StageRun, passage: Passage, longest: Int[Array, '']
+) -> Passage:
+  """Run a stage over windows of several tokens and write all of them."""
+  widths = run.plan.widths[1:]
+  buffers = passage.buffers
+  window = _window(run, width=widths[-1])
+  if len(widths) == 1:
+    output = _run_if(run, longest > 1, window, buffers)
+  else:
+    run_width = lambda width: lambda: _run(run, window, buffers, width=width)
+    which = jnp.searchsorted(jnp.array(widths), longest)
+    output = lax.switch(which, list(map(run_width, widths)))
+
+  rows = _stored_rows(output, buffers)
+
+  def write_token(index, caches):
+    def write(cache, new):
+      row = lax.dynamic_slice_in_dim(new, index, 1, axis=2)
+      return write_at(cache, row, run.base + index, axis=1)
+
+    return jax.tree.map(write, caches, rows)
+
+  # Rows of padding would cost as much to write as any.
+  caches = (buffers.keys, buffers.values)
+  keys, values = lax.fori_loop(0, longest, write_token, caches)
+  following = buffers.following
+  if following is not None:
+    following = write_at(following, output.hidden, run.following_at, axis=0)
+  return Passage(Buffers(keys, values, following), output.last, output.ready)
+
+
+def _stored_rows(output: StageOutput, buffers: Buffers) -> PyTree:
+  """Return a stage's new keys and values as its caches hold theirs."""
+  return as_stored((output.keys, output.values), (buffers.keys, buffers.values))
+
+
+def write_at(
+  target: jax.Array,
+  update: jax.Array,
+  start: Int[Array, 'B'],
+  *,
+  axis: int,
+) -> jax.Array:
+  """Write `update` into each row of `target` from the row's own `start` on.
+
+  Args:
+    target: leading dimension B.
+    update: shorter along one dimension.
+    start: where each row's begins.
+    axis: that dimension, not counting the leading one.
+  """
+
+  def write_row(row, new, at):
+    return lax.dynamic_update_slice_in_dim(row, new, at, axis=axis)
+
+  if target.shape[0] == 1:
+    # Mapped over rows it is a scatter, which costs a loop even for one.
+    return write_row(target[0], update[0], start[0])[None]
+  return jax.vmap(write_row)(target, update, start)
+
+
+def _window(run: StageRun, *, width: int) -> Window:
+  model = run.plan.config.model
+  turned = rotation(
+    run.base[:, None] + jnp.arange(width)[None],
+    config=model.rotary,
+    head_dim=model.head_dim,
+  )
+  return Window(run.entering[:, :width], run.base, run.count, turned)
+
+
+def _run_if(
+  run: StageRun, runs: Bool[Array, ''], window: Window, buffers: Buffers
+) -> StageOutput:
+  """Run a stage over a window, or return zeros."""
+  width = window.hidden.shape[1]
+  return lax.cond(
+    runs,
+    lambda: _run(run, window, buffers, width=width),
+    lambda: _zeros(window, run.plan, run.stage),
+  )
+
+
+def _run(
+  run: StageRun, window: Window, buffers: Buffers, *, width: int
+) -> StageOutput:
+  """Run the first `width` tokens of a window; pad what is returned."""
+  out = backbone.run_blocks(
+    run.params,
+    window.hidden[:, :width],
+    plan=run.plan,
+    stage=run.stage,
+    positions=jax.tree.map(lambda x: x[:, :width], window.rotation),
+    contexts=_CachedContexts(window, buffers, run.visible, width),
+  )
+  newest = lambda x: at_index(x, jnp.maximum(window.count - 1, 0))
+  pad = functools.partial(_pad_to, width=window.hidden.shape[1])
+  return StageOutput(
+    keys=tuple(pad(keys, axis=2) for keys in out.keys),
+    values=tuple(pad(values, axis=2) for values in out.values),
+    hidden=pad(out.hidden, axis=1),
+    last=jax.tree.map(newest, out.exit_input),
+    ready=None if out.ready is None else newest(out.ready),
+  )
+
+
+def _zeros(window: Window, plan: Plan, stage: Stage) -> StageOutput:
+  """Return what a stage that does not run returns."""
+  config = plan.config.model
+  batch_size, width, embed_dim = window.hidden.shape
+  zeros = lambda *shape: jnp.zeros((batch_size, *shape), window.hidden.dtype)
+  rows = (zeros(config.num_kv_heads, width, config.head_dim),)
+  one = zeros(1, embed_dim)
+  return StageOutput(
+    keys=rows * stage.num_caches,
+    values=rows * stage.num_caches,
+    hidden=zeros(width, embed_dim),
+    last=backbone.exit_input(
+      stage, hidden=one, mlp_residual=one, mlp_input=one
+    ),
+    ready=one if stage.has_block_head else None,
+  )
+
+
+class _CachedContexts(backbone.Contexts):
+  """Show each block its cache, behind one mask for each sliding window."""
+
+  def __init__(
+    self,
+    window: Window,
+    buffers: Buffers,
+    visible: Bool[Array, 'B S'] | None,
+    width: int,
+  ):
+    self._window, self._visible = window, visible
+    self._index = window.base[:, None] + jnp.arange(width)[None]  # [B, W]
+    self._keys, self._values = buffers.keys, buffers.values
+    self._num_slots = jax.tree.leaves(buffers.keys)[0].shape[2]
+    self._masks: dict[int | None, jax.Array] = {}
+
+  def get(self, cache: int, *, window: int | None) -> Context:
+    """Return a block's cache, of which slots below the base are valid."""
+    if window not in self._masks:
+      self._masks[window] = self._mask(window)
+    keys, values = self._keys[cache], self._values[cache]
+    return Context(keys, values, self._masks[window])
+
+  def _mask(self, window: int | None) -> Bool[Array, 'B W S']:
+    slots = jnp.arange(self._num_slots)[None]
+    valid = slots < self._window.base[:, None]  # [B, S]
+    if self._visible is not None:
+      valid = valid & self._visible
+    if window is None:
+      shape = (*self._index.shape, slots.shape[1])
+      return jnp.broadcast_to(valid[:, None], shape)
+    near = slots[None] > self._index[..., None] - window
+    return valid[:, None] & near
+
+
+def at_index(
+  x: Float[Array, 'B W D'], index: Int[Array, 'B']
+) -> Float[Array, 'B 1 D']:
+  """Return the stream of one token of each row."""
+  if x.shape[1] == 1:
+    return x
+  if x.shape[0] == 1:
+    return lax.dynamic_slice_in_dim(x, index[0], 1, axis=1)
+  return jnp.take_along_axis(x, index[:, None, None], axis=1)
+
+
+def _pad_to(x: jax.Array, *, width: int, axis: int) -> jax.Array:
+  if x.shape[axis] == width:
+    return x
+  padding = [(0, 0)] * x.ndim
+  padding[axis] = (0, width - x.shape[axis])
+  return jnp.pad(x, padding)

@@ -1,0 +1,289 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What blocks and heads need of a device's memory while they are worked on.
+
+See `eejax.planner.memory` for the letters.
+"""
+
+import dataclasses
+
+from eejax.config import ExitConfig, ExitHeadKind, OutputMatrix
+from eejax.models.decoder import Rematerialization
+from eejax.ops.attention import QUERY_CHUNK
+from eejax.ops.quant import Quantization
+from eejax.planner.workload import (
+  Arrangement,
+  Learns,
+  Workload,
+  device_bytes,
+  device_values,
+  shapes,
+)
+from eejax.types import PyTree
+
+FLOAT32 = 4
+
+# How many arrays stand at once. A block's backward is at its fullest either in
+# its attention or around it, and keeps what the MLP's gradients are made of
+# meanwhile.
+_MLP_BACKWARD = 8.0
+_MLP_BACKWARD_KEPT = 5.0  # with residuals there is no second forward
+_AROUND_ATTENTION = {
+  'stream': 6.0,
+  'cut_stream': 3.0,
+  'query': 12.0,
+  'key': 2.0,
+}
+_IN_ATTENTION = {'scores': 1.0, 'stream': 3.0}
+_FORWARD = {'mlp': 3.0, 'stream': 4.0, 'query': 2.0, 'key': 2.0}
+_FORWARD_SCORES = {'scores': 1.0, 'stream': 1.0, 'query': 2.0, 'key': 2.0}
+_RESIDUALS = {
+  'mlp': 6.0,
+  'stream': 3.0,
+  'cut_stream': 4.0,
+  'query': 3.0,
+  'key': 2.0,
+}
+# Of each exit: they are all under way until the gradients are there.
+_EXIT_NORM = {'stream': 3.0}
+_EXIT_MLP = {'mlp': 6.0, 'stream': 2.0}
+_EXIT_BOTTLENECK = {'rank': 2.0, 'stream': 7.5}
+_LOGITS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Units:
+  """Hold the bytes of one array of each kind on a device.
+
+  Attributes:
+    stream: the residual stream, whole.
+    cut_stream: the stream where sequences are cut along `model`.
+    query: queries of all heads there.
+    key: keys, or values.
+    mlp: the inner width of an MLP.
+    scores: attention scores, as many arrays as stand at once.
+    logits: of a chunk of tokens.
+    matrix: an output matrix in float32, not cut along `fsdp`.
+  """
+
+  stream: float
+  cut_stream: float
+  query: float
+  key: float
+  mlp: float
+  scores: float
+  logits: float
+  matrix: float
+
+
+def units_of(workload: Workload, arrangement: Arrangement) -> Units:
+  """Return the bytes of one array of each kind on a device."""
+  model, parts = workload.config.model, arrangement.mesh.model
+  cut = lambda n: n / parts if n % parts == 0 else n
+  rows = workload.rows / (arrangement.row_shares * arrangement.microbatches)
+  tokens = rows * workload.length * workload.value_bytes
+  columns = _chunk_columns(workload, arrangement)
+  queries = min(workload.length, QUERY_CHUNK)
+  stream = tokens * model.embed_dim
+  # Inside a pipeline T is not cut; see `eejax.axes.constrain`.
+  cuts_stream = not arrangement.is_pipeline and workload.length % parts == 0
+  return Units(
+    stream=stream,
+    cut_stream=stream / (parts if cuts_stream else 1),
+    query=tokens * cut(model.num_heads) * model.head_dim,
+    key=tokens * cut(model.num_kv_heads) * model.head_dim,
+    mlp=tokens * cut(model.mlp_dim),
+    scores=_scores_held(workload, arrangement)
+    * rows
+    * cut(model.num_heads)
+    * queries
+    * workload.length
+    * FLOAT32,
+    logits=rows * columns * cut(model.vocab_size) * FLOAT32,
+    matrix=model.embed_dim * cut(model.vocab_size) * FLOAT32,
+  )
+
+
+def _scores_held(workload: Workload, arrangement: Arrangement) -> float:
+  """Return how many arrays of scores stand at once.
+
+  An array more for one row alone; without chunks, more where heads are cut.
+  """
+  learns = workload.learns is not Learns.TUNE
+  one_row = arrangement.device_rows(workload) == 1
+  if workload.length > QUERY_CHUNK:
+    held = 1.0 + one_row + 0.2 * (learns and not one_row)
+  elif arrangement.mesh.model > 1:
+    held = 3.5 if learns else 1.0
+  else:
+    held = 2.0 + one_row if learns else 1.0
+  # Scores are float32 whatever is computed in; then a copy is made.
+  return held + (workload.value_bytes < FLOAT32)
+
+
+def _chunk_columns(workload: Workload, arrangement: Arrangement) -> int:
+  """Return the columns of a microbatch whose logits stand at once."""
+  rows = workload.rows // arrangement.microbatches
+  if arrangement.is_pipeline:
+    rows //= arrangement.mesh.data
+  return min(max(1, workload.chunk_size // max(rows, 1)), workload.length)
+
+
+def _count(counts: dict[str, float], units: Units) -> float:
+  return sum(n * getattr(units, name) for name, n in counts.items())
+
+
+# MARK: Kept
+
+
+def block_residuals(arrangement: Arrangement, units: Units) -> float:
+  """Return what a block keeps for its backward."""
+  if arrangement.rematerialization is Rematerialization.BLOCK:
+    return units.cut_stream
+  return _count(_RESIDUALS, units)
+
+
+def tap_streams(exits: tuple[ExitConfig, ...]) -> int:
+  """Return how many streams are kept for exits to read."""
+  return sum(2 if e.head is ExitHeadKind.MLP else 1 for e in exits)
+
+
+def exit_kinds(workload: Workload) -> tuple[ExitConfig, ...]:
+  """Return the kinds of exits, which are what a stage has at most."""
+  kinds = {dataclasses.replace(e, depth=1): None for e in workload.exits}
+  return tuple(kinds)
+
+
+# MARK: Work
+
+
+def block_space(
+  workload: Workload, arrangement: Arrangement, units: Units
+) -> float:
+  """Return what a block needs while it is worked on."""
+  space = 0.0
+  if arrangement.mesh.fsdp > 1:
+    # Parameters, and their gradients before they are shared out.
+    once_or_twice = 1 + (workload.learns is not Learns.TUNE)
+    space += once_or_twice * _block_bytes(workload, arrangement)
+    if arrangement.microbatches > 1 and not arrangement.is_pipeline:
+      # What heads gather stays for all microbatches, gradients beside it.
+      space += 2 * _matrices(workload) * units.matrix
+  if workload.backbone is Quantization.INT8:
+    # Its kernels are converted for their products.
+    space += workload.value_bytes * _block_values(workload, arrangement)
+  exits = workload.exits
+  if arrangement.is_pipeline:
+    exits = exit_kinds(workload)
+  taps = tap_streams(exits) * units.cut_stream
+  if workload.learns is Learns.TUNE:
+    work = max(_count(_FORWARD, units), _count(_FORWARD_SCORES, units))
+    return space + taps + work
+  kept = arrangement.rematerialization is Rematerialization.NONE
+  mlp = _MLP_BACKWARD_KEPT if kept else _MLP_BACKWARD
+  return space + 2 * taps + _backward_space(units, mlp)
+
+
+def _backward_space(units: Units, mlp: float) -> float:
+  """Return what a block's backward needs, `mlp` arrays of its MLP with it."""
+  attention = max(
+    _count(_AROUND_ATTENTION, units), _count(_IN_ATTENTION, units)
+  )
+  return mlp * units.mlp + attention
+
+
+def _block_bytes(workload: Workload, arrangement: Arrangement) -> float:
+  """Return the bytes of one block, not cut along `fsdp`."""
+  sizes = {'model': arrangement.mesh.model}
+  return device_bytes(_blocks(workload), sizes) / workload.depth
+
+
+def _block_values(workload: Workload, arrangement: Arrangement) -> float:
+  sizes = {'model': arrangement.mesh.model}
+  return device_values(_blocks(workload), sizes) / workload.depth
+
+
+def _blocks(workload: Workload) -> PyTree:
+  trained, frozen = shapes(workload)
+  return {'blocks': {**trained, **frozen}['backbone']['blocks']}
+
+
+def head_space(
+  workload: Workload, arrangement: Arrangement, units: Units
+) -> float:
+  """Return what heads need while they are worked on.
+
+  Without stages their hidden states are all made before the first head's
+  logits, and gradients of these wait for the last.
+  """
+  exits = [_exit_space(e, workload, units) for e in workload.exits]
+  matrices = _matrices(workload)
+  if arrangement.is_pipeline:
+    # A stage takes its heads one after the other, backward and all.
+    exits, matrices = [max(exits, default=0.0)], min(matrices, 1)
+  space = _LOGITS * units.logits + sum(exits)
+  if workload.has_final_head:
+    space += _count(_EXIT_NORM, units)
+  if arrangement.mesh.fsdp > 1:
+    # Gathered for the product, and a gradient that is not yet shared out.
+    space += 2 * matrices * units.matrix
+    inner = _inner_bytes(workload, arrangement)
+    space += inner
+    if workload.learns is Learns.TUNE and arrangement.microbatches > 1:
+      # What is gathered stays for all microbatches, beside its gradients.
+      trained, _ = shapes(workload)
+      own = device_values(trained, arrangement.mesh.sizes())
+      space += inner + FLOAT32 * own
+  return space
+
+
+def _inner_bytes(workload: Workload, arrangement: Arrangement) -> float:
+  """Return the bytes of exits' own parts, not cut along `fsdp`."""
+  trained, frozen = shapes(workload)
+  exits = {**trained, **frozen}.get('exits', {})
+  if workload.learns is Learns.STANDARD or not exits:
+    return 0.0
+  sizes = {'model': arrangement.mesh.model}
+  each = [
+    device_bytes({'exits': {name: _without_output(tree)}}, sizes)
+    for name, tree in exits.items()
+  ]
+  return max(each) if arrangement.is_pipeline else sum(each)
+
+
+def _without_output(tree: PyTree) -> PyTree:
+  return {k: v for k, v in tree.items() if k != 'output'}
+
+
+def _exit_space(e: ExitConfig, workload: Workload, units: Units) -> float:
+  match e.head:
+    case ExitHeadKind.MLP:
+      return _count(_EXIT_MLP, units)
+    case ExitHeadKind.BOTTLENECK_MLP:
+      rank = units.stream * (e.rank or 0) / workload.config.model.embed_dim
+      return _EXIT_BOTTLENECK['rank'] * rank + (
+        _EXIT_BOTTLENECK['stream'] * units.stream
+      )
+    case ExitHeadKind.BLOCK:
+      return _backward_space(units, _MLP_BACKWARD)
+  return _count(_EXIT_NORM, units)
+
+
+def _matrices(workload: Workload) -> int:
+  """Return how many matrices as wide as the vocabulary a step works with."""
+  untied = sum(e.output is OutputMatrix.UNTIED for e in workload.exits)
+  if workload.learns is Learns.TUNE:
+    return untied
+  own_head = not workload.config.model.tied_head
+  return untied + own_head + 1

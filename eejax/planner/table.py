@@ -1,0 +1,130 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Plans as rows of a table, as words and as an object for JSON."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from eejax.planner.choose import Choice, Plan, Question, mesh_words
+
+GIB = 2**30
+
+
+def row(plan: Plan) -> dict[str, Any]:
+  """Return a plan as a row of a table for people."""
+  a, t = plan.arrangement, plan.time
+  cells = {
+    'mesh': mesh_words(a.mesh),
+    'schedule': schedule_words(plan),
+    'microbatches': a.microbatches,
+    'recompute': a.rematerialization.value,
+    'step s': t.total,
+    'bubble %': 100 * t.bubble_share,
+    'messages %': 100 * t.messages / t.total,
+    'tokens/s': plan.tokens_per_second,
+    'GiB': plan.memory.total / GIB,
+    'device h/G tokens': plan.device_hours_per_billion,
+  }
+  if plan.cost_per_billion is not None:
+    cells['cost/G tokens'] = plan.cost_per_billion
+  return cells
+
+
+def memory_rows(plans: Iterable[Plan]) -> list[dict[str, Any]]:
+  """Return what each plan needs of a device, part by part, in GiB."""
+  return [
+    {
+      'mesh': mesh_words(p.arrangement.mesh),
+      **{name: size / GIB for name, size in p.memory.parts().items()},
+      'total': p.memory.total / GIB,
+    }
+    for p in plans
+  ]
+
+
+def schedule_words(plan: Plan) -> str:
+  """Return the schedule of a plan, a dash where there are no stages."""
+  a = plan.arrangement
+  if not a.is_pipeline:
+    return '-'
+  return a.schedule.value + (f' x{a.rounds}' if a.rounds > 1 else '')
+
+
+def why_too_large(plan: Plan) -> str:
+  """Return what a plan that does not fit needs, its largest parts first."""
+  parts = sorted(plan.memory.parts().items(), key=lambda item: -item[1])
+  largest = ', '.join(f'{name} {size / GIB:.3g}' for name, size in parts[:3])
+  return (
+    f'needs {plan.memory.total / GIB:.3g} GiB of {plan.room / GIB:.3g}: '
+    f'{largest}'
+  )
+
+
+def plan_values(plan: Plan) -> dict[str, Any]:
+  """Return a plan as an object."""
+  a, t = plan.arrangement, plan.time
+  return {
+    'mesh': {k: v for k, v in a.mesh.sizes().items()},
+    'microbatches': a.microbatches,
+    'rematerialization': a.rematerialization.value,
+    'schedule': a.schedule.value if a.is_pipeline else None,
+    'rounds': a.rounds,
+    'ticks': t.ticks,
+    'step_s': t.total,
+    'work_s': t.work,
+    'bubble_s': t.bubble,
+    'messages_s': t.messages,
+    'update_s': t.update,
+    'bubble_share': t.bubble_share,
+    'tokens_per_s': plan.tokens_per_second,
+    'memory_bytes': plan.memory.total,
+    'memory_parts': plan.memory.parts(),
+    'fits': plan.fits,
+    'device_hours_per_billion_tokens': plan.device_hours_per_billion,
+    'cost_per_billion_tokens': plan.cost_per_billion,
+  }
+
+
+def choice_values(choice: Choice, question: Question, *, best: int) -> dict:
+  """Return all that was found as an object.
+
+  Args:
+    choice: what was found.
+    question: what was looked for.
+    best: how many plans that fit to list, and how many that do not.
+  """
+  workload, machine = question.workload, question.machine
+  return {
+    'devices': question.devices,
+    'hardware': machine.hardware.name,
+    'regime': workload.learns.value,
+    'batch': workload.rows,
+    'sequence_length': workload.length,
+    'dtype': workload.dtype,
+    'backbone': workload.backbone.value,
+    'assumed': {
+      'efficiency': machine.efficiency,
+      'network': machine.network,
+      'usable_memory': question.usable,
+    },
+    'room_bytes': question.room,
+    'plans': [plan_values(p) for p in choice.fitting[:best]],
+    'too_large': [
+      {**plan_values(p), 'why': why_too_large(p)}
+      for p in choice.too_large[:best]
+    ],
+    'refused': [
+      {'why': r.why, 'meshes': list(r.meshes)} for r in choice.refused
+    ],
+  }

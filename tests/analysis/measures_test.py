@@ -1,0 +1,96 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+import functools
+
+import numpy as np
+import pytest
+
+from eejax.analysis import measures
+from eejax.analysis.measures import Pair
+from eejax.errors import ArgumentError
+
+
+@functools.cache
+def longest_common(a, b):
+  """Return the length of the longest common subsequence, by definition."""
+  if not a or not b:
+    return 0
+  if a[-1] == b[-1]:
+    return 1 + longest_common(a[:-1], b[:-1])
+  return max(longest_common(a[:-1], b), longest_common(a, b[:-1]))
+
+
+def test_common_length_is_that_of_its_definition():
+  random = np.random.default_rng(0)
+  for _ in range(60):
+    a, b = (
+      tuple(random.integers(0, 4, random.integers(0, 9)).tolist())
+      for _ in range(2)
+    )
+    assert measures.common_length(a, b) == longest_common(a, b), (a, b)
+
+
+def test_rouge_l_by_hand():
+  # In common: 1 3 4, of 4 and 5 tokens.
+  loss = measures.rouge_l(Pair((1, 2, 3, 4), (1, 3, 5, 4, 6)))
+  assert loss == pytest.approx(1 - 2 * 3 / 9)
+  assert measures.rouge_l(Pair((), ())) == 0
+  assert measures.rouge_l(Pair((), (1,))) == 1
+
+
+def test_same_place_counts_missing_tokens():
+  assert measures.same_place(Pair((1, 2, 9), (1, 2, 3, 4))) == 0.5
+  assert measures.same_place(Pair((), ())) == 0
+
+
+def test_local_compares_with_what_the_full_model_says_there():
+  pair = Pair((1, 2, 3, 4), (7, 7, 7, 7), judged=(1, 2, 0, 4))
+  assert measures.local(pair) == 0.25
+  assert measures.local(Pair((), (), judged=())) == 0
+  with pytest.raises(ArgumentError, match='asks what the full model'):
+    measures.local(Pair((1,), (1,)))
+
+
+def test_a_users_own_measure_is_imported(tmp_path, monkeypatch):
+  (tmp_path / 'my_losses.py').write_text(
+    'WORD = 3\n'
+    'def first(ours, full):\n'
+    '  return float(ours[0] != full[0])\n'
+    'def broken(ours, full):\n'
+    '  return float("nan")\n'
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  first = measures.get_measure('my_losses:first')
+  assert first(Pair((1, 2), (1, 3))) == 0 and first(Pair((2,), (1,))) == 1
+  broken = measures.get_measure('my_losses:broken')
+  with pytest.raises(ArgumentError, match='broken returned nan'):
+    measures.loss('my_losses:broken', broken, Pair((1,), (1,)))
+  for wrong in ('my_losses:missing', 'no_such_module:first'):
+    with pytest.raises(ArgumentError, match='cannot be imported'):
+      measures.get_measure(wrong)
+  with pytest.raises(ArgumentError, match='no function'):
+    measures.get_measure('my_losses:WORD')
+
+
+def test_a_measure_can_be_registered_once(monkeypatch):
+  monkeypatch.setattr(measures, 'MEASURES', dict(measures.MEASURES))
+  measures.register_measure('never', lambda pair: 0.0)
+  assert measures.get_measure('never')(Pair((1,), (2,))) == 0
+  with pytest.raises(ArgumentError, match="measure 'local' already"):
+    measures.register_measure('local', measures.local)
+
+
+def test_an_unknown_measure_is_named_with_those_there_are():
+  with pytest.raises(ArgumentError, match='there are local, same_place'):
+    measures.get_measure('blue')

@@ -1,0 +1,302 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Tests of how many tokens are drafted next, and by which exit."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eejax.decoding.drafting import adaptive
+from eejax.decoding.loop.plan import Drafting, make_plan
+from eejax.decoding.policy.batching import Batching, head_in_blocks
+from eejax.decoding.policy.policy import Mode, Policy
+from eejax.ops.sampling import SamplingMethod
+from eejax.testing.tiny import tiny_config
+
+WINDOW = 8
+
+
+def plan_of(exits, **fields):
+  policy = Policy(
+    Mode.SPECULATIVE, 'max_prob', (0.5,), **{'window': WINDOW, **fields}
+  )
+  plan, _ = make_plan(
+    tiny_config(exits, num_layers=12),
+    policy=policy,
+    method=SamplingMethod.GREEDY,
+  )
+  return plan
+
+
+@pytest.fixture(scope='module')
+def two():
+  return plan_of('2:norm,6:norm')
+
+
+def chosen(plan, kept, tried):
+  """Return what is chosen, by numbers of the exits and then of the text."""
+  table = lambda values: jnp.array([values], jnp.float32)
+  choice = adaptive.choose_draft(table(kept), table(tried), plan=plan)
+  return tuple(
+    int(x[0]) for x in (choice.stage, choice.limit, choice.lookup_limit)
+  )
+
+
+def choose(plan, kept, tried):
+  stage, limit, lookup_limit = chosen(plan, [*kept, 0], [*tried, 0])
+  assert lookup_limit == 0
+  return stage, limit
+
+
+def best_by_hand(plan, chances):
+  """Return the exit and length of the most tokens for their cost."""
+  head = head_in_blocks(plan.config)
+  worths = {}
+  for index, chance in enumerate(chances):
+    shallow = sum(s.last - s.first for s in plan.stages[: index + 1])
+    deep = plan.depth - shallow
+    for k in range(plan.window):
+      tokens = sum(chance**i for i in range(k + 1))
+      cost = (k + 1) * shallow + k * head + (deep + head) * (1 + 0.06 * k)
+      worths[index, k] = tokens / cost
+  return max(worths, key=lambda choice: worths[choice])
+
+
+@pytest.mark.parametrize(
+  'kept, tried, chances',
+  [
+    ([0, 0], [1e6, 1e6], (0.0, 0.0)),
+    ([1e6, 0], [1e6, 1e6], (1.0, 0.0)),
+    ([0, 1e6], [1e6, 1e6], (0.0, 1.0)),
+    ([6e5, 9e5], [1e6, 1e6], (0.6, 0.9)),
+    ([3e5, 5e5], [1e6, 1e6], (0.3, 0.5)),
+    # Nothing is known yet: three of four.
+    ([0, 0], [0, 0], (0.75, 0.75)),
+  ],
+)
+def test_the_choice_yields_most_for_its_cost(two, kept, tried, chances):
+  assert choose(two, kept, tried) == best_by_hand(two, chances)
+
+
+def test_what_is_never_kept_is_not_drafted(two):
+  assert choose(two, [0, 0], [1e6, 1e6])[1] == 0
+
+
+def test_what_is_always_kept_is_drafted_as_far_as_there_is_room(two):
+  assert choose(two, [1e6, 0], [1e6, 1e6]) == (0, WINDOW - 1)
+
+
+def test_of_equal_exits_the_cheaper_one_drafts(two):
+  assert choose(two, [1e6, 1e6], [1e6, 1e6])[0] == 0
+
+
+def test_a_fixed_length_is_kept_to(two):
+  plan = plan_of('2:norm,6:norm', draft_length=3)
+  assert plan.drafting is Drafting.FIXED
+  for kept in ([0, 0], [1e6, 0]):
+    assert choose(plan, kept, [1e6, 1e6])[1] == 3
+
+
+@pytest.mark.parametrize('share', [0.0, 0.2, 0.5, 0.8, 1.0])
+def test_the_text_goes_first_where_it_yields_more(share):
+  plan = plan_of('2:norm,6:norm', draft_lookup=2)
+  tried = [1e6] * 3
+  exits = (0.9, 0.95)
+  kept = [*(1e6 * a for a in exits), 1e6 * share]
+  head = head_in_blocks(plan.config)
+  worths = [
+    sum(share**i for i in range(k + 1)) / ((plan.depth + head) * (1 + 0.06 * k))
+    for k in range(WINDOW)
+  ]
+  *_, lookup_limit = chosen(plan, kept, tried)
+  stage, limit = best_by_hand(plan, exits)
+  assert chosen(plan, kept, tried)[:2] == (stage, limit)
+  shallow = plan.stages[stage].last
+  cost = (limit + 1) * shallow + limit * head
+  cost += (plan.depth - shallow + head) * (1 + 0.06 * limit)
+  exits_worth = sum(exits[stage] ** i for i in range(limit + 1)) / cost
+  best = int(np.argmax(worths))
+  assert lookup_limit == (best if worths[best] > exits_worth else 0)
+  assert (lookup_limit > 0) == (share > 0.5)
+
+
+def test_a_fixed_length_is_looked_up_whatever_was_kept():
+  plan = plan_of('2:norm,6:norm', draft_lookup=2, draft_length=3)
+  assert chosen(plan, [1e6, 1e6, 0], [1e6] * 3)[2] == 3
+
+
+def test_numbers_stay_finite(two):
+  for kept in (0.0, 1e30):
+    stage, limit = choose(two, [kept, kept], [kept, kept])
+    assert stage in (0, 1) and 0 <= limit < WINDOW
+
+
+# MARK: Batches
+
+
+def chosen_by(plan, kept, tried):
+  """Return what each row of a batch chooses."""
+  choice = adaptive.choose_draft(jnp.array(kept), jnp.array(tried), plan=plan)
+  return [x.tolist() for x in (choice.stage, choice.limit, choice.lookup_limit)]
+
+
+def plan_for(free_tokens, **fields):
+  plan = plan_of('2:norm,6:norm', draft_lookup=2, **fields)
+  return dataclasses.replace(plan, free_tokens=free_tokens)
+
+
+@pytest.mark.parametrize('rows', [2, 3, 8])
+def test_a_batch_of_a_processor_bound_by_arithmetic_drafts_nothing(rows):
+  kept = [[999.0, 999.0, 999.0]] * rows
+  tried = [[1000.0, 1000.0, 1000.0]] * rows
+  _, limits, lookup_limits = chosen_by(plan_for(2), kept, tried)
+  assert limits == lookup_limits == [0] * rows
+
+
+def test_a_batch_drafts_where_windows_cost_little():
+  kept, tried = [[800.0, 800.0, 999.0]] * 8, [[1000.0] * 3] * 8
+  _, limits, lookup_limits = chosen_by(plan_for(200), kept, tried)
+  # Somebody always verifies, so exits save nothing; the text does.
+  assert limits == [0] * 8
+  assert lookup_limits == [WINDOW - 1] * 8
+  queue = plan_for(200, batching=Batching.DEPTH_QUEUE)
+  _, limits, _ = chosen_by(queue, kept, tried)
+  assert min(limits) > 0
+
+
+def test_a_batch_of_many_pays_for_its_windows():
+  lengths = []
+  for rows in (8, 50, 100, 190):
+    kept, tried = [[0.0, 0.0, 900.0]] * rows, [[1000.0] * 3] * rows
+    *_, lookup_limits = chosen_by(plan_for(200), kept, tried)
+    lengths.append(lookup_limits[0])
+  assert lengths == sorted(lengths, reverse=True)
+  assert lengths[0] == WINDOW - 1 and lengths[-1] == 0
+
+
+def test_rows_choose_by_what_all_of_them_had_kept():
+  plan = plan_for(200)
+  tried = [[0.0, 0.0, 1000.0]] * 2
+  unequal = chosen_by(plan, [[0.0, 0.0, 990.0], [0.0, 0.0, 10.0]], tried)
+  assert unequal == chosen_by(plan, [[0.0, 0.0, 500.0]] * 2, tried)
+  assert unequal != chosen_by(plan, [[0.0, 0.0, 990.0]] * 2, tried)
+
+
+# MARK: Learning
+
+
+def first_draft(plan, *, rows=1):
+  return adaptive.first_draft(plan, text=jnp.zeros((rows, 16), jnp.int32))
+
+
+def learn(draft, plan, *, rows, drafted, kept):
+  return adaptive.learn(
+    draft,
+    rows=jnp.array(rows),
+    fed=jnp.array(drafted) + 1,
+    kept=jnp.array(kept),
+    plan=plan,
+  )
+
+
+def test_only_the_exit_that_drafted_and_only_verified_rows_learn(two):
+  draft = first_draft(two, rows=2)
+  stage = jnp.array([1, 1])
+  choice = dataclasses.replace(draft.choice, stage=stage)
+  draft = dataclasses.replace(draft, choice=choice)
+  # Of five drafts three were kept, and the last says nothing.
+  after = learn(draft, two, rows=[True, False], drafted=[5, 5], kept=[3, 3])
+  assert after.tried.tolist() == [[0, 4, 0], [0, 0, 0]]
+  assert after.kept.tolist() == [[0, 3, 0], [0, 0, 0]]
+  assert after.choice.limit[1] == draft.choice.limit[1]
+
+
+def test_drafts_that_wait_to_be_verified_teach_nothing(two):
+  draft = first_draft(two, rows=2)
+  told = [
+    learn(draft, two, rows=[True, False], drafted=[3, n], kept=[3, 0])
+    for n in (0, 7)
+  ]
+  assert told[0].choice.limit.tolist() == told[1].choice.limit.tolist()
+  assert told[1].tried[1].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize('width', [0, 4])
+def test_a_text_with_nothing_to_say_lost_a_draft_in_a_wide_tick(width):
+  plan = plan_for(200)
+  draft = first_draft(plan, rows=2)
+  assert (draft.choice.lookup_limit > 0).all()
+  draft = dataclasses.replace(
+    draft, scores=draft.scores.at[0, 1 : 1 + width].set(jnp.nan)
+  )
+  after = learn(
+    draft, plan, rows=[True, True], drafted=[width, 0], kept=[width, 0]
+  )
+  assert after.tried[:, -1].tolist() == [width, int(width > 0)]
+  assert after.kept[:, -1].tolist() == [width, 0]
+  # It was not asked to say anything.
+  silent = dataclasses.replace(
+    draft,
+    choice=dataclasses.replace(
+      draft.choice, lookup_limit=jnp.zeros(2, jnp.int32)
+    ),
+  )
+  after = learn(
+    silent, plan, rows=[True, True], drafted=[width, 0], kept=[width, 0]
+  )
+  assert after.tried[1, -1] == 0
+
+
+def test_what_was_looked_up_says_nothing_of_the_exit(two):
+  draft = first_draft(two)
+  # Two drafts of the exit, then four of the text, of which two were kept.
+  scores = draft.scores.at[0, 3:].set(jnp.nan)
+  draft = dataclasses.replace(draft, scores=scores)
+  after = learn(draft, two, rows=[True], drafted=[6], kept=[4])
+  assert after.kept.tolist() == [[2, 0, 2]]
+  assert after.tried.tolist() == [[2, 0, 3]]
+  window = jnp.arange(WINDOW)[None]
+  drafts = (window > 0) & (window <= 6)
+  assert adaptive.by_source(draft, drafts, plan=two).tolist() == [[2, 0, 4]]
+
+
+def test_drafting_stops_where_nothing_is_kept_and_is_tried_again(two):
+  draft = first_draft(two)
+  limits = []
+  for _ in range(60):
+    limit = int(draft.choice.limit[0])
+    limits.append(limit)
+    # The first draft is rejected, so the others say nothing.
+    draft = learn(draft, two, rows=[True], drafted=[limit], kept=[0])
+  assert limits[0] > 0
+  stop = limits.index(0)
+  assert stop < 30
+  # What was seen long ago counts for less, so somebody tries again.
+  for _ in range(400):
+    if int(draft.choice.limit[0]):
+      break
+    draft = learn(draft, two, rows=[True], drafted=[0], kept=[0])
+  assert int(draft.choice.limit[0]) > 0
+
+
+def test_an_exit_that_is_kept_is_trusted_further(two):
+  draft = first_draft(two)
+  first = int(draft.choice.limit[0])
+  for _ in range(30):
+    limit = int(draft.choice.limit[0])
+    draft = learn(draft, two, rows=[True], drafted=[limit], kept=[limit])
+  assert int(draft.choice.limit[0]) == WINDOW - 1 > first
+  assert np.isfinite(np.asarray(draft.kept)).all()

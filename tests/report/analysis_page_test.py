@@ -1,0 +1,364 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Test the sections, verdict, tables and page of an analysis."""
+
+import copy
+import csv
+import html.parser
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+
+from eejax.analysis import sections as sections_lib
+from eejax.analysis.comparison import compare
+from eejax.analysis.dynamics import dynamics
+from eejax.analysis.manifest import parse_manifest
+from eejax.analysis.natural.kv_damage import Decider, compare_texts
+from eejax.analysis.sections import SectionSettings
+from eejax.analysis.suitability.speculation import SpeculationCost
+from eejax.capture.capture import CaptureConfig, capture
+from eejax.capture.file import ReadoutKind
+from eejax.cli import output
+from eejax.decoding.policy.policy import KVStrategy
+from eejax.report.analysis_page import render
+from eejax.report.analysis_tables import _TABLES, as_csv, tables
+from eejax.report.analysis_verdict import gated_bound, verdict
+from eejax.stats.bootstrap import Bootstrap
+from eejax.testing.planted import Plan, planted_params, token_batch
+
+FEW = SectionSettings(bootstrap=Bootstrap(draws=50))
+PLAN = Plan.settling([1, 1, 1, 2, 2, 3, 3], num_layers=3, exits=(1, 2))
+
+
+@pytest.fixture(scope='module')
+def batches():
+  random = np.random.default_rng(0)
+  return [token_batch(*random.integers(0, 7, (2, 6, 8)))]
+
+
+@pytest.fixture(scope='module')
+def captured(batches):
+  return capture(
+    planted_params(PLAN),
+    batches,
+    config=PLAN.config,
+    settings=CaptureConfig(kinds=tuple(ReadoutKind)),
+  )
+
+
+def damage(strategy):
+  texts = [[1, 2, 3, 4], [1, 2, 3, 5], [1, 9, 3, 4]]
+  full = [[1, 2, 3, 4]] * 3
+  return compare_texts(
+    texts,
+    full,
+    depths=[np.full(4, 2)] * 3,
+    num_layers=3,
+    strategy=strategy,
+    decider=Decider.GATE,
+    stretch=2,
+    bootstrap=FEW.bootstrap,
+  )
+
+
+@pytest.fixture(scope='module')
+def sections(captured, batches):
+  cost_of = lambda length: SpeculationCost(0.5, 1 + length / 10)
+  manifest = parse_manifest(
+    {
+      'models': [
+        {'name': 'a<b', 'checkpoint': 'x', 'release': '2024-07', 'kind': 'moe'},
+        {'name': 'c', 'checkpoint': 'z', 'release': '2025', 'kind': 'dense'},
+        {'name': 'broken', 'checkpoint': 'y', 'kind': 'dense'},
+      ],
+      'reference': 'a<b',
+    }
+  )
+
+  def capture_of(entry, data):
+    if entry.name == 'broken':
+      raise OSError('no such disk')
+    return captured
+
+  steps = [(1, planted_params(PLAN)), (9, planted_params(PLAN))]
+  grown = dynamics(steps, batches, config=PLAN.config, bootstrap=FEW.bootstrap)
+  found = {
+    'natural': sections_lib.natural(captured, FEW),
+    'suitability': sections_lib.suitability(captured, FEW),
+    'gates': sections_lib.gates(captured, FEW),
+    'confidence': sections_lib.confidence(captured, FEW),
+    'drafting': sections_lib.drafting(captured, FEW, cost_of=cost_of),
+    'sublayers': sections_lib.sublayers(captured, FEW),
+    'words': sections_lib.words(
+      captured, FEW, texts=['', ' a', 'b', ' c', '1', '.', ' ']
+    ),
+    'own_text': sections_lib.own_text(captured, FEW),
+    'keys': {
+      'wrong_tokens': damage(KVStrategy.DEFERRED),
+      'by_strategy': {KVStrategy.COPY: damage(KVStrategy.COPY)},
+      'new_tokens': 4,
+      'exits': 'natural',
+      'exit_depths': [1, 2],
+      'threshold': 0.5,
+      'prompts': 3,
+    },
+    'grid': sections_lib.grid(
+      captured, piece_of=lambda t, before: f'<{t}">\n', most_tokens=5
+    ),
+    'comparison': compare(manifest, capture_of, bootstrap=FEW.bootstrap),
+    'dynamics': {'steps': grown.steps, 'saved_change': grown.saved_change},
+  }
+  return json.loads(output.dumps(found))
+
+
+@pytest.fixture
+def values(sections, captured):
+  return copy.deepcopy(
+    {
+      'name': 'planted & co',
+      'data': 'seeds',
+      'about': json.loads(output.dumps(sections_lib.describe(captured))),
+      'sections': sections,
+      'failures': {},
+      'commands': ['eejax analyse x'],
+      'tables': sorted(tables(sections)),
+      'version': '0',
+      'created': 'today',
+      'environment': {'cores': 2},
+      'stages': [{'name': 'capture', 'seconds': 1.0}],
+    }
+  )
+
+
+class Page(html.parser.HTMLParser):
+  """Read a page: its tags, attributes and text; complain of loose ends."""
+
+  VOID = {'meta', 'br'}
+
+  def __init__(self, text):
+    super().__init__()
+    self.open, self.tags, self.attributes, self.text = [], [], [], ''
+    self.feed(text)
+    assert self.open == []
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    self.attributes += attrs
+    if tag not in self.VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.tags.append(tag)
+    self.attributes += attrs
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.text += data
+
+
+class TestPage:
+  def test_every_section_and_figure_is_there(self, values):
+    page = Page(render(values))
+    for words in (
+      'Early exit on planted & co',
+      'What every depth says',
+      'How suited the model is',
+      'EAS (eejax definition)',
+      'logit_cosine, alpha 0.5, depths 1 to L-1, all positions',
+      'What gates know',
+      'Does confidence mean the same at every depth',
+      'self-speculation',
+      'Exits inside blocks',
+      'Which tokens settle early',
+      'On text that it writes itself',
+      'What stand-ins for keys and values do to a text',
+      'A text, token by depth',
+      'Models compared',
+      'broken on stdlib: stopped by OSError (no such disk).',
+      'Over the training',
+      'tables/skip_at_budget.csv',
+      'eejax analyse x',
+    ):
+      assert words in page.text, words
+    titles = [v for k, v in page.attributes if k == 'aria-label']
+    for words in (
+      'Agreement with the full model by depth',
+      'Similarity to the full model by depth',
+      'accuracy by skip',
+      'Share of tokens that leave at each depth',
+      'Score by release date',
+      'Similarity by depth and step',
+    ):
+      assert words in titles, words
+
+  def test_the_verdict_comes_before_every_number(self, values):
+    text = Page(render(values)).text
+    headline = verdict(values['sections']).headline
+    assert text.index(headline) < text.index('What every depth says')
+
+  def test_nothing_is_fetched_and_nothing_runs(self, values):
+    text = render(values)
+    page = Page(text)
+    assert not re.search(r'https?:|//|url\(|@import', text)
+    assert not {'script', 'link', 'img', 'iframe'} & set(page.tags)
+    names = {name for name, _ in page.attributes}
+    assert not {'src', 'href', 'srcset'} & names
+    assert not [n for n in names if n.startswith('on')]
+
+  def test_the_map_of_tokens_tells_candidates_at_every_depth(self, values):
+    page = Page(render(values))
+    hints = [v for k, v in page.attributes if k == 'data-hint']
+    assert len(hints) == 5 * 4
+    grid = values['sections']['grid']
+    token = grid['tokens'][0]
+    assert hints[0].startswith(f'depth 0 after {token!r}\n')
+    assert '90.0 %' in hints[3] and f'text: {grid["targets"][0]!r}' in hints[3]
+    # A token settles once in its line, where the plan says.
+    kinds = [v for k, v in page.attributes if k == 'class' and 'reading' in v]
+    settled = [i % 4 for i, kind in enumerate(kinds) if 'settled' in kind]
+    assert settled == grid['settled']
+
+  def test_texts_are_escaped(self, values):
+    values['name'] = '<script>'
+    values['failures'] = {'<b>': '<i>'}
+    page = Page(render(values))
+    assert not {'script', 'i'} & set(page.tags)
+    assert '<i>' in page.text
+
+  @pytest.mark.parametrize(
+    'missing',
+    ['natural', 'suitability', 'gates', 'drafting', 'comparison', 'grid'],
+  )
+  def test_a_missing_section_leaves_the_rest(self, values, missing):
+    del values['sections'][missing]
+    values['failures'] = {missing: 'it broke.'}
+    page = Page(render(values))
+    assert f'{missing}: it broke.' in page.text
+    assert 'Does confidence mean the same' in page.text
+
+  def test_where_nothing_leaves_early_there_is_no_damage(self, values):
+    values['sections']['keys'] = {'nothing': 'No threshold <does>.'}
+    assert 'No threshold <does>.' in Page(render(values)).text
+    assert 'key_damage' not in tables(values['sections'])
+
+  def test_without_a_model_what_was_compared_is_shown(self, values):
+    kept = values['sections']
+    values['sections'] = {'comparison': kept['comparison']}
+    values['about'] = None
+    text = Page(render(values)).text
+    assert 'Models compared' in text
+    assert 'should pay' not in text
+
+
+class TestSections:
+  def test_sections_follow_the_plan(self, sections, captured):
+    tokens = captured.token
+    settles = np.array([1, 1, 1, 2, 2, 3, 3])[tokens]
+    ceiling = sections['suitability']['headroom']['stable']['value']
+    assert ceiling == pytest.approx((1 - settles / 3).mean())
+    natural, trained = sections['gates']['sweeps']
+    assert (natural['readouts'], trained['readouts']) == ('natural', 'exit')
+    assert natural['skips'][0]['skip']['value'] == pytest.approx(ceiling)
+    # Planted exits are those of nature at the same depths.
+    assert trained['skips'][0]['skip']['value'] == pytest.approx(ceiling)
+    assert sections['sublayers']['stable']['saved']['value'] == 0
+
+  def test_a_deep_model_s_map_shows_some_depths(self):
+    assert sections_lib.spread(13, most=16) == list(range(13))
+    shown = sections_lib.spread(81, most=16)
+    assert len(shown) == 16 and shown[0] == 0 and shown[-1] == 80
+
+  def test_attention_that_was_not_read_is_no_section(self, captured):
+    natural = captured.only(ReadoutKind.NATURAL)
+    assert sections_lib.sublayers(natural, FEW) is None
+
+
+class TestVerdict:
+  """The answer, from values that are known to deserve it."""
+
+  def of(self, sections, *, speedup, skip, stable=0.4, heads=1.0):
+    sections = copy.deepcopy(sections)
+    sections['suitability']['headroom']['stable'] = {
+      'value': stable,
+      'low': stable,
+      'high': stable,
+    }
+    for group in sections['drafting']['by_readouts']:
+      for exit in group['exits']:
+        exit['speedup'] = {'value': speedup, 'low': speedup, 'high': speedup}
+    for swept in sections['gates']['sweeps']:
+      for found in swept['skips']:
+        found |= {'held_out_skip': skip, 'held_out_drop': 0.0, 'heads': heads}
+        found['skip'] = {'value': skip, 'low': skip, 'high': skip}
+    return verdict(sections)
+
+  @pytest.mark.parametrize(
+    'fields, kind',
+    [
+      ({'speedup': 1.3, 'skip': 0.0}, 'yes'),
+      ({'speedup': 0.9, 'skip': 0.4}, 'yes'),
+      # What is skipped goes into reading output matrices.
+      ({'speedup': 0.9, 'skip': 0.4, 'heads': 4.0}, 'no'),
+      ({'speedup': 0.9, 'skip': 0.01}, 'no'),
+      ({'speedup': 0.9, 'skip': 0.08}, 'maybe'),
+      ({'speedup': 1.02, 'skip': 0.08, 'stable': 0.05}, 'no'),
+    ],
+  )
+  def test_kinds(self, sections, fields, kind):
+    found = self.of(sections, **fields)
+    assert found.kind == kind
+    assert found.headline.startswith('No:') == (kind == 'no')
+
+  def test_reasons_hold_the_figures(self, sections):
+    words = ' '.join(self.of(sections, speedup=1.3, skip=0.2).reasons)
+    for figure in ('40.0 %', '20.0 %', '1.30 times', 'predicted', '1 %'):
+      assert figure in words
+
+  def test_what_was_judged_with_timed_costs_is_the_answer(self, sections):
+    judged = {'kind': 'no', 'headline': 'No: slow.', 'sentences': ['Why.']}
+    found = verdict({**sections, 'verdict': judged})
+    assert (found.kind, found.headline) == ('no', 'No: slow.')
+    assert found.reasons[0] == 'Why.'
+    assert 'best gate' in found.reasons[1]
+
+  def test_the_bound_counts_blocks_and_heads(self, sections):
+    skip = {'skip': {'value': 0.5}, 'held_out_skip': None, 'heads': 2.0}
+    # 3 blocks and half a block's head, of which half the blocks are run.
+    assert gated_bound(sections, skip) == pytest.approx(3.5 / (1.5 + 1.0))
+    assert gated_bound({}, skip) is None
+
+
+class TestTables:
+  def test_csv_files_hold_the_numbers(self, sections):
+    found = tables(sections)
+    rows = list(csv.DictReader(io.StringIO(as_csv(found['scores']))))
+    scores = sections['suitability']['scores']
+    assert [float(r['eas']) for r in rows] == [
+      s['eas']['value'] for s in scores
+    ]
+    assert {'eas_low', 'eas_high', 'settings'} <= set(rows[0])
+    points = sections['gates']['sweeps'][0]['points']
+    assert len(found['gate_sweeps']) >= len(points)
+    assert found['models'][2]['failures'].startswith('broken on')
+    for rows in found.values():
+      assert as_csv(rows).count('\n') == len(rows) + 1
+
+  def test_every_table_comes_from_a_section(self, sections):
+    assert tables({}) == {}
+    assert set(tables(sections)) == set(_TABLES)
