@@ -36,6 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from figures import Figure
 
+from eejax import serialization
 from eejax.analysis.dynamics import Dynamics, dynamics
 from eejax.analysis.natural.joint import joint_against_plain
 from eejax.analysis.suitability.score import ScoreSettings
@@ -116,8 +117,8 @@ def joint_vs_plain(args: argparse.Namespace) -> Figure:
     detail['seeds'].append(
       {
         'training_loss': {'plain': plain.loss, 'joint': joint.loss},
-        'joint_read_at_its_exits': output.plain(found),
-        'joint_read_naturally': output.plain(natural),
+        'joint_read_at_its_exits': serialization.plain(found),
+        'joint_read_naturally': serialization.plain(natural),
       }
     )
   return float(np.mean(held)), detail
@@ -153,7 +154,7 @@ def training_dynamics(args: argparse.Namespace) -> Figure:
 
 
 def _heat_map(found: Dynamics) -> dict[str, Any]:
-  return output.plain(
+  return serialization.plain(
     {
       'depths': found.depths,
       'change_of_ceiling': found.saved_change,

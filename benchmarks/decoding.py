@@ -39,8 +39,8 @@ from figures import Figure
 from foundation import LLAMA_43M, forced_exit_efficiency
 
 from eejax.checkpoint import folder as checkpoint_folder
-from eejax.checkpoint.folder import Checkpoint
 from eejax.checkpoint.huggingface_export import export_folder
+from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
 from eejax.data import batches as data_batches
 from eejax.data.corpus import Split
@@ -359,7 +359,7 @@ def _in_transformers(model: pathlib.Path):
   import transformers
 
   held = checkpoint_folder.load(model)
-  plain = Checkpoint(held.config.with_exits(()), {**held.params, 'exits': {}})
+  plain = Model(held.config.with_exits(()), {**held.params, 'exits': {}})
   with tempfile.TemporaryDirectory() as scratch:
     export_folder(plain, pathlib.Path(scratch) / 'hf')
     return transformers.AutoModelForCausalLM.from_pretrained(

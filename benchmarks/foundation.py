@@ -38,8 +38,8 @@ import optax
 from figures import Figure
 from timing import interleaved, median_ratio, medians
 
-from eejax.checkpoint.folder import Checkpoint
 from eejax.checkpoint.huggingface_export import export_folder
+from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
 from eejax.decoding.generate import generate
 from eejax.decoding.loop.prepare import prepare
@@ -76,7 +76,7 @@ def decode_vs_transformers(repeats: int) -> Figure:
   config = EarlyExitConfig(LLAMA_43M)
   params = decoder.init(config, jax.random.key(0))
   with tempfile.TemporaryDirectory() as folder:
-    export_folder(Checkpoint(config, params), pathlib.Path(folder) / 'hf')
+    export_folder(Model(config, params), pathlib.Path(folder) / 'hf')
     model = transformers.AutoModelForCausalLM.from_pretrained(
       pathlib.Path(folder) / 'hf', dtype=torch.float32
     )

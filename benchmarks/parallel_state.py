@@ -30,9 +30,9 @@ import numpy as np
 from figures import Figure
 
 from eejax.checkpoint import streaming
-from eejax.checkpoint.folder import Checkpoint
 from eejax.checkpoint.huggingface_export import export_folder
 from eejax.checkpoint.manager import RunCheckpoints
+from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
 from eejax.data.batch import Batch
 from eejax.models import decoder
@@ -172,7 +172,7 @@ def import_part_ratio(repeats: int) -> Figure:
 
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'model'
-    export_folder(Checkpoint(CONFIG, params), path, shard_bytes=1_000_000)
+    export_folder(Model(CONFIG, params), path, shard_bytes=1_000_000)
     files = len(list(path.glob('*.safetensors')))
     try:
       for name, make in makers.items():

@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 from eejax.version import __version__
 
 if TYPE_CHECKING:
-  from eejax.checkpoint.folder import Checkpoint, load, save
+  from eejax.checkpoint.folder import load, save
   from eejax.checkpoint.huggingface import import_folder
   from eejax.checkpoint.huggingface_export import export_folder
+  from eejax.checkpoint.model import Model
   from eejax.checkpoint.surgery import add_exits, drop_exits
   from eejax.config import (
     EarlyExitConfig,
@@ -51,7 +52,8 @@ if TYPE_CHECKING:
   from eejax.ops.sampling import SamplingConfig
 
 _HOMES = {
-  'checkpoint.folder': ('Checkpoint', 'load', 'save'),
+  'checkpoint.folder': ('load', 'save'),
+  'checkpoint.model': ('Model',),
   'checkpoint.huggingface': ('import_folder',),
   'checkpoint.huggingface_export': ('export_folder',),
   'checkpoint.surgery': ('add_exits', 'drop_exits'),
@@ -77,7 +79,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
   'ArgumentError',
-  'Checkpoint',
+  'Model',
   'CheckpointError',
   'EarlyExitConfig',
   'EejaxError',

@@ -40,28 +40,31 @@ LEVELS = {
   'hardware': 0,
   'resources': 0,
   'environment': 0,
+  'formatting': 0,
+  'progress': 0,
+  'serialization': 0,
   'stats': 1,
   'ops': 1,
   'parallel': 1,
   'models': 2,
   'pipeline': 2,
   'data': 3,
-  'checkpoint': 3,
-  'training': 4,
-  'decoding': 4,
-  'testing': 4,
-  'capture': 5,
-  'planner': 5,
-  'evaluation': 5,
-  'analysis': 6,
-  'report': 7,
-  'recipes': 8,
-  'serving': 9,
-  't5x_adapter': 9,
-  'cli': 10,
+  'checkpoint': 4,
+  'training': 5,
+  'decoding': 5,
+  'testing': 5,
+  'capture': 6,
+  'planner': 6,
+  'evaluation': 6,
+  'analysis': 7,
+  'report': 8,
+  'recipes': 9,
+  'serving': 10,
+  't5x_adapter': 10,
+  'cli': 11,
   # The public names, and `python -m eejax`.
-  '': 11,
-  '__main__': 11,
+  '': 12,
+  '__main__': 12,
 }
 
 # Third-party package -> the start of the names of modules that may import it.
@@ -172,8 +175,8 @@ def _level_fault(module: str, target: str) -> str | None:
     return None
   if theirs == 'testing':
     return 'testing is for tests'
-  if mine == 'testing' and LEVELS[theirs] > 3:
-    return 'testing uses levels 0 to 3'
+  if mine == 'testing' and LEVELS[theirs] > 4:
+    return 'testing uses levels 0 to 4'
   if LEVELS[theirs] >= LEVELS[mine]:
     return f'{theirs} is not below {mine}'
   return None
@@ -295,7 +298,7 @@ def test_a_sound_house_has_no_violation(house):
     ('training.bad', 'import eejax.decoding.loop\n', 'decoding is not below'),
     ('analysis.bad', 'import eejax.report.page\n', 'report is not below'),
     ('models.bad', 'import eejax.testing.tiny\n', 'testing is for tests'),
-    ('testing.bad', 'import eejax.decoding.loop\n', 'levels 0 to 3'),
+    ('testing.bad', 'import eejax.decoding.loop\n', 'levels 0 to 4'),
     ('ops.bad', 'import eejax.ops.gone\n', 'no such module'),
     ('gossip.bad', 'import os\n', 'it has no level'),
     ('training.bad', 'import gin\n', 'gin is not imported there'),

@@ -29,7 +29,7 @@ import numpy as np
 import pytest
 
 import eejax
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.cli import main, quickstart
 from eejax.data.tokenizer import train_bpe
 from eejax.evaluation import part_times
@@ -167,7 +167,7 @@ def place(tmp_path, monkeypatch):
     bos_id=tokenizer.bos_id,
     eos_ids=tokenizer.eos_ids,
   )
-  model = Checkpoint(
+  model = Model(
     config, tiny.tiny_params(config), tokenizer_folder=tmp_path / 'tokenizer'
   )
   (tmp_path / 'models').mkdir()

@@ -39,7 +39,7 @@ from eejax.capture.capture import CaptureConfig, capture
 from eejax.capture.file import Captured, ReadoutKind
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint import run_steps
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError
@@ -171,7 +171,7 @@ def _one(
 
 def open_run(
   run: str | os.PathLike,
-) -> tuple[Checkpoint, Iterator[tuple[int, Params]]]:
+) -> tuple[Model, Iterator[tuple[int, Params]]]:
   """Return the model that a run made, and its steps.
 
   Raises:

@@ -39,6 +39,7 @@ from eejax.checkpoint.manifest import (
   read_config,
   read_manifest,
 )
+from eejax.checkpoint.model import Model
 from eejax.checkpoint.tokenizer_files import copy_tokenizer, find_tokenizer
 from eejax.checkpoint.tree import Layout, backbone_hash
 from eejax.config import EarlyExitConfig
@@ -48,7 +49,6 @@ from eejax.parallel import multihost
 from eejax.types import Params, PyTree
 
 __all__ = [
-  'Checkpoint',
   'Existing',
   'Layout',
   'backbone_hash',
@@ -60,33 +60,13 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-  """Hold a model in memory.
-
-  Attributes:
-    config: the model and its exits.
-    params: the parameter tree, blocks stacked or not. After a load of the
-      first blocks alone it has fewer of them than `config.model.num_layers`.
-    tokenizer_folder: where the tokenizer's files are, if it has any.
-    backbone_hash: `backbone_hash` of the whole backbone as it is on disk.
-    provenance: where the model came from, plain values for JSON.
-  """
-
-  config: EarlyExitConfig
-  params: Params
-  tokenizer_folder: pathlib.Path | None = None
-  backbone_hash: str | None = None
-  provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
 def load(
   path: str | os.PathLike,
   *,
   depth: int | None = None,
   layout: Layout = Layout.STACKED,
   dtype: Any = None,
-) -> Checkpoint:
+) -> Model:
   """Read a checkpoint, or its first blocks alone.
 
   Args:
@@ -120,7 +100,7 @@ def load(
   )
   if read_depth > depth:
     params = truncate(params, depth=depth)
-  return Checkpoint(
+  return Model(
     config=manifest.config.with_exits(exits),
     params=params,
     tokenizer_folder=find_tokenizer(path),
@@ -131,11 +111,11 @@ def load(
 
 def save(
   path: str | os.PathLike,
-  checkpoint: Checkpoint,
+  checkpoint: Model,
   *,
   dtype: Any = None,
   existing: Existing = Existing.REFUSE,
-) -> Checkpoint:
+) -> Model:
   """Write a checkpoint, whole or not at all.
 
   Args:
@@ -182,7 +162,7 @@ def replace_exits(
   exits: Params,
   provenance: Mapping[str, Any] | None = None,
   existing: Existing = Existing.REFUSE,
-) -> Checkpoint:
+) -> Model:
   """Write a checkpoint with the backbone of another one and other exits.
 
   The backbone's files are copied as they are, byte for byte, and never held
@@ -211,7 +191,7 @@ def replace_exits(
     )
   check_files(source, manifest, 'backbone')
   shapes.check_exits(exits, config)
-  checkpoint = Checkpoint(
+  checkpoint = Model(
     config=config,
     params={'exits': exits},
     tokenizer_folder=find_tokenizer(source),
@@ -232,7 +212,7 @@ def replace_exits(
   return _at(checkpoint, path)
 
 
-def _take_part(path: str | os.PathLike, checkpoint: Checkpoint) -> Checkpoint:
+def _take_part(path: str | os.PathLike, checkpoint: Model) -> Model:
   """Give host 0 this host's parts of what it writes, in the same order."""
   params = checkpoint.params
   if 'backbone' in params:
@@ -246,7 +226,7 @@ def _take_part(path: str | os.PathLike, checkpoint: Checkpoint) -> Checkpoint:
 
 def _finish(
   new: pathlib.Path,
-  checkpoint: Checkpoint,
+  checkpoint: Model,
   described: dict[str, manifest_lib.ArrayInfo],
   dtype: Any = None,
 ) -> None:
@@ -273,7 +253,7 @@ def _finish(
   )
 
 
-def _at(checkpoint: Checkpoint, path: str | os.PathLike) -> Checkpoint:
+def _at(checkpoint: Model, path: str | os.PathLike) -> Model:
   found = find_tokenizer(pathlib.Path(path))
   return dataclasses.replace(checkpoint, tokenizer_folder=found)
 

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 
 from eejax.checkpoint import arrays, hub, shapes, tree
-from eejax.checkpoint.folder import Checkpoint
 from eejax.checkpoint.huggingface_export import (
   EXITS,
   EXITS_CONFIG,
@@ -36,6 +35,7 @@ from eejax.checkpoint.huggingface_export import (
   WEIGHTS_INDEX,
   export_folder,
 )
+from eejax.checkpoint.model import Model
 from eejax.checkpoint.safetensors_file import SafetensorsFile
 from eejax.checkpoint.tokenizer_files import check_vocabulary, find_tokenizer
 from eejax.checkpoint.tree import Layout, backbone_hash
@@ -56,7 +56,7 @@ def import_folder(
   *,
   layout: Layout = Layout.STACKED,
   dtype: Any = None,
-) -> Checkpoint:
+) -> Model:
   """Return the model of a Hugging Face folder or hub name.
 
   Args:
@@ -76,7 +76,7 @@ def import_folder(
     layout=layout,
     dtype=dtype,
   )
-  return Checkpoint(
+  return Model(
     config=checkpoint.config,
     params=params,
     tokenizer_folder=checkpoint.tokenizer_folder,
@@ -84,7 +84,7 @@ def import_folder(
   )
 
 
-def map_folder(source: str | os.PathLike) -> Checkpoint:
+def map_folder(source: str | os.PathLike) -> Model:
   """Return the model of a folder without loading it.
 
   Blocks are unstacked; every leaf is a NumPy view of its file, read when it
@@ -104,7 +104,7 @@ def map_folder(source: str | os.PathLike) -> Checkpoint:
   backbone = _read_backbone(files, model)
   config, exits = _read_exits(folder, model, backbone)
   check_vocabulary(folder, vocab_size=model.vocab_size)
-  return Checkpoint(
+  return Model(
     config=config,
     params={'backbone': backbone, 'exits': exits},
     tokenizer_folder=find_tokenizer(folder),

@@ -31,7 +31,7 @@ import numpy as np
 from eejax import config as config_lib
 from eejax.checkpoint import arrays, shapes, tree
 from eejax.checkpoint.atomic import Existing, whole_folder
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.checkpoint.safetensors_file import Entry, write_safetensors
 from eejax.checkpoint.tokenizer_files import copy_tokenizer
 from eejax.config import EarlyExitConfig, ModelConfig
@@ -50,7 +50,7 @@ SHARD_BYTES = 5_000_000_000
 
 
 def export_folder(
-  checkpoint: Checkpoint,
+  checkpoint: Model,
   dest: str | os.PathLike,
   *,
   shard_bytes: int = SHARD_BYTES,

@@ -32,7 +32,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from eejax.checkpoint import huggingface, manifest, partial
 from eejax.checkpoint.arrays import Path, flatten, unflatten
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.checkpoint.tokenizer_files import find_tokenizer
 from eejax.errors import ArgumentError
 from eejax.models.quantized import quantize_block
@@ -46,7 +46,7 @@ def load(
   mesh: Mesh,
   depth: int | None = None,
   dtype: Any = None,
-) -> Checkpoint:
+) -> Model:
   """Read an eejax checkpoint, or its first blocks, onto a mesh.
 
   Args:
@@ -68,7 +68,7 @@ def load(
 
 def import_folder(
   source: str | os.PathLike, *, mesh: Mesh, dtype: Any = None
-) -> Checkpoint:
+) -> Model:
   """Read a Hugging Face folder or hub name onto a mesh.
 
   Args:
@@ -88,7 +88,7 @@ def import_folder(
 
 def map_checkpoint(
   path: str | os.PathLike, *, depth: int | None = None
-) -> Checkpoint:
+) -> Model:
   """Return a checkpoint whose leaves are views of its files, unstacked.
 
   Raises:
@@ -109,7 +109,7 @@ def map_checkpoint(
     **partial.read_outer(path, held, how=how),
     'blocks': tuple(partial.read_blocks(path, held, depth=depth, how=how)),
   }
-  return Checkpoint(
+  return Model(
     config=held.config.with_exits(exits),
     params={
       'backbone': backbone,

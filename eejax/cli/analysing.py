@@ -26,12 +26,11 @@ A stage that fails is named in the report, and the others go on.
 import datetime
 import functools
 import json
-import os
 import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from eejax import environment
+from eejax import environment, serialization
 from eejax.analysis import sections as sections_lib
 from eejax.analysis.sections import DEFAULTS, SectionSettings
 from eejax.cli import (
@@ -55,7 +54,7 @@ from eejax.version import __version__
 
 if TYPE_CHECKING:
   from eejax.capture.file import Captured
-  from eejax.checkpoint.folder import Checkpoint
+  from eejax.checkpoint.model import Model
 
 USUAL_TEXT = Text(max_tokens=16_000)
 # What is done, and about how many seconds it takes on two cores for the
@@ -357,7 +356,7 @@ class _Opened:
       lambda: measuring.open_model(checkpoint, dtype=dtype)
     )
 
-  def __call__(self) -> 'Checkpoint':
+  def __call__(self) -> 'Model':
     return self._open()
 
 
@@ -369,7 +368,7 @@ def _waited_for(name: str, section, captured: 'Captured', settings) -> Any:
 
 
 def _grid(
-  model: 'Checkpoint', captured: 'Captured', text: str | None, dtype: str
+  model: 'Model', captured: 'Captured', text: str | None, dtype: str
 ) -> dict[str, Any]:
   tokenizer = measuring.open_tokenizer(model)
   if text is not None:
@@ -393,17 +392,12 @@ def _write(folder: pathlib.Path, values: dict[str, Any]) -> pathlib.Path:
   from eejax.report.analysis_page import render
   from eejax.report.analysis_tables import as_csv, tables
 
-  plain = json.loads(output.dumps(values))
-  _write_whole(folder / 'analysis.json', output.dumps(plain, indent=1) + '\n')
+  plain = json.loads(serialization.dumps(values))
+  serialization.write_text(
+    folder / 'analysis.json', serialization.dumps(plain, indent=1) + '\n'
+  )
   for name, rows in tables(plain['sections']).items():
-    _write_whole(folder / 'tables' / f'{name}.csv', as_csv(rows))
+    serialization.write_text(folder / 'tables' / f'{name}.csv', as_csv(rows))
   report = folder / 'report.html'
-  _write_whole(report, render(plain))
+  serialization.write_text(report, render(plain))
   return report
-
-
-def _write_whole(path: pathlib.Path, text: str) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{path.name}.partial')
-  partial.write_text(text, encoding='utf-8')
-  os.replace(partial, path)

@@ -26,7 +26,7 @@ from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
   from eejax.capture.file import Captured
-  from eejax.checkpoint.folder import Checkpoint
+  from eejax.checkpoint.model import Model
   from eejax.data.batch import Batch
   from eejax.data.tokenizer import Tokenizer
 
@@ -54,7 +54,7 @@ class Generates(enum.Enum):
 
 
 def capture_text(
-  model: 'Checkpoint',
+  model: 'Model',
   text: Text,
   reads: Reads,
   *,
@@ -93,7 +93,7 @@ def capture_text(
 
 
 def check_length(
-  batches: 'Sequence[Batch]', text: Text, model: 'Checkpoint'
+  batches: 'Sequence[Batch]', text: Text, model: 'Model'
 ) -> None:
   """Raise an error where a text does not fill one row.
 
@@ -110,7 +110,7 @@ def check_length(
 
 
 def capture_own_text(
-  model: 'Checkpoint',
+  model: 'Model',
   given: 'Captured',
   *,
   dtype: str,
@@ -175,7 +175,7 @@ def beginnings(
 
 
 def capture_words(
-  model: 'Checkpoint', tokenizer: 'Tokenizer', text: str, dtype: str
+  model: 'Model', tokenizer: 'Tokenizer', text: str, dtype: str
 ) -> 'Captured':
   """Capture a text given as words, as one row.
 

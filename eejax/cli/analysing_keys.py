@@ -23,14 +23,14 @@ from eejax.cli import output
 
 if TYPE_CHECKING:
   from eejax.capture.file import Captured
-  from eejax.checkpoint.folder import Checkpoint
+  from eejax.checkpoint.model import Model
   from eejax.decoding.policy.policy import KVStrategy
 
 BUDGET = 0.05
 
 
 def key_damage(
-  model: 'Checkpoint',
+  model: 'Model',
   captured: 'Captured',
   settings: SectionSettings,
   *,
@@ -111,7 +111,7 @@ def key_damage(
   }
 
 
-def _with_exits(model: 'Checkpoint'):
+def _with_exits(model: 'Model'):
   """Return a model's exits, or natural ones where it has none."""
   from eejax.checkpoint import surgery
   from eejax.config import parse_exits

@@ -21,6 +21,7 @@ import pathlib
 import re
 from typing import TYPE_CHECKING, Any
 
+from eejax import serialization
 from eejax.analysis.manifest import DataEntry, Manifest, ModelEntry
 from eejax.analysis.sections import SectionSettings
 from eejax.cli import measuring, output, stages
@@ -30,7 +31,7 @@ from eejax.cli.measuring import Text
 if TYPE_CHECKING:
   from eejax.analysis.comparison import Comparison, ModelResult
   from eejax.capture.file import Captured
-  from eejax.checkpoint.folder import Checkpoint
+  from eejax.checkpoint.model import Model
 
 
 def compare(
@@ -56,7 +57,9 @@ def compare(
       output.say(failure)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f'{_file_name(result.entry.name)}.json'
-    path.write_text(output.dumps(result, indent=1) + '\n', encoding='utf-8')
+    path.write_text(
+      serialization.dumps(result, indent=1) + '\n', encoding='utf-8'
+    )
 
   return comparison.compare(
     manifest,
@@ -70,7 +73,7 @@ def compare(
 
 
 def _capture(
-  model: 'Checkpoint',
+  model: 'Model',
   entry: ModelEntry,
   data: DataEntry,
   folder: pathlib.Path,
@@ -82,7 +85,7 @@ def _capture(
   )
   # Another model or text of that name must not be taken for this one.
   stamp = json.dumps(
-    output.plain([stages.fingerprint(entry.checkpoint), chosen, dtype])
+    serialization.plain([stages.fingerprint(entry.checkpoint), chosen, dtype])
   )
   digest = hashlib.sha256(stamp.encode()).hexdigest()[:12]
   name = f'{_file_name(entry.name)}-{_file_name(data.name)}-{digest}'

@@ -22,11 +22,11 @@ from eejax.config import EarlyExitConfig
 if TYPE_CHECKING:
   from eejax.analysis.suitability.speculation import SpeculationCost
   from eejax.capture.file import Captured
-  from eejax.checkpoint.folder import Checkpoint
+  from eejax.checkpoint.model import Model
 
 
 def judged(
-  model: 'Checkpoint',
+  model: 'Model',
   captured: 'Captured',
   settings: SectionSettings,
   *,

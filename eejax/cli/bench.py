@@ -18,12 +18,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from eejax import formatting, serialization
 from eejax.cli import gin_policy, policy_flags, prompted_model
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
   from eejax.analysis.cost_model import CountedCost
-  from eejax.checkpoint.folder import Checkpoint
+  from eejax.checkpoint.model import Model
   from eejax.cli.bench_file import BenchFile
   from eejax.evaluation.bench import Bench, Grid, Setting
   from eejax.evaluation.part_times import PartTimes
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     dtype=args.dtype,
   )
   peers = _read_peers(args.peers, identity)
-  bench_file.check_writable(path)
+  serialization.check_writable(path)
   held = bench_file.BenchFile(path, identity)
   held.values['checkpoint'] = args.checkpoint
   held.values['prompts'] = prompts.source
@@ -148,9 +149,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   else:
     held.write()
   page = path.with_suffix('.html')
-  bench_file.write_whole(page, bench_page.render(held.values))
+  serialization.write_text(page, bench_page.render(held.values))
   found = held.lines_of([s.values() for s in settings])
-  output.show(output.table(bench_page.rows(found)))
+  output.show(formatting.table(bench_page.rows(found)))
   for line in bench_page.peer_rows(held.values):
     output.show(f'{line["decoder"]}: {line["tokens/s, prefill included"]}')
   output.show(f'\nwrote {path} and {page}')
@@ -209,7 +210,7 @@ def _members(kind: Any, text: str, flag: str) -> tuple[Any, ...]:
   return tuple(kind(name) for name in names)
 
 
-def _check_settings(settings: 'Sequence[Setting]', model: 'Checkpoint') -> None:
+def _check_settings(settings: 'Sequence[Setting]', model: 'Model') -> None:
   """Refuse what the model cannot do before anything is measured."""
   from eejax.decoding.loop.plan import make_plan
   from eejax.ops.sampling import SamplingMethod
@@ -231,7 +232,7 @@ class _Cost:
   def measure(
     self,
     bench: 'Bench',
-    model: 'Checkpoint',
+    model: 'Model',
     *,
     window: int,
     batch_sizes: 'Sequence[int]',
@@ -286,11 +287,9 @@ def _read_peers(
   Raises:
     ArgumentError: the file cannot be read, or is about other weights.
   """
-  from eejax.cli import bench_file
-
   if path is None:
     return []
-  values = bench_file.read_object(pathlib.Path(path), what='peers')
+  values = serialization.read_object(pathlib.Path(path), what='peers')
   lines = values.get('lines')
   known = {'decoder', 'batch_size', 'tokens_per_s_with_prefill'}
   is_line = lambda line: isinstance(line, dict) and known <= set(line)

@@ -24,13 +24,12 @@ import jax
 import numpy as np
 
 from eejax import config as config_lib
-from eejax import environment
+from eejax import environment, serialization
 from eejax.checkpoint import tree
-from eejax.cli import output
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
-  from eejax.checkpoint.folder import Checkpoint
+  from eejax.checkpoint.model import Model
 
 FORMAT = 1
 
@@ -59,13 +58,13 @@ class BenchFile:
     self.path = path
     self.values: dict[str, Any] = {
       'format': FORMAT,
-      **output.plain(identity),
+      **serialization.plain(identity),
       'environment': {},
       'lines': [],
       'peers': [],
     }
     if path.exists():
-      held = read_object(path, what='measurements')
+      held = serialization.read_object(path, what='measurements')
       self._check(held)
       self.values = {**self.values, **held}
     self.values['environment'] = _environment()
@@ -84,29 +83,29 @@ class BenchFile:
 
   def has(self, setting: Mapping[str, Any]) -> bool:
     """Return whether a setting was measured before."""
-    wanted = output.plain(setting)
+    wanted = serialization.plain(setting)
     return any(line['setting'] == wanted for line in self.values['lines'])
 
   def add(self, line: Any) -> None:
     """Keep a line and write the file."""
-    self.values['lines'].append(output.plain(line))
+    self.values['lines'].append(serialization.plain(line))
     self.write()
 
   def lines_of(
     self, settings: Sequence[Mapping[str, Any]]
   ) -> list[dict[str, Any]]:
     """Return the lines of `settings`, in their order."""
-    wanted = [output.plain(s) for s in settings]
+    wanted = [serialization.plain(s) for s in settings]
     lines = {json.dumps(x['setting']): x for x in self.values['lines']}
     return [lines[json.dumps(s)] for s in wanted if json.dumps(s) in lines]
 
   def write(self) -> None:
     """Write the file: as it was before, or whole."""
-    write_whole(self.path, output.dumps(self.values, indent=2) + '\n')
+    serialization.write_json(self.path, self.values)
 
 
 def identify(
-  model: 'Checkpoint',
+  model: 'Model',
   *,
   prompts: Sequence[Sequence[int]],
   **run: Any,
@@ -136,7 +135,7 @@ def identify(
   }
 
 
-def _exits_hash(model: 'Checkpoint') -> str:
+def _exits_hash(model: 'Model') -> str:
   text = json.dumps(config_lib.to_json(model.config), sort_keys=True)
   digest = hashlib.sha256(text.encode())
   leaves = jax.tree_util.tree_leaves_with_path(model.params['exits'])
@@ -148,50 +147,3 @@ def _exits_hash(model: 'Checkpoint') -> str:
 
 def _environment() -> dict[str, Any]:
   return {**environment.describe(), 'load': list(os.getloadavg())}
-
-
-def check_writable(path: pathlib.Path) -> None:
-  """Check, before anything is measured, that a file can be written.
-
-  Raises:
-    ArgumentError: it cannot.
-  """
-  if path.is_dir():
-    raise ArgumentError(f'{path} is a folder; name a file with --out.')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise ArgumentError(
-      f'{path} cannot be written ({error.strerror}); give another --out.'
-    ) from error
-  if not os.access(path.parent, os.W_OK):
-    raise ArgumentError(
-      f'{path} cannot be written, for its folder is read-only; give another '
-      '--out.'
-    )
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-  """Write a file so that it is never there in part."""
-  partial = path.with_name(f'.{path.name}.part')
-  partial.write_text(text, encoding='utf-8')
-  partial.replace(path)
-
-
-def read_object(path: pathlib.Path, *, what: str) -> dict[str, Any]:
-  """Return the JSON object in a file.
-
-  Raises:
-    ArgumentError: there is none.
-  """
-  try:
-    values = json.loads(path.read_text(encoding='utf-8'))
-  except OSError as error:
-    raise ArgumentError(
-      f'the {what} {path} cannot be read ({error.strerror}).'
-    ) from error
-  except ValueError as error:
-    raise ArgumentError(f'the {what} {path} are not JSON: {error}.') from error
-  if not isinstance(values, dict):
-    raise ArgumentError(f'the {what} {path} are no JSON object.')
-  return values

@@ -17,6 +17,7 @@ import argparse
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from eejax import formatting, serialization
 from eejax.cli import gin_policy, measuring
 
 if TYPE_CHECKING:
@@ -176,7 +177,6 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   from eejax.cli import (
-    bench_file,
     calibrate_request,
     calibrate_run,
     output,
@@ -187,7 +187,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   args.criterion = args.criterion or own_criterion
   request = calibrate_request.Request.of(args)
   path = pathlib.Path(args.out)
-  bench_file.check_writable(path)
+  serialization.check_writable(path)
   model = prompted_model.open_model(args)
   parts = calibrate_request.read_parts(model, request)
   found = calibrate_run.calibrate(model, parts, request, path)
@@ -209,4 +209,4 @@ def show(found: 'Calibration') -> None:
     f'{found.outcome.sequences} sequences to certify on, '
     f'{found.num_searched} to search on\n'
   )
-  output.show(output.table(found.rows()))
+  output.show(formatting.table(found.rows()))

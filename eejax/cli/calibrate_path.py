@@ -30,7 +30,7 @@ from eejax.errors import EejaxError
 
 if TYPE_CHECKING:
   from eejax.analysis.certify import Prompt, Text
-  from eejax.checkpoint.folder import Checkpoint
+  from eejax.checkpoint.model import Model
   from eejax.evaluation.part_times import PartTimes
   from eejax.evaluation.scores import ExitScores
 
@@ -57,7 +57,7 @@ class Step:
 
 
 def score_texts(
-  model: 'Checkpoint',
+  model: 'Model',
   *,
   prompts: 'Sequence[Prompt]',
   texts: 'Sequence[Text]',
@@ -118,7 +118,7 @@ class Path:
 
 
 def find_paths(
-  model: 'Checkpoint',
+  model: 'Model',
   logged: 'dict[str, ExitScores]',
   *,
   risk: float,

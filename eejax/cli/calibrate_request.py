@@ -19,7 +19,7 @@ import functools
 
 from eejax.analysis import certify, measures
 from eejax.analysis.certify import Parts, Prompt
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.cli import measuring
 from eejax.data.batch import Packing
 from eejax.decoding.policy import certificate as certificate_lib
@@ -114,7 +114,7 @@ class Request:
 # MARK: Prompts
 
 
-def read_parts(model: Checkpoint, request: Request) -> Parts:
+def read_parts(model: Model, request: Request) -> Parts:
   """Return the prompts to search on and those to certify on.
 
   Raises:
@@ -154,7 +154,7 @@ def read_parts(model: Checkpoint, request: Request) -> Parts:
   return parts
 
 
-def read_pool(model: Checkpoint, request: Request, data: str) -> list[Prompt]:
+def read_pool(model: Model, request: Request, data: str) -> list[Prompt]:
   """Return every piece of a text that is as long as a prompt."""
   batches = measuring.read_text(
     model, request.text(data), packing=Packing.ONE_PER_ROW

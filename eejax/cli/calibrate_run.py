@@ -19,7 +19,7 @@ from typing import Any
 
 from eejax.analysis import certify
 from eejax.analysis.certify import Outcome, Parts
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.checkpoint.tree import backbone_hash
 from eejax.cli import calibrate_path, measuring
 from eejax.cli.calibrate_path import Path, Step
@@ -129,7 +129,7 @@ class Calibration:
 
 
 def calibrate(
-  model: Checkpoint,
+  model: Model,
   parts: Parts,
   request: Request,
   out: pathlib.Path,
@@ -190,7 +190,7 @@ def calibrate(
 
 
 def _certified(
-  model: Checkpoint,
+  model: Model,
   parts: Parts,
   request: Request,
   policy: Policy,

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from eejax import progress
 from eejax.analysis import certify, measures
 from eejax.analysis.certify import Parts, Text
 from eejax.analysis.cost_model import work_of_depths
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.checkpoint.tree import backbone_hash
 from eejax.cli import calibrate_path, measuring, output
 from eejax.cli.calibrate_path import Path, Step
@@ -45,7 +46,7 @@ class Work:
 
   def __init__(
     self,
-    model: Checkpoint,
+    model: Model,
     parts: Parts,
     request: Request,
     store: DecodedTexts,
@@ -159,7 +160,7 @@ class Work:
 
 
 def _both(
-  add: Callable[[int, list[Text]], None], shown: output.Progress
+  add: Callable[[int, list[Text]], None], shown: progress.Bar
 ) -> Callable[[int, list[Text]], None]:
   def on_batch(number: int, texts: list[Text]) -> None:
     add(number, texts)
@@ -176,9 +177,7 @@ def _title(part: str, policy: Policy) -> str:
   return f'{what}: {policy.criterion} at {thresholds}'
 
 
-def identity(
-  model: Checkpoint, parts: Parts, request: Request
-) -> dict[str, Any]:
+def identity(model: Model, parts: Parts, request: Request) -> dict[str, Any]:
   """Return what decides every text, besides the policy."""
   return {
     'backbone': model.backbone_hash or backbone_hash(model.params),

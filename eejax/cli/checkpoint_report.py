@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from eejax import config as config_lib
+from eejax import formatting
 from eejax.checkpoint import folder
-from eejax.cli import output
 
 
 class Timer:
@@ -61,17 +61,17 @@ def summary(title: str, report: Mapping[str, Any]) -> str:
   model = report['config']['model']
   counts = report['parameters']
   lines = [
-    f'{title} in {output.duration(report["seconds"])}: {report["path"]}',
+    f'{title} in {formatting.duration(report["seconds"])}: {report["path"]}',
     f'  {model["family"]}, {model["num_layers"]} blocks, '
     f'{model["embed_dim"]} wide, {model["vocab_size"]} tokens, '
-    f'{output.number(float(counts["backbone"]))} parameters, '
+    f'{formatting.number(float(counts["backbone"]))} parameters, '
     f'{" and ".join(report["dtypes"])}',
   ]
   exits = [_exit(e) for e in report['config']['exits']]
   if exits:
     lines.append(
       f'  exits at depth {", ".join(exits)}: '
-      f'{output.number(float(counts["exits"]))} parameters'
+      f'{formatting.number(float(counts["exits"]))} parameters'
     )
   else:
     lines.append('  no exits yet; eejax add-exits adds some')

@@ -17,10 +17,11 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from eejax import formatting
 from eejax.cli import measuring
 
 if TYPE_CHECKING:
-  from eejax.checkpoint.folder import Checkpoint
+  from eejax.checkpoint.model import Model
   from eejax.evaluation.perplexity import Evaluation
   from eejax.evaluation.sweep import Calibration, Point
 
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   output.show(
     f'{found.tokens} tokens of {text.data} ({text.part}), {found.rows} rows\n'
   )
-  output.show(output.table(quality_rows(found)))
+  output.show(formatting.table(quality_rows(found)))
   output.show(
     f'\n{found.confidence:.0%} intervals: {found.intervals}; agreement with '
     'the final head is teacher-forced.'
@@ -136,7 +137,7 @@ def _search(args: argparse.Namespace):
   return Search(target=args.target)
 
 
-def _sweep(args, model: 'Checkpoint', text, search) -> dict[str, Any]:
+def _sweep(args, model: 'Model', text, search) -> dict[str, Any]:
   from eejax.cli import output
   from eejax.data.batch import Packing
   from eejax.decoding.policy.criteria import default_criterion
@@ -159,7 +160,7 @@ def _sweep(args, model: 'Checkpoint', text, search) -> dict[str, Any]:
     )
   depths = (*logged.depths, logged.num_layers)
   output.show(f'\ncriterion {criterion}, one threshold for all exits\n')
-  output.show(output.table(point_rows(points, depths)))
+  output.show(formatting.table(point_rows(points, depths)))
   output.show(f'\n{calibration_sentence(best)}')
   return {
     'criterion': criterion,

@@ -23,7 +23,7 @@ from eejax.cli.policy_flags import chosen_policy
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
-  from eejax.checkpoint.folder import Checkpoint
+  from eejax.checkpoint.model import Model
   from eejax.config import EarlyExitConfig
   from eejax.decoding.policy.policy import Policy
   from eejax.ops.sampling import SamplingConfig, SamplingMethod
@@ -86,7 +86,7 @@ class Subject:
     policy: when to exit.
   """
 
-  model: 'Checkpoint'
+  model: 'Model'
   config: 'EarlyExitConfig'
   policy: 'Policy'
 
@@ -137,7 +137,7 @@ def open_subject(
   return Subject(model, held.config, policy)
 
 
-def _backbone_hash(model: 'Checkpoint', policy: 'Policy') -> str | None:
+def _backbone_hash(model: 'Model', policy: 'Policy') -> str | None:
   """Return the hash of a model, computed only where a policy asks for it."""
   from eejax.checkpoint.tree import backbone_hash
 

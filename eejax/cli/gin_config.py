@@ -27,7 +27,7 @@ import pathlib
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 
-from eejax import resources
+from eejax import resources, serialization
 from eejax.cli import gin_errors, gin_types
 from eejax.cli.gin_errors import FLAG
 from eejax.errors import ArgumentError
@@ -154,13 +154,10 @@ def write_operative_config(folder: str | os.PathLike[str]) -> pathlib.Path:
   import gin
 
   path = pathlib.Path(folder) / OPERATIVE_CONFIG
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{path.name}.partial')
-  partial.write_text(
+  serialization.write_text(
+    path,
     f'# Written by eejax {__version__}.\n\n{gin.operative_config_str()}\n',
-    encoding='utf-8',
   )
-  os.replace(partial, path)
   return path
 
 

@@ -39,6 +39,7 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
+from eejax import serialization
 from eejax.cli import gin_config, output
 from eejax.cli.program_cache import keep_programs
 from eejax.errors import ArgumentError, EejaxError
@@ -249,7 +250,7 @@ def _run_verb(verb: ModuleType, prog: str, argv: Sequence[str]) -> int:
     except output.NegativeResult as found:
       result, negative = found.result, found
   if args.json:
-    output.show(output.dumps(result or {}))
+    output.show(serialization.dumps(result or {}))
   sys.stdout.flush()
   if negative is not None:
     raise negative

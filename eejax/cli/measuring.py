@@ -24,7 +24,7 @@ from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
   from eejax.analysis.cost_model import DecodeCost
-  from eejax.checkpoint.folder import Checkpoint
+  from eejax.checkpoint.model import Model
   from eejax.data.batch import Batch, Packing
   from eejax.data.tokenizer import Tokenizer
   from eejax.evaluation.part_times import PartTimes
@@ -132,7 +132,7 @@ class Text:
     return length
 
 
-def open_model(path: str | pathlib.Path, *, dtype: str) -> 'Checkpoint':
+def open_model(path: str | pathlib.Path, *, dtype: str) -> 'Model':
   """Return the model at `path`, an eejax checkpoint or a Hugging Face one.
 
   Raises:
@@ -151,7 +151,7 @@ def open_model(path: str | pathlib.Path, *, dtype: str) -> 'Checkpoint':
   return model
 
 
-def check_has_tokenizer(path: pathlib.Path, model: 'Checkpoint') -> None:
+def check_has_tokenizer(path: pathlib.Path, model: 'Model') -> None:
   """Raise an error that names `path` where its model reads no text."""
   if model.tokenizer_folder is None:
     raise ArgumentError(
@@ -160,7 +160,7 @@ def check_has_tokenizer(path: pathlib.Path, model: 'Checkpoint') -> None:
     )
 
 
-def open_tokenizer(model: 'Checkpoint') -> 'Tokenizer':
+def open_tokenizer(model: 'Model') -> 'Tokenizer':
   """Return the tokenizer of a model that has one."""
   from eejax.data.tokenizer import Tokenizer, check_vocabulary
 
@@ -171,7 +171,7 @@ def open_tokenizer(model: 'Checkpoint') -> 'Tokenizer':
 
 
 def read_text(
-  model: 'Checkpoint', text: Text, *, packing: 'Packing'
+  model: 'Model', text: Text, *, packing: 'Packing'
 ) -> 'list[Batch]':
   """Return rows of a text as a model reads it, spread over all of it.
 
@@ -200,7 +200,7 @@ def read_text(
     )
 
 
-def usable_criteria(model: 'Checkpoint') -> tuple[str, ...]:
+def usable_criteria(model: 'Model') -> tuple[str, ...]:
   """Return the criteria of one exit that every exit can be asked by."""
   from eejax.decoding.policy.criteria import (
     Reads,
@@ -220,7 +220,7 @@ def usable_criteria(model: 'Checkpoint') -> tuple[str, ...]:
 
 
 def decode_cost(
-  model: 'Checkpoint', criterion: str, *, times: 'PartTimes | None' = None
+  model: 'Model', criterion: str, *, times: 'PartTimes | None' = None
 ) -> 'DecodeCost':
   """Return the cost model of a checkpoint decoded in float32.
 

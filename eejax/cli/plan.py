@@ -17,6 +17,8 @@ import argparse
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from eejax import formatting
+
 if TYPE_CHECKING:
   from eejax.config import EarlyExitConfig
   from eejax.planner.choose import Choice, Plan, Question
@@ -276,9 +278,9 @@ def show(found: 'Choice', question: 'Question', *, best: int) -> None:
   )
   if found.fitting:
     fitting = found.fitting[:best]
-    output.show('\n' + output.table(table.row(p) for p in fitting))
+    output.show('\n' + formatting.table(table.row(p) for p in fitting))
     output.show('\nGiB of each device')
-    output.show(output.table(table.memory_rows(fitting)))
+    output.show(formatting.table(table.memory_rows(fitting)))
   if found.too_large:
     output.show(f'\n{len(found.too_large)} meshes do not fit')
     rows = [
@@ -288,7 +290,7 @@ def show(found: 'Choice', question: 'Question', *, best: int) -> None:
       }
       for p in found.too_large[:best]
     ]
-    output.show(output.table(rows))
+    output.show(formatting.table(rows))
   for refused in found.refused:
     meshes = '; '.join(refused.meshes[:3])
     more = len(refused.meshes) - 3

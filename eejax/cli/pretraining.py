@@ -30,7 +30,8 @@ from jax.sharding import Mesh
 from eejax import config as config_lib
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint import streaming, surgery
-from eejax.checkpoint.folder import Checkpoint, Existing
+from eejax.checkpoint.folder import Existing
+from eejax.checkpoint.model import Model
 from eejax.cli import output, run_hosts, training_runs
 from eejax.cli.run_hosts import MeshChoice
 from eejax.cli.training_runs import PLAIN_STEP, OptimizerFactory
@@ -243,7 +244,7 @@ def _save(
     config, params = config.with_exits(()), {**params, 'exits': {}}
   checkpoint_folder.save(
     folder / 'model',
-    Checkpoint(
+    Model(
       config=config,
       params=params,
       tokenizer_folder=folder / TOKENIZER,

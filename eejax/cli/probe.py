@@ -19,6 +19,7 @@ import functools
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from eejax import formatting, serialization
 from eejax.cli import measuring
 from eejax.errors import ArgumentError
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
   from eejax.analysis.agreement import NaturalExits
   from eejax.analysis.judging import CostFor
   from eejax.analysis.verdict import Verdict
-  from eejax.checkpoint.folder import Checkpoint
+  from eejax.checkpoint.model import Model
 
 HELP = 'say whether early exit pays on a model, at which exits, and how much'
 EXAMPLE = 'eejax probe models/Llama-3.2-1B --data notes.txt --out probe.html'
@@ -74,12 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   from eejax.analysis.cost_model import model_cost
-  from eejax.cli import bench_file, output
+  from eejax.cli import output
   from eejax.report import verdict_page
 
   question = Question(args.loss, args.max_exits, args.window, args.hardware)
   if args.out:
-    bench_file.check_writable(pathlib.Path(args.out))
+    serialization.check_writable(pathlib.Path(args.out))
   text = measuring.Text.of(args)
   model = measuring.open_model(args.checkpoint, dtype=args.dtype)
   found = probe(model, text, question, dtype=args.dtype)
@@ -94,14 +95,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     f'{found.natural.tokens} tokens of {text.data} ({text.part}); every depth '
     "read with the model's own final norm and head\n"
   )
-  output.show(output.table(depth_rows(found.natural)))
-  output.show('\n' + output.table(verdict_page.way_rows(found)))
+  output.show(formatting.table(depth_rows(found.natural)))
+  output.show('\n' + formatting.table(verdict_page.way_rows(found)))
   output.show('\n' + found.headline())
   for sentence in found.sentences():
     output.show(f'- {sentence}')
   if args.out:
     page = verdict_page.render(found, facts)
-    bench_file.write_whole(pathlib.Path(args.out), page)
+    serialization.write_text(pathlib.Path(args.out), page)
     output.show(f'\nwrote {args.out}')
   return {
     'checkpoint': args.checkpoint,
@@ -142,7 +143,7 @@ class Question:
 
 
 def probe(
-  model: 'Checkpoint',
+  model: 'Model',
   text: measuring.Text,
   question: Question,
   *,
@@ -194,7 +195,7 @@ def probe(
 
 
 def costs(
-  model: 'Checkpoint', question: Question, *, dtype: str
+  model: 'Model', question: Question, *, dtype: str
 ) -> 'tuple[CostFor, str]':
   """Return what decoding costs, on the machine in question."""
   from eejax.analysis.cost_model import hardware_cost
@@ -218,7 +219,7 @@ def costs(
 
 
 def _timed_costs(
-  model: 'Checkpoint', question: Question, *, dtype: str
+  model: 'Model', question: Question, *, dtype: str
 ) -> 'CostFor':
   """Return costs by the times of parts, with one exit that reads the head."""
   from eejax.analysis.judging import natural_config

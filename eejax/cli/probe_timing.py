@@ -23,7 +23,7 @@ import numpy as np
 from eejax.analysis.judging import natural_config
 from eejax.analysis.verdict import Answer, Verdict, Way
 from eejax.capture.file import Captured
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.decoding.generate import generate
 from eejax.decoding.loop.prepare import prepare
 from eejax.decoding.policy.policy import Mode, Policy
@@ -35,7 +35,7 @@ PROMPTS, PROMPT_TOKENS, NEW_TOKENS, REPEATS = 4, 24, 48, 4
 
 def with_times(
   found: Verdict,
-  model: Checkpoint,
+  model: Model,
   captured: Captured,
   *,
   window: int,
@@ -64,7 +64,7 @@ def with_times(
 def _timed(
   way: Way,
   *,
-  model: Checkpoint,
+  model: Model,
   prompts: Sequence[list[int]],
   window: int,
   dtype: str,

@@ -23,7 +23,7 @@ from eejax.cli import generate_inputs, measuring
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
-  from eejax.checkpoint.folder import Checkpoint
+  from eejax.checkpoint.model import Model
 
 # Tokens of a prompt that is taken from the standard library.
 PROMPT_TOKENS = 32
@@ -86,7 +86,7 @@ def add_arguments(
   )
 
 
-def open_model(args: argparse.Namespace) -> 'Checkpoint':
+def open_model(args: argparse.Namespace) -> 'Model':
   """Return the model that the arguments name, with exits.
 
   Raises:
@@ -124,7 +124,7 @@ class Prompts:
 
 
 def read_prompts(
-  args: argparse.Namespace, model: 'Checkpoint', *, count: int
+  args: argparse.Namespace, model: 'Model', *, count: int
 ) -> Prompts:
   """Return the prompts that were given, or some of the standard library.
 
@@ -164,9 +164,7 @@ def read_prompts(
   return Prompts(source, tuple(map(tuple, found)))
 
 
-def _held_out(
-  model: 'Checkpoint', *, length: int, count: int
-) -> list[list[int]]:
+def _held_out(model: 'Model', *, length: int, count: int) -> list[list[int]]:
   """Return pieces of the library's validation part, spread over it."""
   from eejax.data.batch import Packing
 

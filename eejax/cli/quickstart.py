@@ -17,6 +17,8 @@ import argparse
 import pathlib
 from typing import Any
 
+from eejax import formatting, serialization
+
 HELP = 'the whole path on the embedded model: probe, tune, decode, report'
 EXAMPLE = 'eejax quickstart --backbone models/SmolLM2-135M --steps 200'
 
@@ -110,7 +112,7 @@ def _positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.cli import output, quickstart_stages, stages
+  from eejax.cli import quickstart_stages, stages
   from eejax.report import quickstart_page
 
   settings = quickstart_stages.Settings.of(args)
@@ -118,8 +120,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.force:
       stages.forget(folder)
     summary = quickstart_stages.run_all(settings, folder)
-    _write(folder / 'summary.json', output.dumps(summary, indent=1) + '\n')
-    _write(folder / 'report.html', quickstart_page.render(summary))
+    serialization.write_text(
+      folder / 'summary.json', serialization.dumps(summary, indent=1) + '\n'
+    )
+    serialization.write_text(
+      folder / 'report.html', quickstart_page.render(summary)
+    )
   say_summary(summary, folder)
   return summary
 
@@ -133,14 +139,6 @@ def say_summary(summary: dict[str, Any], folder: pathlib.Path) -> None:
     output.show(line)
   took = sum(stage['seconds'] for stage in summary['stages'])
   output.show(
-    f'\nall stages took {output.duration(took)}; figures: '
+    f'\nall stages took {formatting.duration(took)}; figures: '
     f'{folder / "summary.json"}\nopen in a browser: {folder / "report.html"}'
   )
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  import os
-
-  partial = path.with_name(f'.{path.name}.partial')
-  partial.write_text(text, encoding='utf-8')
-  os.replace(partial, path)

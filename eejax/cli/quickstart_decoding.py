@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.cli import calibrate_request, calibrate_run, measuring, output
 from eejax.cli.quickstart_settings import Models, Settings
 from eejax.cli.quickstart_speed import GRID, Found, Timing
@@ -130,7 +130,7 @@ def _thresholds(
 
 
 def certify(
-  settings: Settings, model: Checkpoint, out: pathlib.Path
+  settings: Settings, model: Model, out: pathlib.Path
 ) -> tuple[calibrate_run.Calibration | None, PartTimes, dict[str, Any]]:
   """Certify thresholds for what the target lets differ.
 
@@ -172,7 +172,7 @@ def _speed(
 # MARK: Samples
 
 
-def held_out_prompts(model: Checkpoint, settings: Settings) -> list[list[int]]:
+def held_out_prompts(model: Model, settings: Settings) -> list[list[int]]:
   """Return the beginnings of pieces of text that nothing was tuned on.
 
   Raises:

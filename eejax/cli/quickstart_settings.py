@@ -21,7 +21,7 @@ import sys
 from typing import Any
 
 from eejax import config as config_lib
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.cli import measuring
 from eejax.cli.calibrate_request import Request
 from eejax.cli.measuring import Text
@@ -115,19 +115,19 @@ class Models:
   folder: pathlib.Path
 
   @functools.cached_property
-  def untuned(self) -> Checkpoint:
+  def untuned(self) -> Model:
     """Return the model whose exits are as they were added."""
     return self._read(WITH_EXITS)
 
   @functools.cached_property
-  def tuned(self) -> Checkpoint:
+  def tuned(self) -> Model:
     """Return the model whose exits are tuned."""
     return self._read(TUNED)
 
   @functools.cached_property
-  def backbone(self) -> Checkpoint:
+  def backbone(self) -> Model:
     """Return the model without exits."""
     return self._read(BACKBONE)
 
-  def _read(self, name: str) -> Checkpoint:
+  def _read(self, name: str) -> Model:
     return measuring.open_model(self.folder / name, dtype='float32')

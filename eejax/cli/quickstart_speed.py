@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from eejax import progress
 from eejax.analysis.cost_model import DecodeCost, work_of_depths
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.cli import measuring, output, policy_flags
 from eejax.data.batch import Batch
 from eejax.decoding.generate import generate
@@ -91,7 +92,7 @@ class Found:
     )
 
 
-def lossless_policy(model: Checkpoint, *, window: int) -> Policy | None:
+def lossless_policy(model: Model, *, window: int) -> Policy | None:
   """Return what `eejax generate --mode speculative` does on a model."""
   if model.config.exit_depths[0] >= model.config.model.num_layers:
     return None
@@ -121,7 +122,7 @@ class Timing:
 
   def __init__(
     self,
-    model: Checkpoint,
+    model: Model,
     found: Found,
     *,
     prompts: Sequence[list[int]],
@@ -177,7 +178,7 @@ class Timing:
     name: str,
     prompt: list[int],
     last: dict[str, GenerateResult],
-    shown: output.Progress,
+    shown: progress.Bar,
   ) -> float:
     last[name] = self._generate(name, prompt)
     shown.update()

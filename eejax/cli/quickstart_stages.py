@@ -23,10 +23,10 @@ from types import ModuleType
 from typing import Any
 
 from eejax import config as config_lib
-from eejax import environment, resources
+from eejax import environment, resources, serialization
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint import manifest
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.cli import (
   add_exits,
   gin_config,
@@ -163,7 +163,7 @@ def run_all(settings: Settings, folder: pathlib.Path) -> dict[str, Any]:
       for name, seconds in stages.seconds.items()
     ],
   }
-  return quickstart_words.with_words(output.plain(summary))
+  return quickstart_words.with_words(serialization.plain(summary))
 
 
 # MARK: Stages
@@ -200,7 +200,7 @@ def _add_exits(folder: pathlib.Path, exits: str, seed: int) -> dict[str, Any]:
 
 
 def _evaluate(settings: Settings, models: Models, which: str) -> Any:
-  model: Checkpoint = getattr(models, which)
+  model: Model = getattr(models, which)
   batches = measuring.read_text(
     model, settings.text('test'), packing=Packing.PACKED
   )
@@ -254,7 +254,7 @@ def run_verb(verb: ModuleType, argv: Sequence[str]) -> Any:
 # MARK: Descriptions
 
 
-def exit_kinds(model: Checkpoint) -> dict[str, str]:
+def exit_kinds(model: Model) -> dict[str, str]:
   """Return in words what each exit is, by its name."""
   kinds = {}
   for e in model.config.exits:

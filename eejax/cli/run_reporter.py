@@ -16,6 +16,7 @@
 import contextlib
 from collections.abc import Mapping
 
+from eejax import progress
 from eejax.cli import output
 
 
@@ -25,7 +26,7 @@ class ProgressReporter:
   def __init__(self, what: str):
     self._what = what
     self._stack = contextlib.ExitStack()
-    self._bar: output.Progress | None = None
+    self._bar: progress.Bar | None = None
     self._at = self._steps = 0
 
   def start(self, *, step: int, steps: int) -> None:

@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from eejax import formatting, serialization
 from eejax.cli import output
 from eejax.errors import ArgumentError, EejaxError
 
@@ -72,13 +73,13 @@ class Stages:
 
     Args:
       name: of the stage, a key of the titles.
-      work: does it; what it returns must be plain, see `output.plain`. Its
-        products may lie around half done if it was interrupted before, and
-        only then.
+      work: does it; what it returns must be plain, see `serialization.plain`.
+        Its products may lie around half done if it was interrupted before,
+        and only then.
       inputs: plain values that it depends on, besides earlier stages.
       products: files or folders of its own that later stages need.
     """
-    self._stamp = _digest([self._stamp, name, output.plain(inputs)])
+    self._stamp = _digest([self._stamp, name, serialization.plain(inputs)])
     file = self.folder / FOLDER / f'{name}.json'
     kept = _read(file)
     paths = [self.folder / p for p in products]
@@ -90,15 +91,15 @@ class Stages:
     if kept.get('stamp') != self._stamp:
       for path in paths:
         _remove(path)
-    _write(file, {'stamp': self._stamp})
+    serialization.write_json(file, {'stamp': self._stamp})
     start = time.monotonic()
     # Through JSON, so that a result is the same whether it is new or kept.
-    result = json.loads(output.dumps(work()))
+    result = json.loads(serialization.dumps(work()))
     self.seconds[name] = time.monotonic() - start
     self._expected += self._titles[name][1]
     self._taken += self.seconds[name]
     kept = {'stamp': self._stamp, 'seconds': self.seconds[name]}
-    _write(file, {**kept, 'result': result})
+    serialization.write_json(file, {**kept, 'result': result})
     return result
 
   def _tell(self, name: str, *, is_done: bool) -> None:
@@ -111,9 +112,9 @@ class Stages:
     # This machine against the one of the estimates, by what is done so far.
     pace = self._taken / self._expected if self._expected else 1.0
     left = pace * sum(self._titles[n][1] for n in names[number - 1 :])
+    time_left = formatting.duration(left)
     output.say(
-      f'[{number}/{len(names)}] {title} (about {output.duration(left)} left '
-      'in all)'
+      f'[{number}/{len(names)}] {title} (about {time_left} left in all)'
     )
 
 
@@ -176,14 +177,6 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
   except (OSError, ValueError):
     return {}
   return values if isinstance(values, dict) else {}
-
-
-def _write(file: pathlib.Path, values: Mapping[str, Any]) -> None:
-  """Write a file whole or not at all."""
-  file.parent.mkdir(parents=True, exist_ok=True)
-  partial = file.with_name(f'.{file.name}.partial')
-  partial.write_text(json.dumps(values) + '\n', encoding='utf-8')
-  os.replace(partial, file)
 
 
 def _remove(path: pathlib.Path) -> None:

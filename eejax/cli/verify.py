@@ -18,6 +18,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from eejax import formatting
 from eejax.cli import gin_policy, policy_flags, prompted_model
 from eejax.errors import ArgumentError
 
@@ -140,7 +141,7 @@ def _show(
   )
   differences = difference_rows(rows, tokenizer)
   if differences:
-    output.show(f'\n{output.table(differences)}\n')
+    output.show(f'\n{formatting.table(differences)}\n')
   if verdict.non_finite:
     output.show(
       f'{verdict.non_finite} rows ended because the logits of the model were '

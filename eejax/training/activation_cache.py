@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eejax import serialization
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
 from eejax.errors import CheckpointError, EejaxError
@@ -163,9 +164,7 @@ def record(
     'batches': count,
     **dataclasses.asdict(depths),
   }
-  partial = folder / f'.{MANIFEST}.partial'
-  partial.write_text(json.dumps(values, indent=2) + '\n', encoding='utf-8')
-  os.replace(partial, folder / MANIFEST)
+  serialization.write_json(folder / MANIFEST, values)
   return CachedBatches(folder, depths=depths, identity=identity)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from eejax import serialization
 from eejax.config import EarlyExitConfig, GateKind
 from eejax.parallel import multihost
 from eejax.training.sums import HeadSums, LossSums
@@ -185,11 +186,8 @@ class MetricWriter:
     if not path.exists():
       return
     kept = [r for r in read_records(self._folder) if r['step'] <= step]
-    partial = path.with_name(f'.{FILE}.partial')
-    partial.write_text(
-      ''.join(json.dumps(r) + '\n' for r in kept), encoding='utf-8'
-    )
-    os.replace(partial, path)
+    text = ''.join(json.dumps(r) + '\n' for r in kept)
+    serialization.write_text(path, text)
 
   def write(self, records: Sequence[Record]) -> None:
     """Append `records` and flush them."""

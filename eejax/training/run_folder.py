@@ -28,6 +28,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from eejax import serialization
 from eejax.errors import ArgumentError, EejaxError
 
 CONFIG = 'config.json'
@@ -72,9 +73,7 @@ def _check_identity(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
   path = folder / CONFIG
   mine = json.loads(json.dumps(identity))
   if not path.exists():
-    partial = path.with_name(f'.{CONFIG}.partial')
-    partial.write_text(json.dumps(mine, indent=2) + '\n', encoding='utf-8')
-    os.replace(partial, path)
+    serialization.write_json(path, mine)
     return
   theirs = json.loads(path.read_text(encoding='utf-8'))
   different = differences(theirs, mine)

@@ -25,8 +25,8 @@ from eejax.analysis.dynamics import dynamics
 from eejax.analysis.suitability.score import ScoreSettings, Similarity
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint import run_steps
-from eejax.checkpoint.folder import Checkpoint
 from eejax.checkpoint.manager import RunCheckpoints
+from eejax.checkpoint.model import Model
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.testing import tiny
@@ -103,7 +103,7 @@ def run(tmp_path_factory):
         step, state.create(params, optimizer=optimizer), {'data': {}}
       )
   checkpoint_folder.save(
-    folder / 'model', Checkpoint(config, tiny.tiny_params(config, seed=10))
+    folder / 'model', Model(config, tiny.tiny_params(config, seed=10))
   )
   return folder
 

@@ -21,8 +21,8 @@ import sys
 import numpy as np
 import pytest
 
-from eejax.checkpoint.folder import Checkpoint
 from eejax.checkpoint.huggingface_export import export_folder
+from eejax.checkpoint.model import Model
 from eejax.checkpoint.tree import backbone_hash
 from eejax.cli import bench
 from eejax.errors import ArgumentError
@@ -39,7 +39,7 @@ def model(tmp_path_factory):
   config = tiny.tiny_config('', bos_id=None, eos_ids=())
   params = tiny.tiny_params(config)
   folder = tmp_path_factory.mktemp('peers') / 'hf'
-  export_folder(Checkpoint(config, params), folder)
+  export_folder(Model(config, params), folder)
   return folder, backbone_hash(params)
 
 

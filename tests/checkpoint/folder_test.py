@@ -24,7 +24,8 @@ import numpy as np
 import pytest
 
 from eejax.checkpoint import arrays, folder, tree
-from eejax.checkpoint.folder import Checkpoint, Existing, Layout
+from eejax.checkpoint.folder import Existing, Layout
+from eejax.checkpoint.model import Model
 from eejax.config import parse_exits
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.models.stacking import truncate, unstack
@@ -52,7 +53,7 @@ def params(config):
 @pytest.fixture(scope='module')
 def saved(config, params, tmp_path_factory):
   path = tmp_path_factory.mktemp('saved') / 'model'
-  folder.save(path, Checkpoint(config, params))
+  folder.save(path, Model(config, params))
   return path
 
 
@@ -93,7 +94,7 @@ def test_both_layouts_are_saved_alike(config, params, saved, tmp_path):
     **params,
     'backbone': {**backbone, 'blocks': unstack(backbone['blocks'])},
   }
-  folder.save(tmp_path / 'b', Checkpoint(config, unstacked))
+  folder.save(tmp_path / 'b', Model(config, unstacked))
   assert_same(folder.load(tmp_path / 'b').params, params)
   first, second = (
     json.loads((p / 'eejax.json').read_text())
@@ -114,7 +115,7 @@ def test_arrays_are_converted_on_loading(params, saved, dtype):
 
 
 def test_arrays_are_converted_on_saving(config, params, tmp_path):
-  folder.save(tmp_path / 'b', Checkpoint(config, params), dtype='bfloat16')
+  folder.save(tmp_path / 'b', Model(config, params), dtype='bfloat16')
   loaded = folder.load(tmp_path / 'b')
   expected = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
   assert_same(loaded.params, expected)
@@ -258,12 +259,12 @@ def test_a_broken_backbone_is_not_passed_on(config, copy, tmp_path):
 def test_a_folder_that_is_taken(config, params, copy):
   before = (copy / 'eejax.json').read_bytes()
   with pytest.raises(ArgumentError, match='not empty'):
-    folder.save(copy, Checkpoint(config, params))
+    folder.save(copy, Model(config, params))
   assert (copy / 'eejax.json').read_bytes() == before
 
 
 def test_a_folder_is_overwritten_when_asked(config, params, copy):
-  bare = Checkpoint(config.with_exits(()), {**params, 'exits': {}})
+  bare = Model(config.with_exits(()), {**params, 'exits': {}})
   folder.save(copy, bare, existing=Existing.OVERWRITE)
   assert_same(folder.load(copy).params, bare.params)
   assert not (copy / 'exits').exists()
@@ -282,7 +283,7 @@ def test_a_full_disk_leaves_nothing_behind(
 
   monkeypatch.setattr(arrays, 'write_tree', fill_up)
   with pytest.raises(CheckpointError, match='the disk is full'):
-    folder.save(tmp_path / 'b', Checkpoint(config, params))
+    folder.save(tmp_path / 'b', Model(config, params))
   assert len(calls) == 3
   assert list(tmp_path.iterdir()) == []
 
@@ -382,7 +383,7 @@ def test_a_tree_that_does_not_fit_is_not_written(
   broken = jax.tree.map(lambda leaf: leaf, params)
   change(broken)
   with pytest.raises(CheckpointError, match=words):
-    folder.save(tmp_path / 'b', Checkpoint(config, broken))
+    folder.save(tmp_path / 'b', Model(config, broken))
   assert list(tmp_path.iterdir()) == []
 
 
@@ -390,7 +391,7 @@ def test_a_backbone_with_too_few_blocks_is_not_written(
   config, params, tmp_path
 ):
   with pytest.raises(CheckpointError, match='lacks the array blocks/003'):
-    folder.save(tmp_path / 'b', Checkpoint(config, truncate(params, depth=3)))
+    folder.save(tmp_path / 'b', Model(config, truncate(params, depth=3)))
 
 
 # MARK: Memory
@@ -418,7 +419,7 @@ def test_a_tokenizer_goes_along(config, params, tmp_path):
   source.mkdir()
   (source / 'tokenizer.json').write_text('{}')
   (source / 'unrelated.txt').write_text('')
-  checkpoint = Checkpoint(config, params, tokenizer_folder=source)
+  checkpoint = Model(config, params, tokenizer_folder=source)
   written = folder.save(tmp_path / 'b', checkpoint)
   assert written.tokenizer_folder == tmp_path / 'b'
   assert (tmp_path / 'b' / 'tokenizer.json').read_text() == '{}'
@@ -428,7 +429,7 @@ def test_a_tokenizer_goes_along(config, params, tmp_path):
 
 
 def test_orbax_says_nothing(config, params, tmp_path, capfd):
-  folder.save(tmp_path / 'b', Checkpoint(config, params))
+  folder.save(tmp_path / 'b', Model(config, params))
   folder.load(tmp_path / 'b')
   out, err = capfd.readouterr()
   assert (out, err) == ('', '')

@@ -31,7 +31,8 @@ import safetensors.numpy
 import tokenizers
 
 from eejax.checkpoint import folder, hub, huggingface, huggingface_export
-from eejax.checkpoint.folder import Checkpoint, Existing, Layout
+from eejax.checkpoint.folder import Existing, Layout
+from eejax.checkpoint.model import Model
 from eejax.checkpoint.safetensors_file import SafetensorsFile
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.models import decoder
@@ -64,7 +65,7 @@ def params(config):
 @pytest.fixture(scope='module')
 def exported(config, params, tmp_path_factory):
   path = tmp_path_factory.mktemp('exported') / 'model'
-  huggingface.export_folder(Checkpoint(config, params), path)
+  huggingface.export_folder(Model(config, params), path)
   return path
 
 
@@ -120,7 +121,7 @@ def files_of(path):
 def test_a_round_trip_is_exact(tmp_path, dtype, overrides):
   config = tiny.tiny_config(tiny.EVERY_KIND_OF_EXIT, **overrides)
   params = random_params(config, dtype=dtype)
-  huggingface.export_folder(Checkpoint(config, params), tmp_path / 'a')
+  huggingface.export_folder(Model(config, params), tmp_path / 'a')
   found = huggingface.import_folder(tmp_path / 'a')
   assert found.config == config
   assert_same(found.params, params)
@@ -169,14 +170,14 @@ def test_both_layouts_export_alike(config, params, exported, tmp_path):
     'blocks': unstack(params['backbone']['blocks']),
   }
   huggingface.export_folder(
-    Checkpoint(config, {**params, 'backbone': backbone}), tmp_path / 'b'
+    Model(config, {**params, 'backbone': backbone}), tmp_path / 'b'
   )
   assert files_of(tmp_path / 'b') == files_of(exported)
 
 
 def test_several_files_and_an_index(config, params, exported, tmp_path):
   huggingface.export_folder(
-    Checkpoint(config, params), tmp_path / 'b', shard_bytes=6000
+    Model(config, params), tmp_path / 'b', shard_bytes=6000
   )
   names = sorted(p.name for p in (tmp_path / 'b').glob('*.safetensors'))
   assert len(names) > 2
@@ -265,7 +266,7 @@ def test_a_head_that_is_tied_and_there_as_well(config, params, tmp_path):
   tied = tiny.tiny_config('', tied_head=True)
   values = {k: v for k, v in params['backbone'].items() if k != 'head'}
   huggingface.export_folder(
-    Checkpoint(tied, {'backbone': values, 'exits': {}}), tmp_path / 'a'
+    Model(tied, {'backbone': values, 'exits': {}}), tmp_path / 'a'
   )
   path = tmp_path / 'a' / SAFETENSORS
   table = 'model.embed_tokens.weight'
@@ -297,7 +298,7 @@ def with_exits(tmp_path_factory):
   config = tiny.tiny_config(tiny.EVERY_KIND_OF_EXIT)
   params = random_params(config, dtype='bfloat16')
   path = tmp_path_factory.mktemp('exits') / 'model'
-  huggingface.export_folder(Checkpoint(config, params), path)
+  huggingface.export_folder(Model(config, params), path)
   return path
 
 
@@ -479,12 +480,12 @@ def test_a_full_disk_leaves_nothing_behind(
 
   monkeypatch.setattr(huggingface_export, 'write_safetensors', fill_up)
   with pytest.raises(CheckpointError, match='the disk is full'):
-    huggingface.export_folder(Checkpoint(config, params), tmp_path / 'b')
+    huggingface.export_folder(Model(config, params), tmp_path / 'b')
   assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_taken(config, params, copy):
-  checkpoint = Checkpoint(config, params)
+  checkpoint = Model(config, params)
   with pytest.raises(ArgumentError, match='not empty'):
     huggingface.export_folder(checkpoint, copy)
   huggingface.export_folder(checkpoint, copy, existing=Existing.OVERWRITE)
@@ -492,7 +493,7 @@ def test_a_folder_that_is_taken(config, params, copy):
 
 def test_a_model_that_the_family_cannot_be(tmp_path):
   config = tiny.tiny_config('', qk_norm=True)
-  checkpoint = Checkpoint(config, random_params(config))
+  checkpoint = Model(config, random_params(config))
   with pytest.raises(ArgumentError, match='norms cannot be written'):
     huggingface.export_folder(checkpoint, tmp_path / 'b')
   assert list(tmp_path.iterdir()) == []
@@ -543,7 +544,7 @@ def test_there_is_no_such_folder(tmp_path):
 
 def test_bfloat16_is_read_bit_by_bit(config, tmp_path):
   params = random_params(config, dtype='bfloat16')
-  huggingface.export_folder(Checkpoint(config, params), tmp_path / 'a')
+  huggingface.export_folder(Model(config, params), tmp_path / 'a')
   file = SafetensorsFile(tmp_path / 'a' / SAFETENSORS)
   table = file.tensor('model.embed_tokens.weight')
   assert table.dtype == ml_dtypes.bfloat16

@@ -22,7 +22,7 @@ import pytest
 
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint import huggingface, streaming
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.models.quantized import quantize_backbone
 from eejax.parallel import sharding
@@ -42,7 +42,7 @@ def model():
 def saved(model, tmp_path_factory):
   path = tmp_path_factory.mktemp('model') / 'tiny'
   config, params = model
-  checkpoint_folder.save(path, Checkpoint(config=config, params=params))
+  checkpoint_folder.save(path, Model(config=config, params=params))
   return path
 
 
@@ -166,5 +166,5 @@ class TestSavingWhatLiesOnAMesh:
     config, params = model
     placed = jax.device_put(params, sharding.shardings(params, mesh=mesh))
     path = tmp_path / 'model'
-    checkpoint_folder.save(path, Checkpoint(config=config, params=placed))
+    checkpoint_folder.save(path, Model(config=config, params=placed))
     assert_equal(checkpoint_folder.load(path).params, params)

@@ -28,8 +28,8 @@ import pytest
 from eejax.analysis.sections import SectionSettings
 from eejax.capture import file
 from eejax.checkpoint import folder
-from eejax.checkpoint.folder import Checkpoint
 from eejax.checkpoint.manager import RunCheckpoints
+from eejax.checkpoint.model import Model
 from eejax.cli import (
   analysing,
   analysing_capture,
@@ -74,7 +74,7 @@ def place(tmp_path_factory):
   broken['backbone']['final_norm']['scale'] *= jnp.nan
   for name, tree in (('model', params), ('nan', broken)):
     folder.save(
-      root / name, Checkpoint(config, tree, tokenizer_folder=root / 'tokenizer')
+      root / name, Model(config, tree, tokenizer_folder=root / 'tokenizer')
     )
   _save_run(root, config.with_exits(()))
   return root
@@ -89,7 +89,7 @@ def _save_run(root, config):
       )
       checkpoints.save(step, start, {'data': {}})
   params = tiny.tiny_params(config, seed=5)
-  model = Checkpoint(config, params, tokenizer_folder=root / 'tokenizer')
+  model = Model(config, params, tokenizer_folder=root / 'tokenizer')
   folder.save(root / 'run' / 'model', model)
 
 

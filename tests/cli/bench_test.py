@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from eejax.checkpoint import folder
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.cli import main
 from eejax.data.tokenizer import train_bpe
 from eejax.evaluation.bench import Bench
@@ -46,7 +46,7 @@ def place(tmp_path_factory):
   for name, scale in (('model', 1), ('other', 2)):
     params = tiny.tiny_params(config)
     params['exits'] = jax.tree.map(lambda x, s=scale: s * x, params['exits'])
-    model = Checkpoint(config, params, tokenizer_folder=root / 'tokenizer')
+    model = Model(config, params, tokenizer_folder=root / 'tokenizer')
     saved = folder.save(root / name, model)
   (root / 'hash').write_text(saved.backbone_hash)
   return root

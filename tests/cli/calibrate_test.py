@@ -19,7 +19,7 @@ import pytest
 
 from eejax.analysis.certify import Text
 from eejax.checkpoint import folder, surgery
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.cli import calibrate_path, calibrate_work, main
 from eejax.cli.calibrate_store import DecodedTexts
 from eejax.config import parse_exits
@@ -70,7 +70,7 @@ def place(tmp_path_factory):
     )
     folder.save(
       root / name,
-      Checkpoint(configured, with_exits, tokenizer_folder=root / 'tokenizer'),
+      Model(configured, with_exits, tokenizer_folder=root / 'tokenizer'),
     )
   return root
 

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from eejax.checkpoint import folder, huggingface
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.cli import main
 from eejax.testing import tiny
 
@@ -31,7 +31,7 @@ def source(tmp_path_factory):
   """Return a Hugging Face folder."""
   path = tmp_path_factory.mktemp('source') / 'model'
   config = tiny.tiny_config('')
-  checkpoint = Checkpoint(config, tiny.tiny_params(config))
+  checkpoint = Model(config, tiny.tiny_params(config))
   huggingface.export_folder(checkpoint, path)
   return path
 

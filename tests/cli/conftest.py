@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from eejax.checkpoint import folder
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.data.tokenizer import train_bpe
 from eejax.testing import tiny
 
@@ -76,7 +76,7 @@ def save_tiny():
       max_length=64,
     )
     params = jax.tree.map(lambda x: scale * x, tiny.tiny_params(config))
-    model = Checkpoint(config, params, tokenizer_folder=root / 'tokenizer')
+    model = Model(config, params, tokenizer_folder=root / 'tokenizer')
     return folder.save(root / 'model', model)
 
   return save

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from eejax.checkpoint import folder, huggingface_export
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.cli import main
 from eejax.data.tokenizer import train_bpe
 from eejax.testing import tiny
@@ -44,9 +44,9 @@ def place(tmp_path_factory):
     eos_ids=tokenizer.eos_ids,
   )
   params = tiny.tiny_params(config)
-  model = Checkpoint(config, params, tokenizer_folder=root / 'tokenizer')
+  model = Model(config, params, tokenizer_folder=root / 'tokenizer')
   folder.save(root / 'model', model)
-  bare = Checkpoint(
+  bare = Model(
     config.with_exits(()),
     {**params, 'exits': {}},
     tokenizer_folder=root / 'tokenizer',
@@ -150,7 +150,7 @@ class TestEval:
 
   def test_no_tokenizer(self, place, capsys, tmp_path):
     held = folder.load(place / 'model')
-    alone = Checkpoint(held.config, held.params)
+    alone = Model(held.config, held.params)
     folder.save(tmp_path / 'alone', alone)
     code, _, err = run(capsys, 'eval', tmp_path / 'alone', *arguments(place))
     assert code == 2
@@ -251,7 +251,7 @@ def test_idle_blocks_show_in_the_verdict(place, capsys, tmp_path):
     **held.params['backbone'],
     'blocks': {**blocks, 'attention': attention, 'mlp': mlp},
   }
-  planted = Checkpoint(
+  planted = Model(
     held.config.with_exits(()),
     {'backbone': backbone, 'exits': {}},
     tokenizer_folder=held.tokenizer_folder,

@@ -18,6 +18,7 @@ import pathlib
 
 import pytest
 
+from eejax.checkpoint.model import Model
 from eejax.cli import main
 from eejax.testing import tiny
 
@@ -77,7 +78,7 @@ def test_a_folder_is_a_model(capsys, tmp_path, kind):
     from eejax.checkpoint import folder
 
     config = tiny.tiny_config('1:norm,3:norm')
-    model = folder.Checkpoint(config, tiny.tiny_params(config))
+    model = Model(config, tiny.tiny_params(config))
     folder.save(tmp_path / 'model', model)
     source, exits = tmp_path / 'model', ()
   argv = (source, *exits, '--devices', '1', '--batch', '4')

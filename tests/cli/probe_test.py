@@ -20,7 +20,7 @@ from eejax.analysis import judging
 from eejax.analysis.cost_model import DecodeCost, model_cost
 from eejax.analysis.verdict import Answer
 from eejax.capture.capture import CaptureConfig, capture
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.cli import probe_timing
 from eejax.data.batch import Batch
 from eejax.stats.bootstrap import Interval
@@ -36,7 +36,7 @@ def subject():
   """Return a model with idle upper blocks, a text read, and its verdict."""
   params = idle_from(tiny.tiny_params(CONFIG), 1)
   params['exits']['exit_2'] = {'norm': params['backbone']['final_norm']}
-  model = Checkpoint(CONFIG, params)
+  model = Model(CONFIG, params)
   tokens = np.random.default_rng(0).integers(
     2, CONFIG.model.vocab_size, (4, LENGTH + 1), dtype=np.int32
   )

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from eejax.checkpoint import folder, huggingface_export
-from eejax.checkpoint.folder import Checkpoint
+from eejax.checkpoint.model import Model
 from eejax.cli import (
   main,
   quickstart_decoding,
@@ -55,7 +55,7 @@ def place(tmp_path_factory):
     bos_id=tokenizer.bos_id,
     eos_ids=tokenizer.eos_ids,
   )
-  model = Checkpoint(
+  model = Model(
     config, tiny.tiny_params(config), tokenizer_folder=root / 'tokenizer'
   )
   huggingface_export.export_folder(model, root / 'backbone')
@@ -234,7 +234,7 @@ class TestInterrupted:
 
 @pytest.mark.parametrize('exits, drafts', [('2:norm', True), ('4:norm', False)])
 def test_lossless_decoding_takes_an_exit_that_leaves_blocks(exits, drafts):
-  model = Checkpoint(tiny.tiny_config(exits), {})
+  model = Model(tiny.tiny_config(exits), {})
   policy = quickstart_speed.lossless_policy(model, window=4)
   assert (policy is not None) == drafts
 

@@ -29,7 +29,8 @@ transformers = pytest.importorskip(
   'transformers', reason='needs the parity extra'
 )
 
-from eejax.checkpoint import folder, huggingface  # noqa: E402
+from eejax.checkpoint import huggingface  # noqa: E402
+from eejax.checkpoint.model import Model  # noqa: E402
 from eejax.models import decoder, families  # noqa: E402
 
 pytestmark = [
@@ -173,7 +174,7 @@ def test_transformers_loads_what_is_exported(name, tokens, tmp_path):
   checkpoint = huggingface.import_folder(tmp_path / 'theirs')
   huggingface.export_folder(checkpoint, tmp_path / 'ours', shard_bytes=20_000)
   # Without what the model came with, its configuration is written anew.
-  bare = folder.Checkpoint(checkpoint.config, checkpoint.params)
+  bare = Model(checkpoint.config, checkpoint.params)
   huggingface.export_folder(bare, tmp_path / 'bare')
   for kind in ('ours', 'bare'):
     loaded = transformers.AutoModelForCausalLM.from_pretrained(

@@ -23,6 +23,7 @@ import re
 import numpy as np
 import pytest
 
+from eejax import serialization
 from eejax.analysis import sections as sections_lib
 from eejax.analysis.comparison import compare
 from eejax.analysis.dynamics import dynamics
@@ -32,7 +33,6 @@ from eejax.analysis.sections import SectionSettings
 from eejax.analysis.suitability.speculation import SpeculationCost
 from eejax.capture.capture import CaptureConfig, capture
 from eejax.capture.file import ReadoutKind
-from eejax.cli import output
 from eejax.decoding.policy.policy import KVStrategy
 from eejax.report.analysis_page import render
 from eejax.report.analysis_tables import _TABLES, as_csv, tables
@@ -122,7 +122,7 @@ def sections(captured, batches):
     'comparison': compare(manifest, capture_of, bootstrap=FEW.bootstrap),
     'dynamics': {'steps': grown.steps, 'saved_change': grown.saved_change},
   }
-  return json.loads(output.dumps(found))
+  return json.loads(serialization.dumps(found))
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def values(sections, captured):
     {
       'name': 'planted & co',
       'data': 'seeds',
-      'about': json.loads(output.dumps(sections_lib.describe(captured))),
+      'about': json.loads(serialization.dumps(sections_lib.describe(captured))),
       'sections': sections,
       'failures': {},
       'commands': ['eejax analyse x'],

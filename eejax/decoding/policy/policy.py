@@ -15,11 +15,10 @@
 
 import dataclasses
 import enum
-import json
 import os
-import pathlib
 from typing import Any
 
+from eejax import serialization
 from eejax.config import EarlyExitConfig, ExitConfig
 from eejax.decoding.policy import certificate as certificate_lib
 from eejax.decoding.policy.batching import Batching
@@ -353,11 +352,7 @@ def from_json(values: dict[str, Any]) -> Policy:
 
 def save_policy(policy: Policy, path: str | os.PathLike) -> None:
   """Write a policy as a JSON file, as it was before or whole."""
-  path = pathlib.Path(path)
-  partial = path.with_name(f'.{path.name}.part')
-  text = json.dumps(to_json(policy), indent=2)
-  partial.write_text(text + '\n', encoding='utf-8')
-  partial.replace(path)
+  serialization.write_json(path, to_json(policy))
 
 
 def load_policy(path: str | os.PathLike) -> Policy:
@@ -366,18 +361,7 @@ def load_policy(path: str | os.PathLike) -> Policy:
   Raises:
     ArgumentError: it is not there, no JSON object, or no policy.
   """
-  path = pathlib.Path(path)
-  try:
-    values = json.loads(path.read_text(encoding='utf-8'))
-  except OSError as error:
-    raise ArgumentError(
-      f'the policy {path} cannot be read ({error.strerror}).'
-    ) from error
-  except ValueError as error:
-    raise ArgumentError(f'the policy {path} is not JSON: {error}.') from error
-  if not isinstance(values, dict):
-    raise ArgumentError(f'the policy {path} is not a JSON object.')
-  return from_json(values)
+  return from_json(serialization.read_object(path, what='policy'))
 
 
 def check_policy_fits(policy: Policy, backbone_hash: str | None) -> None:

@@ -1,0 +1,60 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A model in memory: configuration, parameters, tokenizer, provenance."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+from eejax.config import EarlyExitConfig
+from eejax.data.tokenizer import Tokenizer, check_vocabulary
+from eejax.errors import ArgumentError
+from eejax.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A decoder with its exits, as it is loaded, tuned, decoded and saved.
+
+  Attributes:
+    config: the backbone and its exits.
+    params: the parameter tree, blocks stacked or not. After a load of the
+      first blocks alone it has fewer of them than `config.model.num_layers`.
+    tokenizer_folder: where the tokenizer's files are, if it has any.
+    backbone_hash: `backbone_hash` of the whole backbone as it is on disk.
+    provenance: where the model came from, plain values for JSON.
+  """
+
+  config: EarlyExitConfig
+  params: Params
+  tokenizer_folder: pathlib.Path | None = None
+  backbone_hash: str | None = None
+  provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  @functools.cached_property
+  def tokenizer(self) -> Tokenizer:
+    """Return the tokenizer, read once.
+
+    Raises:
+      EejaxError: there is none, or its vocabulary is larger than the model's.
+    """
+    if self.tokenizer_folder is None:
+      raise ArgumentError(
+        'the model has no tokenizer, so it can read no text; give token ids, '
+        'or put its tokenizer.json into the folder it came from.'
+      )
+    tokenizer = Tokenizer.load(self.tokenizer_folder)
+    check_vocabulary(tokenizer, self.config.model.vocab_size)
+    return tokenizer

@@ -1,0 +1,133 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Values as JSON, and files that are written whole or not at all."""
+
+import dataclasses
+import enum
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from eejax.errors import ArgumentError
+
+
+def plain(value: Any) -> Any:
+  """Return `value` as what JSON knows; NaN and infinities become None.
+
+  Takes mappings, sequences, enums, paths, dataclasses and arrays.
+
+  Raises:
+    TypeError: it holds something else.
+  """
+  if value is None or isinstance(value, (bool, int, str)):
+    return value
+  if isinstance(value, float):
+    return value if math.isfinite(value) else None
+  if isinstance(value, enum.Enum):
+    return plain(value.value)
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  if isinstance(value, Mapping):
+    return {_key(k): plain(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple, set, frozenset)):
+    return [plain(v) for v in value]
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    fields = dataclasses.fields(value)
+    return {f.name: plain(getattr(value, f.name)) for f in fields}
+  if hasattr(value, 'tolist'):  # numpy and jax arrays and scalars
+    return plain(value.tolist())
+  raise TypeError(f'{type(value).__name__} cannot be written as JSON.')
+
+
+def _key(key: Any) -> str:
+  return str(key.value if isinstance(key, enum.Enum) else key)
+
+
+def dumps(value: Any, *, indent: int | None = None) -> str:
+  """Return `value` as JSON text, without NaN and Infinity."""
+  return json.dumps(
+    plain(value), indent=indent, ensure_ascii=False, allow_nan=False
+  )
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Write a file as a whole: a reader sees the old one or the new one.
+
+  The text goes to a hidden sibling, is flushed to the disk, and takes the
+  place of `path` in one rename. The folder is made if it is not there.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f'.{path.name}.partial')
+  with partial.open('w', encoding='utf-8') as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(partial, path)
+
+
+def write_json(
+  path: str | os.PathLike, value: Any, *, indent: int | None = 2
+) -> None:
+  """Write `value` as a JSON file; see `plain` and `write_text`."""
+  write_text(path, dumps(value, indent=indent) + '\n')
+
+
+def read_object(path: str | os.PathLike, *, what: str) -> dict[str, Any]:
+  """Return the JSON object in a file.
+
+  Args:
+    path: the file.
+    what: it holds, as in 'policy'; error messages name it.
+
+  Raises:
+    ArgumentError: the file is missing, no JSON, or no object.
+  """
+  path = pathlib.Path(path)
+  try:
+    values = json.loads(path.read_text(encoding='utf-8'))
+  except OSError as error:
+    raise ArgumentError(
+      f'the {what} {path} cannot be read ({error.strerror}).'
+    ) from error
+  except ValueError as error:
+    raise ArgumentError(f'the {what} {path} is not JSON: {error}.') from error
+  if not isinstance(values, dict):
+    raise ArgumentError(f'the {what} {path} is not a JSON object.')
+  return values
+
+
+def check_writable(path: str | os.PathLike) -> None:
+  """Check, before long work is begun, that a file can be written.
+
+  Raises:
+    ArgumentError: it cannot.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    raise ArgumentError(f'{path} is a folder; name a file.')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ArgumentError(
+      f'{path} cannot be written ({error.strerror}); name another file.'
+    ) from error
+  if not os.access(path.parent, os.W_OK):
+    raise ArgumentError(
+      f'{path} cannot be written, for its folder is read-only; name another '
+      'file.'
+    )
