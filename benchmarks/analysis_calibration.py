@@ -44,7 +44,6 @@ from eejax.analysis.cost_model import (
   work_of_depths,
 )
 from eejax.checkpoint import huggingface, surgery
-from eejax.cli.quickstart_stages import default_backbone
 from eejax.config import EarlyExitConfig, parse_exits
 from eejax.data.tokenizer import Tokenizer
 from eejax.decoding.generate import generate
@@ -52,6 +51,7 @@ from eejax.decoding.loop.prepare import Prepared, prepare
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.decoding.results import GenerateResult
 from eejax.evaluation.part_times import PartTimes, part_times
+from eejax.resources import default_backbone
 from eejax.stats.bounds import Bound, samples_needed
 from eejax.stats.fixed_sequence import Guarantee, certify_in_order
 

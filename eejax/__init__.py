@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 from eejax.version import __version__
 
 if TYPE_CHECKING:
-  from eejax.checkpoint.folder import load, save
+  from eejax.checkpoint.folder import save
   from eejax.checkpoint.huggingface import import_folder
   from eejax.checkpoint.huggingface_export import export_folder
+  from eejax.checkpoint.load import load
   from eejax.checkpoint.model import Model
   from eejax.checkpoint.surgery import add_exits, drop_exits
   from eejax.config import (
@@ -50,9 +51,12 @@ if TYPE_CHECKING:
   from eejax.errors import ArgumentError, CheckpointError, EejaxError
   from eejax.models.decoder import logits
   from eejax.ops.sampling import SamplingConfig
+  from eejax.progress import Progress, TerminalProgress
+  from eejax.recipes.text import Text, read_text
 
 _HOMES = {
-  'checkpoint.folder': ('load', 'save'),
+  'checkpoint.folder': ('save',),
+  'checkpoint.load': ('load',),
   'checkpoint.model': ('Model',),
   'checkpoint.huggingface': ('import_folder',),
   'checkpoint.huggingface_export': ('export_folder',),
@@ -74,6 +78,8 @@ _HOMES = {
   'errors': ('ArgumentError', 'CheckpointError', 'EejaxError'),
   'models.decoder': ('logits',),
   'ops.sampling': ('SamplingConfig',),
+  'progress': ('Progress', 'TerminalProgress'),
+  'recipes.text': ('Text', 'read_text'),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -91,8 +97,11 @@ __all__ = [
   'ModelConfig',
   'OutputMatrix',
   'Policy',
+  'Progress',
   'RotaryConfig',
   'SamplingConfig',
+  'TerminalProgress',
+  'Text',
   'Tokenizer',
   '__version__',
   'add_exits',
@@ -103,6 +112,7 @@ __all__ = [
   'load',
   'logits',
   'parse_exits',
+  'read_text',
   'save',
 ]
 

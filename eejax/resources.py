@@ -40,3 +40,18 @@ def folder(name: str) -> pathlib.Path:
       'again, or work from a checkout of its repository.'
     )
   return root / name
+
+
+def default_backbone() -> pathlib.Path:
+  """Return the Hugging Face folder of the model that is shipped with eejax.
+
+  Raises:
+    EejaxError: there is none.
+  """
+  folders = sorted(folder('assets').glob('*/config.json'))
+  if not folders:
+    raise EejaxError(
+      'the embedded backbone is missing from assets; get the whole '
+      'repository, or name a model of your own.'
+    )
+  return folders[0].parent

@@ -48,6 +48,7 @@ from eejax.types import Params
 __all__ = ['export_folder', 'import_folder', 'map_folder']
 
 _TABLE, _HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
+CONFIG = 'config.json'
 _PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt', '*.pkl')
 
 
@@ -95,7 +96,7 @@ def map_folder(source: str | os.PathLike) -> Model:
     CheckpointError: the folder is incomplete, broken or not supported.
   """
   folder = _find(source)
-  values = _read_json(folder / 'config.json')
+  values = _read_json(folder / CONFIG)
   generation = None
   if (folder / 'generation_config.json').is_file():
     generation = _read_json(folder / 'generation_config.json')
@@ -121,7 +122,7 @@ def _find(source: str | os.PathLike) -> pathlib.Path:
     folder = hub.download(str(source))
   if not folder.is_dir():
     raise ArgumentError(f'there is no folder {source}.')
-  if not (folder / 'config.json').is_file():
+  if not (folder / CONFIG).is_file():
     raise CheckpointError(
       f'{folder} has no config.json, so it is not a Hugging Face model.'
     )

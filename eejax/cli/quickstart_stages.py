@@ -50,7 +50,7 @@ from eejax.cli.quickstart_settings import (
 from eejax.cli.stages import Stages, fingerprint
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.data.batch import Packing
-from eejax.errors import ArgumentError, EejaxError
+from eejax.errors import ArgumentError
 from eejax.evaluation import perplexity
 from eejax.training import metrics
 from eejax.version import __version__
@@ -73,21 +73,6 @@ TITLES = {
 }
 
 
-def default_backbone() -> pathlib.Path:
-  """Return the folder of the model that is shipped with eejax.
-
-  Raises:
-    EejaxError: there is none.
-  """
-  folders = sorted(resources.folder('assets').glob('*/config.json'))
-  if not folders:
-    raise EejaxError(
-      'the embedded backbone is missing from assets; get the whole '
-      'repository, or name a model with --backbone.'
-    )
-  return folders[0].parent
-
-
 def default_exits(config: ModelConfig) -> str:
   """Return the exits that a quickstart adds, as `add-exits` takes them.
 
@@ -105,7 +90,7 @@ def default_exits(config: ModelConfig) -> str:
 
 def run_all(settings: Settings, folder: pathlib.Path) -> dict[str, Any]:
   """Run every stage that is not done, and return the summary of all."""
-  backbone = pathlib.Path(settings.backbone or default_backbone())
+  backbone = pathlib.Path(settings.backbone or resources.default_backbone())
   stages, models = Stages(folder, titles=TITLES), Models(folder)
   stages.run(
     'import',

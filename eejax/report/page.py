@@ -109,6 +109,19 @@ def page(title: str, content: str) -> str:
   )
 
 
+def fragment(content: str) -> str:
+  """Return content for a place in another page, as a notebook's output.
+
+  Its rules reach nothing outside it.
+  """
+  return (
+    '<div class="eejax"><style>@scope (.eejax) {'
+    f'{(svg.STYLE + _STYLE).replace(":root", ":scope")}'
+    '}</style>'
+    f'{content}</div>'
+  )
+
+
 def section(title: str, *content: str) -> str:
   """Return a part of a page with its heading."""
   return f'<h2>{text(title)}</h2>\n' + '\n'.join(content)
