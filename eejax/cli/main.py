@@ -103,10 +103,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _leave_other_hosts(code: int, sentence: str) -> None:
-  """End a process that other hosts wait for, if it is one; see `leave`."""
+  """End a process that other hosts wait for, if it is one."""
   multihost = sys.modules.get('eejax.parallel.multihost')
   if multihost is not None:
-    multihost.leave(code, sentence)
+    multihost.shutdown(code, sentence)
 
 
 def explain(error: BaseException) -> tuple[int, str]:

@@ -33,8 +33,6 @@ from eejax.parallel.mesh import MeshConfig
 from eejax.training import run_folder
 from eejax.training.step import StepConfig
 
-_VERDICT_SECONDS = 1.0
-
 # What gin may give for a mesh: axes or a name, see `mesh_lib.parse_mesh`.
 MeshChoice = MeshConfig | str | None
 
@@ -86,7 +84,7 @@ def open_run(
   identity = {**run_identity.operative_values(), **extra}
   hosts = environment.from_environment()
   if hosts is not None:
-    multihost.start(hosts, identity=identity, on_loss=_end_at_once)
+    multihost.initialize(hosts, identity=identity, on_loss=_end_at_once)
     config = config or MeshConfig()
     if not multihost.is_first():
       output.set_verbosity(output.Verbosity.QUIET)
@@ -111,11 +109,11 @@ def open_run(
     multihost.from_first(claim)
     try:
       yield Workplace(pathlib.Path(folder), devices)
-      multihost.leave(0)
+      multihost.shutdown(0)
     except (jax.errors.JaxRuntimeError, EejaxError):
       # A collective, or a checkpoint, fails when a host is lost, a moment
       # before the line between the hosts says so and ends this process.
-      found = multihost.verdict(_VERDICT_SECONDS)
+      found = multihost.lost_host()
       if found is not None:
         raise EejaxError(found) from None
       raise

@@ -39,11 +39,12 @@ JOIN_TIMEOUT = 'EEJAX_JOIN_TIMEOUT'
 
 _DEFAULT_TIMEOUT = 300.0
 _MOST_DIFFERENCES = 3
+_VERDICT_SECONDS = 1.0
 
 _line: Line | None = None
 
 
-def start(
+def initialize(
   hosts: Hosts,
   *,
   identity: Mapping[str, Any],
@@ -89,8 +90,8 @@ def line() -> Line | None:
   return _line
 
 
-def leave(exit_code: int, sentence: str = '') -> None:
-  """Take leave of the other processes; the last thing that a process does.
+def shutdown(exit_code: int, sentence: str = '') -> None:
+  """End the work with the other processes; what a process does last.
 
   One that fails ends here: at Python's own end, jax would wait for the
   others, who wait for this one in a collective.
@@ -223,10 +224,14 @@ class StopAgreement:
       own.finish()
 
 
-def verdict(seconds: float) -> str | None:
-  """Return what is known of a lost host, waiting a while for it."""
+def lost_host() -> str | None:
+  """Return the sentence about a host that was lost, None if none was.
+
+  A collective may fail a moment before the loss is known, so call it then: it
+  waits as long as it takes to know.
+  """
   own = line()
-  return None if own is None else own.verdict(seconds)
+  return None if own is None else own.verdict(_VERDICT_SECONDS)
 
 
 def to_host(tree: PyTree) -> PyTree:
