@@ -40,7 +40,6 @@ from eejax.cli import (
   measuring,
   output,
 )
-from eejax.cli import stages as stages_lib
 from eejax.cli.analysing_capture import (
   Generates,
   Reads,
@@ -50,6 +49,7 @@ from eejax.cli.analysing_capture import (
 )
 from eejax.cli.measuring import Text
 from eejax.errors import EejaxError
+from eejax.recipes import stages as stages_lib
 from eejax.version import __version__
 
 if TYPE_CHECKING:
@@ -169,7 +169,9 @@ class _Work:
     self.settings: SectionSettings = settings
     self.text = text
     self.dtype = dtype
-    self.stages = stages_lib.Stages(folder, titles=titles)
+    self.stages = stages_lib.Stages(
+      folder, titles=titles, progress=output.reporter()
+    )
     self.sections: dict[str, Any] = {}
     self.failures: dict[str, str] = {}
     self.about: dict[str, Any] | None = None

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 from eejax import serialization
 from eejax.analysis.manifest import DataEntry, Manifest, ModelEntry
 from eejax.analysis.sections import SectionSettings
-from eejax.cli import measuring, output, stages
+from eejax.cli import measuring, output
 from eejax.cli.analysing_capture import Reads, capture_text, check_length
 from eejax.cli.measuring import Text
+from eejax.recipes import stages
 
 if TYPE_CHECKING:
   from eejax.analysis.comparison import Comparison, ModelResult

@@ -112,7 +112,8 @@ def _positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.cli import quickstart_stages, stages
+  from eejax.cli import quickstart_stages
+  from eejax.recipes import stages
   from eejax.report import quickstart_page
 
   settings = quickstart_stages.Settings.of(args)

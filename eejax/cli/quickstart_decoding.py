@@ -25,7 +25,6 @@ from eejax.checkpoint.model import Model
 from eejax.cli import calibrate_request, calibrate_run, measuring, output
 from eejax.cli.quickstart_settings import Models, Settings
 from eejax.cli.quickstart_speed import GRID, Found, Timing
-from eejax.cli.stages import Stages
 from eejax.data.batch import Packing
 from eejax.decoding.generate import generate
 from eejax.decoding.loop.prepare import prepare
@@ -33,6 +32,7 @@ from eejax.decoding.policy.policy import Threshold, save_policy
 from eejax.errors import ArgumentError, EejaxError
 from eejax.evaluation import scores, sweep
 from eejax.evaluation.part_times import PartTimes, part_times
+from eejax.recipes.stages import Stages
 
 PROMPT_TOKENS = 32
 POLICY = 'policy.json'

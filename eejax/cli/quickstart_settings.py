@@ -25,8 +25,8 @@ from eejax.checkpoint.model import Model
 from eejax.cli import measuring
 from eejax.cli.calibrate_request import Request
 from eejax.cli.measuring import Text
-from eejax.cli.stages import fingerprint
 from eejax.errors import ArgumentError
+from eejax.recipes.stages import fingerprint
 from eejax.stats.bounds import samples_needed
 
 BACKBONE, WITH_EXITS, TUNING = 'backbone', 'with_exits', 'tuning'

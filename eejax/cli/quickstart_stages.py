@@ -47,11 +47,11 @@ from eejax.cli.quickstart_settings import (
   Models,
   Settings,
 )
-from eejax.cli.stages import Stages, fingerprint
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.data.batch import Packing
 from eejax.errors import ArgumentError
 from eejax.evaluation import perplexity
+from eejax.recipes.stages import Stages, fingerprint
 from eejax.training import metrics
 from eejax.version import __version__
 
@@ -91,7 +91,10 @@ def default_exits(config: ModelConfig) -> str:
 def run_all(settings: Settings, folder: pathlib.Path) -> dict[str, Any]:
   """Run every stage that is not done, and return the summary of all."""
   backbone = pathlib.Path(settings.backbone or resources.default_backbone())
-  stages, models = Stages(folder, titles=TITLES), Models(folder)
+  stages, models = (
+    Stages(folder, titles=TITLES, progress=output.reporter()),
+    Models(folder),
+  )
   stages.run(
     'import',
     functools.partial(_import, backbone, folder),

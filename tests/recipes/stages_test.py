@@ -17,8 +17,9 @@ import json
 
 import pytest
 
-from eejax.cli import stages
 from eejax.errors import ArgumentError, EejaxError
+from eejax.progress import TerminalProgress
+from eejax.recipes import stages
 
 TITLES = {'one': ('doing one', 1), 'two': ('doing two', 1)}
 
@@ -33,7 +34,7 @@ class Command:
 
   def __call__(self, *, first=1, second=1):
     self.ran = []
-    run = stages.Stages(self.folder, titles=TITLES)
+    run = stages.Stages(self.folder, titles=TITLES, progress=TerminalProgress())
     a = run.run('one', self.one, inputs=first, products=['made'])
     b = run.run('two', lambda: self.two(a), inputs=second)
     self.seconds = run.seconds

@@ -30,8 +30,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from eejax import formatting, serialization
-from eejax.cli import output
 from eejax.errors import ArgumentError, EejaxError
+from eejax.progress import SILENT, Progress
 
 FOLDER = 'stages'
 _LOCK = '.lock'
@@ -45,7 +45,12 @@ class Stages:
   """
 
   def __init__(
-    self, folder: pathlib.Path, *, titles: Mapping[str, tuple[str, float]]
+    self,
+    folder: pathlib.Path,
+    *,
+    titles: Mapping[str, tuple[str, float]],
+    progress: Progress = SILENT,
+    clock: Callable[[], float] = time.monotonic,
   ):
     """Begin with no stage done.
 
@@ -53,10 +58,13 @@ class Stages:
       folder: where everything of the command goes.
       titles: of each stage, in order: what is being done, and about how many
         seconds it takes on two cores.
+      progress: is told which stage begins.
+      clock: in seconds.
     """
     self.folder = folder
     self.seconds: dict[str, float] = {}
     self._titles = dict(titles)
+    self._progress, self._clock = progress, clock
     self._stamp = ''
     self._expected = self._taken = 0.0
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -92,10 +100,10 @@ class Stages:
       for path in paths:
         _remove(path)
     serialization.write_json(file, {'stamp': self._stamp})
-    start = time.monotonic()
+    start = self._clock()
     # Through JSON, so that a result is the same whether it is new or kept.
     result = json.loads(serialization.dumps(work()))
-    self.seconds[name] = time.monotonic() - start
+    self.seconds[name] = self._clock() - start
     self._expected += self._titles[name][1]
     self._taken += self.seconds[name]
     kept = {'stamp': self._stamp, 'seconds': self.seconds[name]}
@@ -107,13 +115,13 @@ class Stages:
     number = names.index(name) + 1
     title = self._titles[name][0]
     if is_done:
-      output.say(f'[{number}/{len(names)}] {title}: done before')
+      self._progress.say(f'[{number}/{len(names)}] {title}: done before')
       return
     # This machine against the one of the estimates, by what is done so far.
     pace = self._taken / self._expected if self._expected else 1.0
     left = pace * sum(self._titles[n][1] for n in names[number - 1 :])
     time_left = formatting.duration(left)
-    output.say(
+    self._progress.say(
       f'[{number}/{len(names)}] {title} (about {time_left} left in all)'
     )
 
@@ -128,11 +136,10 @@ def claimed(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
   """
   path = pathlib.Path(folder)
   if path.exists() and not path.is_dir():
-    raise ArgumentError(f'{path} is a file; name a folder with --out.')
+    raise ArgumentError(f'{path} is a file; name a folder.')
   if path.is_dir() and any(path.iterdir()) and not (path / FOLDER).is_dir():
     raise ArgumentError(
-      f'{path} is not empty and holds something else; name another folder '
-      'with --out.'
+      f'{path} is not empty and holds something else; name another folder.'
     )
   (path / FOLDER).mkdir(parents=True, exist_ok=True)
   with (path / _LOCK).open('w') as lock:
@@ -141,7 +148,7 @@ def claimed(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     except BlockingIOError as error:
       raise EejaxError(
         f'another process is at work in {path}; wait for it, or name another '
-        'folder with --out.'
+        'folder.'
       ) from error
     yield path
 
