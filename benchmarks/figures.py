@@ -14,12 +14,16 @@
 """Measure named figures and print them as one JSON object."""
 
 import argparse
+import datetime
 import json
+import os
+import pathlib
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from timing import environment
+from eejax import environment
 
 # A figure, None where it cannot be measured here, and what it is made of.
 Figure = tuple[float | None, dict[str, Any]]
@@ -60,7 +64,31 @@ def run(made: argparse.ArgumentParser, figures: Mapping[str, Measure]) -> None:
       values[name], detail[name] = None, {'failed': repr(error)}
     shown = detail[name].get('failed', values[name])
     print(f'{name} = {shown}', file=sys.stderr, flush=True)
-  result = {'figures': values, 'detail': detail, 'environment': environment()}
+  result = {'figures': values, 'detail': detail, 'environment': described()}
   print(json.dumps(result, indent=2))
   if any('failed' in part for part in detail.values()):
     sys.exit(1)
+
+
+def described() -> dict[str, Any]:
+  """Return what a figure depends on: machine, versions, date, commit, load."""
+  return {
+    **environment.describe(),
+    'date': datetime.date.today().isoformat(),
+    'commit': _commit(),
+    'load': list(os.getloadavg()),
+  }
+
+
+def _commit() -> str | None:
+  """Return the commit of this checkout, with + where files were changed."""
+  folder = pathlib.Path(__file__).resolve().parent
+  git = ['git', '-C', str(folder)]
+  run = lambda *words: subprocess.run(
+    [*git, *words], capture_output=True, text=True
+  )
+  head = run('rev-parse', '--short', 'HEAD')
+  if head.returncode:
+    return None
+  changed = run('status', '--porcelain', '--untracked-files=no').stdout
+  return head.stdout.strip() + ('+' if changed else '')

@@ -35,7 +35,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from timing import environment, interleaved
+from figures import described
+from timing import interleaved
 
 from eejax.checkpoint.huggingface import import_folder
 from eejax.checkpoint.tree import backbone_hash
@@ -99,7 +100,7 @@ def measure(
       'torch': torch.__version__,
       'transformers': transformers.__version__,
     },
-    'environment': environment(),
+    'environment': described(),
   }
 
 

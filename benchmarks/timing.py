@@ -13,8 +13,6 @@
 # limitations under the License.
 """Time things that are compared: in one process, in turn, medians."""
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -53,28 +51,3 @@ def median_ratio(
 def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
   """Return each run's median, in seconds."""
   return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def environment() -> dict[str, Any]:
-  """Return what a figure depends on besides the code."""
-  device = jax.devices()[0]
-  return {
-    'platform': platform.platform(),
-    'processor': _processor(),
-    'cores': os.cpu_count(),
-    'python': platform.python_version(),
-    'jax': jax.__version__,
-    'device': f'{device.platform}: {device.device_kind}',
-    'load': os.getloadavg(),
-  }
-
-
-def _processor() -> str:
-  try:
-    with open('/proc/cpuinfo') as lines:
-      for line in lines:
-        if line.startswith('model name'):
-          return line.partition(':')[2].strip()
-  except OSError:
-    pass
-  return platform.processor()
