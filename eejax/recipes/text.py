@@ -21,18 +21,34 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
+import numpy as np
+
 from eejax.checkpoint.model import Model
 from eejax.data import batches as data_batches
 from eejax.data import corpus
-from eejax.data.batch import Batch, Packing
+from eejax.data.batch import Batch, PackedBatches, Packing
 from eejax.data.corpus import Split, TextUnit
 from eejax.data.data_config import STANDARD_LIBRARY, DataConfig
-from eejax.data.memory_source import Passes
+from eejax.data.memory_source import InMemoryDocuments, Passes
+from eejax.data.parts import split_documents
 from eejax.errors import ArgumentError
 from eejax.evaluation.rows import spread_rows
 
 # Tokens in a row where nothing is said and the model's context allows it.
 USUAL_ROW = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Portion:
+  """One of several disjoint parts of a text.
+
+  Attributes:
+    index: which part, from 0.
+    shares: of all the parts.
+  """
+
+  index: int
+  shares: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +62,14 @@ class Text:
       of anything else. Parts are split by document.
     unit: what one document of a text file is.
     field: where the text is in the objects of a `.jsonl` file.
+    portion: which of the disjoint parts that `parts` returned; None is all.
   """
 
   source: str = STANDARD_LIBRARY
   split: Split | None = None
   unit: TextUnit = TextUnit.FILE
   field: str = 'text'
+  portion: Portion | None = None
 
   @property
   def part(self) -> Split:
@@ -62,6 +80,32 @@ class Text:
   def of_split(self, split: Split) -> 'Text':
     """Return another part of the same text."""
     return dataclasses.replace(self, split=split)
+
+  def parts(self, *shares: float) -> 'tuple[Text, ...]':
+    """Return disjoint parts of the text, split by document.
+
+    All pieces of a document are in one part, and so are equal documents. A
+    text of fewer documents than parts is split by stretches of its documents.
+
+    Args:
+      *shares: of each part, positive; they need not sum to 1.
+
+    Raises:
+      ArgumentError: a share is not positive, or this is such a part already.
+
+    Example:
+      >>> search, certify, report = eejax.read_text('stdlib').parts(1, 3, 1)
+    """
+    if self.portion is not None:
+      raise ArgumentError('a part of a text cannot be split once more.')
+    if not shares or min(shares) <= 0:
+      raise ArgumentError(
+        f'parts of a text must have positive shares, not {shares}.'
+      )
+    return tuple(
+      dataclasses.replace(self, portion=Portion(i, shares))
+      for i in range(len(shares))
+    )
 
   def data_config(
     self,
@@ -110,15 +154,41 @@ class Text:
       batch_size=64,
       packing=packing,
     )
-    everything = data_batches.make_batches(
+    if self.portion is None:
+      everything = data_batches.make_batches(
+        config, model.tokenizer, self.part, passes=Passes.ONCE
+      )
+    else:
+      everything = PackedBatches(
+        InMemoryDocuments(
+          self._portions(config, model)[self.portion.index],
+          passes=Passes.ONCE,
+        ),
+        sequence_length=config.sequence_length,
+        batch_size=config.batch_size,
+        packing=packing,
+      )
+    return spread_rows(everything, max_tokens=max_tokens, batch_size=batch_size)
+
+  def _portions(
+    self, config: DataConfig, model: Model
+  ) -> list[list[np.ndarray]]:
+    """Return the tokenized documents of every part of the text."""
+    assert self.portion is not None
+    source = data_batches.make_source(
       config, model.tokenizer, self.part, passes=Passes.ONCE
     )
-    return spread_rows(everything, max_tokens=max_tokens, batch_size=batch_size)
+    return split_documents(
+      list(source.documents(start=0)), shares=self.portion.shares
+    )
 
   def pieces(
     self, model: Model, *, length: int, max_tokens: int = 10**12
   ) -> list[tuple[int, ...]]:
     """Return pieces of exactly `length` tokens, spread over the text.
+
+    A piece of one of several parts that an earlier part has, too (files that
+    begin alike), is left out, so no piece is in two parts.
 
     Raises:
       EejaxError: as of `rows`.
@@ -126,19 +196,35 @@ class Text:
     batches = self.rows(
       model, max_tokens=max_tokens, sequence_length=length, batch_size=64
     )
-    return [
-      tuple(row.tolist())
-      for batch in batches
-      for row, weights in zip(batch.tokens, batch.weights, strict=True)
-      if weights.all()
-    ]
+    pieces = _whole_rows(batches)
+    if self.portion is not None and self.portion.index:
+      portions = [
+        dataclasses.replace(self.portion, index=index)
+        for index in range(self.portion.index)
+      ]
+      earlier = {
+        piece
+        for portion in portions
+        for piece in _whole_rows(
+          dataclasses.replace(self, portion=portion).rows(
+            model, max_tokens=10**12, sequence_length=length, batch_size=64
+          )
+        )
+      }
+      pieces = [piece for piece in pieces if piece not in earlier]
+    return pieces
 
   def documents(self) -> Iterator[str]:
     """Yield the documents of the part, as text.
 
     Raises:
-      EejaxError: the text cannot be read, or comes through seqio as tokens.
+      EejaxError: the text cannot be read, comes through seqio as tokens, or
+        is one of several parts, which are split by tokens.
     """
+    if self.portion is not None:
+      raise ArgumentError(
+        'a part of a text is read by a model: take its rows or pieces.'
+      )
     config = self.data_config(sequence_length=1, batch_size=1)
     return data_batches.read_texts(config, split=self.part)
 
@@ -157,6 +243,8 @@ class Text:
         stat = file.stat()
         files.append([str(file), stat.st_size, stat.st_mtime_ns])
     described = [self.source, self.part.value, self.unit.value, self.field]
+    if self.portion is not None:
+      described += [str(self.portion.index), str(self.portion.shares)]
     digest = hashlib.sha256(json.dumps([described, files]).encode())
     return digest.hexdigest()[:16]
 
@@ -199,6 +287,16 @@ def read_text(
   if not config.uses_seqio and not any(itertools.islice(text.documents(), 1)):
     raise ArgumentError(f'{text} has no text to read.')
   return text
+
+
+def _whole_rows(batches: list[Batch]) -> list[tuple[int, ...]]:
+  """Return the rows that have no padding."""
+  return [
+    tuple(row.tolist())
+    for batch in batches
+    for row, weights in zip(batch.tokens, batch.weights, strict=True)
+    if weights.all()
+  ]
 
 
 def row_length(model: Model, sequence_length: int | None) -> int:

@@ -94,3 +94,28 @@ def test_a_model_without_a_tokenizer_reads_no_text(model):
   bare = dataclasses.replace(model, tokenizer_folder=None)
   with pytest.raises(ArgumentError, match='has no tokenizer'):
     read_text().rows(bare, max_tokens=100)
+
+
+def test_parts_of_a_text_share_no_piece(model, tmp_path):
+  path = tmp_path / 'lines.txt'
+  lines = [' '.join(f'w{i}x{j}' for j in range(40)) for i in range(30)]
+  # Lines that begin alike give pieces that are equal.
+  path.write_text(
+    '\n'.join(f'the same start for all of them {x}' for x in lines)
+  )
+  parts = read_text(path, unit='line').parts(1, 2, 1)
+  pieces = [set(part.pieces(model, length=8)) for part in parts]
+  assert all(pieces)
+  assert not pieces[0] & pieces[1]
+  assert not (pieces[0] | pieces[1]) & pieces[2]
+  assert len({part.fingerprint() for part in parts}) == 3
+
+
+def test_a_part_is_not_split_once_more():
+  part, _ = read_text().parts(1, 1)
+  with pytest.raises(ArgumentError, match='once more'):
+    part.parts(1, 1)
+  with pytest.raises(ArgumentError, match='rows or pieces'):
+    next(part.documents())
+  with pytest.raises(ArgumentError, match='positive shares'):
+    read_text().parts(1, -1)
