@@ -23,7 +23,7 @@ from eejax.errors import ArgumentError
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-  """Hold what one device of a machine can do, as its maker states it.
+  """Peaks of one device of a machine, as its maker states them.
 
   Attributes:
     name: of the device.

@@ -11,6 +11,6 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Hold the version, readable without importing jax."""
+"""The version, readable without importing jax."""
 
 __version__ = '0.1.0'

@@ -40,7 +40,7 @@ BROKEN = 'broken'
 
 
 class Restored(NamedTuple):
-  """Hold a step that was read back.
+  """A step that was read back.
 
   Attributes:
     step: the number it was saved under.

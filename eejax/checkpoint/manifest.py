@@ -40,7 +40,7 @@ class ArrayInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """Hold what `eejax.json` says.
+  """Contents of `eejax.json`.
 
   Attributes:
     config: the model and its exits.

@@ -43,7 +43,7 @@ class Packing(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Hold one batch of next-token prediction.
+  """One batch of next-token prediction.
 
   Attributes:
     tokens: inputs; 0 in padding.

@@ -28,7 +28,7 @@ from eejax.errors import EejaxError
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Hold back what is written to stderr, and show it only on failure.
+  """Keep back what is written to stderr, and show it only on failure.
 
   TensorFlow's libraries write there while they load, before any of their
   settings for logging is read.

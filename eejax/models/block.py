@@ -34,7 +34,7 @@ __all__ = ['Block', 'BlockOutput', 'Context', 'Projections']
 
 @flax.struct.dataclass
 class BlockOutput:
-  """Hold what a block computed for its tokens.
+  """Outputs of a block for its tokens.
 
   Invariant: `hidden` = `mlp_residual` + MLP(`mlp_input`), and `mlp_input` =
   norm(`mlp_residual`); an MLP exit is a twin of that MLP.

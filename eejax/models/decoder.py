@@ -87,7 +87,7 @@ class LayerDropout:
 
 @flax.struct.dataclass
 class DecoderOutput:
-  """Hold what the backbone computed.
+  """Outputs of the backbone.
 
   Attributes:
     hidden: the stream after the last block that was run, not normalised.

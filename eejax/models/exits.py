@@ -47,7 +47,7 @@ GATE_HIDDEN_SHARE = 4
 
 @flax.struct.dataclass
 class ExitInput:
-  """Hold what an exit reads of the backbone, for the block it follows.
+  """Inputs of an exit, from the block that it follows.
 
   Attributes:
     hidden: the stream at the exit's depth (h); an MLP exit without a gate
@@ -63,7 +63,7 @@ class ExitInput:
 
 @flax.struct.dataclass
 class ExitOutput:
-  """Hold an exit head's result.
+  """Output of an exit head.
 
   Attributes:
     hidden: z, to be multiplied by the output matrix.

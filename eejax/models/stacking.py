@@ -31,7 +31,7 @@ def unstack(stacked: PyTree) -> tuple[PyTree, ...]:
   """Split a stacked tree into one tree a block.
 
   Call it outside jit: a slice of a stacked argument taken inside compiles to
-  a second copy of the model (design 5.1).
+  a second copy of the model.
   """
   block = lambda i: jax.tree.map(lambda leaf: leaf[i], stacked)
   return tuple(block(i) for i in range(num_blocks(stacked)))

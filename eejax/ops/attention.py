@@ -14,7 +14,7 @@
 """Grouped-query attention: one function, several implementations.
 
 Keys and values are head-major, `[B, K, S, H]`, because a cache laid out that
-way is read without a transpose (design 5.1).
+way is read without a transpose.
 """
 
 import enum
@@ -43,7 +43,7 @@ class AttentionImplementation(enum.Enum):
 
 @flax.struct.dataclass
 class Context:
-  """Hold keys and values computed earlier, which new queries may read.
+  """Keys and values computed earlier, which new queries may read.
 
   Attributes:
     keys: `[B, K, S, H]`, rotary positions applied; int8 or not.

@@ -60,7 +60,7 @@ class OutputHead:
 
 @flax.struct.dataclass
 class TokenStatistics:
-  """Hold what one head says about every token.
+  """Statistics of one head at every token.
 
   Attributes:
     loss: cross-entropy with the target, in nats; differentiable.
@@ -78,7 +78,7 @@ class TokenStatistics:
 
 @flax.struct.dataclass
 class HeadStatistics:
-  """Hold the statistics of several heads over the same tokens.
+  """Statistics of several heads over the same tokens.
 
   Attributes:
     heads: one per head, in the order given.

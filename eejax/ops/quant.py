@@ -64,7 +64,7 @@ class Quantization(enum.Enum):
 @typing.no_type_check
 @flax.struct.dataclass
 class Quantized:
-  """Hold int8 numbers and their scales.
+  """Numbers in int8 and their scales.
 
   Attributes:
     values: integers in [-127, 127], laid out as the numbers were.

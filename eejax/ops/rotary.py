@@ -33,7 +33,7 @@ from eejax.types import Array, Float, Int
 
 @flax.struct.dataclass
 class Rotation:
-  """Hold how far tokens are rotated, for many blocks to share.
+  """Rotation of every token, which many blocks share.
 
   A compiler that is shown positions alone computes sines and cosines again in
   every block and for every head; one token of a small model spends a

@@ -91,7 +91,7 @@ class SamplingConfig:
 
 @flax.struct.dataclass
 class RowSampling:
-  """Hold every row's sampling settings as arrays; see `SamplingConfig`.
+  """Sampling settings of every row, as arrays; see `SamplingConfig`.
 
   Attributes:
     temperature: 0 is greedy.

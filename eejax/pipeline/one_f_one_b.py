@@ -70,7 +70,7 @@ from eejax.types import Array, Bool, Float, PyTree
 
 @flax.struct.dataclass
 class _Carry:
-  """Hold a stage between ticks.
+  """State of a stage between ticks.
 
   Attributes:
     stream: what the stage before has sent.

@@ -47,7 +47,7 @@ from eejax.types import Array, Bool, Float, Int, PyTree
 
 @flax.struct.dataclass
 class Totals:
-  """Hold what gathers over the ticks of a step, on one stage.
+  """Sums over the ticks of a training step, on one stage.
 
   Attributes:
     loss: summed.

@@ -42,7 +42,7 @@ else:
 
 @flax.struct.dataclass
 class StageParams:
-  """Hold parameters by name; a name stands in one of the two.
+  """Parameters by name; a name stands in one of the two.
 
   Attributes:
     own: trees of which every stage has its own: leaves are `[P, ...]`, with
@@ -88,7 +88,7 @@ class Turn:
 
 @flax.struct.dataclass
 class HeadResult:
-  """Hold what a head says of a microbatch.
+  """Losses of a head over a microbatch.
 
   Attributes:
     loss: what is differentiated, summed over tokens.
@@ -142,7 +142,7 @@ class Stage:
 
 @flax.struct.dataclass
 class PipelineResult:
-  """Hold what a step gives.
+  """Result of a training step.
 
   Attributes:
     gradients: of the loss, like the trainable parameters.
@@ -160,7 +160,7 @@ class PipelineResult:
 
 @flax.struct.dataclass
 class Problem:
-  """Hold what a program works on, on one device.
+  """Inputs of a pipeline program on one device.
 
   Attributes:
     trainable: parameters to be differentiated, `own` without the leading P.

@@ -112,7 +112,7 @@ def test_copies_are_of_the_right_parts(params, tied_head):
 
 
 def test_copies_start_as_their_norm_exits(params, config):
-  """Check design 6: an MLP exit is the norm exit at step 0, exactly."""
+  """Check that an MLP exit is the norm exit at step 0, exactly."""
   norm = all_logits(*add(params, config, '1:norm,2:norm,4:norm'))
   other = all_logits(
     *add(params, config, '1:mlp,2:bottleneck_mlp(5),4:mlp:untied')
