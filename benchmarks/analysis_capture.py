@@ -45,18 +45,9 @@ from eejax.analysis.natural.depths import Ceiling, distribution
 from eejax.analysis.natural.gates import detection, operation
 from eejax.analysis.natural.sublayers import sublayer_exits
 from eejax.capture.batch import read_batch
-from eejax.capture.capture import (
-  CHEAP,
-  EVERYTHING,
-  EVERYWHERE,
-  CaptureConfig,
-  capture,
-)
-from eejax.capture.file import (
-  Captured,
-  ReadoutKind,
-  compared_with,
-)
+from eejax.capture.capture import capture
+from eejax.capture.captured import Captured, ReadoutKind, compared_with
+from eejax.capture.settings import CHEAP, EVERYTHING, EVERYWHERE, CaptureConfig
 from eejax.checkpoint.huggingface import import_folder
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch

@@ -40,8 +40,9 @@ from eejax import serialization
 from eejax.analysis.dynamics import Dynamics, dynamics
 from eejax.analysis.natural.joint import joint_against_plain
 from eejax.analysis.suitability.score import ScoreSettings
-from eejax.capture.capture import CaptureConfig, capture
-from eejax.capture.file import Captured, ReadoutKind
+from eejax.capture.capture import capture
+from eejax.capture.captured import Captured, ReadoutKind
+from eejax.capture.settings import CaptureConfig
 from eejax.cli import output
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
 from eejax.data.batch import Batch, PackedBatches

@@ -30,32 +30,16 @@ import numpy as np
 from eejax.analysis.natural.depths import (
   Ceiling,
   distribution,
-  first_match_depth,
   mean_over,
-  stable_depth,
 )
-from eejax.capture.capture import CHEAP, NATURAL, CaptureConfig, capture
-from eejax.capture.file import (
-  Captured,
-  CaptureFacts,
-  Readout,
-  ReadoutKind,
-)
+from eejax.capture.capture import capture
+from eejax.capture.captured import Captured, CaptureFacts, Readout, ReadoutKind
+from eejax.capture.settings import CHEAP, NATURAL, CaptureConfig
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError, EejaxError
 from eejax.stats.bootstrap import DEFAULT, METHOD, Bootstrap, Interval
 from eejax.types import Float, Int, Params
-
-__all__ = [
-  'Depth',
-  'NaturalExits',
-  'first_match_depth',
-  'natural_exits',
-  'stable_depth',
-  'summarise',
-  'summary_of',
-]
 
 LEVEL = 'empirical, teacher-forced'
 # Below this share of blocks, an exit's own cost eats what it saves: reading a

@@ -45,7 +45,7 @@ from eejax.analysis.suitability.skip import (
   skip_at,
   sweep,
 )
-from eejax.capture.file import Captured
+from eejax.capture.captured import Captured
 from eejax.errors import ArgumentError, EejaxError
 from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval, draw_rows
 from eejax.types import Float

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eejax.analysis.agreement import stable_depth
+from eejax.analysis.natural.depths import stable_depth
 from eejax.analysis.suitability.headroom import Headroom, headroom
 from eejax.analysis.suitability.score import (
   DEFAULT_SETTINGS,
@@ -35,8 +35,9 @@ from eejax.analysis.suitability.score import (
   ScoreSettings,
   score,
 )
-from eejax.capture.capture import CaptureConfig, capture
-from eejax.capture.file import Captured, ReadoutKind
+from eejax.capture.capture import capture
+from eejax.capture.captured import Captured, ReadoutKind
+from eejax.capture.settings import CaptureConfig
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint import run_steps
 from eejax.checkpoint.model import Model

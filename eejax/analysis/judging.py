@@ -31,7 +31,7 @@ from eejax.analysis.suitability.speculation import (
   speculation,
 )
 from eejax.analysis.verdict import Verdict, Way
-from eejax.capture.file import Captured, ReadoutKind
+from eejax.capture.captured import Captured, ReadoutKind
 from eejax.config import (
   EarlyExitConfig,
   ExitConfig,

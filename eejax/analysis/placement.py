@@ -174,50 +174,6 @@ def search(
   return _report(reported_on, best, worth, cost_of, window, bootstrap)
 
 
-# Agreements that a search for speed asks for, one after the other.
-_AGREEMENTS = (1.0, 0.99, 0.98, 0.97, 0.95, 0.93, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
-
-
-def search_for_speed(
-  candidates: Candidates,
-  *,
-  speed: float,
-  cost_of: CostOf,
-  window: int,
-  exits: int = 3,
-  bootstrap: Bootstrap = DEFAULT,
-) -> Placement | None:
-  """Return the exits that agree most and are fast enough.
-
-  Args:
-    candidates: of at least two rows of text.
-    speed: predicted speed-up that is asked for, above 1.
-    cost_of: as `search` takes it.
-    window: of the decoder.
-    exits: how many at most.
-    bootstrap: how intervals are made.
-
-  Returns:
-    The exits, or None where none are so fast while half the tokens agree.
-
-  Raises:
-    ArgumentError: `speed` is not above 1, or there are too few rows.
-  """
-  if not speed > 1:
-    raise ArgumentError(f'the speed-up asked for must be above 1, not {speed}.')
-  for agreement in _AGREEMENTS:
-    found = search(
-      candidates,
-      cost_of=cost_of,
-      window=window,
-      budget=Budget(agreement, exits),
-      bootstrap=bootstrap,
-    )
-    if found.searched[1] >= speed:
-      return found
-  return None
-
-
 def _best_next(
   text: Candidates,
   setting: _Setting,

@@ -53,7 +53,7 @@ from eejax.analysis.suitability.speculation import (
   SpeculationCost,
   speculation,
 )
-from eejax.capture.file import Captured, ReadoutKind
+from eejax.capture.captured import Captured, ReadoutKind
 from eejax.errors import ArgumentError
 from eejax.stats.bootstrap import DEFAULT, FUNCTION_METHOD, METHOD, Bootstrap
 

@@ -27,11 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eejax.capture.file import (
-  Readout,
-  ReadoutKind,
-  compared_with,
-)
+from eejax.capture.captured import Readout, ReadoutKind, compared_with
 from eejax.capture.readouts import (
   ChunkReadings,
   ChunkStates,

@@ -36,7 +36,7 @@ import numpy as np
 from eejax import config as config_lib
 from eejax.capture import file
 from eejax.capture.batch import BatchReading, read_batch
-from eejax.capture.file import (
+from eejax.capture.captured import (
   POSITION_FIELDS,
   READOUT_FIELDS,
   Captured,
@@ -45,34 +45,16 @@ from eejax.capture.file import (
   ReadoutKind,
 )
 from eejax.capture.settings import (
-  CHEAP,
   DEFAULT,
-  EVERYTHING,
-  EVERYWHERE,
-  NATURAL,
   UNKNOWN,
   About,
   CaptureConfig,
-  Selection,
 )
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError, EejaxError
 from eejax.types import Params
 from eejax.version import __version__
-
-__all__ = [
-  'CHEAP',
-  'DEFAULT',
-  'EVERYTHING',
-  'EVERYWHERE',
-  'NATURAL',
-  'UNKNOWN',
-  'About',
-  'CaptureConfig',
-  'Selection',
-  'capture',
-]
 
 
 def capture(

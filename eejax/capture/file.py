@@ -74,31 +74,8 @@ from eejax.capture.captured import (
   READOUT_FIELDS,
   Captured,
   CaptureFacts,
-  Readout,
-  ReadoutKind,
-  TextKind,
-  compared_with,
 )
 from eejax.errors import ArgumentError, CheckpointError
-
-__all__ = [
-  'FORMAT',
-  'NAME',
-  'POSITION_FIELDS',
-  'READOUT_FIELDS',
-  'CaptureFacts',
-  'Captured',
-  'Readout',
-  'ReadoutKind',
-  'TextKind',
-  'compared_with',
-  'part_path',
-  'read',
-  'read_facts',
-  'read_part',
-  'write_facts',
-  'write_part',
-]
 
 FORMAT = 1
 NAME = 'capture.json'

@@ -26,7 +26,7 @@ from eejax.analysis.suitability.score import (
   Similarity,
 )
 from eejax.analysis.suitability.skip import SweepSettings
-from eejax.capture.file import ReadoutKind
+from eejax.capture.captured import ReadoutKind
 from eejax.cli import analysing
 from eejax.cli.analysing_capture import Generates, Reads
 from eejax.cli.measuring import Text

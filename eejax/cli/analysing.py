@@ -53,7 +53,7 @@ from eejax.recipes import stages as stages_lib
 from eejax.version import __version__
 
 if TYPE_CHECKING:
-  from eejax.capture.file import Captured
+  from eejax.capture.captured import Captured
   from eejax.checkpoint.model import Model
 
 USUAL_TEXT = Text(max_tokens=16_000)

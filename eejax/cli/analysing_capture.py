@@ -25,7 +25,7 @@ from eejax.cli.measuring import Text
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
-  from eejax.capture.file import Captured
+  from eejax.capture.captured import Captured
   from eejax.checkpoint.model import Model
   from eejax.data.batch import Batch
   from eejax.data.tokenizer import Tokenizer
@@ -67,8 +67,9 @@ def capture_text(
   Raises:
     EejaxError: the text is too short, or the model's numbers are not finite.
   """
-  from eejax.capture.capture import About, CaptureConfig, capture
-  from eejax.capture.file import ReadoutKind
+  from eejax.capture.capture import capture
+  from eejax.capture.captured import ReadoutKind
+  from eejax.capture.settings import About, CaptureConfig
   from eejax.data.batch import Packing
 
   batches = measuring.read_text(model, text, packing=Packing.ONE_PER_ROW)
@@ -131,9 +132,10 @@ def capture_own_text(
   Raises:
     ArgumentError: no row has a token.
   """
-  from eejax.capture.capture import About, CaptureConfig, capture
-  from eejax.capture.file import ReadoutKind, TextKind
+  from eejax.capture.capture import capture
+  from eejax.capture.captured import ReadoutKind, TextKind
   from eejax.capture.generated_text import free_running
+  from eejax.capture.settings import About, CaptureConfig
 
   prompts = beginnings(given, rows=rows, tokens=prompt_tokens)
   batches = free_running(
@@ -182,8 +184,9 @@ def capture_words(
   Raises:
     ArgumentError: it has fewer than two tokens.
   """
-  from eejax.capture.capture import CaptureConfig, capture
-  from eejax.capture.file import ReadoutKind
+  from eejax.capture.capture import capture
+  from eejax.capture.captured import ReadoutKind
+  from eejax.capture.settings import CaptureConfig
   from eejax.data.batch import Batch
 
   # One more than a row holds, for the last one is predicted alone.

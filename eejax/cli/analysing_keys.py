@@ -22,7 +22,7 @@ from eejax.analysis.sections import SectionSettings
 from eejax.cli import output
 
 if TYPE_CHECKING:
-  from eejax.capture.file import Captured
+  from eejax.capture.captured import Captured
   from eejax.checkpoint.model import Model
   from eejax.decoding.policy.policy import KVStrategy
 
@@ -60,7 +60,7 @@ def key_damage(
   from eejax.analysis.natural.kv_damage import kv_damage
   from eejax.analysis.suitability.gate_scores import Gate
   from eejax.analysis.suitability.skip import SweepSettings, skip_at, sweep
-  from eejax.capture.file import ReadoutKind
+  from eejax.capture.captured import ReadoutKind
   from eejax.cli.analysing_capture import beginnings
   from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 

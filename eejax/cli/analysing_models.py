@@ -31,7 +31,7 @@ from eejax.recipes import stages
 
 if TYPE_CHECKING:
   from eejax.analysis.comparison import Comparison, ModelResult
-  from eejax.capture.file import Captured
+  from eejax.capture.captured import Captured
   from eejax.checkpoint.model import Model
 
 

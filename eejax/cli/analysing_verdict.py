@@ -21,7 +21,7 @@ from eejax.config import EarlyExitConfig
 
 if TYPE_CHECKING:
   from eejax.analysis.suitability.speculation import SpeculationCost
-  from eejax.capture.file import Captured
+  from eejax.capture.captured import Captured
   from eejax.checkpoint.model import Model
 
 
@@ -35,7 +35,7 @@ def judged(
   """Return the verdict of `eejax probe`, timed on this machine."""
   from eejax.analysis import judging
   from eejax.analysis.placement import Budget
-  from eejax.capture.file import ReadoutKind
+  from eejax.capture.captured import ReadoutKind
   from eejax.cli import output, probe, probe_timing
   from eejax.report import verdict_page
 

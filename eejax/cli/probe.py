@@ -157,7 +157,8 @@ def probe(
   """
   from eejax.analysis import judging
   from eejax.analysis.placement import Budget
-  from eejax.capture.capture import CaptureConfig, capture
+  from eejax.capture.capture import capture
+  from eejax.capture.settings import CaptureConfig
   from eejax.cli import output, probe_timing
   from eejax.data.batch import Packing
 

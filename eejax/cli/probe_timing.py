@@ -22,7 +22,7 @@ import numpy as np
 
 from eejax.analysis.judging import natural_config
 from eejax.analysis.verdict import Answer, Verdict, Way
-from eejax.capture.file import Captured
+from eejax.capture.captured import Captured
 from eejax.checkpoint.model import Model
 from eejax.decoding.generate import generate
 from eejax.decoding.loop.prepare import prepare

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from eejax.analysis import agreement
+from eejax.analysis.natural.depths import first_match_depth, stable_depth
 from eejax.capture.capture import capture
-from eejax.capture.file import ReadoutKind
+from eejax.capture.captured import ReadoutKind
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError, EejaxError
 from eejax.models import decoder
@@ -95,8 +96,8 @@ class TestHandMade:
   TOP1 = np.array([[1, 5, 1, 7], [5, 2, 1, 7], [5, 5, 2, 7], [5, 5, 5, 7]])
 
   def test_first_match_and_stable_depths(self):
-    first = agreement.first_match_depth(self.TOP1)
-    stable = agreement.stable_depth(self.TOP1)
+    first = first_match_depth(self.TOP1)
+    stable = stable_depth(self.TOP1)
     assert first.tolist() == [1, 0, 3, 0]
     assert stable.tolist() == [1, 2, 3, 0]
 

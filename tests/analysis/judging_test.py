@@ -27,12 +27,7 @@ from eejax.analysis.cost_model import (
 )
 from eejax.analysis.placement import Budget
 from eejax.analysis.verdict import Answer
-from eejax.capture.file import (
-  Captured,
-  CaptureFacts,
-  Readout,
-  ReadoutKind,
-)
+from eejax.capture.captured import Captured, CaptureFacts, Readout, ReadoutKind
 from eejax.errors import ArgumentError
 from eejax.hardware import Hardware
 from eejax.report import verdict_page

@@ -95,19 +95,6 @@ def test_the_budget_is_kept_and_a_looser_one_is_faster():
     assert found.agreement.value == pytest.approx(found.searched[0], abs=0.08)
 
 
-def test_what_is_fast_enough_agrees_as_much_as_it_can():
-  text = candidates([2, 4, 6, 10], noise=0.3)
-  go = lambda speed: placement.search_for_speed(
-    text, speed=speed, cost_of=cost_of, window=4
-  )
-  some, more = go(1.1), go(1.4)
-  assert some.searched[1] >= 1.1 and more.searched[1] >= 1.4
-  assert some.searched[0] > more.searched[0]
-  assert go(50.0) is None
-  with pytest.raises(ArgumentError, match='must be above 1'):
-    go(1.0)
-
-
 def test_exits_are_reported_on_other_rows():
   # Every other row lies: what looked perfect there is not on the rest.
   text = candidates([4, 10])

@@ -25,15 +25,16 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from eejax.capture import batch as capture_batch
 from eejax.capture import capture as capture_lib
 from eejax.capture import file
-from eejax.capture.capture import (
+from eejax.capture.capture import capture
+from eejax.capture.captured import POSITION_FIELDS, ReadoutKind
+from eejax.capture.settings import (
   CHEAP,
   EVERYTHING,
   EVERYWHERE,
+  About,
   CaptureConfig,
   Selection,
-  capture,
 )
-from eejax.capture.file import POSITION_FIELDS, ReadoutKind
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError, CheckpointError, EejaxError
 from eejax.models import decoder
@@ -460,7 +461,7 @@ class TestBadInput:
 
 def test_facts_are_kept(model, batches, tmp_path):
   config, params = model
-  about = capture_lib.About(
+  about = About(
     model={'name': 'tiny', 'released': '2026-01'},
     backbone_hash='abc',
     data={'name': 'numbers'},

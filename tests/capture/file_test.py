@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from eejax.capture import file as capture_file
-from eejax.capture.file import (
+from eejax.capture.captured import (
+  POSITION_FIELDS,
   Captured,
   CaptureFacts,
   Readout,
@@ -52,7 +53,7 @@ def arrays(size=NUMBER, seed=0):
   return {
     **{
       k: random.integers(0, 3, size).astype(t)
-      for k, t in capture_file.POSITION_FIELDS.items()
+      for k, t in POSITION_FIELDS.items()
     },
     'row': np.sort(random.integers(0, 3, size)).astype(np.int32),
     'weight': np.ones(size, np.float32),

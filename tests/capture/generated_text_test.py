@@ -17,9 +17,10 @@ import jax
 import numpy as np
 import pytest
 
-from eejax.capture.capture import CHEAP, About, CaptureConfig, capture
-from eejax.capture.file import TextKind
+from eejax.capture.capture import capture
+from eejax.capture.captured import TextKind
 from eejax.capture.generated_text import free_running
+from eejax.capture.settings import CHEAP, About, CaptureConfig
 from eejax.decoding.generate import generate
 from eejax.errors import ArgumentError
 from eejax.testing import tiny

@@ -19,7 +19,8 @@ import pytest
 from eejax.analysis import judging
 from eejax.analysis.cost_model import DecodeCost, model_cost
 from eejax.analysis.verdict import Answer
-from eejax.capture.capture import CaptureConfig, capture
+from eejax.capture.capture import capture
+from eejax.capture.settings import CaptureConfig
 from eejax.checkpoint.model import Model
 from eejax.cli import probe_timing
 from eejax.data.batch import Batch

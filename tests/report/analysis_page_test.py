@@ -31,8 +31,9 @@ from eejax.analysis.manifest import parse_manifest
 from eejax.analysis.natural.kv_damage import Decider, compare_texts
 from eejax.analysis.sections import SectionSettings
 from eejax.analysis.suitability.speculation import SpeculationCost
-from eejax.capture.capture import CaptureConfig, capture
-from eejax.capture.file import ReadoutKind
+from eejax.capture.capture import capture
+from eejax.capture.captured import ReadoutKind
+from eejax.capture.settings import CaptureConfig
 from eejax.decoding.policy.policy import KVStrategy
 from eejax.report.analysis_page import render
 from eejax.report.analysis_tables import _TABLES, as_csv, tables

@@ -17,8 +17,9 @@ import jax
 import numpy as np
 import pytest
 
-from eejax.capture.capture import EVERYWHERE, CaptureConfig, capture
-from eejax.capture.file import ReadoutKind, compared_with
+from eejax.capture.capture import capture
+from eejax.capture.captured import ReadoutKind, compared_with
+from eejax.capture.settings import EVERYWHERE, CaptureConfig
 from eejax.errors import ArgumentError
 from eejax.models import decoder
 from eejax.testing import planted

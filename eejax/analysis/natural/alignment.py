@@ -41,7 +41,7 @@ import numpy as np
 
 from eejax.analysis.natural.curves import row_counts
 from eejax.analysis.natural.depths import mean_over
-from eejax.capture.file import Captured, Readout
+from eejax.capture.captured import Captured, Readout
 from eejax.errors import ArgumentError
 from eejax.stats.bootstrap import (
   DEFAULT,

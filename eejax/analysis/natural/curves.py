@@ -35,7 +35,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from eejax.analysis.natural.depths import mean_over
-from eejax.capture.file import Captured, Readout
+from eejax.capture.captured import Captured, Readout
 from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,

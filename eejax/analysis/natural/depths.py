@@ -37,7 +37,7 @@ import enum
 
 import numpy as np
 
-from eejax.capture.file import Captured, ReadoutKind
+from eejax.capture.captured import Captured, ReadoutKind
 from eejax.errors import ArgumentError
 from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
 from eejax.types import Float, Int

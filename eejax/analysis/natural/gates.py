@@ -57,7 +57,7 @@ import numpy as np
 
 from eejax.analysis.natural.curves import row_counts
 from eejax.analysis.natural.depths import Ceiling, mean_over, places
-from eejax.capture.file import Captured
+from eejax.capture.captured import Captured
 from eejax.errors import ArgumentError
 from eejax.stats.bootstrap import (
   DEFAULT,

@@ -39,7 +39,7 @@ from eejax.analysis.natural.gates import (
   leaves_at,
   threshold_for,
 )
-from eejax.capture.file import Captured
+from eejax.capture.captured import Captured
 from eejax.errors import ArgumentError
 from eejax.stats.bootstrap import (
   DEFAULT,

@@ -48,9 +48,10 @@ import numpy as np
 
 from eejax.analysis.natural.depths import Ceiling, depths
 from eejax.analysis.natural.kv_forward import check_strategy, likeliest_tokens
-from eejax.capture.capture import CaptureConfig, capture
-from eejax.capture.file import ReadoutKind
+from eejax.capture.capture import capture
+from eejax.capture.captured import ReadoutKind
 from eejax.capture.generated_text import generated_batch
+from eejax.capture.settings import CaptureConfig
 from eejax.config import EarlyExitConfig
 from eejax.decoding.generate import generate
 from eejax.decoding.loop.prepare import prepare

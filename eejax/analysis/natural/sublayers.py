@@ -20,8 +20,6 @@ on both grids.
 
 import dataclasses
 
-import numpy as np
-
 from eejax.analysis.natural.depths import (
   Ceiling,
   DepthDistribution,
@@ -29,7 +27,7 @@ from eejax.analysis.natural.depths import (
   distribution,
   mean_over,
 )
-from eejax.capture.file import Captured, ReadoutKind
+from eejax.capture.captured import Captured, ReadoutKind
 from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval
 
 _WHOLE = (ReadoutKind.NATURAL,)
@@ -95,24 +93,4 @@ def sublayer_exits(
     at_embedding=mean(at_embedding),
     saved=mean(saved),
     skip_gain=mean(saved / max(captured.num_layers, 1)),
-  )
-
-
-def events_by_block(
-  captured: Captured, ceiling: Ceiling
-) -> tuple[np.ndarray, np.ndarray]:
-  """Return which share of answers appears in each block's two halves.
-
-  Returns:
-    [L] shares after the attention of each block, and [L] after its MLP; what
-    depth 0 says already is in neither.
-  """
-  grid = captured.only(*_HALVES)
-  depth = depths(grid, ceiling)
-  weight = np.asarray(captured.weight, float)
-  share = lambda d: float((weight * (depth == d)).sum() / weight.sum())
-  blocks = range(1, captured.num_layers + 1)
-  return (
-    np.array([share(b - 0.5) for b in blocks]),
-    np.array([share(float(b)) for b in blocks]),
   )

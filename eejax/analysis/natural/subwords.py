@@ -39,7 +39,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from eejax.analysis.natural.depths import Ceiling, depths, mean_over
-from eejax.capture.file import Captured
+from eejax.capture.captured import Captured
 from eejax.data.tokenizer import Tokenizer
 from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval
 from eejax.types import Int

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from eejax.capture.file import Captured
+from eejax.capture.captured import Captured
 from eejax.errors import EejaxError
 from eejax.types import Float, Int
 

@@ -30,9 +30,9 @@ import dataclasses
 
 import numpy as np
 
-from eejax.analysis.agreement import first_match_depth, stable_depth
+from eejax.analysis.natural.depths import first_match_depth, stable_depth
 from eejax.analysis.suitability.score import natural_depths
-from eejax.capture.file import Captured
+from eejax.capture.captured import Captured
 from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
 from eejax.types import Float
 

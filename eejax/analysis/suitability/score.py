@@ -37,7 +37,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from eejax.capture.file import Captured, ReadoutKind
+from eejax.capture.captured import Captured, ReadoutKind
 from eejax.errors import ArgumentError, EejaxError
 from eejax.stats.bootstrap import (
   DEFAULT,

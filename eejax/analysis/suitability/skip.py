@@ -40,7 +40,7 @@ import numpy as np
 
 from eejax.analysis.suitability.gate_scores import Gate, gate_scores
 from eejax.analysis.suitability.headroom import headroom
-from eejax.capture.file import Captured, ReadoutKind
+from eejax.capture.captured import Captured, ReadoutKind
 from eejax.errors import ArgumentError
 from eejax.stats.bootstrap import (
   DEFAULT,

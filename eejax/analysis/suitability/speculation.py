@@ -38,7 +38,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from eejax.analysis.suitability.score import natural_depths
-from eejax.capture.file import Captured, ReadoutKind
+from eejax.capture.captured import Captured, ReadoutKind
 from eejax.errors import ArgumentError
 from eejax.stats.bootstrap import (
   DEFAULT,

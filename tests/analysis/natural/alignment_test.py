@@ -24,7 +24,7 @@ from eejax.analysis.natural.alignment import (
   reliability,
   safe_threshold,
 )
-from eejax.capture.file import ReadoutKind
+from eejax.capture.captured import ReadoutKind
 from eejax.errors import ArgumentError
 from eejax.stats.bootstrap import Bootstrap
 

@@ -16,13 +16,9 @@
 import numpy as np
 import pytest
 
-from eejax.capture.capture import EVERYWHERE, CaptureConfig, capture
-from eejax.capture.file import (
-  Captured,
-  CaptureFacts,
-  Readout,
-  ReadoutKind,
-)
+from eejax.capture.capture import capture
+from eejax.capture.captured import Captured, CaptureFacts, Readout, ReadoutKind
+from eejax.capture.settings import EVERYWHERE, CaptureConfig
 from eejax.testing import planted
 from eejax.testing.planted import Plan
 

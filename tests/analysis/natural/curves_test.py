@@ -24,7 +24,7 @@ from eejax.analysis.natural.curves import (
   overlap,
   row_counts,
 )
-from eejax.capture.file import ReadoutKind
+from eejax.capture.captured import ReadoutKind
 from eejax.stats.bootstrap import Bootstrap
 
 FEW = Bootstrap(draws=50)

@@ -25,7 +25,7 @@ from eejax.analysis.natural.depths import (
   mean_over,
   stable_depth,
 )
-from eejax.capture.file import ReadoutKind
+from eejax.capture.captured import ReadoutKind
 from eejax.errors import ArgumentError
 
 #              settled early, passing match, last moment, always right

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from eejax.analysis.natural import gates
-from eejax.capture.file import ReadoutKind
+from eejax.capture.captured import ReadoutKind
 from eejax.errors import ArgumentError
 from eejax.stats.bootstrap import Bootstrap
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from eejax.analysis.natural.depths import Ceiling
-from eejax.analysis.natural.sublayers import events_by_block, sublayer_exits
-from eejax.capture.file import ReadoutKind
+from eejax.analysis.natural.sublayers import sublayer_exits
+from eejax.capture.captured import ReadoutKind
 from eejax.errors import ArgumentError
 from eejax.stats.bootstrap import Bootstrap
 
@@ -40,13 +40,6 @@ def test_the_block_that_answers_in_its_attention(captured, settles, ceiling):
   assert found.distribution.mean_depth.value == pytest.approx(
     np.where(early, 1.5, settles).mean()
   )
-
-
-def test_where_in_each_block(captured, settles):
-  attention, mlp = events_by_block(captured, Ceiling.STABLE)
-  share = lambda depth: (settles == depth).mean()
-  np.testing.assert_allclose(attention, [0, share(2), 0, 0])
-  np.testing.assert_allclose(mlp, [share(1), 0, share(3), share(4)])
 
 
 def test_more_readouts_have_more_to_agree(by_hand):

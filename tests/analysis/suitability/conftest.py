@@ -18,12 +18,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from eejax.capture.file import (
-  Captured,
-  CaptureFacts,
-  Readout,
-  ReadoutKind,
-)
+from eejax.capture.captured import Captured, CaptureFacts, Readout, ReadoutKind
 
 
 def captured_of_logits(logits, *, rows=None, target=None, hidden=None, k=4):

@@ -30,7 +30,7 @@ from eejax.analysis.suitability.score import (
   similarity,
   top_k_overlap,
 )
-from eejax.capture.file import ReadoutKind
+from eejax.capture.captured import ReadoutKind
 from eejax.errors import ArgumentError, EejaxError
 from eejax.stats.bootstrap import Interval, draw_rows
 

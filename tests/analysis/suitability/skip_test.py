@@ -31,7 +31,7 @@ from eejax.analysis.suitability.skip import (
   skip_at,
   sweep,
 )
-from eejax.capture.file import ReadoutKind
+from eejax.capture.captured import ReadoutKind
 from eejax.errors import ArgumentError, EejaxError
 
 
