@@ -35,18 +35,12 @@ import jax
 import numpy as np
 from figures import Figure
 
-from eejax.analysis.cost_model import (
-  CountedCost,
-  DecodeCost,
-  SharedReads,
-  in_seconds,
-  model_cost,
-  work_of_depths,
-)
+from eejax.analysis.cost_model import decode_cost
 from eejax.checkpoint import huggingface, surgery
 from eejax.config import EarlyExitConfig, parse_exits
 from eejax.data.tokenizer import Tokenizer
 from eejax.decoding.generate import generate
+from eejax.decoding.loop.accounting import Accounting, BatchAccounting
 from eejax.decoding.loop.prepare import Prepared, prepare
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.decoding.results import GenerateResult
@@ -226,46 +220,14 @@ def _predict(
   results: list[GenerateResult],
 ) -> float:
   """Return the predicted speed-up for the exits that were taken."""
-  shared = SharedReads(times.widths, times.factors)
-  layers = config.model.num_layers
-  block = times.blocks / layers
+  cost = decode_cost(config, policy, times=times)
   texts = [row for result in results for row in result.rows]
-  if len(results[0].rows) > 1:
-    cost = CountedCost(
-      block, times.head, shared, times.step, times.check, times.rows
-    )
-    tokens = sum(len(row.tokens) for row in texts)
-    full = (times.blocks + times.head + times.step) / times.rows
-    seconds = sum(
-      cost.of(
-        result.accounting,
-        result.batch,
-        tokens=sum(len(row.tokens) for row in result.rows),
-      )
-      for result in results
-    )
-    return full * tokens / seconds
-  exits = tuple(e for e, _ in policy.usable_exits(config))
-  thresholds = [t for _, t in policy.usable_exits(config)]
-  used = [
-    e for e, t in zip(exits, thresholds, strict=True) if t is not None
-  ] or list(exits)
-  if 0.0 in thresholds:
-    # The model ends there: blocks and a head.
-    end = exits[thresholds.index(0.0)].depth
-    one = end * block + times.head + times.step
-    return (times.blocks + times.head + times.step) / one
-  chosen = config.with_exits(tuple(used))
-  decode = DecodeCost(
-    in_seconds(model_cost(chosen), block=block, matrix=times.head),
-    reads_logits=True,
-    shared=shared,
-    step=times.step,
-    check=times.check,
-  )
-  depths = [np.array(row.exit_depths) for row in texts]
-  levels = (*chosen.exit_depths, layers)
-  return decode.speedup(work_of_depths(depths, levels, window=WINDOW))
+  if times.rows == 1:
+    return cost.speedup_of_depths([np.array(row.exit_depths) for row in texts])
+  work = sum((r.accounting for r in results), start=Accounting())
+  batch = sum((r.batch for r in results), start=BatchAccounting())
+  tokens = sum(len(row.tokens) for row in texts)
+  return cost.speedup_of_counts(work, batch, tokens=tokens)
 
 
 FIGURES: dict[str, figures.Measure] = {

@@ -73,7 +73,7 @@ def cost_of(
   config: EarlyExitConfig, verdict: Mapping[str, Any] | None
 ) -> 'Callable[[int], SpeculationCost]':
   """Return costs as they were timed for a verdict, else by bytes."""
-  from eejax.analysis.cost_model import model_cost
+  from eejax.analysis.part_costs import model_cost
   from eejax.analysis.suitability.speculation import SpeculationCost
 
   if verdict is None:

@@ -23,9 +23,10 @@ from eejax.cli import gin_policy, policy_flags, prompted_model
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
-  from eejax.analysis.cost_model import CountedCost
   from eejax.checkpoint.model import Model
   from eejax.cli.bench_file import BenchFile
+  from eejax.config import EarlyExitConfig
+  from eejax.decoding.policy.policy import Policy
   from eejax.evaluation.bench import Bench, Grid, Setting
   from eejax.evaluation.part_times import PartTimes
 
@@ -227,7 +228,8 @@ class _Cost:
   """Predict by the times of a model's parts, once they are measured."""
 
   def __init__(self) -> None:
-    self._costs: dict[int, CountedCost] = {}
+    self._times: dict[int, PartTimes] = {}
+    self._config: EarlyExitConfig | None = None
 
   def measure(
     self,
@@ -238,31 +240,27 @@ class _Cost:
     batch_sizes: 'Sequence[int]',
   ) -> 'list[PartTimes]':
     """Measure the parts of decoding on this machine, for each batch size."""
-    from eejax.analysis.cost_model import CountedCost, SharedReads
     from eejax.cli import output
     from eejax.evaluation.part_times import part_times
 
-    found = []
+    self._config = model.config
     for rows in output.track(
       list(batch_sizes), 'timing the parts of decoding', unit='batch size'
     ):
-      times = part_times(
+      self._times[rows] = part_times(
         bench.prepared, config=model.config, window=window, rows=rows
       )
-      self._costs[rows] = CountedCost(
-        block=times.blocks / model.config.model.num_layers,
-        head=times.head,
-        shared=SharedReads(times.widths, times.factors),
-        step=times.step,
-        check=times.check,
-        rows=rows,
-      )
-      found.append(times)
-    return found
+    return list(self._times.values())
 
-  def of(self, work: Any, batch: Any, *, tokens: int, rows: int) -> float:
+  def of(
+    self, work: Any, batch: Any, *, policy: 'Policy', tokens: int, rows: int
+  ) -> float:
     """Return the seconds that counted work should take."""
-    return self._costs[rows].of(work, batch, tokens=tokens)
+    from eejax.analysis.cost_model import decode_cost
+
+    assert self._config is not None
+    cost = decode_cost(self._config, policy, times=self._times[rows])
+    return cost.of_counts(work, batch)
 
 
 def _measure(

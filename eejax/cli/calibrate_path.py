@@ -134,14 +134,16 @@ def find_paths(
     window: of the decoder.
     times: of the parts of decoding.
   """
-  from eejax.cli import measuring, output
+  from eejax.analysis.cost_model import decode_cost
+  from eejax.cli import output
   from eejax.evaluation import sweep
   from eejax.evaluation.sweep import Search
 
   decisive = min(TARGETS, key=lambda t: abs(t - (1 - risk)))
   paths = []
   for name in output.track(list(logged), 'searching', unit='score'):
-    cost = measuring.decode_cost(model, name, times=times)
+    asked = Policy(Mode.EARLY_EXIT, name, (0.5,), window=window)
+    cost = decode_cost(model.config, asked, times=times)
     found = sweep.find_path(
       logged[name],
       targets=TARGETS,

@@ -22,7 +22,7 @@ import numpy as np
 from eejax import progress
 from eejax.analysis import certify, measures
 from eejax.analysis.certify import Parts, Text
-from eejax.analysis.cost_model import work_of_depths
+from eejax.analysis.cost_model import decode_cost
 from eejax.checkpoint.model import Model
 from eejax.checkpoint.tree import backbone_hash
 from eejax.cli import calibrate_path, measuring, output
@@ -125,15 +125,8 @@ class Work:
 
   def speedup(self, step: Step) -> float:
     """Return the predicted speed-up of a setting, a prompt at a time."""
-    config = self._model.config
-    cost = measuring.decode_cost(
-      self._model, step.policy.criterion, times=self.times
-    )
-    levels = (*config.exit_depths, config.model.num_layers)
-    work = work_of_depths(
-      self._depths(step), levels, window=self._request.window
-    )
-    return cost.speedup(work)
+    cost = decode_cost(self._model.config, step.policy, times=self.times)
+    return cost.speedup_of_depths(self._depths(step))
 
   def _depths(self, step: Step) -> list[np.ndarray]:
     return [np.array(t.depths) for t in self.texts(CERTIFY, step.policy)]

@@ -138,9 +138,11 @@ def _search(args: argparse.Namespace):
 
 
 def _sweep(args, model: 'Model', text, search) -> dict[str, Any]:
+  from eejax.analysis.cost_model import decode_cost
   from eejax.cli import output
   from eejax.data.batch import Packing
   from eejax.decoding.policy.criteria import default_criterion
+  from eejax.decoding.policy.policy import Mode, Policy
   from eejax.evaluation import scores, sweep
 
   criterion = args.criterion or default_criterion(model.config)
@@ -152,7 +154,8 @@ def _sweep(args, model: 'Model', text, search) -> dict[str, Any]:
     criteria=(criterion,),
     dtype=args.dtype,
   )[criterion]
-  speedup = measuring.decode_cost(model, criterion).speedup
+  asked = Policy(Mode.EARLY_EXIT, criterion, (0.5,), window=args.window)
+  speedup = decode_cost(model.config, asked).speedup
   points = sweep.sweep(logged, window=args.window, speedup=speedup)
   with output.waiting('searching thresholds'):
     best = sweep.calibrate(

@@ -23,11 +23,9 @@ from typing import TYPE_CHECKING
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
-  from eejax.analysis.cost_model import DecodeCost
   from eejax.checkpoint.model import Model
   from eejax.data.batch import Batch, Packing
   from eejax.data.tokenizer import Tokenizer
-  from eejax.evaluation.part_times import PartTimes
   from eejax.stats.bootstrap import Interval
 
 STANDARD_LIBRARY = 'stdlib'
@@ -217,39 +215,6 @@ def usable_criteria(model: 'Model') -> tuple[str, ...]:
       criterion.check(model.config.exits)
       usable.append(name)
   return tuple(usable)
-
-
-def decode_cost(
-  model: 'Model', criterion: str, *, times: 'PartTimes | None' = None
-) -> 'DecodeCost':
-  """Return the cost model of a checkpoint decoded in float32.
-
-  Args:
-    model: the checkpoint.
-    criterion: which score is asked.
-    times: of the parts on this machine, to count in seconds; None counts the
-      bytes that are read.
-  """
-  from eejax.analysis.cost_model import (
-    DecodeCost,
-    SharedReads,
-    in_seconds,
-    model_cost,
-  )
-  from eejax.decoding.policy.criteria import get_criterion
-
-  cost = model_cost(model.config)
-  reads_logits = get_criterion(criterion).reads.asks_head
-  if times is None:
-    return DecodeCost(cost, reads_logits=reads_logits)
-  block = times.blocks / model.config.model.num_layers
-  return DecodeCost(
-    in_seconds(cost, block=block, matrix=times.head),
-    reads_logits=reads_logits,
-    shared=SharedReads(times.widths, times.factors),
-    step=times.step,
-    check=times.check if reads_logits else times.gate_check,
-  )
 
 
 def plus_minus(interval: 'Interval', *, digits: int, scale: float = 1) -> str:

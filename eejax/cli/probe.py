@@ -28,6 +28,7 @@ if TYPE_CHECKING:
   from eejax.analysis.judging import CostFor
   from eejax.analysis.verdict import Verdict
   from eejax.checkpoint.model import Model
+  from eejax.evaluation.part_times import PartTimes
 
 HELP = 'say whether early exit pays on a model, at which exits, and how much'
 EXAMPLE = 'eejax probe models/Llama-3.2-1B --data notes.txt --out probe.html'
@@ -74,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.analysis.cost_model import model_cost
+  from eejax.analysis.part_costs import model_cost
   from eejax.cli import output
   from eejax.report import verdict_page
 
@@ -199,30 +200,28 @@ def costs(
   model: 'Model', question: Question, *, dtype: str
 ) -> 'tuple[CostFor, str]':
   """Return what decoding costs, on the machine in question."""
-  from eejax.analysis.cost_model import hardware_cost
-  from eejax.decoding.policy.criteria import get_criterion
+  from eejax.analysis.cost_model import decode_cost
+  from eejax.decoding.policy.policy import Mode, Policy
   from eejax.hardware import read_hardware
 
   if question.hardware is None:
-    return _timed_costs(model, question, dtype=dtype), 'this machine'
-  machine = read_hardware(question.hardware)
+    words = 'this machine'
+    how: dict[str, Any] = {'times': _times(model, question, dtype=dtype)}
+  else:
+    machine = read_hardware(question.hardware)
+    words = f'{machine.name} (roofline)'
+    how = {'hardware': machine, 'dtype': dtype}
 
+  @functools.cache
   def cost_for(config, criterion):
-    return hardware_cost(
-      config,
-      machine=machine,
-      dtype=dtype,
-      reads_logits=get_criterion(criterion).reads.asks_head,
-      window=question.window,
-    )
+    asked = Policy(Mode.EARLY_EXIT, criterion, (0.5,), window=question.window)
+    return decode_cost(config, asked, **how)
 
-  return cost_for, f'{machine.name} (roofline)'
+  return cost_for, words
 
 
-def _timed_costs(
-  model: 'Model', question: Question, *, dtype: str
-) -> 'CostFor':
-  """Return costs by the times of parts, with one exit that reads the head."""
+def _times(model: 'Model', question: Question, *, dtype: str) -> 'PartTimes':
+  """Return the times of parts, with one exit that reads the head."""
   from eejax.analysis.judging import natural_config
   from eejax.cli import output
   from eejax.decoding.loop.prepare import prepare
@@ -236,19 +235,11 @@ def _timed_costs(
     'exits': {exit.name: {'norm': model.params['backbone']['final_norm']}},
   }
   with output.waiting('timing the parts of decoding'):
-    times = part_times(
+    return part_times(
       prepare(params, config=timed, dtype=dtype),
       config=timed,
       window=question.window,
     )
-
-  @functools.cache
-  def cost_for(config, criterion):
-    return measuring.decode_cost(
-      dataclasses.replace(model, config=config), criterion, times=times
-    )
-
-  return cost_for
 
 
 def values(found: 'Verdict') -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from eejax.analysis.cost_model import DecodeCost, decode_cost
 from eejax.checkpoint.model import Model
 from eejax.cli import calibrate_request, calibrate_run, measuring, output
 from eejax.cli.quickstart_settings import Models, Settings
@@ -28,7 +29,12 @@ from eejax.cli.quickstart_speed import GRID, Found, Timing
 from eejax.data.batch import Packing
 from eejax.decoding.generate import generate
 from eejax.decoding.loop.prepare import prepare
-from eejax.decoding.policy.policy import Threshold, save_policy
+from eejax.decoding.policy.policy import (
+  Mode,
+  Policy,
+  Threshold,
+  save_policy,
+)
 from eejax.errors import ArgumentError, EejaxError
 from eejax.evaluation import scores, sweep
 from eejax.evaluation.part_times import PartTimes, part_times
@@ -78,7 +84,11 @@ def _thresholds(
     config=model.config,
     criteria=measuring.usable_criteria(model),
   )
-  cost_of = functools.partial(measuring.decode_cost, model, times=times)
+
+  def cost_of(name: str) -> DecodeCost:
+    asked = Policy(Mode.EARLY_EXIT, name, (0.5,), window=settings.window)
+    return decode_cost(model.config, asked, times=times)
+
   chosen = {} if found is None else {p.criterion: p for p in found.paths}
   best = next(iter(logged)) if found is None else found.paths[0].criterion
 

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from eejax import progress
-from eejax.analysis.cost_model import DecodeCost, work_of_depths
+from eejax.analysis.cost_model import DecodeCost, decode_cost
 from eejax.checkpoint.model import Model
-from eejax.cli import measuring, output, policy_flags
+from eejax.cli import output, policy_flags
 from eejax.data.batch import Batch
 from eejax.decoding.generate import generate
 from eejax.decoding.loop.accounting import Accounting
@@ -35,7 +35,6 @@ from eejax.decoding.policy.policy import (
   Threshold,
   parse_thresholds,
 )
-from eejax.decoding.replay import full_work
 from eejax.decoding.results import GeneratedRow, GenerateResult
 from eejax.evaluation import scores, sweep, wall_clock
 from eejax.evaluation.part_times import PartTimes
@@ -252,26 +251,21 @@ class Timing:
     levels = [*config.exit_depths, config.model.num_layers]
     depths = np.array([row.exit_depths for row in rows])
     is_full = self.settings[name] is None
-    if is_full:
-      work = full_work(depths.size, num_exits=len(config.exits))
-    else:
-      work = work_of_depths(list(depths), levels, window=self.found.window)
+    cost = self._cost(self._policy(name))
     tokens = np.array([row.tokens for row in rows])
     full_tokens = np.array([row.tokens for row in self.rows[self.FULL]])
     return {
       # Full decoding is as fast as itself, whatever noise says.
       'measured': Ratio(1.0, 1.0, 1.0) if is_full else self._ratio(name),
-      'predicted': self._cost.speedup(work),
+      'predicted': cost.speedup_of_depths(list(depths)),
       'tokens_per_s': self._tokens_per_s(name),
       'mean_depth': float(depths.mean()),
       'exit_shares': [float((depths == d).mean()) for d in levels],
       'same_place_same_token': float((tokens == full_tokens).mean()),
     }
 
-  @property
-  def _cost(self) -> DecodeCost:
-    found = self.found
-    return measuring.decode_cost(self.model, found.criterion, times=found.times)
+  def _cost(self, policy: Policy) -> DecodeCost:
+    return decode_cost(self.model.config, policy, times=self.found.times)
 
   def _ratio(self, name: str) -> Ratio:
     return wall_clock.speed_ratio(self.seconds[name], self.seconds[self.FULL])
@@ -300,6 +294,9 @@ class Timing:
       logged.after(len(rows[0].prompt_tokens) - 1),
       [self._thresholds(n) for n in names],
       window=self.found.window,
-      speedup=self._cost.speedup,
+      # Exits that a setting never takes are counted as left out.
+      speedup=self._cost(
+        self.found.policy((0.5,) * len(self.model.config.exits))
+      ).speedup,
     )
     return dict(zip(names, points, strict=True))

@@ -51,9 +51,15 @@ class Predict(Protocol):
   """Return the seconds, or any other unit, of the work that was counted."""
 
   def __call__(
-    self, work: Accounting, batch: BatchAccounting, *, tokens: int, rows: int
+    self,
+    work: Accounting,
+    batch: BatchAccounting,
+    *,
+    policy: Policy,
+    tokens: int,
+    rows: int,
   ) -> float:
-    """Return them for so many tokens of so many rows together."""
+    """Return them for so many tokens of so many rows, under a policy."""
     ...
 
 
@@ -320,9 +326,13 @@ class Bench:
     work = ours.accounting
     depths = [d for r in ours.last for row in r.rows for d in row.exit_depths]
     starts, places = _agreement(full.last, ours.last)
-    cost = lambda one: (
+    cost = lambda one, policy: (
       self._predict(
-        one.accounting, one.reads, tokens=one.tokens, rows=setting.batch_size
+        one.accounting,
+        one.reads,
+        policy=policy,
+        tokens=one.tokens,
+        rows=setting.batch_size,
       )
       / max(one.tokens, 1)
     )
@@ -332,7 +342,7 @@ class Bench:
       tokens_per_s_with_prefill=tokens / sum(ours.with_prefill),
       full_tokens_per_s=full.tokens_per_s(),
       speedup=speed_ratio(ours.seconds, full.seconds),
-      predicted_speedup=cost(full) / cost(ours),
+      predicted_speedup=cost(full, Policy()) / cost(ours, setting.policy),
       same_place=places,
       same_start=starts,
       blocks_per_token=work.blocks_run / tokens,

@@ -19,12 +19,8 @@ import pytest
 from eejax import architectures
 from eejax.analysis import break_even
 from eejax.analysis.break_even import ExitMix
-from eejax.analysis.cost_model import (
-  DecodeCost,
-  ModelCost,
-  SharedReads,
-  model_cost,
-)
+from eejax.analysis.cost_model import DecodeCost
+from eejax.analysis.part_costs import ModelCost, SharedReads, model_cost
 from eejax.decoding.policy.policy import KVStrategy
 from eejax.decoding.replay import replay
 from eejax.errors import ArgumentError

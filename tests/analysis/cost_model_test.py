@@ -13,21 +13,18 @@
 # limitations under the License.
 """Test predicted costs against sums by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from eejax.analysis.cost_model import (
-  CountedCost,
-  DecodeCost,
-  ModelCost,
-  SharedReads,
-  in_seconds,
-  model_cost,
-  work_of_depths,
-)
+from eejax.analysis.cost_model import DecodeCost, decode_cost
+from eejax.analysis.part_costs import ModelCost, SharedReads, in_seconds
+from eejax.decoding.generate import generate
 from eejax.decoding.loop.accounting import Accounting, BatchAccounting
-from eejax.decoding.replay import Work, full_work
-from eejax.errors import ArgumentError
+from eejax.decoding.policy.policy import Mode, Policy
+from eejax.decoding.replay import Work, full_work, replay
+from eejax.evaluation.part_times import PartTimes
 from eejax.hardware import Hardware
 from eejax.testing import tiny
 
@@ -75,29 +72,6 @@ def test_steps_and_checks_cost_beside_blocks():
   assert more.full_token == plain.full_token + 2
 
 
-class TestSharedReads:
-  def test_what_is_between_is_interpolated_and_beyond_goes_on(self):
-    shared = SharedReads((1, 4, 8), (1.0, 1.0, 3.0))
-    found = [shared.of(n) for n in (1, 2, 4, 6, 8, 10)]
-    assert found == [1.0, 1.0, 1.0, 2.0, 3.0, 4.0]
-    assert SharedReads().of(9) == 1.0
-
-  def test_a_roofline_is_flat_until_arithmetic_shows(self):
-    machine = Hardware('x', {'bfloat16': 400.0}, 1.0, 10.0, 1.0, 1)
-    # 2 bytes at 10 a second against 2 operations at 400: 40 tokens are free.
-    shared = SharedReads.on(
-      machine, dtype='bfloat16', bytes_per_value=2, most=80
-    )
-    assert [shared.of(n) for n in (1, 40, 60, 80)] == [1.0, 1.0, 1.5, 2.0]
-
-  @pytest.mark.parametrize(
-    'tokens, factors', [((1, 2), (1.0,)), ((2,), (1.0,)), ((1,), (0.9,))]
-  )
-  def test_what_cannot_be_is_refused(self, tokens, factors):
-    with pytest.raises(ArgumentError):
-      SharedReads(tokens, factors)
-
-
 @pytest.mark.parametrize('reads_logits', [True, False])
 def test_full_decoding_is_as_fast_as_itself(reads_logits):
   model = ModelCost(
@@ -121,43 +95,22 @@ def test_a_model_that_ends_early_reads_that_head():
   assert cost.of(ends) == 4 * (30 + 7)
 
 
-def test_shapes_give_the_sizes():
-  # 16 wide, 4 heads over 2 of 6, MLP of 20, 29 tokens.
-  config = tiny.tiny_config('1:norm:gate,3:mlp:untied')
-  found = model_cost(config, bytes_per_value=2)
-  attention = 16 * 24 + 2 * 16 * 12 + 24 * 16
-  block = attention + 3 * 16 * 20 + 2 * 16
-  assert found.block == 2 * block
-  assert found.stage_blocks == (1, 2, 1)
-  assert found.heads == (
-    2 * (16 + 16 * 29),
-    2 * (16 + 3 * 16 * 20 + 16 * 29),
-    2 * (16 + 16 * 29),
-  )
-  assert found.gates == (2 * (16 + 16 + 1), 0.0, 0.0)
-  assert found.exit_blocks == (0.0, 0.0, 0.0)
+def test_work_of_depths_counts_windows():
+  cost = DecodeCost(MODEL, reads_logits=True)
+  work = cost.work_of_depths([np.array([3, 3, 12, 6]), np.array([12])])
+  assert work.tokens == 5
+  assert work.taken.tolist() == [2, 1, 2]
+  # The third token takes two along; the fourth stops after the second stage.
+  # The second row is one token at full depth.
+  windows = (work.stage_runs * np.array(work.widths)).sum(axis=1)
+  assert work.stage_runs.sum(axis=1).tolist() == [5, 3, 2]
+  assert windows[0] == 5 and windows[1] >= 5 and windows[2] >= 4
 
 
-def test_an_exits_own_block_runs_with_its_stage():
-  found = model_cost(tiny.tiny_config('2:block'))
-  assert found.exit_blocks == (found.block, 0.0)
-  assert found.heads[0] == found.heads[1]
-
-
-def test_measured_times_take_the_place_of_bytes():
-  found = in_seconds(MODEL, block=20.0, matrix=100.0)
-  assert (found.block, found.matrix) == (20.0, 100.0)
-  # The matrix as measured, the rest of a head as a block's bytes.
-  assert found.heads == (106.0, 108.0, 102.0)
-  assert found.gates == (2.0, 2.0, 0.0)
-  assert found.exit_blocks == (0.0, 20.0, 0.0)
-  assert found.full_token == 12 * 20 + 102
-
-
-class TestCountedCost:
-  cost = CountedCost(
-    block=2.0,
-    head=3.0,
+class TestCounts:
+  cost = DecodeCost(
+    ModelCost(2.0, 3.0, (6, 6), (0.0, 0.0), (4.0, 3.0), (0.25, 0.0)),
+    reads_logits=True,
     shared=SharedReads((1, 5), (1.0, 3.0)),
     step=1.0,
     check=0.5,
@@ -167,29 +120,132 @@ class TestCountedCost:
   def test_a_step_of_all_rows_pays_every_read_once(self):
     # Two steps of four rows at full depth: 12 reads serve a token of each.
     work = Accounting(blocks_run=24 * 4, head_calls=8)
-    batch = BatchAccounting(block_reads=24, head_reads=2)
-    assert self.cost.of(work, batch, tokens=8) == 24 * 2 + 2 * 3 + 2
+    batch = BatchAccounting(24, 2, (2, 2), (0, 2))
+    assert self.cost.of_counts(work, batch) == 24 * 2 + 2 * 3 + 2
+    full = self.cost.speedup_of_counts(work, batch, tokens=8)
+    assert full == pytest.approx(1.0)
 
   def test_windows_cost_as_they_are_wide(self):
     # Each read serves 3 tokens of each row: a factor of 2.
     work = Accounting(blocks_run=20 * 4, exit_blocks_run=16 * 4)
-    batch = BatchAccounting(block_reads=12, head_reads=2)
-    assert self.cost.of(work, batch, tokens=8) == 12 * 2 * 2 + 2 * 3 + 2
+    batch = BatchAccounting(12, 2, (2, 2), (0, 2))
+    assert self.cost.of_counts(work, batch) == 12 * 2 * 2 + 2 * 3 + 2
 
-  def test_heads_that_are_asked_besides_cost_a_check(self):
+  def test_exits_that_are_asked_cost_their_head_and_a_check(self):
     work = Accounting(blocks_run=24 * 4, head_calls=20)
-    batch = BatchAccounting(block_reads=24, head_reads=5)
-    found = self.cost.of(work, batch, tokens=8)
-    assert found == 24 * 2 + 5 * 3 + 2 + 3 * 0.5
+    batch = BatchAccounting(24, 5, (3, 2), (3, 2))
+    found = self.cost.of_counts(work, batch)
+    assert found == 24 * 2 + 3 * 4 + 2 * 3 + 3 + 3 * 0.5
+
+  def test_a_gate_is_read_where_a_stage_ran(self):
+    cost = dataclasses.replace(self.cost, reads_logits=False)
+    work = Accounting(blocks_run=24 * 4, head_calls=8)
+    batch = BatchAccounting(24, 3, (3, 2), (1, 2))
+    found = cost.of_counts(work, batch)
+    assert found == 48 + 4 + 6 + 3 + 3 * 0.5 + 3 * 0.25
 
 
-def test_work_of_depths_counts_windows():
-  depths = [np.array([3, 3, 12, 6]), np.array([12])]
-  work = work_of_depths(depths, [3, 6, 12], window=8)
-  assert work.tokens == 5
-  assert work.taken.tolist() == [2, 1, 2]
-  # The third token takes two along; the fourth stops after the second stage.
-  # The second row is one token at full depth.
-  windows = (work.stage_runs * np.array(work.widths)).sum(axis=1)
-  assert work.stage_runs.sum(axis=1).tolist() == [5, 3, 2]
-  assert windows[0] == 5 and windows[1] >= 5 and windows[2] >= 4
+# MARK: What a plan runs
+
+EXITS = '1:norm,2:mlp,3:norm'
+
+
+@pytest.fixture(scope='module')
+def model():
+  """Return a model whose exits are taken at times, and prompts for it."""
+  config = tiny.tiny_config(EXITS, num_layers=5)
+  return config, tiny.tiny_params(config), [[3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+  'thresholds',
+  [
+    (0.05, 0.05, 0.05),
+    (None, 0.05, None),
+    (0.06, None, 0.05),
+    (None, 0.0, 0.05),
+    (None, None, None),
+  ],
+)
+def test_predictions_count_what_decoding_runs(model, thresholds):
+  config, params, prompts = model
+  policy = Policy(Mode.EARLY_EXIT, 'max_prob', thresholds, window=4)
+  result = generate(
+    params,
+    config=config,
+    prompts=prompts,
+    policy=policy,
+    max_new_tokens=20,
+    eos_ids=(),
+  )
+  cost = decode_cost(config, policy)
+  depths = [np.array(row.exit_depths) for row in result.rows]
+  counted = cost.of_counts(result.accounting, result.batch)
+  assert cost.of_depths(depths) == pytest.approx(counted)
+  full = decode_cost(config, Policy())
+  assert full.full_token == cost.full_token
+  assert full.speedup_of_depths([np.full(20, 5)]) == 1.0
+
+
+def test_exits_that_are_never_taken_are_not_asked(model):
+  config, _, _ = model
+  thresholds = (None, 0.06, None)
+  policy = Policy(Mode.EARLY_EXIT, 'max_prob', thresholds, window=4)
+  alone = decode_cost(
+    config.with_exits(config.exits[1:2]),
+    dataclasses.replace(policy, thresholds=(0.06,)),
+  )
+  ours = decode_cost(config, policy)
+  assert ours == alone
+  # A cost of all exits leaves them out of a replay, too.
+  every = decode_cost(
+    config, dataclasses.replace(policy, thresholds=(0.5,) * 3)
+  )
+  scores = np.random.default_rng(0).random((3, 2, 30), np.float32)
+  counted = np.ones((2, 30), bool)
+  found = replay(
+    scores,
+    counted=counted,
+    thresholds=np.array([[np.inf, 0.06, np.inf]], np.float32),
+    window=4,
+  )
+  depths = [np.where(row == 1, 2, 5) for row in found.taken[0]]
+  assert every.of(found.work[0]) == pytest.approx(ours.of_depths(depths))
+
+
+def test_the_mlp_and_the_block_of_an_exit_cost():
+  depths = [np.array([2, 2, 2, 5])]
+  speed = {}
+  for kind in ('norm', 'mlp', 'block'):
+    config = tiny.tiny_config(f'2:{kind}', num_layers=5)
+    policy = Policy(Mode.EARLY_EXIT, 'max_prob', (0.5,))
+    speed[kind] = decode_cost(config, policy).speedup_of_depths(depths)
+  assert speed['norm'] > speed['mlp'] > speed['block']
+
+
+def test_parts_are_measured_or_those_of_a_machine(model):
+  config, _, _ = model
+  policy = Policy(Mode.EARLY_EXIT, 'max_prob', (0.5,), window=4)
+  times = PartTimes(
+    blocks=10.0,
+    head=3.0,
+    step=1.0,
+    check=0.5,
+    widths=(1, 4),
+    factors=(1.0, 2.0),
+    rows=2,
+  )
+  timed = decode_cost(config, policy, times=times)
+  assert timed.model == in_seconds(
+    decode_cost(config, policy).model, block=2.0, matrix=3.0
+  )
+  assert (timed.step, timed.check, timed.rows) == (1.0, 0.5, 2)
+  assert timed.shared.of(4) == 2.0
+  machine = Hardware('x', {'float32': 800.0}, 1.0, 100.0, 1.0, 1)
+  cost = decode_cost(
+    config, dataclasses.replace(policy, window=32), hardware=machine
+  )
+  by_bytes = decode_cost(config, policy)
+  assert cost.full_token == pytest.approx(by_bytes.full_token / 100)
+  # 4 bytes at 100 a second against 2 operations at 800: 16 tokens are free.
+  assert (cost.shared.of(16), cost.shared.of(32)) == (1.0, 2.0)

@@ -18,18 +18,12 @@ import numpy as np
 import pytest
 
 from eejax.analysis import judging
-from eejax.analysis.cost_model import (
-  ALL_FREE,
-  DecodeCost,
-  SharedReads,
-  hardware_cost,
-  model_cost,
-)
+from eejax.analysis.cost_model import DecodeCost
+from eejax.analysis.part_costs import ALL_FREE, SharedReads, model_cost
 from eejax.analysis.placement import Budget
 from eejax.analysis.verdict import Answer
 from eejax.capture.captured import Captured, CaptureFacts, Readout, ReadoutKind
 from eejax.errors import ArgumentError
-from eejax.hardware import Hardware
 from eejax.report import verdict_page
 from eejax.stats.bootstrap import Interval
 from eejax.testing import tiny
@@ -217,14 +211,3 @@ def test_the_page_shows_all_of_it(easy):
   assert page.count('<svg viewBox') >= 2
   for words in (easy.headline(), 'must take to pay', 'self-speculation'):
     assert words.replace("'", '&#x27;') in page
-
-
-def test_a_machine_is_predicted_by_its_roofline():
-  machine = Hardware('x', {'float32': 800.0}, 1.0, 100.0, 1.0, 1)
-  cost = hardware_cost(
-    CONFIG, machine=machine, dtype='float32', reads_logits=True, window=32
-  )
-  by_bytes = model_cost(CONFIG)
-  assert cost.full_token == pytest.approx(by_bytes.full_token / 100)
-  # 4 bytes at 100 a second against 2 operations at 800: 16 tokens are free.
-  assert (cost.shared.of(16), cost.shared.of(32)) == (1.0, 2.0)

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from eejax.analysis import placement
-from eejax.analysis.cost_model import DecodeCost, ModelCost
+from eejax.analysis.cost_model import DecodeCost
+from eejax.analysis.part_costs import ModelCost
 from eejax.analysis.placement import Budget, Candidates
 from eejax.errors import ArgumentError
 

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from eejax.analysis import judging
-from eejax.analysis.cost_model import DecodeCost, model_cost
+from eejax.analysis.cost_model import DecodeCost
+from eejax.analysis.part_costs import model_cost
 from eejax.analysis.verdict import Answer
 from eejax.capture.capture import capture
 from eejax.capture.settings import CaptureConfig

@@ -43,7 +43,7 @@ def bench_of(model, **changes):
     'prompts': PROMPTS,
     'repeats': 2,
     # A block takes a second and a head two.
-    'predict': lambda work, batch, *, tokens, rows: (
+    'predict': lambda work, batch, *, policy, tokens, rows: (
       batch.block_reads + 2 * batch.head_reads
     ),
   }

@@ -19,6 +19,7 @@ no measure of speed: an exited token's deeper blocks are caught up later.
 """
 
 import dataclasses
+import itertools
 
 import flax.struct
 import jax.numpy as jnp
@@ -151,15 +152,29 @@ class BatchAccounting:
     block_reads: how often a block's weights were read; what time follows
       where memory bandwidth decides.
     head_reads: how often an output matrix was read.
+    stage_runs: how often each stage of the plan ran, shallowest first.
+    stage_head_reads: how often each stage's head was read, likewise; they sum
+      to `head_reads`.
   """
 
   block_reads: int = 0
   head_reads: int = 0
+  stage_runs: tuple[int, ...] = ()
+  stage_head_reads: tuple[int, ...] = ()
 
   def __add__(self, other: 'BatchAccounting') -> 'BatchAccounting':
     return BatchAccounting(
-      self.block_reads + other.block_reads, self.head_reads + other.head_reads
+      self.block_reads + other.block_reads,
+      self.head_reads + other.head_reads,
+      _added(self.stage_runs, other.stage_runs),
+      _added(self.stage_head_reads, other.stage_head_reads),
     )
+
+
+def _added(ours: tuple[int, ...], theirs: tuple[int, ...]) -> tuple[int, ...]:
+  """Return the sums of counts by stage; of another plan, missing ones are 0."""
+  pairs = itertools.zip_longest(ours, theirs, fillvalue=0)
+  return tuple(a + b for a, b in pairs)
 
 
 def row_accounting(
@@ -188,4 +203,6 @@ def batch_accounting(counts: Counts, *, plan: Plan) -> BatchAccounting:
   return BatchAccounting(
     block_reads=int(np.asarray(counts.stage_runs) @ sizes),
     head_reads=int(np.asarray(counts.head_runs).sum()),
+    stage_runs=tuple(np.asarray(counts.stage_runs).tolist()),
+    stage_head_reads=tuple(np.asarray(counts.head_runs).tolist()),
   )

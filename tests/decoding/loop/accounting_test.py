@@ -79,8 +79,14 @@ def test_block_counts_follow_from_the_sizes_of_stages():
   )
   assert found.acceptance == 5 / 8
   assert accounting.batch_accounting(counts, plan=plan) == BatchAccounting(
-    block_reads=10 * 2 + 4 * 2 + 2 * 1, head_reads=15
+    block_reads=10 * 2 + 4 * 2 + 2 * 1,
+    head_reads=15,
+    stage_runs=(10, 4, 2),
+    stage_head_reads=(10, 3, 2),
   )
+  assert BatchAccounting(1, 2, (3, 4), (0, 2)) + BatchAccounting(
+    1, 1, (1,), (1,)
+  ) == BatchAccounting(2, 3, (4, 4), (1, 2))
   assert found + Accounting(1, 2, 3, 4, 5) == Accounting(
     37, 42, 19, 14, 21, 8, 5
   )
