@@ -99,7 +99,7 @@ def generate(
     dtype: compute type, where `params` are not prepared yet.
     texts: one a row, to get text and heed stop strings.
     on_tokens: called with what a row emitted after every call of the loop.
-    tokens_per_call: ticks of one call of the compiled loop, at most
+    tokens_per_call: steps of one call of the compiled loop, at most
       `CHUNK_CAPACITY`; fewer show tokens sooner, more run faster.
     frequent_ids: the most frequent token first, for the scored vocabulary
       `frequent(k)`.

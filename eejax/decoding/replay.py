@@ -129,7 +129,7 @@ class _Walk:
     # The first exit with threshold 0 is where the model ends.
     ends = thresholds == 0
     self.last = np.where(ends.any(axis=1), ends.argmax(axis=1), exits)
-    self.done_to = np.zeros((exits + 1, settings, rows), np.int32)
+    self.cache_length = np.zeros((exits + 1, settings, rows), np.int32)
     self.since_full = np.zeros((settings, rows), np.int32)
     shape = (settings, exits + 1)
     self.runs = np.zeros((*shape, len(self.widths)), np.int64)
@@ -162,12 +162,12 @@ class _Walk:
 
   def _run(self, stage: int, t: int, active) -> None:
     """Run a stage for the rows that are there and all that waits for it."""
-    waiting = t + 1 - self.done_to[stage]
+    waiting = t + 1 - self.cache_length[stage]
     for i, width in enumerate(self.widths):
       narrower = self.widths[i - 1] if i else 0
       fits = (waiting > narrower) & (waiting <= width)
       self.runs[:, stage, i] += (active & fits).sum(axis=1)
-    self.done_to[stage] = np.where(active, t + 1, self.done_to[stage])
+    self.cache_length[stage] = np.where(active, t + 1, self.cache_length[stage])
 
   def work(self) -> tuple[Work, ...]:
     return tuple(

@@ -48,9 +48,9 @@ from eejax.models.exits import (
   init_exit,
   output_kernel,
 )
+from eejax.models.intermediates import IntermediatesSpec, record_intermediates
 from eejax.models.layers import INIT_STD
 from eejax.models.stacking import num_blocks
-from eejax.models.taps import Taps, keep
 from eejax.ops.attention import AttentionImplementation
 from eejax.ops.norm import rms_norm
 from eejax.ops.quant import Quantization
@@ -162,7 +162,8 @@ def run_blocks(
 
   The stack may be shorter than the model: a backbone truncated to the deepest
   exit runs no further, and exits beyond it are an error. What is kept for the
-  exits does not grow with the number of blocks; see `eejax.models.taps`.
+  exits does not grow with the number of blocks; see
+  `eejax.models.intermediates`.
 
   Args:
     backbone: parameters, blocks stacked.
@@ -186,18 +187,18 @@ def run_blocks(
     segment_ids,
     rematerialization,
   )
-  taps = Taps(config, depth)
-  (hidden, tapped), _ = jax.lax.scan(
+  spec = IntermediatesSpec(config, depth)
+  (hidden, intermediates), _ = jax.lax.scan(
     _scan_step(run_block),
-    (x, taps.start(x)),
+    (x, spec.start(x)),
     (
       backbone['blocks'],
       windows_of(config.model, depth),
-      taps.slots(),
+      spec.slots(),
       _skips(layer_dropout, depth),
     ),
   )
-  return DecoderOutput(hidden, taps.collect(backbone, x, tapped))
+  return DecoderOutput(hidden, spec.collect(backbone, x, intermediates))
 
 
 def _check_reach(config: EarlyExitConfig, depth: int) -> None:
@@ -212,7 +213,7 @@ def _scan_step(run_block: Callable[..., BlockOutput]) -> Callable:
   """Return what a scan over the blocks does with one of them."""
 
   def step(carry, scanned):
-    x, tapped = carry
+    x, intermediates = carry
     block, window, slots, skip = scanned
     output = run_block(block, x, window)
     hidden = output.hidden
@@ -220,7 +221,10 @@ def _scan_step(run_block: Callable[..., BlockOutput]) -> Callable:
       key, rate = skip
       runs = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1))
       hidden = jnp.where(runs, hidden, x)
-    return (hidden, keep(tapped, slots, hidden=hidden, output=output)), None
+    intermediates = record_intermediates(
+      intermediates, slots, hidden=hidden, output=output
+    )
+    return (hidden, intermediates), None
 
   return step
 

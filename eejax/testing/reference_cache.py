@@ -47,11 +47,11 @@ from eejax.models.exits import (
   output_kernel,
 )
 from eejax.models.stacking import unstack
-from eejax.testing.reference_sight import Sight
+from eejax.testing.reference_readout import HeadReadout
 from eejax.types import Params
 
 
-class StandIn(enum.Enum):
+class ApproximateKV(enum.Enum):
   """What stands in for keys and values of blocks that a token skipped.
 
   NOTHING: they are computed all the same. PROPAGATE: each block's own keys
@@ -118,9 +118,13 @@ class KeptText:
     *,
     config: EarlyExitConfig,
     prompt: Sequence[int],
-    stand_in: StandIn,
+    approximate_kv: ApproximateKV,
   ):
-    self._params, self._config, self._stand_in = params, config, stand_in
+    self._params, self._config, self._approximate_kv = (
+      params,
+      config,
+      approximate_kv,
+    )
     model = config.model
     blocks = unstack(params['backbone']['blocks'])
     self._blocks = [
@@ -137,7 +141,7 @@ class KeptText:
     self.tokens: list[int] = []
     for token in prompt[:-1]:
       self.tokens.append(token)
-      self.look()
+      self.read_heads()
     self.tokens.append(prompt[-1])
 
   def _empty(self, depth: int, block: Params, window: int | None) -> _Cache:
@@ -146,7 +150,7 @@ class KeptText:
     seen = np.zeros(c.max_length, bool)
     return _Cache(depth, block, window, blank(), blank(), seen)
 
-  def look(self) -> list[Sight]:
+  def read_heads(self) -> list[HeadReadout]:
     """Return what every head says of the newest token, the final one last."""
     model, position = self._config.model, len(self.tokens) - 1
     backbone = self._params['backbone']
@@ -160,13 +164,13 @@ class KeptText:
       x = out.hidden
       self._streams.append(x)
       reads.append(ExitInput(x, out.mlp_residual, out.mlp_input))
-    sights = [self._ask(e, reads[e.depth]) for e in self._config.exits]
+    readouts = [self._ask(e, reads[e.depth]) for e in self._config.exits]
     ready = decoder.final_hidden(backbone, x, config=model)
     kernel = output_kernel(self._params, exit=None, config=model)
     logits = np.asarray(ready[0, 0] @ kernel)
     stream = np.asarray(x[0, 0])
-    final = Sight(model.num_layers, logits, math.nan, stream, position)
-    return [*sights, final]
+    final = HeadReadout(model.num_layers, logits, math.nan, stream, position)
+    return [*readouts, final]
 
   def leave(self, depth: int) -> None:
     """Replace what blocks beyond `depth` computed for the newest token."""
@@ -176,16 +180,16 @@ class KeptText:
       # The head that the token left at has run its own block.
       if cache.depth < depth or (is_head and cache.depth == depth):
         continue
-      match self._stand_in:
-        case StandIn.PROPAGATE:
+      match self._approximate_kv:
+        case ApproximateKV.PROPAGATE:
           # What a block makes of a stream before it attends to anything.
           out = self._run(cache, self._streams[depth])
           cache.put(position, out.keys, out.values)
-        case StandIn.COPY:
+        case ApproximateKV.COPY:
           last = self._blocks[depth - 1]
           cache.keys[:, position] = last.keys[:, position]
           cache.values[:, position] = last.values[:, position]
-        case StandIn.MASK | StandIn.MONOTONE:
+        case ApproximateKV.MASK | ApproximateKV.MONOTONE:
           cache.seen[position] = False
 
   def _run(self, cache: _Cache, x: jax.Array) -> BlockOutput:
@@ -198,7 +202,7 @@ class KeptText:
       config=self._config.model,
     )
 
-  def _ask(self, exit: ExitConfig, read: ExitInput) -> Sight:
+  def _ask(self, exit: ExitConfig, read: ExitInput) -> HeadReadout:
     position = len(self.tokens) - 1
     cache = self._exit_blocks.get(exit.name)
     exit_params = self._params['exits'][exit.name]
@@ -218,7 +222,7 @@ class KeptText:
       model = self._config.model
       gate = gate_logit(exit_params, stream, exit=exit, config=model)[0, 0]
     kernel = output_kernel(self._params, exit=exit, config=self._config.model)
-    return Sight(
+    return HeadReadout(
       depth=exit.depth,
       logits=np.asarray(out.hidden[0, 0] @ kernel),
       gate_logit=float(gate),

@@ -35,8 +35,8 @@ from eejax.config import EarlyExitConfig, ExitConfig, GateKind
 from eejax.models import decoder
 from eejax.models.block import Block, BlockOutput
 from eejax.models.exits import gate_logit
-from eejax.testing.reference_cache import KeptText, StandIn
-from eejax.testing.reference_sight import Sight
+from eejax.testing.reference_cache import ApproximateKV, KeptText
+from eejax.testing.reference_readout import HeadReadout
 from eejax.testing.reference_thresholds import ConstantThresholds, Thresholds
 from eejax.types import Array, Float, Int, Params
 
@@ -46,8 +46,8 @@ __all__ = [
   'ReferencePolicy',
   'ReferenceText',
   'Score',
-  'Sight',
-  'StandIn',
+  'HeadReadout',
+  'ApproximateKV',
   'reference_batch',
   'reference_generate',
 ]
@@ -55,9 +55,9 @@ __all__ = [
 # `(logits, gate_logit) -> score`; the gate's logit is NaN where there is none.
 Score = Callable[[np.ndarray, float], float]
 
-# `(sights, index) -> score`; sights of the exits in use, the final head's
+# `(readouts, index) -> score`; readouts of the exits in use, the final head's
 # last, of which none but an oracle looks beyond `index`.
-Judge = Callable[[Sequence[Sight], int], float]
+Judge = Callable[[Sequence[HeadReadout], int], float]
 
 # `(initial thresholds, start, limit) -> rule`: where the text's last prompt
 # token stands, and how many tokens it may get.
@@ -81,7 +81,7 @@ class ReferencePolicy:
       threshold. At 0 the model ends.
     window: every `window`-th token at the latest goes to full depth, where
       keys and values are exact.
-    stand_in: what stands in for keys and values of skipped blocks.
+    approximate_kv: what stands in for keys and values of skipped blocks.
     leaving: who decides.
     make_thresholds: how thresholds change; by default they do not.
   """
@@ -89,7 +89,7 @@ class ReferencePolicy:
   judge: Judge | None = None
   thresholds: Sequence[float | None] = ()
   window: int = 8
-  stand_in: StandIn = StandIn.NOTHING
+  approximate_kv: ApproximateKV = ApproximateKV.NOTHING
   leaving: Leaving = Leaving.ALONE
   make_thresholds: MakeThresholds = ConstantThresholds
 
@@ -149,7 +149,9 @@ def reference_generate(
   """
   judge: Judge | None = None
   if score is not None:
-    judge = lambda sights, i: score(sights[i].logits, sights[i].gate_logit)
+    judge = lambda readouts, i: score(
+      readouts[i].logits, readouts[i].gate_logit
+    )
   policy = ReferencePolicy(judge, thresholds, window)
   return reference_batch(
     params,
@@ -192,7 +194,7 @@ class _Text(Protocol):
 
   tokens: list[int]
 
-  def look(self) -> list[Sight]:
+  def read_heads(self) -> list[HeadReadout]:
     """Return what every head says of the newest token, the final one last."""
 
   def leave(self, depth: int) -> None:
@@ -212,13 +214,16 @@ class _Row:
   ):
     self._policy, self._used = policy, policy.exits_in_use(config)
     self._num_layers = config.model.num_layers
-    self._is_exact = policy.stand_in is StandIn.NOTHING
+    self._is_exact = policy.approximate_kv is ApproximateKV.NOTHING
     self._text: _Text
     if self._is_exact:
       self._text = _WholeText(params, config, prompt)
     else:
       self._text = KeptText(
-        params, config=config, prompt=prompt, stand_in=policy.stand_in
+        params,
+        config=config,
+        prompt=prompt,
+        approximate_kv=policy.approximate_kv,
       )
     self._thresholds = policy.make_thresholds(
       [t for _, t in self._used], len(prompt) - 1, num_tokens
@@ -229,12 +234,12 @@ class _Row:
   def wishes(self) -> list[bool]:
     """Return at which exits the row would leave."""
     wanted = {exit.depth for exit, _ in self._used}
-    *sights, final = self._text.look()
-    self._sights = [s for s in sights if s.depth in wanted] + [final]
+    *readouts, final = self._text.read_heads()
+    self._readouts = [s for s in readouts if s.depth in wanted] + [final]
     judge, position = self._policy.judge, len(self._text.tokens) - 1
     self._scores: list[float] = []
     if judge is not None:
-      self._scores = [judge(self._sights, i) for i in range(len(self._used))]
+      self._scores = [judge(self._readouts, i) for i in range(len(self._used))]
     self._is_observed = self._thresholds.observes(position)
     thresholds = self._thresholds.at(position)
     return [self._wish(i, thresholds[i]) for i in range(len(self._used))]
@@ -245,31 +250,36 @@ class _Row:
     is_forced = self._is_exact and self._since_full + 1 >= self._policy.window
     if is_forced or self._is_observed:
       return False
-    if self._policy.stand_in is StandIn.MONOTONE and index == self._deepest:
+    if (
+      self._policy.approximate_kv is ApproximateKV.MONOTONE
+      and index == self._deepest
+    ):
       return True
     return threshold is not None and self._scores[index] >= threshold
 
   def leave(self, index: int) -> None:
     """Emit the token of the head at `index`; the last one is the final."""
-    sight = self._sights[index]
-    token = int(np.argmax(sight.logits))
+    readout = self._readouts[index]
+    token = int(np.argmax(readout.logits))
     if self._is_observed:
-      heads = self._sights[: len(self._used)]
+      heads = self._readouts[: len(self._used)]
       agreed = [int(np.argmax(s.logits)) == token for s in heads]
       self._thresholds.learn(self._scores, agreed)
-    self._text.leave(sight.depth)
+    self._text.leave(readout.depth)
     self._text.tokens.append(token)
     leaves_at_exit = index < len(self._used) and self._used[index][1] != 0
     # An exit behind the last block leaves nothing to catch up.
-    is_early = leaves_at_exit and sight.depth < self._num_layers
+    is_early = leaves_at_exit and readout.depth < self._num_layers
     self._since_full = self._since_full + 1 if is_early else 0
     self._deepest = index
     self.result.tokens.append(token)
-    self.result.exit_depths.append(sight.depth)
+    self.result.exit_depths.append(readout.depth)
     self.result.scores.append(
       self._scores[index] if index < len(self._used) else None
     )
-    self.result.logprobs.append(float(jax.nn.log_softmax(sight.logits)[token]))
+    self.result.logprobs.append(
+      float(jax.nn.log_softmax(readout.logits)[token])
+    )
 
 
 class _WholeText:
@@ -281,7 +291,7 @@ class _WholeText:
     self._params, self._config = params, config
     self.tokens = list(prompt)
 
-  def look(self) -> list[Sight]:
+  def read_heads(self) -> list[HeadReadout]:
     # One length, so that one program is compiled; causal attention does not
     # see what is behind.
     tokens = np.zeros((1, self._config.model.max_length), np.int32)
@@ -291,8 +301,8 @@ class _WholeText:
       self._params, jnp.asarray(tokens), config=self._config
     )
     at = lambda x: np.asarray(x)[0, newest]
-    sights = [
-      Sight(
+    readouts = [
+      HeadReadout(
         depth=e.depth,
         logits=at(logits[e.name]),
         gate_logit=float(at(gates[e.name])) if e.name in gates else math.nan,
@@ -303,8 +313,8 @@ class _WholeText:
     ]
     depth = self._config.model.num_layers
     stream = at(streams[depth])
-    final = Sight(depth, at(logits['final']), math.nan, stream, newest)
-    return [*sights, final]
+    final = HeadReadout(depth, at(logits['final']), math.nan, stream, newest)
+    return [*readouts, final]
 
   def leave(self, depth: int) -> None:
     del depth  # There is nothing to forget.

@@ -35,7 +35,7 @@ from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
 from eejax.errors import CheckpointError, EejaxError
 from eejax.models import decoder
-from eejax.models.taps import Taps
+from eejax.models.intermediates import IntermediatesSpec
 from eejax.training.objective import Forward
 from eejax.training.placement import Placement
 from eejax.training.sums import TokenBatch
@@ -68,9 +68,9 @@ class Depths:
   @classmethod
   def read_by(cls, config: EarlyExitConfig, *, full_depth: bool) -> 'Depths':
     """Return what the exits of a model read, and its final head if asked."""
-    taps = Taps(config, config.model.num_layers)
+    spec = IntermediatesSpec(config, config.model.num_layers)
     last = (config.model.num_layers,) if full_depth else ()
-    return cls(tuple(taps.stream_depths) + last, tuple(taps.residual_depths))
+    return cls(tuple(spec.stream_depths) + last, tuple(spec.residual_depths))
 
   def covers(self, other: 'Depths') -> bool:
     """Return whether all of `other` is kept, too."""

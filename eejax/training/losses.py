@@ -39,7 +39,7 @@ from eejax.models.exits import (
   output_kernel,
   output_matrix_name,
 )
-from eejax.models.taps import Tapped, Taps
+from eejax.models.intermediates import Intermediates, IntermediatesSpec
 from eejax.ops.cross_entropy import (
   OutputHead,
   TokenStatistics,
@@ -163,11 +163,13 @@ def _recall(backbone, batch, config, forward) -> DecoderOutput:
   """Return what the backbone once computed for a batch."""
   x = decoder.embed(backbone, batch.tokens, dtype=jnp.dtype(forward.dtype))
   slots_first = lambda a: None if a is None else jnp.moveaxis(a, 1, 0)
-  tapped = Tapped(slots_first(batch.streams), slots_first(batch.residuals))
-  taps = Taps(config, config.model.num_layers)
+  intermediates = Intermediates(
+    slots_first(batch.streams), slots_first(batch.residuals)
+  )
+  spec = IntermediatesSpec(config, config.model.num_layers)
   # The last stream is the final head's, where it is asked.
-  hidden = x if tapped.streams is None else tapped.streams[-1]
-  return DecoderOutput(hidden, taps.collect(backbone, x, tapped))
+  hidden = x if intermediates.streams is None else intermediates.streams[-1]
+  return DecoderOutput(hidden, spec.collect(backbone, x, intermediates))
 
 
 def _final_head(params, out, config) -> OutputHead:

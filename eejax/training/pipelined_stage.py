@@ -68,7 +68,8 @@ class _Taps:
   """Say where the exits of each piece read, as tables over the pieces.
 
   A piece keeps streams in one buffer and, for MLP exits, residuals in
-  another, a row for each slot and a spare one; see `eejax.models.taps`.
+  another, a row for each slot and a spare one; see
+  `eejax.models.intermediates`.
 
   Attributes:
     streams: slots that read the stream, by their row.

@@ -39,9 +39,9 @@ from eejax.decoding.policy.thresholds import (
 from eejax.ops.sampling import SamplingConfig, row_sampling
 from eejax.testing import reference_thresholds, tiny
 from eejax.testing.reference_decoder import (
+  ApproximateKV,
   Leaving,
   ReferencePolicy,
-  StandIn,
   reference_batch,
 )
 from eejax.types import Params
@@ -128,10 +128,10 @@ def judge_of(name):
   criterion = get_criterion(name)
   score = jax.jit(criterion.score)
 
-  def judge(sights, index):
-    here, final = sights[index], sights[-1]
-    before = sights[max(index - 1, 0)]
-    tops = [int(np.argmax(s.logits)) for s in sights]
+  def judge(readouts, index):
+    here, final = readouts[index], readouts[-1]
+    before = readouts[max(index - 1, 0)]
+    tops = [int(np.argmax(s.logits)) for s in readouts]
     streak = 1
     while streak <= index and tops[index - streak] == tops[index]:
       streak += 1
@@ -182,7 +182,11 @@ def assert_is_reference():
     exact = policy.kv_strategy.is_exact
     together = policy.batching is Batching.ALL_AGREE
     early = policy.mode is Mode.EARLY_EXIT
-    stand_in = StandIn.NOTHING if exact else StandIn(policy.kv_strategy.value)
+    approximate_kv = (
+      ApproximateKV.NOTHING
+      if exact
+      else ApproximateKV(policy.kv_strategy.value)
+    )
     expected = reference_batch(
       params,
       config=config,
@@ -192,7 +196,7 @@ def assert_is_reference():
         judge=judge_of(policy.criterion) if early else None,
         thresholds=thresholds,
         window=10**6 if is_oracle else policy.window,
-        stand_in=stand_in,
+        approximate_kv=approximate_kv,
         leaving=Leaving.TOGETHER if together else Leaving.ALONE,
         make_thresholds=_threshold_rule(policy),
       ),
@@ -273,13 +277,13 @@ class Session:
       self.params, padded(texts), lengths, plan=self.plan, size=64
     )
 
-  def run(self, ticks):
-    """Return what was emitted: arrays [ticks, B, E] and num [ticks, B]."""
+  def run(self, steps):
+    """Return what was emitted: arrays [steps, B, E] and num [steps, B]."""
     self.state, chunk = programs.decode_chunk(
       self.params,
       self.request,
       self.state,
-      jnp.int32(ticks),
+      jnp.int32(steps),
       plan=self.plan,
       capacity=32,
     )
@@ -288,5 +292,5 @@ class Session:
 
 @pytest.fixture(scope='session')
 def session():
-  """Return the class that shows the state of a batch between ticks."""
+  """Return the class that shows the state of a batch between steps."""
   return Session

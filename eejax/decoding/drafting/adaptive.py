@@ -33,7 +33,7 @@ what is found goes first, and the exit drafts where nothing is.
 A batch pays together. Its B rows fill a window of n tokens with B n, which
 costs more than B the sooner the more rows there are; and while one of them
 drafts, the deeper blocks run for those that verify, nearly every time. So
-its rows choose by what all of them had kept, and where a tick is as wide as
+its rows choose by what all of them had kept, and where a step is as wide as
 the widest row's window, each that found nothing to fill it lost a draft.
 """
 
@@ -177,7 +177,7 @@ def choose_anew(draft: Draft, *, rows: Bool[Array, 'B'], plan: Plan) -> Draft:
 def _idle(
   draft: Draft, rows: Bool[Array, 'B'], fed: Int[Array, 'B']
 ) -> Int[Array, 'B S']:
-  """Return 1 for texts that had nothing to say in a tick others made wide."""
+  """Return 1 for texts that had nothing to say in a step others made wide."""
   is_wide = jnp.max(jnp.where(rows, fed, 0)) > 1
   is_idle = is_wide & (fed == 1) & (draft.choice.lookup_limit > 0)
   return jnp.zeros(draft.tried.shape, jnp.int32).at[:, -1].set(is_idle)
@@ -198,7 +198,7 @@ def choose_draft(
   looks = worth[-1].max() >= worth[:-1].max()
   if plan.drafting is Drafting.FIXED:
     looks = jnp.ones_like(looks)
-  if plan.draft_lookup is None:
+  if plan.prompt_lookup is None:
     looks = jnp.zeros_like(looks)
   by_text = jnp.asarray(lengths)[worth[-1].argmax()]
   for_all = lambda x: jnp.full((rows,), x, jnp.int32)

@@ -31,7 +31,7 @@ from eejax.types import Array, Bool, Int
 LONGEST_RUN = 4
 
 
-def look_up(
+def propose(
   text: Int[Array, 'B P'],
   *,
   newest: Int[Array, 'B'],
@@ -53,13 +53,13 @@ def look_up(
     `num` tokens of each row, and whether its end was found at all.
 
   Example:
-    >>> tokens, found = look_up(
+    >>> tokens, is_found = propose(
     ...   jnp.array([[5, 6, 7, 5, 6, 0]]),
     ...   newest=jnp.array([4]),
     ...   shortest=2,
     ...   num=4,
     ... )
-    >>> tokens.tolist(), found.tolist()
+    >>> tokens.tolist(), is_found.tolist()
     ([[7, 5, 6, 7]], [True])
   """
   runs = _run_lengths(text, newest, longest=max(shortest, LONGEST_RUN))
@@ -68,12 +68,12 @@ def look_up(
   # Of runs as long the latest is wanted, and argmax returns the first.
   rank = jnp.where(is_earlier, runs * text.shape[1] + place, -1)
   best = jnp.argmax(rank, axis=1)
-  found = jnp.take_along_axis(rank, best[:, None], axis=1)[:, 0]
+  best_rank = jnp.take_along_axis(rank, best[:, None], axis=1)[:, 0]
   period = jnp.maximum(newest - best, 1)
   ahead = jnp.arange(num)[None] % period[:, None]
   at = jnp.minimum(best[:, None] + 1 + ahead, text.shape[1] - 1)
   tokens = jnp.take_along_axis(text, at, axis=1)
-  return tokens, found >= shortest * text.shape[1]
+  return tokens, best_rank >= shortest * text.shape[1]
 
 
 def _run_lengths(

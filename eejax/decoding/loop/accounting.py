@@ -74,17 +74,17 @@ class StageEvent:
     ran: whether the stage ran.
     width: how many tokens of each row it took if it ran.
     active: rows that asked for it, their token not emitted yet.
-    asked: how often each row needed its head's logits.
+    logits_computed: how often each row needed its head's logits.
   """
 
   ran: Bool[Array, '']
   width: Int[Array, 'B']
   active: Bool[Array, 'B']
-  asked: Int[Array, 'B']
+  logits_computed: Int[Array, 'B']
 
 
 def count_step(counts: Counts, events: tuple[StageEvent, ...]) -> Counts:
-  """Return `counts` after one more tick.
+  """Return `counts` after one more step.
 
   A window of n tokens counts n passes: n - 1 catch up, and so does the last
   one in a row that had emitted its token at an earlier exit and rides along.
@@ -92,7 +92,7 @@ def count_step(counts: Counts, events: tuple[StageEvent, ...]) -> Counts:
   ran = jnp.stack([e.ran for e in events])  # [X]
   width = jnp.stack([e.width for e in events], axis=1)  # [B, X]
   active = jnp.stack([e.active for e in events], axis=1)
-  asked = jnp.stack([e.asked for e in events], axis=1)
+  asked = jnp.stack([e.logits_computed for e in events], axis=1)
   passes = jnp.where(ran[None], width, 0)
   return dataclasses.replace(
     counts,

@@ -15,7 +15,7 @@
 
 Rows of a batch are independent: each has its own length, and the slot of a
 token in a cache is its position in its row's text. A slot of a stage's cache
-is valid for a row iff slot < done_to[row].
+is valid for a row iff slot < cache_length[row].
 """
 
 import flax.struct
@@ -48,10 +48,11 @@ class StageState:
   """Hold what one stage of a plan remembers.
 
   Invariants: keys and values are those of a full-depth pass (or what the
-  plan's strategy puts in their place) for all slots below `done_to`, and
-  meaningless from there on; the streams of a row's tokens `done_to`,
-  `done_to + 1` ... that reached the stage stand at the start of its
-  `waiting`. No earlier stage is behind: `done_to` never rises with the stage.
+  plan's strategy puts in their place) for all slots below `cache_length`, and
+  meaningless from there on; the streams of a row's tokens `cache_length`,
+  `cache_length + 1` ... that reached the stage stand at the start of its
+  `waiting`. No earlier stage is behind: `cache_length` never rises with the
+  stage.
 
   Attributes:
     keys: a cache a block of the stage, a BLOCK exit's own last; int8 with a
@@ -62,14 +63,14 @@ class StageState:
       token ever waits.
     visible: slots that hold keys and values at all, under the strategy MASK;
       None where all do.
-    done_to: the first slot of each row that the stage has not processed.
+    cache_length: the first slot of each row that the stage has not processed.
   """
 
   keys: tuple[Float[Array, 'B K S H'] | Quantized, ...]
   values: tuple[Float[Array, 'B K S H'] | Quantized, ...]
   waiting: Float[Array, 'B two_W D'] | None
   visible: Bool[Array, 'B S'] | None
-  done_to: Int[Array, 'B']
+  cache_length: Int[Array, 'B']
 
 
 @flax.struct.dataclass
@@ -89,12 +90,12 @@ class Request:
 
 @flax.struct.dataclass
 class DecodeState:
-  """Hold what changes from tick to tick.
+  """Hold what changes from step to step.
 
   Attributes:
     length: tokens of each row that were fed; the position of the next one.
-    tokens: the token to be fed next, or the newest one of a parked row.
-    parked: the stage before which a row's newest token stands, its
+    tokens: the token to be fed next, or the newest one of a row that waits.
+    resume_stage: the stage before which a row's newest token stands, its
       successor not emitted yet; 0 where the next token is to be fed.
     live: rows that still generate.
     failed: rows that ended because their logits were not finite.
@@ -106,14 +107,14 @@ class DecodeState:
     counts: work done so far.
     memory: what exits saw of each row's newest token.
     rule: what a threshold rule knows; None where thresholds stay.
-    outcome: streams behind the last stage, of the window that was verified
-      last; None but in SPECULATIVE.
+    verify_hidden: streams behind the last stage, of the window that was
+      verified last; None but in SPECULATIVE.
     draft: tokens drafted and not yet verified; None but in SPECULATIVE.
   """
 
   length: Int[Array, 'B']
   tokens: Int[Array, 'B']
-  parked: Int[Array, 'B']
+  resume_stage: Int[Array, 'B']
   live: Bool[Array, 'B']
   failed: Bool[Array, 'B']
   remaining: Int[Array, 'B']
@@ -124,13 +125,13 @@ class DecodeState:
   counts: Counts
   memory: Memory
   rule: ThresholdState | None = None
-  outcome: Float[Array, 'B two_W D'] | None = None
+  verify_hidden: Float[Array, 'B two_W D'] | None = None
   draft: Draft | None = None
 
 
 @flax.struct.dataclass
 class Emission:
-  """Hold what each row emitted in one tick: its first `num` entries.
+  """Hold what each row emitted in one step: its first `num` entries.
 
   Attributes:
     token: the tokens.
@@ -186,7 +187,7 @@ def empty_stage(
     values=caches(),
     waiting=waiting,
     visible=visible,
-    done_to=jnp.zeros((batch_size,), jnp.int32),
+    cache_length=jnp.zeros((batch_size,), jnp.int32),
   )
 
 
@@ -213,10 +214,10 @@ def rows_at(
     at = slots.reshape(-1, *(1,) * (leaf.ndim - 1))
     return jnp.take_along_axis(leaf, at, axis=2)
 
-  found = jax.tree.map(take, cache)
-  if isinstance(found, Quantized):
-    return dequantize(found, axes=(-1,), dtype=dtype)
-  return found
+  rows = jax.tree.map(take, cache)
+  if isinstance(rows, Quantized):
+    return dequantize(rows, axes=(-1,), dtype=dtype)
+  return rows
 
 
 def empty_streams(

@@ -21,13 +21,13 @@ from eejax.decoding.loop.cache import Request
 from eejax.decoding.loop.plan import Plan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.scoring import (
+  FinalPredictions,
   HeadInput,
-  Outcome,
-  View,
+  ScoreInputs,
+  compute_score_inputs,
   drafts_frequent,
   empty_memory,
   frequent_logits,
-  look,
   ready_state,
   whole_logits,
   with_scored_matrices,
@@ -42,88 +42,90 @@ from eejax.ops.sampling import choose, greedy, log_probability
 from eejax.types import Array, Bool, Float, Int
 
 __all__ = [
-  'Answer',
+  'HeadOutput',
   'HeadInput',
-  'Outcome',
-  'answer_exit',
-  'answer_last',
+  'FinalPredictions',
+  'run_exit_head',
+  'run_last_head',
   'empty_memory',
-  'likeliest_token',
+  'top1_token',
   'with_scored_matrices',
 ]
 
 
 @flax.struct.dataclass
-class Answer:
+class HeadOutput:
   """Hold what a head said of every row.
 
   Attributes:
     token: the chosen token, meaningless for rows that do not leave.
     log_prob: its log-probability, untempered.
     score: the exit's score; NaN at the final head.
-    take: rows that leave here.
-    asked: rows for which the whole head's logits were needed.
+    exit_mask: rows that leave here.
+    logits_computed: rows for which the whole head's logits were needed.
     memory: what deeper exits may recall of the rows' tokens.
   """
 
   token: Int[Array, 'B']
   log_prob: Float[Array, 'B']
   score: Float[Array, 'B']
-  take: Bool[Array, 'B']
-  asked: Bool[Array, 'B']
+  exit_mask: Bool[Array, 'B']
+  logits_computed: Bool[Array, 'B']
   memory: Memory
 
 
-def answer_exit(
+def run_exit_head(
   params: Prepared,
   request: Request,
   head_input: HeadInput,
   *,
   plan: Plan,
   index: int,
-  may_take: Bool[Array, 'B'],
-) -> Answer:
+  may_exit: Bool[Array, 'B'],
+) -> HeadOutput:
   """Score rows at the exit of stage `index`; let those that pass leave.
 
   A criterion that reads logits needs a head for every row that may leave,
   the others only for rows that do.
   """
-  threshold = jnp.broadcast_to(request.thresholds[..., index], may_take.shape)
+  threshold = jnp.broadcast_to(request.thresholds[..., index], may_exit.shape)
   memory = _memory(params, head_input, plan)
 
   def ask():
-    view = look(params, head_input, memory, plan=plan, index=index)
-    score = _score(view, plan, may_take)
-    take = may_take & (score >= threshold)
+    inputs = compute_score_inputs(
+      params, head_input, memory, plan=plan, index=index
+    )
+    score = _score(inputs, plan, may_exit)
+    take = may_exit & (score >= threshold)
     token, log_prob = _choose_if(
       jnp.any(take),
       lambda: _choose(
-        _whole_logits(params, head_input, view, plan, index),
+        _whole_logits(params, head_input, inputs, plan, index),
         request,
         head_input,
         plan,
       ),
       take.shape,
     )
-    asked = take if view.logits is None else may_take
+    asked = take if inputs.logits is None else may_exit
     if drafts_frequent(plan):
       asked = jnp.zeros_like(take)
-    remembered = _remember(memory, view, head_input, may_take)
-    return Answer(token, log_prob, score, take, asked, remembered)
+    remembered = _remember(memory, inputs, head_input, may_exit)
+    return HeadOutput(token, log_prob, score, take, asked, remembered)
 
   if not get_criterion(plan.criterion).reads.asks_head:
     return ask()
-  return lax.cond(jnp.any(may_take), ask, lambda: _silence(may_take, memory))
+  return lax.cond(jnp.any(may_exit), ask, lambda: _silence(may_exit, memory))
 
 
-def answer_last(
+def run_last_head(
   params: Prepared,
   request: Request,
   head_input: HeadInput,
   *,
   plan: Plan,
   active: Bool[Array, 'B'],
-) -> Answer:
+) -> HeadOutput:
   """Let all rows that are left leave at the last stage's head.
 
   It is the final head, or an exit that is always taken; the latter has a
@@ -139,21 +141,23 @@ def answer_last(
       logits = whole_logits(params, ready, plan=plan, exit=None)
     else:
       index = plan.num_exits
-      view = look(params, head_input, memory, plan=plan, index=index)
-      logits = _whole_logits(params, head_input, view, plan, index)
+      inputs = compute_score_inputs(
+        params, head_input, memory, plan=plan, index=index
+      )
+      logits = _whole_logits(params, head_input, inputs, plan, index)
       # Where the model ends at an exit, an oracle has nothing to compare with.
       if not get_criterion(plan.criterion).reads & Reads.FINAL:
-        score = _score(view, plan, active)
+        score = _score(inputs, plan, active)
     token, log_prob = _choose(logits, request, head_input, plan)
-    return Answer(token, log_prob, score, active, active, memory)
+    return HeadOutput(token, log_prob, score, active, active, memory)
 
   return lax.cond(jnp.any(active), ask, lambda: _silence(active, memory))
 
 
-def likeliest_token(
+def top1_token(
   params: Prepared, head_input: HeadInput, *, plan: Plan, index: int
 ) -> Int[Array, 'B']:
-  """Return the likeliest token at the head of stage `index`, for `Outcome`."""
+  """Return the likeliest token at the head of stage `index`."""
   exit = plan.stages[index].exit
   ready = ready_state(params, head_input, plan=plan, exit=exit)
   return greedy(whole_logits(params, ready, plan=plan, exit=exit))
@@ -166,26 +170,28 @@ def _memory(params: Prepared, head_input: HeadInput, plan: Plan) -> Memory:
   return empty_memory(plan, batch_size=batch_size, params=params)
 
 
-def _score(view: View, plan: Plan, rows: Bool[Array, 'B']) -> Float[Array, 'B']:
-  score = get_criterion(plan.criterion).score(view.evidence)
-  if view.scores_candidates:
-    assert view.evidence.has_previous is not None
+def _score(
+  inputs: ScoreInputs, plan: Plan, rows: Bool[Array, 'B']
+) -> Float[Array, 'B']:
+  score = get_criterion(plan.criterion).score(inputs.evidence)
+  if inputs.scores_candidates:
+    assert inputs.evidence.has_previous is not None
     # A row whose token no exit has seen has no candidates of its own.
-    score = jnp.where(view.evidence.has_previous, score, 0.0)
+    score = jnp.where(inputs.evidence.has_previous, score, 0.0)
   return jnp.broadcast_to(score, rows.shape)
 
 
 def _whole_logits(
   params: Prepared,
   head_input: HeadInput,
-  view: View,
+  inputs: ScoreInputs,
   plan: Plan,
   index: int,
 ) -> Float[Array, 'B V']:
   """Return the logits that tokens are chosen from; most are there already."""
-  if view.logits is not None:
-    return view.logits
-  exit, ready = plan.stages[index].exit, view.ready
+  if inputs.logits is not None:
+    return inputs.logits
+  exit, ready = plan.stages[index].exit, inputs.ready
   if ready is None:
     ready = ready_state(params, head_input, plan=plan, exit=exit)
   if exit is not None and drafts_frequent(plan):
@@ -194,14 +200,17 @@ def _whole_logits(
 
 
 def _remember(
-  memory: Memory, view: View, head_input: HeadInput, rows: Bool[Array, 'B']
+  memory: Memory,
+  inputs: ScoreInputs,
+  head_input: HeadInput,
+  rows: Bool[Array, 'B'],
 ) -> Memory:
   return remember(
     memory,
-    view.compared,
+    inputs.compared,
     positions=head_input.positions,
     rows=rows,
-    candidates=view.candidates,
+    candidates=inputs.candidates,
   )
 
 
@@ -225,8 +234,8 @@ def _choose_if(is_needed, choose_tokens, shape):
   return lax.cond(is_needed, choose_tokens, nothing)
 
 
-def _silence(rows: Bool[Array, 'B'], memory: Memory) -> Answer:
-  """Return the answer of a head that nobody asked."""
+def _silence(rows: Bool[Array, 'B'], memory: Memory) -> HeadOutput:
+  """Return the output of a head that nobody asked."""
   nobody, zeros = jnp.zeros_like(rows), jnp.zeros(rows.shape, jnp.float32)
   token = jnp.zeros(rows.shape, jnp.int32)
-  return Answer(token, zeros, zeros, nobody, nobody, memory)
+  return HeadOutput(token, zeros, zeros, nobody, nobody, memory)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from eejax.decoding.loop.cache import DecodeState, Request
-from eejax.decoding.loop.heads import answer_exit, likeliest_token
+from eejax.decoding.loop.heads import run_exit_head, top1_token
 from eejax.decoding.loop.plan import Plan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.scoring import HeadInput
@@ -48,7 +48,7 @@ class Observation:
     scores: of these tokens, an array [B] for each exit that was passed.
     tokens: likeliest tokens, likewise.
     memory: what the exits passed saw of them. They ask for nothing else in
-      this tick, so nobody else remembers it.
+      this step, so nobody else remembers it.
   """
 
   def __init__(self, rows: Bool[Array, 'B'], memory: Memory):
@@ -57,7 +57,7 @@ class Observation:
     self.scores: list[Float[Array, B]] = []
     self.tokens: list[Int[Array, B]] = []
 
-  def look(
+  def observe(
     self,
     params: Prepared,
     request: Request,
@@ -73,11 +73,11 @@ class Observation:
     shown = dataclasses.replace(head_input, memory=self.memory)
 
     def ask():
-      answer = answer_exit(
-        params, unmoved, shown, plan=plan, index=index, may_take=rows
+      output = run_exit_head(
+        params, unmoved, shown, plan=plan, index=index, may_exit=rows
       )
-      top = likeliest_token(params, shown, plan=plan, index=index)
-      return answer.score, top, answer.memory
+      top = top1_token(params, shown, plan=plan, index=index)
+      return output.score, top, output.memory
 
     nothing = jnp.zeros(rows.shape, jnp.float32)
     silence = (nothing, nothing.astype(jnp.int32), self.memory)
@@ -121,7 +121,7 @@ def with_current_thresholds(
   position: Int[Array, 'B'],
   plan: Plan,
 ) -> Request:
-  """Return the settings with the thresholds of this tick."""
+  """Return the settings with the thresholds of this step."""
   if state.rule is None:
     return request
   values = rule_of(plan).values(state.rule, position)
@@ -131,7 +131,7 @@ def with_current_thresholds(
 def begin(
   state: DecodeState, *, position: Int[Array, 'B'], plan: Plan
 ) -> Observation | None:
-  """Return which rows are observed in this tick; None if nobody learns."""
+  """Return which rows are observed in this step; None if nobody learns."""
   if state.rule is None or state.rule.moments is None:
     return None
   return Observation(position % plan.window == 0, state.memory)
@@ -145,7 +145,7 @@ def learn(
   rows: Bool[Array, 'B'],
   plan: Plan,
 ) -> ThresholdState | None:
-  """Return what a rule knows after a tick.
+  """Return what a rule knows after a step.
 
   Args:
     state: before it.

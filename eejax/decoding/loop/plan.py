@@ -89,11 +89,11 @@ class Plan:
     kv_strategy: what stands in for keys and values of skipped blocks.
     batching: which rows wait for which.
     drafting: whether the length of drafts follows acceptance.
-    draft_lookup: how many tokens at a text's end must have stood in it before
+    prompt_lookup: how many tokens at a text's end must have stood in it before
       for what followed to be drafted; None looks nothing up.
     threshold_rule: how thresholds change while a row is decoded.
     scored_vocabulary: which tokens a score is computed over.
-    patience: ticks after which a stage runs whenever some row needs it, under
+    patience: steps after which a stage runs whenever some row needs it, under
       DEPTH_QUEUE; None where the window sees to that.
     free_tokens: how many tokens cost a block what one does; adaptive drafting
       asks.
@@ -109,7 +109,7 @@ class Plan:
   kv_strategy: KVStrategy = KVStrategy.DEFERRED
   batching: Batching = Batching.RIDE_ALONG
   drafting: Drafting = Drafting.ADAPTIVE
-  draft_lookup: int | None = None
+  prompt_lookup: int | None = None
   threshold_rule: str = 'constant'
   scored_vocabulary: str = 'whole'
   patience: int | None = None
@@ -187,7 +187,7 @@ def make_plan(
     drafting=(
       Drafting.ADAPTIVE if policy.draft_length is None else Drafting.FIXED
     ),
-    draft_lookup=(
+    prompt_lookup=(
       policy.draft_lookup if policy.mode is Mode.SPECULATIVE else None
     ),
     threshold_rule=policy.threshold_rule,
@@ -234,17 +234,17 @@ def _drafting(
 ) -> tuple[tuple[ExitConfig, Threshold], ...]:
   """Return the exits that may draft: there must be blocks left to save."""
   whole = config.model.num_layers
-  found = tuple(x for x in usable if x[0].depth < whole)
+  drafters = tuple(x for x in usable if x[0].depth < whole)
   if policy.draft_depth is not None:
     config.exit_at(policy.draft_depth)
-    found = tuple(x for x in found if x[0].depth == policy.draft_depth)
-  if not found:
+    drafters = tuple(x for x in drafters if x[0].depth == policy.draft_depth)
+  if not drafters:
     raise ArgumentError(
       'no exit of this model can draft: it takes one below depth '
       f'{whole}, at the draft depth if one is given, as deep as the minimum '
       'depth.'
     )
-  return found
+  return drafters
 
 
 def _window(policy: Policy) -> int:

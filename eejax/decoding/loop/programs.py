@@ -89,7 +89,7 @@ def prefill(
         contexts=backbone.Contexts(),
       )
       x, states[number] = out.hidden, _fill(states[number], out)
-  return tuple(dataclasses.replace(s, done_to=lengths) for s in states)
+  return tuple(dataclasses.replace(s, cache_length=lengths) for s in states)
 
 
 def _fill(state: StageState, out: backbone.StageBlocks) -> StageState:
@@ -129,11 +129,11 @@ def first_state(
   rows, num_stages = tokens.shape, len(stages)
   queued = plan.batching is Batching.DEPTH_QUEUE
   # Copies: two arguments of the loop that share a buffer cannot be donated.
-  own = lambda s: dataclasses.replace(s, done_to=s.done_to + 0)
+  own = lambda s: dataclasses.replace(s, cache_length=s.cache_length + 0)
   return DecodeState(
-    length=stages[0].done_to + 0,
+    length=stages[0].cache_length + 0,
     tokens=tokens,
-    parked=jnp.zeros(rows, jnp.int32),
+    resume_stage=jnp.zeros(rows, jnp.int32),
     live=live,
     failed=jnp.zeros(rows, bool),
     remaining=remaining,
@@ -144,9 +144,9 @@ def first_state(
     counts=no_counts(batch_size=rows[0], num_stages=num_stages),
     memory=empty_memory(plan, batch_size=rows[0], params=params),
     rule=first_rule_state(
-      request, length=stages[0].done_to, limit=remaining, plan=plan
+      request, length=stages[0].cache_length, limit=remaining, plan=plan
     ),
-    outcome=empty_streams(plan, batch_size=rows[0], dtype=params.dtype)
+    verify_hidden=empty_streams(plan, batch_size=rows[0], dtype=params.dtype)
     if plan.mode is Mode.SPECULATIVE
     else None,
     draft=first_draft(plan, text=_text(prompts, stages, plan=plan))
@@ -176,13 +176,13 @@ def decode_chunk(
   plan: Plan,
   capacity: int,
 ) -> tuple[DecodeState, Chunk]:
-  """Move rows by up to `max_steps` ticks; `state` is consumed.
+  """Move rows by up to `max_steps` steps; `state` is consumed.
 
   Args:
     params: the model.
     request: settings of the rows.
     state: where the rows stand.
-    max_steps: ticks at most; fewer when every row has ended.
+    max_steps: steps at most; fewer when every row has ended.
     plan: the static shape of the program.
     capacity: the most that `max_steps` may be.
   """

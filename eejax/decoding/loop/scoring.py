@@ -54,7 +54,7 @@ _FREQUENT, _ROWS = '/frequent', '/rows'
 
 
 @flax.struct.dataclass
-class Outcome:
+class FinalPredictions:
   """Hold what only the whole model knows of a token; oracles read it.
 
   Attributes:
@@ -76,18 +76,19 @@ class HeadInput:
     positions: position of the newest token in each row's text.
     memory: what earlier exits of the plan saw of the same token; None is
       nothing.
-    outcome: given to oracles, by a decoder that computes everything first.
+    final_predictions: given to oracles, by a decoder that computes everything
+      first.
   """
 
   last: ExitInput
   ready: Float[Array, 'B 1 D'] | None
   positions: Int[Array, 'B']
   memory: Memory | None = None
-  outcome: Outcome | None = None
+  final_predictions: FinalPredictions | None = None
 
 
 @flax.struct.dataclass
-class View:
+class ScoreInputs:
   """Hold what was looked at for a score.
 
   Attributes:
@@ -148,7 +149,7 @@ def with_scored_matrices(
   """Return `params` with the matrices that a scored vocabulary reads.
 
   They are made once, outside of compiled programs; a gather of columns in
-  every tick would cost more than it saves.
+  every step would cost more than it saves.
 
   Args:
     params: the model.
@@ -183,14 +184,14 @@ def with_scored_matrices(
   )
 
 
-def look(
+def compute_score_inputs(
   params: Prepared,
   head_input: HeadInput,
   memory: Memory,
   *,
   plan: Plan,
   index: int,
-) -> View:
+) -> ScoreInputs:
   """Compute what the plan's criterion reads at the exit of stage `index`."""
   stage = plan.stages[index]
   exit = stage.needed_exit
@@ -212,29 +213,29 @@ def look(
       config=plan.config.model,
     )
     evidence = dataclasses.replace(evidence, gate_logit=logit)
-  if reads & Reads.FINAL and head_input.outcome is not None:
+  if reads & Reads.FINAL and head_input.final_predictions is not None:
     evidence = dataclasses.replace(
       evidence,
-      top1_by_exit=head_input.outcome.top1_by_exit,
-      final_top1=head_input.outcome.final_top1,
+      top1_by_exit=head_input.final_predictions.top1_by_exit,
+      final_top1=head_input.final_predictions.final_top1,
     )
-  view = View(evidence)
+  inputs = ScoreInputs(evidence)
   if reads.asks_head:
-    view = _look_at_logits(params, head_input, memory, view, plan, index)
+    inputs = _with_logits(params, head_input, memory, inputs, plan, index)
   return dataclasses.replace(
-    view,
-    evidence=recall(view.evidence, memory, positions=head_input.positions),
+    inputs,
+    evidence=recall(inputs.evidence, memory, positions=head_input.positions),
   )
 
 
-def _look_at_logits(
+def _with_logits(
   params: Prepared,
   head_input: HeadInput,
   memory: Memory,
-  view: View,
+  inputs: ScoreInputs,
   plan: Plan,
   index: int,
-) -> View:
+) -> ScoreInputs:
   """Add the logits of the tokens that are scored."""
   exit, vocabulary = plan.stages[index].needed_exit, _vocabulary(plan)
   name = output_matrix_name(exit, config=plan.config.model)
@@ -258,8 +259,8 @@ def _look_at_logits(
   top = greedy(logits)
   if ids is not None:
     top = jnp.take_along_axis(ids, top[:, None], axis=-1)[:, 0]
-  evidence = dataclasses.replace(view.evidence, logits=logits, top_token=top)
-  return View(
+  evidence = dataclasses.replace(inputs.evidence, logits=logits, top_token=top)
+  return ScoreInputs(
     evidence, ready, whole, candidates, scores_candidates=ids is not None
   )
 

@@ -20,8 +20,8 @@ where the stage always runs.
 
 Windows of one token are by far the most frequent, so they have a way of
 their own. Wider ones run in a loop of one round or none: what a loop carries
-is changed in place, so a tick without one pays nothing for it, while another
-branch of the conditional would make every tick return rows as wide.
+is changed in place, so a step without one pays nothing for it, while another
+branch of the conditional would make every step return rows as wide.
 """
 
 import dataclasses
@@ -98,7 +98,7 @@ class Buffers:
 
 
 @flax.struct.dataclass
-class Passage:
+class StageResult:
   """Hold what is left of a run of a stage.
 
   Attributes:
@@ -127,7 +127,7 @@ class StageRun:
     count: how many there are.
     following_at: where each row's first one goes in `Buffers.following`.
     visible: slots that may be seen, or None for all below the base.
-    amend: changes the rows of a narrow window before they are written.
+    kv_override: changes the rows of a narrow window before they are written.
   """
 
   params: Prepared
@@ -139,28 +139,28 @@ class StageRun:
   count: Int[Array, 'B']
   following_at: Int[Array, 'B']
   visible: Bool[Array, 'B S'] | None = None
-  amend: Callable[[StageOutput, Window], StageOutput] | None = None
+  kv_override: Callable[[StageOutput, Window], StageOutput] | None = None
 
 
-def run_stage(run: StageRun, buffers: Buffers) -> Passage:
+def run_stage(run: StageRun, buffers: Buffers) -> StageResult:
   """Run a stage if it is needed, in the narrowest width that is compiled."""
   longest = jnp.max(run.count)
-  passage = _run_narrow(run, buffers, run.runs & (longest <= 1))
+  result = _run_narrow(run, buffers, run.runs & (longest <= 1))
   if run.plan.window == 1 or run.entering.shape[1] == 1:
-    return passage
+    return result
   rounds = (run.runs & (longest > 1)).astype(jnp.int32)
-  body = lambda _, passage: _run_wide(run, passage, longest)
-  return lax.fori_loop(0, rounds, body, passage)
+  body = lambda _, result: _run_wide(run, result, longest)
+  return lax.fori_loop(0, rounds, body, result)
 
 
 def _run_narrow(
   run: StageRun, buffers: Buffers, runs: Bool[Array, '']
-) -> Passage:
+) -> StageResult:
   """Run a stage over one token of each row."""
   window = _window(run, width=1)
   output = _run_if(run, runs, window, buffers)
-  if run.amend is not None:
-    output = run.amend(output, window)
+  if run.kv_override is not None:
+    output = run.kv_override(output, window)
   following = buffers.following
   if following is not None:
     following = write_at(following, output.hidden, run.following_at, axis=0)
@@ -168,15 +168,17 @@ def _run_narrow(
   keys, values = jax.tree.map(
     write, (buffers.keys, buffers.values), _stored_rows(output, buffers)
   )
-  return Passage(Buffers(keys, values, following), output.last, output.ready)
+  return StageResult(
+    Buffers(keys, values, following), output.last, output.ready
+  )
 
 
 def _run_wide(
-  run: StageRun, passage: Passage, longest: Int[Array, '']
-) -> Passage:
+  run: StageRun, result: StageResult, longest: Int[Array, '']
+) -> StageResult:
   """Run a stage over windows of several tokens and write all of them."""
   widths = run.plan.widths[1:]
-  buffers = passage.buffers
+  buffers = result.buffers
   window = _window(run, width=widths[-1])
   if len(widths) == 1:
     output = _run_if(run, longest > 1, window, buffers)
@@ -200,7 +202,9 @@ def _run_wide(
   following = buffers.following
   if following is not None:
     following = write_at(following, output.hidden, run.following_at, axis=0)
-  return Passage(Buffers(keys, values, following), output.last, output.ready)
+  return StageResult(
+    Buffers(keys, values, following), output.last, output.ready
+  )
 
 
 def _stored_rows(output: StageOutput, buffers: Buffers) -> PyTree:

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A tick of lossless self-speculation: exits draft, the whole model verifies.
+"""A step of lossless self-speculation: exits draft, the whole model verifies.
 
 Each row feeds itself the tokens that its exit proposes, until the exit is
 unsure or the window is full. Then the deeper stages run once over the window,
@@ -26,7 +26,7 @@ Keys and values of t, a and b are complete then and are never computed again;
 what was written for c lies past the end of the row.
 
 Where drafts are looked up in the text, too, all of them are known at once:
-they enter the first stage together, and a tick may feed and verify a window.
+they enter the first stage together, and a step may feed and verify a window.
 
 Sampling needs no rejection step. The random numbers of a position are the
 same for every head (`eejax.ops.sampling.choose`), so draft and model choose
@@ -46,14 +46,14 @@ from jax import lax
 
 from eejax.decoding.drafting import adaptive
 from eejax.decoding.drafting.adaptive import Draft
-from eejax.decoding.drafting.prompt_lookup import look_up
+from eejax.decoding.drafting.prompt_lookup import propose
 from eejax.decoding.loop.accounting import Counts, count_step
 from eejax.decoding.loop.cache import DecodeState, Emission, Request
-from eejax.decoding.loop.heads import answer_exit
+from eejax.decoding.loop.heads import run_exit_head
 from eejax.decoding.loop.plan import Plan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.segments import write_at
-from eejax.decoding.loop.walk import Fed, Walk
+from eejax.decoding.loop.walk import StepInputs, Walk
 from eejax.models.exits import output_matrix_name
 from eejax.ops.norm import rms_norm
 from eejax.ops.sampling import choose, log_probability
@@ -61,7 +61,7 @@ from eejax.types import Array, Bool, Float, Int
 
 
 @flax.struct.dataclass
-class Verdict:
+class TargetTokens:
   """Hold what the final head says of a window.
 
   Attributes:
@@ -74,8 +74,8 @@ class Verdict:
 
 
 @flax.struct.dataclass
-class Judgement:
-  """Hold what became of the windows of a tick.
+class AcceptanceResult:
+  """Hold what became of the windows of a step.
 
   Attributes:
     verified: rows whose window was verified.
@@ -93,7 +93,7 @@ class Judgement:
 def speculative_step(
   params: Prepared, request: Request, state: DecodeState, *, plan: Plan
 ) -> tuple[DecodeState, Emission]:
-  """Move every row by a tick: it drafts a token, or has its drafts verified.
+  """Move every row by a step: it drafts a token, or has its drafts verified.
 
   Args:
     params: the model.
@@ -105,36 +105,40 @@ def speculative_step(
   draft, entering = _feed(state.draft, state, plan=plan)
   walk = Walk(params, state, plan=plan, fed=entering)
   # Tokens fed since the last verification, the newest included.
-  fed = walk.length - state.stages[-1].done_to
+  fed = walk.length - state.stages[-1].cache_length
   nobody = jnp.zeros_like(state.live)
   scores, newest = draft.scores, state.tokens
   may_draft = fed <= draft.choice.limit
   for index in range(plan.num_exits):
     passed = walk.pass_stage(rides=nobody)
-    answer = answer_exit(
+    output = run_exit_head(
       params,
       request,
       walk.head_input(),
       plan=plan,
       index=index,
-      may_take=passed & (draft.choice.stage == index) & may_draft,
+      may_exit=passed & (draft.choice.stage == index) & may_draft,
     )
-    walk.hear(answer)
-    walk.leave(passed, answer.take)
-    newest = jnp.where(answer.take, answer.token, newest)
-    scores = _put(scores, answer.score, at=fed, rows=answer.take)
+    walk.hear(output)
+    walk.leave(passed, output.exit_mask)
+    newest = jnp.where(output.exit_mask, output.token, newest)
+    scores = _put(scores, output.score, at=fed, rows=output.exit_mask)
   verified = walk.pass_stage(rides=nobody)
-  walk.count_asked(jnp.where(verified, fed, 0))
+  walk.count_logits(jnp.where(verified, fed, 0))
   walk.leave(verified, verified)
   draft = dataclasses.replace(draft, scores=scores)
-  verdict = _verdict(params, request, state, walk, verified, fed, plan=plan)
-  judgement = _judge(draft, state, verdict, verified, fed, plan=plan)
-  tokens = jnp.where(verified, _last_token(judgement), newest)
-  return _advance(walk, request, state, draft, judgement, tokens, plan=plan)
+  target = _target_tokens(
+    params, request, state, walk, verified, fed, plan=plan
+  )
+  acceptance = _accept(draft, state, target, verified, fed, plan=plan)
+  tokens = jnp.where(verified, _last_token(acceptance), newest)
+  return _advance(walk, request, state, draft, acceptance, tokens, plan=plan)
 
 
-def _feed(draft: Draft, state: DecodeState, *, plan: Plan) -> tuple[Draft, Fed]:
-  """Return what each row feeds in this tick, and its draft with that.
+def _feed(
+  draft: Draft, state: DecodeState, *, plan: Plan
+) -> tuple[Draft, StepInputs]:
+  """Return what each row feeds in this step, and its draft with that.
 
   Rows that feed nothing are not told apart: what is written for them lies
   past their end.
@@ -142,25 +146,25 @@ def _feed(draft: Draft, state: DecodeState, *, plan: Plan) -> tuple[Draft, Fed]:
   newest = state.tokens[:, None]
   text = write_at(draft.text, newest, state.length, axis=0)
   alone = jnp.ones_like(state.length)
-  if plan.draft_lookup is None or plan.window == 1:
-    return dataclasses.replace(draft, text=text), Fed(newest, alone)
-  following, found = look_up(
+  if plan.prompt_lookup is None or plan.window == 1:
+    return dataclasses.replace(draft, text=text), StepInputs(newest, alone)
+  following, is_found = propose(
     text,
     newest=state.length,
-    shortest=plan.draft_lookup,
+    shortest=plan.prompt_lookup,
     num=plan.window - 1,
   )
   text = write_at(text, following, state.length + 1, axis=0)
   # The column of the newest token in the window; drafts may stand before it.
-  at = state.length - state.stages[-1].done_to
+  at = state.length - state.stages[-1].cache_length
   room = jnp.minimum(draft.choice.lookup_limit, plan.window - 1 - at)
-  num = jnp.where(found, jnp.maximum(room, 0), 0)
+  num = jnp.where(is_found, jnp.maximum(room, 0), 0)
   column = jnp.arange(plan.window)[None]
   is_new = (column > at[:, None]) & (column <= (at + num)[:, None])
   scores = jnp.where(is_new, jnp.nan, draft.scores)
   tokens = jnp.concatenate([newest, following], axis=1)
   draft = dataclasses.replace(draft, text=text, scores=scores)
-  return draft, Fed(tokens, alone + num)
+  return draft, StepInputs(tokens, alone + num)
 
 
 def _put(
@@ -172,7 +176,7 @@ def _put(
   return jnp.where(chosen, value[:, None], table)
 
 
-def _verdict(
+def _target_tokens(
   params: Prepared,
   request: Request,
   state: DecodeState,
@@ -181,9 +185,9 @@ def _verdict(
   fed: Int[Array, 'B'],
   *,
   plan: Plan,
-) -> Verdict:
+) -> TargetTokens:
   """Ask the final head about windows, in the narrowest width compiled."""
-  hidden, first = walk.outcome, state.stages[-1].done_to
+  hidden, first = walk.verify_hidden, state.stages[-1].cache_length
   assert hidden is not None
   count = jnp.max(jnp.where(verified, fed, 0))
 
@@ -191,7 +195,7 @@ def _verdict(
     return lambda: _ask(params, request, hidden, first, width, plan)
 
   blank = jnp.zeros((verified.shape[0], plan.window), jnp.float32)
-  silent = lambda: Verdict(blank.astype(jnp.int32), blank)
+  silent = lambda: TargetTokens(blank.astype(jnp.int32), blank)
   which = jnp.searchsorted(jnp.array(plan.widths), count) + 1
   return lax.switch(
     jnp.where(count > 0, which, 0), [silent, *map(ask, plan.widths)]
@@ -205,7 +209,7 @@ def _ask(
   first: Int[Array, 'B'],
   width: int,
   plan: Plan,
-) -> Verdict:
+) -> TargetTokens:
   """Return what follows the first `width` tokens of every window."""
   config = plan.config.model
   ready = rms_norm(
@@ -231,26 +235,26 @@ def _ask(
   shape = lambda x: jnp.pad(
     x.reshape(-1, width), ((0, 0), (0, plan.window - width))
   )
-  return Verdict(shape(tokens), shape(log_probs))
+  return TargetTokens(shape(tokens), shape(log_probs))
 
 
-def _judge(
+def _accept(
   draft: Draft,
   state: DecodeState,
-  verdict: Verdict,
+  target: TargetTokens,
   verified: Bool[Array, 'B'],
   fed: Int[Array, 'B'],
   *,
   plan: Plan,
-) -> Judgement:
+) -> AcceptanceResult:
   """Return how many drafts of each row stand, and what follows."""
   window = plan.window
   index = jnp.arange(window)[None]
   drafted = index < fed[:, None] - 1
-  first = state.stages[-1].done_to[:, None]
+  first = state.stages[-1].cache_length[:, None]
   at = jnp.minimum(first + 1 + index, draft.text.shape[1] - 1)
   following = jnp.take_along_axis(draft.text, at, axis=1)
-  alike = (verdict.tokens == following) & drafted
+  alike = (target.tokens == following) & drafted
   kept = jnp.sum(jnp.cumprod(alike.astype(jnp.int32), axis=1), axis=1)
   is_draft = index < kept[:, None]
   depths = jnp.array([s.last for s in plan.stages[:-1]], jnp.int32)
@@ -260,20 +264,20 @@ def _judge(
     jnp.isnan(scores), 0, depths[draft.choice.stage][:, None]
   )
   emission = Emission(
-    token=verdict.tokens,
+    token=target.tokens,
     depth=jnp.where(is_draft, proposed, plan.depth),
     score=jnp.where(is_draft, scores, jnp.nan),
-    log_prob=verdict.log_probs,
+    log_prob=target.log_probs,
     num=jnp.where(verified, kept + 1, 0),
   )
   kept = jnp.where(verified, kept, 0)
-  return Judgement(verified, fed, kept, emission)
+  return AcceptanceResult(verified, fed, kept, emission)
 
 
-def _last_token(judgement: Judgement) -> Int[Array, 'B']:
+def _last_token(acceptance: AcceptanceResult) -> Int[Array, 'B']:
   """Return the token that each verified row goes on from."""
-  at = judgement.kept[:, None]
-  return jnp.take_along_axis(judgement.emission.token, at, axis=1)[:, 0]
+  at = acceptance.kept[:, None]
+  return jnp.take_along_axis(acceptance.emission.token, at, axis=1)[:, 0]
 
 
 def _advance(
@@ -281,47 +285,49 @@ def _advance(
   request: Request,
   state: DecodeState,
   draft: Draft,
-  judgement: Judgement,
+  acceptance: AcceptanceResult,
   tokens: Int[Array, 'B'],
   *,
   plan: Plan,
 ) -> tuple[DecodeState, Emission]:
-  """Return the state after a tick, and what was emitted for good.
+  """Return the state after a step, and what was emitted for good.
 
   Args:
-    walk: the tick.
+    walk: the step.
     request: settings of the rows.
     state: before it.
-    draft: with what this tick proposed.
-    judgement: what became of the windows.
+    draft: with what this step proposed.
+    acceptance: what became of the windows.
     tokens: of each row, what it is fed next.
     plan: what is decoded.
   """
-  verified, fed, kept = judgement.verified, judgement.fed, judgement.kept
-  num, failed, ended = _cut(judgement.emission, request, state)
+  verified, fed, kept = acceptance.verified, acceptance.fed, acceptance.kept
+  num, failed, ended = _cut(acceptance.emission, request, state)
   live = state.live & ~failed & ~ended
   # Where a row's text ends now: behind what stands of its window.
-  length = jnp.where(verified, state.stages[-1].done_to + kept + 1, walk.length)
-  counts = _count(state.counts, walk, draft, judgement, plan=plan)
+  length = jnp.where(
+    verified, state.stages[-1].cache_length + kept + 1, walk.length
+  )
+  counts = _count(state.counts, walk, draft, acceptance, plan=plan)
   new_state = dataclasses.replace(
     state,
     length=length,
     tokens=tokens,
-    parked=jnp.where(live & (walk.at < len(plan.stages)), walk.at, 0),
+    resume_stage=jnp.where(live & (walk.at < len(plan.stages)), walk.at, 0),
     live=live,
     failed=state.failed | failed,
     remaining=state.remaining - num,
     stages=tuple(
-      dataclasses.replace(s, done_to=jnp.minimum(s.done_to, length))
+      dataclasses.replace(s, cache_length=jnp.minimum(s.cache_length, length))
       for s in walk.stages
     ),
     cycles=tuple(walk.cycles),
     counts=counts,
     memory=walk.memory,
-    outcome=walk.outcome,
+    verify_hidden=walk.verify_hidden,
     draft=adaptive.learn(draft, rows=verified, fed=fed, kept=kept, plan=plan),
   )
-  return new_state, dataclasses.replace(judgement.emission, num=num)
+  return new_state, dataclasses.replace(acceptance.emission, num=num)
 
 
 def _cut(
@@ -348,18 +354,18 @@ def _count(
   counts: Counts,
   walk: Walk,
   draft: Draft,
-  judgement: Judgement,
+  acceptance: AcceptanceResult,
   *,
   plan: Plan,
 ) -> Counts:
-  """Return the counts after a tick, drafts by who proposed them."""
+  """Return the counts after a step, drafts by who proposed them."""
   counts = count_step(counts, tuple(walk.events))
   column = jnp.arange(plan.window)[None]
-  rows = judgement.verified[:, None] & (column > 0)
+  rows = acceptance.verified[:, None] & (column > 0)
   up_to = lambda last: rows & (column <= last[:, None])
   drafted, accepted = (
     adaptive.by_source(draft, up_to(last), plan=plan)
-    for last in (judgement.fed - 1, judgement.kept)
+    for last in (acceptance.fed - 1, acceptance.kept)
   )
   return dataclasses.replace(
     counts,

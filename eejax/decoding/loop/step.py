@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A tick of early exit: each row's token goes as deep as its exits ask.
+"""A step of early exit: each row's token goes as deep as its exits ask.
 
 Whether a row may exit follows from its own tokens since its own last one at
 full depth, as if it were alone; so which rows it shares a batch with, and
@@ -33,15 +33,15 @@ from eejax.decoding.loop.cache import (
   blank_emission,
 )
 from eejax.decoding.loop.heads import (
-  Answer,
-  answer_exit,
-  answer_last,
-  likeliest_token,
+  HeadOutput,
+  run_exit_head,
+  run_last_head,
+  top1_token,
 )
 from eejax.decoding.loop.observation import Observation
 from eejax.decoding.loop.plan import Plan
 from eejax.decoding.loop.prepare import Prepared
-from eejax.decoding.loop.scoring import HeadInput, Outcome
+from eejax.decoding.loop.scoring import FinalPredictions, HeadInput
 from eejax.decoding.loop.walk import Walk
 from eejax.decoding.policy.batching import Batching
 from eejax.decoding.policy.policy import KVStrategy
@@ -49,7 +49,7 @@ from eejax.types import Array, Bool, Int
 
 
 @flax.struct.dataclass
-class Departure:
+class ExitDecision:
   """Hold where rows left.
 
   Attributes:
@@ -64,7 +64,7 @@ class Departure:
 def decode_step(
   params: Prepared, request: Request, state: DecodeState, *, plan: Plan
 ) -> tuple[DecodeState, Emission]:
-  """Move every row by a tick: most emit a token, some may have to wait.
+  """Move every row by a step: most emit a token, some may have to wait.
 
   Args:
     params: the model.
@@ -78,12 +78,12 @@ def decode_step(
   )
   observation = observing.begin(state, position=walk.position, plan=plan)
   if plan.has_oracle:
-    departure = _leave_in_hindsight(walk, params, request, state, plan)
+    decision = _leave_in_hindsight(walk, params, request, state, plan)
   else:
-    departure = _leave_on_the_way(
+    decision = _leave_on_the_way(
       walk, params, request, state, plan, observation
     )
-  return _advance(walk, request, state, departure, observation, plan=plan)
+  return _advance(walk, request, state, decision, observation, plan=plan)
 
 
 # MARK: Leaving
@@ -96,50 +96,52 @@ def _leave_on_the_way(
   state: DecodeState,
   plan: Plan,
   observation: Observation | None,
-) -> Departure:
+) -> ExitDecision:
   """Ask each head as rows come to it."""
-  departure = _nobody_left(state)
+  decision = _nobody_left(state)
   # Stand-ins are a row's own; what is exact may come at any time.
   rides = state.live & plan.kv_strategy.is_exact
   for index in range(plan.num_exits):
     passed = walk.pass_stage(rides=rides)
-    may_take = _may_take(passed, state, plan)
+    may_exit = _may_exit(passed, state, plan)
     if observation is not None:
-      may_take = may_take & ~observation.rows
+      may_exit = may_exit & ~observation.rows
     asked = request
     if plan.kv_strategy is KVStrategy.MONOTONE:
       asked = _never_deeper(request, state, index)
     head_input = walk.head_input()
-    answer = answer_exit(
-      params, asked, head_input, plan=plan, index=index, may_take=may_take
+    output = run_exit_head(
+      params, asked, head_input, plan=plan, index=index, may_exit=may_exit
     )
     if observation is not None:
-      observation.look(params, request, head_input, plan, index, passed)
+      observation.observe(params, request, head_input, plan, index, passed)
     if plan.batching is Batching.ALL_AGREE:
-      together = jnp.all(answer.take | ~passed)
-      answer = dataclasses.replace(answer, take=answer.take & together)
-    walk.hear(answer)
-    walk.leave(passed, answer.take)
-    departure = _merge(departure, answer, plan=plan, index=index)
-  return _leave_at_the_end(walk, params, request, departure, rides, plan)
+      together = jnp.all(output.exit_mask | ~passed)
+      output = dataclasses.replace(
+        output, exit_mask=output.exit_mask & together
+      )
+    walk.hear(output)
+    walk.leave(passed, output.exit_mask)
+    decision = _merge(decision, output, plan=plan, index=index)
+  return _leave_at_the_end(walk, params, request, decision, rides, plan)
 
 
 def _leave_at_the_end(
   walk: Walk,
   params: Prepared,
   request: Request,
-  departure: Departure,
+  decision: ExitDecision,
   rides: Bool[Array, 'B'],
   plan: Plan,
-) -> Departure:
+) -> ExitDecision:
   """Let rows that are left leave at the last head."""
   passed = walk.pass_stage(rides=rides)
-  answer = answer_last(
+  output = run_last_head(
     params, request, walk.head_input(), plan=plan, active=passed
   )
-  walk.hear(answer)
+  walk.hear(output)
   walk.leave(passed, passed)
-  return _merge(departure, answer, plan=plan, index=plan.num_exits)
+  return _merge(decision, output, plan=plan, index=plan.num_exits)
 
 
 def _leave_in_hindsight(
@@ -148,7 +150,7 @@ def _leave_in_hindsight(
   request: Request,
   state: DecodeState,
   plan: Plan,
-) -> Departure:
+) -> ExitDecision:
   """Compute every head first, then ask an oracle where rows could have left.
 
   Every row goes to the end, so its keys and values are complete.
@@ -158,37 +160,37 @@ def _leave_in_hindsight(
   for _ in range(plan.num_exits):
     passed = walk.pass_stage(rides=nobody)
     seen.append(walk.head_input())
-    walk.count_asked(passed)
+    walk.count_logits(passed)
     walk.leave(passed, nobody)
-  departure = _leave_at_the_end(
+  decision = _leave_at_the_end(
     walk, params, request, _nobody_left(state), nobody, plan
   )
   tops = [
-    likeliest_token(params, head_input, plan=plan, index=index)
+    top1_token(params, head_input, plan=plan, index=index)
     for index, head_input in enumerate([*seen, walk.head_input()])
   ]
-  outcome = Outcome(jnp.stack(tops[:-1], axis=1), tops[-1])
+  final_predictions = FinalPredictions(jnp.stack(tops[:-1], axis=1), tops[-1])
   staying = state.live
   for index, head_input in enumerate(seen):
-    answer = answer_exit(
+    output = run_exit_head(
       params,
       request,
-      dataclasses.replace(head_input, outcome=outcome),
+      dataclasses.replace(head_input, final_predictions=final_predictions),
       plan=plan,
       index=index,
-      may_take=staying,
+      may_exit=staying,
     )
-    staying = staying & ~answer.take
-    departure = _merge(departure, answer, plan=plan, index=index)
-  return departure
+    staying = staying & ~output.exit_mask
+    decision = _merge(decision, output, plan=plan, index=index)
+  return decision
 
 
-def _nobody_left(state: DecodeState) -> Departure:
+def _nobody_left(state: DecodeState) -> ExitDecision:
   rows = state.live.shape[0]
-  return Departure(blank_emission(rows), jnp.zeros((rows,), jnp.int32))
+  return ExitDecision(blank_emission(rows), jnp.zeros((rows,), jnp.int32))
 
 
-def _may_take(
+def _may_exit(
   passed: Bool[Array, 'B'], state: DecodeState, plan: Plan
 ) -> Bool[Array, 'B']:
   """Return the rows that may leave at an exit they passed."""
@@ -207,19 +209,19 @@ def _never_deeper(request: Request, state: DecodeState, index: int) -> Request:
 
 
 def _merge(
-  departure: Departure, answer: Answer, *, plan: Plan, index: int
-) -> Departure:
-  """Let rows that take an answer emit it."""
-  take, before = answer.take, departure.emission
+  decision: ExitDecision, output: HeadOutput, *, plan: Plan, index: int
+) -> ExitDecision:
+  """Let rows that take an output emit it."""
+  take, before = output.exit_mask, decision.emission
   pick = lambda new, old: jnp.where(take[:, None], new, old)
   emission = Emission(
-    token=pick(answer.token[:, None], before.token),
+    token=pick(output.token[:, None], before.token),
     depth=pick(plan.stages[index].last, before.depth),
-    score=pick(answer.score[:, None], before.score),
-    log_prob=pick(answer.log_prob[:, None], before.log_prob),
+    score=pick(output.score[:, None], before.score),
+    log_prob=pick(output.log_prob[:, None], before.log_prob),
     num=jnp.where(take, 1, before.num),
   )
-  return Departure(emission, jnp.where(take, index, departure.at))
+  return ExitDecision(emission, jnp.where(take, index, decision.at))
 
 
 # MARK: After it
@@ -229,13 +231,13 @@ def _advance(
   walk: Walk,
   request: Request,
   state: DecodeState,
-  departure: Departure,
+  decision: ExitDecision,
   observation: Observation | None,
   *,
   plan: Plan,
 ) -> tuple[DecodeState, Emission]:
-  """Return the state after a tick, and what was emitted for good."""
-  emission = departure.emission
+  """Return the state after a step, and what was emitted for good."""
+  emission = decision.emission
   emitted, token = emission.num > 0, emission.token[:, 0]
   failed = emitted & ~jnp.isfinite(emission.log_prob[:, 0])
   emitted = emitted & ~failed
@@ -247,12 +249,12 @@ def _advance(
   new_state = DecodeState(
     length=walk.length,
     tokens=jnp.where(emitted, token, state.tokens),
-    parked=jnp.where(emitted | ~live, 0, walk.at),
+    resume_stage=jnp.where(emitted | ~live, 0, walk.at),
     live=live,
     failed=state.failed | failed,
     remaining=remaining,
     since_full=jnp.where(emitted, since_full, state.since_full),
-    deepest=jnp.where(emitted, departure.at, state.deepest),
+    deepest=jnp.where(emitted, decision.at, state.deepest),
     stages=_settled(walk.stages, plan),
     cycles=tuple(walk.cycles),
     counts=count_step(state.counts, tuple(walk.events)),
@@ -268,5 +270,7 @@ def _settled(stages: list[StageState], plan: Plan) -> tuple[StageState, ...]:
   """Forget what shallow stages did for tokens that are to be recomputed."""
   if plan.kv_strategy is not KVStrategy.RECOMPUTE:
     return tuple(stages)
-  done_to = stages[-1].done_to
-  return tuple(dataclasses.replace(s, done_to=done_to) for s in stages)
+  cache_length = stages[-1].cache_length
+  return tuple(
+    dataclasses.replace(s, cache_length=cache_length) for s in stages
+  )

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""One tick: tokens of every row pass from stage to stage.
+"""One step: tokens of every row pass from stage to stage.
 
 Keys and values are exact by deferred catch-up (design 5.3). A token that
 exits leaves its stream at the entrance of the next stage. When some row needs
@@ -34,10 +34,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from eejax.decoding.loop import fill
+from eejax.decoding.loop import approximate_kv
 from eejax.decoding.loop.accounting import StageEvent
 from eejax.decoding.loop.cache import DecodeState, StageState
-from eejax.decoding.loop.heads import Answer
+from eejax.decoding.loop.heads import HeadOutput
 from eejax.decoding.loop.plan import Plan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.scoring import HeadInput
@@ -55,8 +55,8 @@ from eejax.types import Array, Bool, Float, Int
 
 
 @flax.struct.dataclass
-class Fed:
-  """Hold tokens that enter a tick; rows whose token is parked feed none.
+class StepInputs:
+  """Hold tokens that enter a step; rows whose token waits feed none.
 
   Attributes:
     tokens: of each row, the one to be fed next first.
@@ -68,12 +68,12 @@ class Fed:
 
 
 class Walk:
-  """Carry a tick from stage to stage.
+  """Carry a step from stage to stage.
 
   Attributes:
     at: the stage before which each row's newest token stands; past the last
-      one where there is nothing to do for it in this tick any more.
-    length: tokens of each row that were fed, this tick's included.
+      one where there is nothing to do for it in this step any more.
+    length: tokens of each row that were fed, this step's included.
     stages: states of the stages passed.
     cycles: likewise, under DEPTH_QUEUE.
     events: likewise.
@@ -86,13 +86,13 @@ class Walk:
     state: DecodeState,
     *,
     plan: Plan,
-    fed: Fed | None = None,
+    fed: StepInputs | None = None,
   ):
     if fed is None:
-      fed = Fed(state.tokens[:, None], jnp.ones_like(state.length))
+      fed = StepInputs(state.tokens[:, None], jnp.ones_like(state.length))
     self._params, self._state, self._plan = params, state, plan
     self._nowhere = len(plan.stages)
-    self.at = jnp.where(state.live, state.parked, self._nowhere)
+    self.at = jnp.where(state.live, state.resume_stage, self._nowhere)
     num_fed = jnp.where(self.at == 0, fed.count, 0)
     self.length = state.length + num_fed
     self._fed, self._spent = jnp.sum(num_fed), jnp.zeros((), jnp.float32)
@@ -105,7 +105,7 @@ class Walk:
     self._ready: Float[Array, 'B 1 D'] | None = None
     # Rows that skip what is left, and what stands in for their tokens there.
     self._skipping = jnp.zeros_like(state.live)
-    self._stand_in = fill.no_stand_in(newest, plan=plan)
+    self._kv_source = approximate_kv.empty_source(newest, plan=plan)
     self.memory = state.memory
     self.stages: list[StageState] = []
     self.cycles: list[Cycle] = []
@@ -117,7 +117,7 @@ class Walk:
     return self.length - 1
 
   @property
-  def outcome(self) -> Float[Array, 'B two_W D'] | None:
+  def verify_hidden(self) -> Float[Array, 'B two_W D'] | None:
     """Return what waits behind the newest stage for the final head."""
     return self._waiting[len(self.stages)]
 
@@ -137,7 +137,7 @@ class Walk:
     stage, before = self._plan.stages[index], self._state.stages[index]
     here = self.at == index
     runs = self._decide(index, here)
-    base = before.done_to
+    base = before.cache_length
     count = jnp.where(here | rides, self._available - base, 0)
     after = dataclasses.replace(before, waiting=self._waiting[index])
     if stage.num_caches:
@@ -146,44 +146,48 @@ class Walk:
       after = dataclasses.replace(after, waiting=None)
     done = jnp.where(runs, count, 0)
     self._available = base + jnp.where(self._skipping, 1, done)
-    self.stages.append(dataclasses.replace(after, done_to=self._available))
+    self.stages.append(dataclasses.replace(after, cache_length=self._available))
     nobody = jnp.zeros_like(count)
-    self.events.append(StageEvent(runs, done, here, asked=nobody))
+    self.events.append(StageEvent(runs, done, here, logits_computed=nobody))
     return here & runs
 
-  def leave(self, passed: Bool[Array, 'B'], take: Bool[Array, 'B']) -> None:
+  def leave(
+    self, passed: Bool[Array, 'B'], exit_mask: Bool[Array, 'B']
+  ) -> None:
     """Part the rows that passed the newest stage: some leave at its head.
 
     Args:
       passed: rows that passed it.
-      take: those of them that go no further.
+      exit_mask: those of them that go no further.
     """
     if self._plan.kv_strategy.fills:
-      self._skipping = self._skipping | take
-      self._stand_in = fill.stand_in(
-        self._stand_in,
-        take,
+      self._skipping = self._skipping | exit_mask
+      self._kv_source = approximate_kv.record_source(
+        self._kv_source,
+        exit_mask,
         self._last,
         self.stages[-1],
         plan=self._plan,
         stage=self._plan.stages[len(self.stages) - 1],
       )
-    following = jnp.where(take, self._nowhere, len(self.stages))
+    following = jnp.where(exit_mask, self._nowhere, len(self.stages))
     self.at = jnp.where(passed, following, self.at)
 
-  def hear(self, answer: Answer) -> None:
+  def hear(self, output: HeadOutput) -> None:
     """Note what the newest stage's head said."""
-    self.memory = answer.memory
-    self.count_asked(answer.asked)
+    self.memory = output.memory
+    self.count_logits(output.logits_computed)
 
-  def count_asked(self, asked: Int[Array, 'B'] | Bool[Array, 'B']) -> None:
+  def count_logits(
+    self, logits_computed: Int[Array, 'B'] | Bool[Array, 'B']
+  ) -> None:
     """Note how often each row needed the logits of the newest stage."""
     self.events[-1] = dataclasses.replace(
-      self.events[-1], asked=asked.astype(jnp.int32)
+      self.events[-1], logits_computed=logits_computed.astype(jnp.int32)
     )
 
   def _decide(self, index: int, here: Bool[Array, 'B']) -> Bool[Array, '']:
-    """Return whether a stage runs in this tick."""
+    """Return whether a stage runs in this step."""
     is_needed = jnp.any(here)
     match self._plan.batching:
       case Batching.REFERENCE:
@@ -199,7 +203,7 @@ class Walk:
     self, index: int, here: Bool[Array, 'B']
   ) -> Bool[Array, '']:
     """Return whether the rows before a stage have waited long enough."""
-    cycle = self._state.cycles[index].after_tick(
+    cycle = self._state.cycles[index].after_step(
       spent=self._spent, fed=self._fed
     )
     ready = (self.at < index) | (self.at == self._nowhere)
@@ -220,13 +224,13 @@ class Walk:
     Behind the last stage waits what the final head is shown.
     """
     stages = self._state.stages
-    waiting = [*(s.waiting for s in stages), self._state.outcome]
+    waiting = [*(s.waiting for s in stages), self._state.verify_hidden]
     enters_at = 0 if self._plan.stages[0].num_caches else 1
     before = waiting[enters_at]
     if before is None:
       waiting[enters_at] = embedded
     else:
-      at = self._state.length - stages[enters_at].done_to
+      at = self._state.length - stages[enters_at].cache_length
       waiting[enters_at] = write_at(before, embedded, at, axis=0)
     return waiting
 
@@ -239,9 +243,9 @@ class Walk:
   ) -> StageState:
     """Run a stage if it `runs`; return its state but for how far it came."""
     following = self._waiting[index + 1]
-    at, base = jnp.zeros_like(count), state.done_to
+    at, base = jnp.zeros_like(count), state.cache_length
     if index + 1 < len(self._plan.stages):
-      at = base - self._state.stages[index + 1].done_to
+      at = base - self._state.stages[index + 1].cache_length
     entering = state.waiting
     assert entering is not None
     run = StageRun(
@@ -254,29 +258,29 @@ class Walk:
       count=count,
       following_at=at,
       visible=state.visible,
-      amend=self._amend(index),
+      kv_override=self._kv_override(index),
     )
     buffers = Buffers(state.keys, state.values, following)
-    passage = run_stage(run, buffers)
-    self._last, self._ready = passage.last, passage.ready
-    self._waiting[index + 1] = passage.buffers.following
+    result = run_stage(run, buffers)
+    self._last, self._ready = result.last, result.ready
+    self._waiting[index + 1] = result.buffers.following
     visible = state.visible
     if visible is not None:
       visible = write_at(visible, ~self._skipping[:, None], base, axis=0)
     return dataclasses.replace(
       state,
-      keys=passage.buffers.keys,
-      values=passage.buffers.values,
+      keys=result.buffers.keys,
+      values=result.buffers.values,
       visible=visible,
     )
 
-  def _amend(self, index: int):
+  def _kv_override(self, index: int):
     """Return what puts stand-ins for the rows that skip stage `index`."""
     if not (index and self._plan.kv_strategy.fills):
       return None
     return functools.partial(
-      fill.fill_rows,
-      standing=self._stand_in,
+      approximate_kv.override_skipped,
+      source=self._kv_source,
       rows=self._skipping,
       params=self._params,
       plan=self._plan,

@@ -61,23 +61,23 @@ class Cycle:
   Attributes:
     spent: cost of the stages before it, in blocks.
     fed: tokens fed to the first stage, over all rows.
-    ticks: how many ticks that took.
+    steps: how many steps that took.
   """
 
   spent: Float[Array, '']
   fed: Float[Array, '']
-  ticks: Float[Array, '']
+  steps: Float[Array, '']
 
-  def after_tick(
+  def after_step(
     self, *, spent: Float[Array, ''], fed: Int[Array, '']
   ) -> 'Cycle':
-    """Return the cycle with one more tick, up to the stage's entrance."""
-    return Cycle(self.spent + spent, self.fed + fed, self.ticks + 1)
+    """Return the cycle with one more step, up to the stage's entrance."""
+    return Cycle(self.spent + spent, self.fed + fed, self.steps + 1)
 
   def renewed_if(self, ran: Bool[Array, '']) -> 'Cycle':
     """Return a new cycle where the stage ran, else this one."""
     keep = lambda x: jnp.where(ran, 0.0, x)
-    return Cycle(keep(self.spent), keep(self.fed), keep(self.ticks))
+    return Cycle(keep(self.spent), keep(self.fed), keep(self.steps))
 
 
 def new_cycle() -> Cycle:
@@ -93,11 +93,11 @@ def pays(
   upstream: Int[Array, ''],
   patience: int | None = None,
 ) -> Bool[Array, '']:
-  """Return whether running a stage now beats one more tick before it.
+  """Return whether running a stage now beats one more step before it.
 
   Every token that is fed is emitted, here or upstream, so a cycle of the
   stage yields F tokens for S + c: S spent upstream, c the stage itself. One
-  more tick upstream costs S / n, n being the ticks so far, and feeds r more.
+  more step upstream costs S / n, n being the steps so far, and feeds r more.
   It is worth it while its yield is above the cycle's,
 
     r / (S / n) > F / (S + c),
@@ -107,16 +107,16 @@ def pays(
   window, so r falls to 0 and no row starves; elsewhere `patience` sees to it.
 
   Args:
-    cycle: of the stage, this tick included.
+    cycle: of the stage, this step included.
     cost: c, of running the stage, in blocks.
-    upstream: r, rows that the next tick can move without this stage.
-    patience: ticks after which it runs anyway; None is never.
+    upstream: r, rows that the next step can move without this stage.
+    patience: steps after which it runs anyway; None is never.
   """
   whole = cycle.spent + cost
-  is_due = upstream * whole * cycle.ticks <= cycle.fed * cycle.spent
+  is_due = upstream * whole * cycle.steps <= cycle.fed * cycle.spent
   if patience is None:
     return is_due
-  return is_due | (cycle.ticks >= patience)
+  return is_due | (cycle.steps >= patience)
 
 
 def free_tokens() -> int:

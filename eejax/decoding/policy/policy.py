@@ -52,7 +52,7 @@ class Mode(enum.Enum):
 class KVStrategy(enum.Enum):
   """What stands in for keys and values of blocks a token skipped.
 
-  DEFERRED: they are computed later, exactly; see `eejax.decoding.loop.walk`.
+  DEFERRED: they are computed later, exactly; see `eejax.decoding.loop.step`.
   RECOMPUTE: exactly, too, by running every token since the last one at full
   depth from the embedding on (EE-LLM, arXiv 2312.04916, KV recomputation).
   PROPAGATE: each skipped block projects the stream at the exit (CALM, arXiv

@@ -20,14 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eejax.decoding.drafting.prompt_lookup import LONGEST_RUN, look_up
+from eejax.decoding.drafting.prompt_lookup import LONGEST_RUN, propose
 
 ROOM = 24
 
 
 @functools.partial(jax.jit, static_argnames=('shortest', 'num'))
 def compiled(text, newest, shortest, num):
-  return look_up(text, newest=newest, shortest=shortest, num=num)
+  return propose(text, newest=newest, shortest=shortest, num=num)
 
 
 def found_in(*texts, shortest=2, num=5):

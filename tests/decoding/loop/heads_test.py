@@ -26,10 +26,10 @@ from jax.extend.core import jaxprs_in_params
 from eejax.decoding.loop import heads
 from eejax.decoding.loop.cache import Request
 from eejax.decoding.loop.heads import (
+  FinalPredictions,
   HeadInput,
-  Outcome,
-  answer_exit,
-  answer_last,
+  run_exit_head,
+  run_last_head,
 )
 from eejax.decoding.loop.plan import make_plan
 from eejax.decoding.loop.prepare import prepare
@@ -51,7 +51,7 @@ LOGIT_CRITERIA = ('max_prob', 'margin', 'entropy', 'patience', 'js', 'kl')
 ROWS = 4
 
 # Called as it is, a conditional is lowered and compiled anew each time.
-_ANSWER = jax.jit(answer_exit, static_argnames=('plan', 'index'))
+_ANSWER = jax.jit(run_exit_head, static_argnames=('plan', 'index'))
 
 
 class Heads:
@@ -108,23 +108,25 @@ class Heads:
 
   def input(self, index, memory=None):
     hidden = ExitInput(hidden=self.streams[index])
-    outcome = self.outcome() if self.plan.criterion in ORACLES else None
-    return HeadInput(hidden, None, self.positions, memory, outcome)
+    final_predictions = (
+      self.final_predictions() if self.plan.criterion in ORACLES else None
+    )
+    return HeadInput(hidden, None, self.positions, memory, final_predictions)
 
-  def outcome(self):
-    """Return the outcome if the last exit were the final head."""
+  def final_predictions(self):
+    """Return the final_predictions if the last exit were the final head."""
     tokens = [np.argmax(self.logits(x), -1) for x in range(self.num_exits)]
-    return Outcome(jnp.stack(tokens, -1), jnp.asarray(tokens[-1]))
+    return FinalPredictions(jnp.stack(tokens, -1), jnp.asarray(tokens[-1]))
 
-  def ask(self, index, thresholds=NEVER, *, memory=None, may_take=True):
-    may_take = jnp.broadcast_to(jnp.asarray(may_take), (len(self.rows),))
+  def ask(self, index, thresholds=NEVER, *, memory=None, may_exit=True):
+    may_exit = jnp.broadcast_to(jnp.asarray(may_exit), (len(self.rows),))
     return _ANSWER(
       self.params,
       self.request(thresholds),
       self.input(index, memory),
       plan=self.plan,
       index=index,
-      may_take=may_take,
+      may_exit=may_exit,
     )
 
   def walk(self, thresholds=NEVER, **fields):
@@ -220,18 +222,18 @@ class TestScores:
   def test_oracles_read_the_outcome(self, make, name):
     model = make(name)
     model.streams = model.streams.at[1, 0].set(model.streams[0, 0])
-    outcome = model.outcome()
+    final_predictions = model.final_predictions()
     criterion = get_criterion(name)
-    for index, answer in enumerate(model.walk()):
+    for index, output in enumerate(model.walk()):
       expected = criterion.score(
         Evidence(
-          top1_by_exit=outcome.top1_by_exit,
-          final_top1=outcome.final_top1,
+          top1_by_exit=final_predictions.top1_by_exit,
+          final_top1=final_predictions.final_top1,
           exit_index=index,
         )
       )
-      np.testing.assert_array_equal(answer.score, expected)
-    assert answer.score.all()  # the outcome here is that of the last exit
+      np.testing.assert_array_equal(output.score, expected)
+    assert output.score.all()  # the last exit stands for the final head
 
   def test_the_depths_are_the_exits(self, make):
     assert scores(make('static(2)').walk())[:, 0].tolist() == [0, 1, 1]
@@ -250,31 +252,31 @@ class TestThresholds:
   @pytest.mark.parametrize('name', criterion_names())
   def test_0_takes_every_row_that_may_and_never_takes_none(self, make, name):
     model = make(name)
-    may_take = np.array([True, False, True, True])
-    for answer in model.walk(0.0, may_take=may_take):
-      np.testing.assert_array_equal(answer.take, may_take)
-    for answer in model.walk(NEVER):
-      assert not answer.take.any()
+    may_exit = np.array([True, False, True, True])
+    for output in model.walk(0.0, may_exit=may_exit):
+      np.testing.assert_array_equal(output.exit_mask, may_exit)
+    for output in model.walk(NEVER):
+      assert not output.exit_mask.any()
 
   @pytest.mark.parametrize('name', criterion_names())
   def test_1_takes_what_scores_1(self, make, name):
-    for answer in make(name).walk(1.0):
-      np.testing.assert_array_equal(answer.take, answer.score == 1)
+    for output in make(name).walk(1.0):
+      np.testing.assert_array_equal(output.exit_mask, output.score == 1)
 
   @pytest.mark.parametrize('name', ['gate', 'margin', 'js'])
   def test_a_score_that_equals_the_threshold_is_enough(self, make, name):
     model = make(name)
     found = scores(model.walk())
-    assert all(a.take.all() for a in model.walk(found.T))
+    assert all(a.exit_mask.all() for a in model.walk(found.T))
     # The next number after 0 is so small that it may be taken for 0.
     above = np.maximum(np.nextafter(found.T, np.float32(2)), 1e-30)
-    assert not any(a.take.any() for a in model.walk(above))
+    assert not any(a.exit_mask.any() for a in model.walk(above))
 
   def test_each_row_has_its_own_thresholds(self, make):
     model = make('max_prob')
     thresholds = np.full((ROWS, 3), NEVER)
     thresholds[2, 1] = thresholds[0, 2] = 0.0
-    takes = [a.take.tolist() for a in model.walk(thresholds)]
+    takes = [a.exit_mask.tolist() for a in model.walk(thresholds)]
     assert takes == [
       [False] * 4,
       [False, False, True, False],
@@ -284,12 +286,12 @@ class TestThresholds:
   @pytest.mark.parametrize('name', criterion_names())
   def test_the_token_is_the_exit_s_own(self, make, name):
     model = make(name)
-    for index, answer in enumerate(model.walk(0.0)):
+    for index, output in enumerate(model.walk(0.0)):
       logits = model.logits(index)
       expected = np.argmax(logits, axis=-1)
-      np.testing.assert_array_equal(answer.token, expected)
+      np.testing.assert_array_equal(output.token, expected)
       log_prob = jax.nn.log_softmax(logits)[np.arange(ROWS), expected]
-      np.testing.assert_allclose(answer.log_prob, log_prob, rtol=1e-3)
+      np.testing.assert_allclose(output.log_prob, log_prob, rtol=1e-3)
 
 
 class TestMemory:
@@ -303,9 +305,9 @@ class TestMemory:
     ahead = model.only(slice(None))
     ahead.positions = model.positions + others
     ahead.streams = model.streams + 1.0
-    memory = ahead.ask(0, memory=first.memory, may_take=others).memory
+    memory = ahead.ask(0, memory=first.memory, may_exit=others).memory
     ahead.streams = model.streams
-    second = ahead.ask(1, memory=memory, may_take=~others)
+    second = ahead.ask(1, memory=memory, may_exit=~others)
     np.testing.assert_allclose(
       second.score[1], expected[1, 1], rtol=1e-5, atol=1e-7
     )
@@ -328,9 +330,9 @@ class TestMemory:
       (path, x.shape, x.dtype) for path, x in jax.tree.leaves_with_path(m)
     ]
     memory = describe(model.blank())
-    for may_take in (True, False):
-      for answer in model.walk(may_take=may_take):
-        assert describe(answer.memory) == memory
+    for may_exit in (True, False):
+      for output in model.walk(may_exit=may_exit):
+        assert describe(output.memory) == memory
 
 
 class TestFrequent:
@@ -361,17 +363,17 @@ class TestFrequent:
 
   def test_tokens_come_from_the_whole_head(self, make):
     model = make('margin', scored_vocabulary='frequent(2)')
-    for index, answer in enumerate(model.walk(0.0)):
+    for index, output in enumerate(model.walk(0.0)):
       expected = np.argmax(model.logits(index), axis=-1)
-      np.testing.assert_array_equal(answer.token, expected)
+      np.testing.assert_array_equal(output.token, expected)
       assert (expected >= 2).any()
 
   def test_only_rows_that_leave_ask_the_whole_head(self, make):
     model = make('margin', scored_vocabulary='frequent(4)')
     thresholds = np.full((ROWS, 3), NEVER)
     thresholds[1] = 0.0
-    for answer in model.walk(thresholds):
-      assert answer.asked.tolist() == [False, True, False, False]
+    for output in model.walk(thresholds):
+      assert output.logits_computed.tolist() == [False, True, False, False]
 
 
 class TestCandidates:
@@ -408,20 +410,20 @@ class TestCandidates:
 
   def test_tokens_come_from_the_whole_head(self, make):
     model = make('margin', scored_vocabulary='candidates(2)')
-    for index, answer in enumerate(model.walk(0.0)):
+    for index, output in enumerate(model.walk(0.0)):
       expected = np.argmax(model.logits(index), axis=-1)
-      np.testing.assert_array_equal(answer.token, expected)
+      np.testing.assert_array_equal(output.token, expected)
 
   def test_a_row_without_candidates_of_its_own_is_not_safe(self, make):
     model = make('max_prob', scored_vocabulary='candidates(3)')
     some = np.array([True, False, True, False])
-    memory = model.ask(0, memory=model.blank(), may_take=some).memory
+    memory = model.ask(0, memory=model.blank(), may_exit=some).memory
     found = np.asarray(model.ask(1, memory=memory).score)
     np.testing.assert_array_equal(found > 0, some)
 
   def test_the_first_exit_alone_asks_its_whole_head(self, make):
     model = make('margin', scored_vocabulary='candidates(3)')
-    asked = [a.asked.tolist() for a in model.walk()]
+    asked = [a.logits_computed.tolist() for a in model.walk()]
     assert asked == [[True] * 4, [False] * 4, [False] * 4]
 
 
@@ -431,7 +433,7 @@ class TestTheLastHead:
     head_input = HeadInput(
       ExitInput(hidden=model.streams[-1]), None, model.positions, model.blank()
     )
-    return answer_last(
+    return run_last_head(
       model.params,
       model.request(0.5),
       head_input,
@@ -442,9 +444,9 @@ class TestTheLastHead:
   @pytest.mark.parametrize('name', criterion_names())
   def test_it_has_no_score_and_takes_all(self, make, name):
     active = np.array([True, True, False, True])
-    answer = self.last(make(name), active)
-    np.testing.assert_array_equal(answer.take, active)
-    assert np.isnan(answer.score).all()
+    output = self.last(make(name), active)
+    np.testing.assert_array_equal(output.exit_mask, active)
+    assert np.isnan(output.score).all()
 
   @pytest.mark.parametrize('name', criterion_names())
   def test_an_exit_that_is_always_taken_has_one(self, make, name):
@@ -452,12 +454,12 @@ class TestTheLastHead:
     # The model ends after its first exit.
     model.plan = dataclasses.replace(model.plan, stages=model.plan.stages[:1])
     model.streams = model.streams[:1]
-    answer = self.last(model)
-    assert answer.take.all()
+    output = self.last(model)
+    assert output.exit_mask.all()
     np.testing.assert_array_equal(
-      answer.token, np.argmax(model.logits(0), axis=-1)
+      output.token, np.argmax(model.logits(0), axis=-1)
     )
-    assert np.isfinite(answer.score).all() == (name not in ORACLES)
+    assert np.isfinite(output.score).all() == (name not in ORACLES)
 
 
 class TestWhatIsComputed:
@@ -508,7 +510,7 @@ class TestRefusals:
 
   def test_an_oracle_that_is_shown_no_outcome(self, make):
     model = make('stable')
-    model.outcome = lambda: None
+    model.final_predictions = lambda: None
     with pytest.raises(ArgumentError, match='reference batch policy'):
       model.walk()
 

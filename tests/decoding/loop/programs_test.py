@@ -122,15 +122,15 @@ def test_caches_equal_those_of_a_full_pass(lively, prompts, exits, thresholds):
   for stage, ours, theirs in stages:
     if not stage.num_caches:
       continue
-    gaps.append(np.asarray(session.state.length - ours.done_to))
+    gaps.append(np.asarray(session.state.length - ours.cache_length))
     pairs = zip(
       ours.keys + ours.values, theirs.keys + theirs.values, strict=True
     )
     for found, expected in pairs:
-      for row, done_to in enumerate(np.asarray(ours.done_to)):
+      for row, cache_length in enumerate(np.asarray(ours.cache_length)):
         np.testing.assert_allclose(
-          found[row, :, :done_to],
-          expected[row, :, :done_to],
+          found[row, :, :cache_length],
+          expected[row, :, :cache_length],
           atol=1e-5 * float(jnp.abs(expected).max()),
           rtol=0,
         )
@@ -142,7 +142,9 @@ def test_waiting_tokens_are_bounded_by_the_window(lively, prompts):
   session = Session(lively(seed=3), policy, prompts)
   for _ in range(9):
     session.run(1)
-    gap = np.asarray(session.state.length - session.state.stages[-1].done_to)
+    gap = np.asarray(
+      session.state.length - session.state.stages[-1].cache_length
+    )
     assert (gap >= 0).all() and (gap < 3).all()
 
 
@@ -156,7 +158,7 @@ def test_every_block_pass_is_counted_once(lively, prompts):
   passes = np.asarray(session.state.counts.passes)
   for index, state in enumerate(session.state.stages):
     # Exactly one pass for each token whose keys and values are there.
-    done = np.asarray(state.done_to) - session.lengths
+    done = np.asarray(state.cache_length) - session.lengths
     assert (passes[:, index] == done).all()
   runs = np.asarray(session.state.counts.stage_runs)
   assert runs[0] == 18 and (np.diff(runs) <= 0).all()

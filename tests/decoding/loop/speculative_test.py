@@ -274,7 +274,7 @@ def test_keys_and_values_are_those_of_a_full_pass(
     pairs = zip(
       ours.keys + ours.values, theirs.keys + theirs.values, strict=True
     )
-    verified = np.asarray(batch.state.stages[-1].done_to)
+    verified = np.asarray(batch.state.stages[-1].cache_length)
     for found, expected in pairs:
       for row, end in enumerate(verified):
         np.testing.assert_allclose(
@@ -293,10 +293,10 @@ def test_nothing_is_computed_twice(lively, session, prompts):
     counts, state = batch.state.counts, batch.state
     passes = np.asarray(counts.passes)
     rejected = np.asarray(counts.drafted - counts.accepted).sum(axis=1)
-    done = np.stack([np.asarray(s.done_to) for s in state.stages], axis=1)
+    done = np.stack([np.asarray(s.cache_length) for s in state.stages], axis=1)
     kept = done - batch.lengths[:, None]
     assert (passes == kept + rejected[:, None]).all()
-    # A tick feeds one token of each row, if it lives.
+    # A step feeds one token of each row, if it lives.
     assert (passes[:, 0] <= int(counts.stage_runs[0])).all()
   assert rejected.sum() > 0
 

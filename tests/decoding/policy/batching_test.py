@@ -54,15 +54,15 @@ def assert_rows_equal(found, expected):
 # MARK: The rule, by hand
 
 
-def cycle_of(*, spent, fed, ticks):
+def cycle_of(*, spent, fed, steps):
   number = lambda x: jnp.asarray(x, jnp.float32)
-  return Cycle(number(spent), number(fed), number(ticks))
+  return Cycle(number(spent), number(fed), number(steps))
 
 
 @pytest.mark.parametrize(
   'upstream, is_due',
   [
-    # 8 tokens for 4 + 6 blocks are 0.8 a block; a tick upstream costs 2.
+    # 8 tokens for 4 + 6 blocks are 0.8 a block; a step upstream costs 2.
     (0, True),
     (1, True),  # 0.5 more a block
     (2, False),  # 1.0
@@ -70,27 +70,27 @@ def cycle_of(*, spent, fed, ticks):
   ],
 )
 def test_a_stage_runs_when_another_tick_would_yield_less(upstream, is_due):
-  cycle = cycle_of(spent=4, fed=8, ticks=2)
+  cycle = cycle_of(spent=4, fed=8, steps=2)
   assert bool(pays(cycle, cost=6, upstream=jnp.asarray(upstream))) is is_due
 
 
-@pytest.mark.parametrize('ticks', [1, 10, 1000])
-def test_while_as_many_come_as_ever_nothing_is_gained_by_running(ticks):
-  # Every tick feeds 3 rows for 2 blocks: patience without end.
-  cycle = cycle_of(spent=2 * ticks, fed=3 * ticks, ticks=ticks)
+@pytest.mark.parametrize('steps', [1, 10, 1000])
+def test_while_as_many_come_as_ever_nothing_is_gained_by_running(steps):
+  # Every step feeds 3 rows for 2 blocks: patience without end.
+  cycle = cycle_of(spent=2 * steps, fed=3 * steps, steps=steps)
   upstream = jnp.asarray(3)
   assert not pays(cycle, cost=1, upstream=upstream)
   # A stage that costs nothing need not wait.
   assert pays(cycle, cost=0, upstream=upstream)
   assert bool(pays(cycle, cost=1, upstream=upstream, patience=10)) is (
-    ticks >= 10
+    steps >= 10
   )
 
 
 def test_a_cycle_begins_anew_when_its_stage_has_run():
   cycle = new_cycle()
   for spent, fed in [(2.0, 4), (2.0, 3)]:
-    cycle = cycle.after_tick(spent=jnp.float32(spent), fed=jnp.asarray(fed))
+    cycle = cycle.after_step(spent=jnp.float32(spent), fed=jnp.asarray(fed))
   values = dataclasses.astuple(cycle)
   assert tuple(map(float, values)) == (4.0, 7.0, 2.0)
   assert cycle.renewed_if(jnp.asarray(False)) == cycle
@@ -173,7 +173,7 @@ def test_no_row_starves_where_nothing_forces_depth(case, session):
 
 
 def test_no_row_starves_behind_several_exits(case, session):
-  # Of X exits, each lets a token wait for (W + 1)^(X - 1) ticks a token of
+  # Of X exits, each lets a token wait for (W + 1)^(X - 1) steps a token of
   # the others at most, who have W of them before they are there, too.
   model, prompts, _ = case(0)
   policy = early(0.5, 0.5, 0.5, batching=Batching.DEPTH_QUEUE)
@@ -183,14 +183,14 @@ def test_no_row_starves_behind_several_exits(case, session):
     batch = session(model, policy, prompts, thresholds=own, num_tokens=30)
     num = np.asarray(batch.run(32).num)
     assert longest_wait(num) <= (WINDOW + 1) ** 3
-    # In a tick some row emits, or nobody would have had to wait.
+    # In a step some row emits, or nobody would have had to wait.
     assert (num.sum(axis=1) > 0)[np.asarray(num.cumsum(0) < 30).any(1)].all()
     # And far below it, in practice.
     assert longest_wait(num) <= 3 * WINDOW
 
 
 def longest_wait(num):
-  """Return the most ticks from one token of a row to its next."""
+  """Return the most steps from one token of a row to its next."""
   gaps = []
   for row in num.T:
     at = np.flatnonzero(np.concatenate([[1], row]))

@@ -37,10 +37,10 @@ from eejax.types import Array, Bool, Float, Params, PyTree
 
 # What is remembered of an exit: the stream there (PROPAGATE), keys and values
 # of the last block that ran (COPY), or nothing.
-StandIn = tuple[jax.Array, ...]
+KVSource = tuple[jax.Array, ...]
 
 
-def no_stand_in(embedded: Float[Array, 'B 1 D'], *, plan: Plan) -> StandIn:
+def empty_source(embedded: Float[Array, 'B 1 D'], *, plan: Plan) -> KVSource:
   """Return a stand-in with any values, before a row has exited."""
   c = plan.config.model
   match plan.kv_strategy:
@@ -53,15 +53,15 @@ def no_stand_in(embedded: Float[Array, 'B 1 D'], *, plan: Plan) -> StandIn:
   return ()
 
 
-def stand_in(
-  before: StandIn,
+def record_source(
+  before: KVSource,
   rows: Bool[Array, 'B'],
   last: ExitInput,
   state: StageState,
   *,
   plan: Plan,
   stage: Stage,
-) -> StandIn:
+) -> KVSource:
   """Return `before` with what rows that exit leave behind.
 
   Args:
@@ -75,11 +75,11 @@ def stand_in(
   match plan.kv_strategy:
     case KVStrategy.PROPAGATE:
       assert last.hidden is not None
-      new: StandIn = (last.hidden,)
+      new: KVSource = (last.hidden,)
     case KVStrategy.COPY:
       block = stage.last - stage.first - 1
       new = tuple(
-        rows_at(caches[block], state.done_to - 1, dtype=before[0].dtype)
+        rows_at(caches[block], state.cache_length - 1, dtype=before[0].dtype)
         for caches in (state.keys, state.values)
       )
     case _:
@@ -90,11 +90,11 @@ def stand_in(
   )
 
 
-def fill_rows(
+def override_skipped(
   output: StageOutput,
   window: Window,
   *,
-  standing: StandIn,
+  source: KVSource,
   rows: Bool[Array, 'B'],
   params: Prepared,
   plan: Plan,
@@ -105,7 +105,7 @@ def fill_rows(
   Args:
     output: of the stage.
     window: one token of each row.
-    standing: what the rows left behind at their exits.
+    source: what the rows left behind at their exits.
     rows: that skip the stage.
     params: the model.
     plan: what is decoded.
@@ -113,7 +113,7 @@ def fill_rows(
   """
   if plan.kv_strategy is KVStrategy.MASK:
     return output
-  made = lambda: _make(standing, params, window.rotation, plan, stage)
+  made = lambda: _make(source, params, window.rotation, plan, stage)
   filled = lax.cond(jnp.any(rows), made, lambda: (output.keys, output.values))
   pick = lambda new, old: jnp.where(rows[:, None, None, None], new, old)
   keys, values = jax.tree.map(pick, filled, (output.keys, output.values))
@@ -121,7 +121,7 @@ def fill_rows(
 
 
 def _make(
-  standing: StandIn,
+  source: KVSource,
   params: Prepared,
   turned: Rotation,
   plan: Plan,
@@ -129,13 +129,13 @@ def _make(
 ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
   """Return keys and values for every cache of a stage."""
   if plan.kv_strategy is KVStrategy.COPY:
-    keys, values = standing
+    keys, values = source
     return (keys,) * stage.num_caches, (values,) * stage.num_caches
   blocks: list[PyTree] = list(params.blocks[stage.first : stage.last])
   if stage.has_block_head:
     blocks.append(params.exits[stage.needed_exit.name]['block'])
   pairs = [
-    _project(block, standing[0], turned, config=plan.config.model)
+    _project(block, source[0], turned, config=plan.config.model)
     for block in blocks
   ]
   return tuple(k for k, _ in pairs), tuple(v for _, v in pairs)

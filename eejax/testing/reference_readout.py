@@ -19,7 +19,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class Sight:
+class HeadReadout:
   """Hold what one head says of the newest token.
 
   Attributes:

@@ -14,7 +14,7 @@
 """Keeping what exits read while a scan runs the blocks.
 
 A scan has one program for all blocks, so what an exit reads is written into a
-buffer as its depth passes. A buffer has a slot for each depth that is tapped
+buffer as its depth passes. A buffer has a slot for each depth that is read
 and a last one that every other depth overwrites: memory grows with the number
 of exits, not of blocks.
 """
@@ -34,11 +34,11 @@ from eejax.types import Array, Float, Int, Params
 
 
 @flax.struct.dataclass
-class Tapped:
+class Intermediates:
   """Hold what was kept so far; None where no exit reads it.
 
   Attributes:
-    streams: the residual stream, a slot for each depth that is tapped.
+    streams: the residual stream, a slot for each depth that is read.
     residuals: the stream between a block's attention and its MLP, likewise.
   """
 
@@ -51,15 +51,15 @@ class Slots:
   """Say where each block writes: an array over blocks, or one block's entry.
 
   Attributes:
-    stream: slot in `Tapped.streams`.
-    residual: slot in `Tapped.residuals`.
+    stream: slot in `Intermediates.streams`.
+    residual: slot in `Intermediates.residuals`.
   """
 
   stream: Int[Array | np.ndarray, '*L']
   residual: Int[Array | np.ndarray, '*L']
 
 
-class Taps:
+class IntermediatesSpec:
   """Say what the exits of a model read of the blocks before them.
 
   Attributes:
@@ -83,9 +83,9 @@ class Taps:
       e.depth for e in above_0 if not is_mlp(e) or e.gate is not GateKind.NONE
     ]
 
-  def start(self, x: Float[Array, 'B T D']) -> Tapped:
+  def start(self, x: Float[Array, 'B T D']) -> Intermediates:
     """Return buffers for streams like `x` in which nothing is kept yet."""
-    return Tapped(
+    return Intermediates(
       streams=_buffer(self.stream_depths, x),
       residuals=_buffer(self.residual_depths, x),
     )
@@ -98,24 +98,29 @@ class Taps:
     )
 
   def collect(
-    self, backbone: Params, x: Float[Array, 'B T D'], tapped: Tapped
+    self,
+    backbone: Params,
+    x: Float[Array, 'B T D'],
+    intermediates: Intermediates,
   ) -> dict[str, ExitInput]:
     """Return what each exit reads, by the exit's name.
 
     Args:
       backbone: parameters, blocks stacked.
       x: the stream at depth 0.
-      tapped: what was kept of all blocks.
+      intermediates: what was kept of all blocks.
     """
     inputs = {}
     for e in self._config.exits:
       hidden = residual = mlp_input = None
       if e.depth == 0:
         hidden = x
-      if tapped.streams is not None and e.depth in self.stream_depths:
-        hidden = tapped.streams[self.stream_depths.index(e.depth)]
-      if tapped.residuals is not None and e.depth in self.residual_depths:
-        residual = tapped.residuals[self.residual_depths.index(e.depth)]
+      if intermediates.streams is not None and e.depth in self.stream_depths:
+        hidden = intermediates.streams[self.stream_depths.index(e.depth)]
+      if (
+        intermediates.residuals is not None and e.depth in self.residual_depths
+      ):
+        residual = intermediates.residuals[self.residual_depths.index(e.depth)]
         mlp_input = rms_norm(
           residual,
           scale=backbone['blocks']['mlp_norm']['scale'][e.depth - 1],
@@ -132,28 +137,28 @@ class Taps:
     )
 
 
-def keep(
-  tapped: Tapped,
+def record_intermediates(
+  intermediates: Intermediates,
   slots: Slots,
   *,
   hidden: Float[Array, 'B T D'],
   output: BlockOutput,
-) -> Tapped:
+) -> Intermediates:
   """Write what one block computed into its slots.
 
   Args:
-    tapped: what was kept of the blocks before.
+    intermediates: what was kept of the blocks before.
     slots: of this block.
     hidden: the stream after it; `output.hidden` unless the block is skipped.
     output: what it computed.
   """
-  streams, residuals = tapped.streams, tapped.residuals
+  streams, residuals = intermediates.streams, intermediates.residuals
   put = jax.lax.dynamic_update_index_in_dim
   if streams is not None:
     streams = put(streams, hidden, slots.stream, axis=0)
   if residuals is not None:
     residuals = put(residuals, output.mlp_residual, slots.residual, axis=0)
-  return Tapped(streams, residuals)
+  return Intermediates(streams, residuals)
 
 
 def _buffer(
