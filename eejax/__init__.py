@@ -52,6 +52,7 @@ if TYPE_CHECKING:
   from eejax.models.decoder import logits
   from eejax.ops.sampling import SamplingConfig
   from eejax.progress import Progress, TerminalProgress
+  from eejax.recipes.analyse import analyse
   from eejax.recipes.text import Text, read_text
 
 _HOMES = {
@@ -79,6 +80,7 @@ _HOMES = {
   'models.decoder': ('logits',),
   'ops.sampling': ('SamplingConfig',),
   'progress': ('Progress', 'TerminalProgress'),
+  'recipes.analyse': ('analyse',),
   'recipes.text': ('Text', 'read_text'),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -105,6 +107,7 @@ __all__ = [
   'Tokenizer',
   '__version__',
   'add_exits',
+  'analyse',
   'drop_exits',
   'export_folder',
   'generate',

@@ -27,10 +27,10 @@ from eejax.cli import (
   gin_config,
   run_hosts,
   run_identity,
-  stages,
 )
 from eejax.config import ModelConfig
 from eejax.errors import ArgumentError
+from eejax.recipes import stages
 from eejax.training.freeze import Regime
 from eejax.training.loop import LoopConfig
 from eejax.training.objective import Objective

@@ -51,7 +51,7 @@ SHORTLY = {
   'import': '',
   # Facts of a machine, for timing this one compiles much.
   'probe': f'{SHORT_TEXT} --hardware cpu_2_cores',
-  'analyse': f'{SHORT_TEXT} --gin.GENERATES=%Generates.NOTHING',
+  'analyse': f'{SHORT_TEXT} --leave-out free_running,kv_damage',
   'add-exits': '',
   'tune': f'{SHORT_RUN} --gin.tune.held_out_batches=1',
   'pretrain': (

@@ -111,12 +111,14 @@ class DataEntry:
     path: as `--data` takes it.
     split: which part, None for the usual one.
     unit: what one document of a text file is.
+    field: where the text is in the objects of a `.jsonl` file.
   """
 
   name: str
   path: str
   split: str | None = None
   unit: str = 'file'
+  field: str = 'text'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +250,7 @@ def _data(values: Any, where: str, folder) -> DataEntry:
     path=path if is_name else _path(path, folder),
     split=texts.get('split'),
     unit=texts.get('unit', 'file'),
+    field=texts.get('field', 'text'),
   )
 
 

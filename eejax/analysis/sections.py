@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from eejax.analysis.natural import gates as natural_gates
-from eejax.analysis.natural import subwords
+from eejax.analysis.natural import subwords as subwords_lib
 from eejax.analysis.natural.alignment import alignment
 from eejax.analysis.natural.curves import curves
 from eejax.analysis.natural.depths import (
@@ -33,6 +33,7 @@ from eejax.analysis.natural.depths import (
   stable_depth,
 )
 from eejax.analysis.natural.sublayers import sublayer_exits
+from eejax.analysis.suitability import speculation as speculation_lib
 from eejax.analysis.suitability.headroom import headroom
 from eejax.analysis.suitability.score import (
   DEFAULT_SETTINGS,
@@ -48,11 +49,7 @@ from eejax.analysis.suitability.skip import (
   skip_at,
   sweep,
 )
-from eejax.analysis.suitability.speculation import (
-  Speculation,
-  SpeculationCost,
-  speculation,
-)
+from eejax.analysis.suitability.speculation import Speculation, SpeculationCost
 from eejax.capture.captured import Captured, ReadoutKind
 from eejax.errors import ArgumentError
 from eejax.stats.bootstrap import DEFAULT, FUNCTION_METHOD, METHOD, Bootstrap
@@ -98,12 +95,14 @@ def natural(captured: Captured, settings: SectionSettings) -> dict[str, Any]:
   }
 
 
-def own_text(captured: Captured, settings: SectionSettings) -> dict[str, Any]:
-  """Return the same of a text that the full model wrote itself."""
+def free_running(
+  captured: Captured, settings: SectionSettings
+) -> dict[str, Any]:
+  """Return the section `natural` of a text that the full model generated."""
   return natural(captured, settings) | {'level': 'empirical, free-running'}
 
 
-def words(
+def subwords(
   captured: Captured, settings: SectionSettings, *, texts: Sequence[str]
 ) -> dict[str, Any]:
   """Return the natural exits by what a token is, and by how frequent.
@@ -117,9 +116,9 @@ def words(
   how = settings.bootstrap
   return {
     'depths': [r.depth for r in chosen.readouts],
-    'by_target': subwords.by_target(chosen, texts, bootstrap=how),
-    'by_input': subwords.by_input(chosen, texts, bootstrap=how),
-    'by_frequency': subwords.by_frequency(chosen, bootstrap=how),
+    'by_target': subwords_lib.by_target(chosen, texts, bootstrap=how),
+    'by_input': subwords_lib.by_input(chosen, texts, bootstrap=how),
+    'by_frequency': subwords_lib.by_frequency(chosen, bootstrap=how),
   }
 
 
@@ -204,7 +203,7 @@ def sublayers(
   }
 
 
-def drafting(
+def speculation(
   captured: Captured,
   settings: SectionSettings,
   *,
@@ -240,7 +239,7 @@ def _drafts(
   """Return every exit with its best length, the fastest first."""
   best: dict[str, Speculation] = {}
   for length, cost in costs.items():
-    for found in speculation(
+    for found in speculation_lib.speculation(
       captured,
       cost=cost,
       lengths=(length,),
@@ -257,7 +256,7 @@ def _drafts(
 PieceOf = Callable[[int, int | None], str]
 
 
-def grid(
+def token_grid(
   captured: Captured,
   *,
   piece_of: PieceOf,

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""eejax analyse: all that says whether early exit will pay, on one page."""
+"""eejax analyse: every analysis of a model on a text, on one page."""
 
 import argparse
 from typing import Any
@@ -32,6 +32,8 @@ _SHORTHANDS = (
   Shorthand('--max-tokens', 'MAX_TOKENS', 'tokens read, spread over it', int),
   Shorthand('--sequence-length', 'SEQUENCE_LENGTH', 'tokens a row', int),
   Shorthand('--batch-size', 'BATCH_SIZE', 'rows at a time', int),
+  Shorthand('--sections', 'SECTIONS', 'sections to compute, by comma'),
+  Shorthand('--leave-out', 'LEAVE_OUT', 'sections not to compute, by comma'),
   Shorthand('--manifest', 'MANIFEST', 'JSON of models and texts to compare'),
   Shorthand(
     '--training-run', 'TRAINING_RUN', 'a run folder, to compare its steps'
@@ -65,15 +67,28 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
   with gin_config.missing_values_named():
     result = gin.get_configurable('analyse')()
-  for line in (result['headline'], *result['reasons']):
-    output.show(line)
-  output.show(f'\nreport: {result["report"]}')
-  if result['failures']:
-    names = ', '.join(result['failures'])
+  values = _values(result)
+  output.show(result.summary())
+  for sentence in values['reasons']:
+    output.show(f'- {sentence}')
+  output.show(f'\nreport: {values["report"]}')
+  if result.failures:
     raise output.NegativeResult(
-      f'not everything could be done ({names}): '
-      f'{next(iter(result["failures"].values()))} The rest is in '
-      f'{result["report"]}.',
-      result,
+      f'{result.summary()} The rest is in {values["report"]}.', values
     )
-  return result
+  return values
+
+
+def _values(result: Any) -> dict[str, Any]:
+  """Return what `--json` prints."""
+  verdict = result.verdict or {}
+  return {
+    'out': str(result.folder),
+    'report': str(result.folder / 'report.html'),
+    'verdict': verdict.get('kind'),
+    'headline': verdict.get('headline'),
+    'reasons': verdict.get('sentences', ()),
+    'failures': result.failures,
+    'tables': result.values['tables'],
+    'seconds': sum(s['seconds'] for s in result.values['stages']),
+  }

@@ -11,14 +11,17 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Let gin files name what an analysis is made of.
+"""gin's names for an analysis.
 
-Importing this module registers it; only the command line does.
+Importing this module registers them; only the command line does.
 """
+
+import functools
 
 import gin
 
-from eejax.analysis.sections import SectionSettings
+from eejax.analysis.manifest import read_manifest
+from eejax.analysis.sections import DEFAULTS, SectionSettings
 from eejax.analysis.suitability.gate_scores import Gate
 from eejax.analysis.suitability.score import (
   DepthRange,
@@ -27,20 +30,62 @@ from eejax.analysis.suitability.score import (
 )
 from eejax.analysis.suitability.skip import SweepSettings
 from eejax.capture.captured import ReadoutKind
-from eejax.cli import analysing
-from eejax.cli.analysing_capture import Generates, Reads
-from eejax.cli.measuring import Text
+from eejax.cli import output
+from eejax.cli.analysing_verdict import judged
+from eejax.recipes import analyse as recipe
+from eejax.recipes.analysis.result import AnalysisResult
+from eejax.recipes.text import read_text
 from eejax.stats.bootstrap import Bootstrap
 
-OWN = (
-  Bootstrap,
-  ScoreSettings,
-  SectionSettings,
-  SweepSettings,
-  Text,
-  analysing.analyse,
-)
-ENUMS = (DepthRange, Gate, ReadoutKind, Similarity, Reads, Generates)
+
+def analyse(
+  *,
+  checkpoint: str,
+  out: str = 'runs/analysis',
+  data: str = 'stdlib',
+  split: str | None = None,
+  unit: str = 'file',
+  max_tokens: int = 16_000,
+  sequence_length: int | None = None,
+  batch_size: int = 4,
+  sections: str | None = None,
+  leave_out: str = '',
+  settings: SectionSettings = DEFAULTS,
+  manifest: str | None = None,
+  training_run: str | None = None,
+  shown_text: str | None = None,
+  dtype: str = 'float32',
+) -> AnalysisResult:
+  """Call the recipe `eejax.recipes.analyse` with what gin files can say."""
+  return recipe.analyse(
+    checkpoint,
+    read_text(data, split=split, unit=unit),
+    sections=None if sections is None else _names(sections),
+    leave_out=_names(leave_out),
+    folder=out,
+    manifest=None if manifest is None else read_manifest(manifest),
+    training_run=training_run,
+    shown_text=shown_text,
+    max_tokens=max_tokens,
+    sequence_length=sequence_length,
+    batch_size=batch_size,
+    dtype=dtype,
+    settings=settings,
+    judge=functools.partial(judged, dtype=dtype),
+    command=(
+      f'eejax analyse {checkpoint} --data {data} --max-tokens {max_tokens} '
+      f'--out {out}'
+    ),
+    progress=output.reporter(),
+  )
+
+
+def _names(text: str) -> list[str]:
+  return [name.strip() for name in text.split(',') if name.strip()]
+
+
+OWN = (Bootstrap, ScoreSettings, SectionSettings, SweepSettings, analyse)
+ENUMS = (DepthRange, Gate, ReadoutKind, Similarity)
 
 
 def _register() -> None:

@@ -13,14 +13,11 @@
 # limitations under the License.
 """Ask what `eejax probe` asks, of a text that is captured already."""
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from eejax.analysis.sections import SectionSettings
-from eejax.config import EarlyExitConfig
 
 if TYPE_CHECKING:
-  from eejax.analysis.suitability.speculation import SpeculationCost
   from eejax.capture.captured import Captured
   from eejax.checkpoint.model import Model
 
@@ -67,18 +64,3 @@ def judged(
     'head': cost.model.head_in_blocks + cost.step / cost.model.block,
     'windows': {n: cost.shared.of(n + 1) for n in settings.lengths},
   }
-
-
-def cost_of(
-  config: EarlyExitConfig, verdict: Mapping[str, Any] | None
-) -> 'Callable[[int], SpeculationCost]':
-  """Return costs as they were timed for a verdict, else by bytes."""
-  from eejax.analysis.part_costs import model_cost
-  from eejax.analysis.suitability.speculation import SpeculationCost
-
-  if verdict is None:
-    cost = SpeculationCost(model_cost(config.with_exits(())).head_in_blocks)
-    return lambda length: cost
-  # Keys of an object of JSON are texts.
-  windows = {int(n): max(w, 1.0) for n, w in verdict['windows'].items()}
-  return lambda length: SpeculationCost(verdict['head'], windows[length])

@@ -41,7 +41,6 @@ from eejax.report.analysis_texts import (
 from eejax.report.analysis_verdict import (
   best_skip,
   best_speculation,
-  verdict,
 )
 
 Values = Mapping[str, Any]
@@ -62,10 +61,10 @@ def render(values: Values) -> str:
     _confidence(sections.get('confidence')),
     _speculation(sections),
     sublayers_section(sections.get('sublayers')),
-    words_section(sections.get('words')),
+    words_section(sections.get('subwords')),
     own_text_section(sections),
-    keys_section(sections.get('keys')),
-    grid_section(sections.get('grid')),
+    keys_section(sections.get('kv_damage')),
+    grid_section(sections.get('token_grid')),
     comparison_section(sections.get('comparison')),
     dynamics_section(sections.get('dynamics')),
     _method(values),
@@ -84,7 +83,6 @@ def _opening(values: Values) -> str:
   sections, about = values['sections'], values.get('about')
   parts = [f'<h1>{page.text(_title(values))}</h1>']
   if about is not None:
-    found = verdict(sections)
     natural = sections.get('natural') or {}
     facts = (
       f'{about["num_layers"]} blocks, {about["vocab_size"]} tokens; '
@@ -94,12 +92,9 @@ def _opening(values: Values) -> str:
     )
     parts += [
       f'<p class="soft">{page.text(facts)}</p>',
-      page.verdict(found.headline, kind=found.kind),
+      *_verdict(sections.get('verdict')),
       page.cards(_cards(sections)),
-      page.bullets(found.reasons),
     ]
-    if sections.get('verdict'):
-      parts.append(page.table(sections['verdict']['ways']))
   failures = values.get('failures') or {}
   if failures:
     parts += [
@@ -107,6 +102,17 @@ def _opening(values: Values) -> str:
       page.bullets([f'{name}: {why}' for name, why in failures.items()]),
     ]
   return '\n'.join(parts)
+
+
+def _verdict(judged: Values | None) -> list[str]:
+  """Return the verdict of `eejax probe` on the same text, if there is one."""
+  if not judged:
+    return []
+  return [
+    page.verdict(judged['headline'], kind=judged['kind']),
+    page.bullets(judged['sentences']),
+    page.table(judged['ways']),
+  ]
 
 
 def _cards(sections: Values) -> list[tuple[str, str]]:
@@ -352,7 +358,7 @@ def _confidence(found: Values | None) -> str:
 
 
 def _speculation(sections: Values) -> str:
-  found = sections.get('drafting')
+  found = sections.get('speculation')
   if not found:
     return ''
   rows = [

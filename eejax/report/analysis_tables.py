@@ -173,11 +173,11 @@ def _reliability(values: Values) -> Iterator[Row]:
 
 
 def _own_text(values: Values) -> Iterator[Row]:
-  yield from _readouts({'natural': _of(values, 'own_text')})
+  yield from _readouts({'natural': _of(values, 'free_running')})
 
 
 def _keys(values: Values) -> Iterator[Row]:
-  damage = _of(values, 'keys')
+  damage = _of(values, 'kv_damage')
   if 'wrong_tokens' not in damage:
     return
   found = [damage['wrong_tokens'], *damage['by_strategy'].values()]
@@ -197,7 +197,7 @@ def _keys(values: Values) -> Iterator[Row]:
 
 
 def _words(values: Values) -> Iterator[Row]:
-  found = _of(values, 'words')
+  found = _of(values, 'subwords')
   for kind in ('by_target', 'by_input', 'by_frequency'):
     for group in found.get(kind, ()):
       row = {
@@ -230,7 +230,7 @@ def _sublayers(values: Values) -> Iterator[Row]:
 
 
 def _speculation(values: Values) -> Iterator[Row]:
-  for group in _of(values, 'drafting').get('by_readouts', ()):
+  for group in _of(values, 'speculation').get('by_readouts', ()):
     for found in group['exits']:
       rest = {k: v for k, v in found.items() if k != 'speedup'}
       yield {
@@ -314,9 +314,9 @@ _TABLES = {
   'confidence': _confidence,
   'reliability': _reliability,
   'sublayers': _sublayers,
-  'words': _words,
-  'own_text': _own_text,
-  'key_damage': _keys,
+  'subwords': _words,
+  'free_running': _own_text,
+  'kv_damage': _keys,
   'speculation': _speculation,
   'models': _models,
   'models_by_text': _models_by_text,

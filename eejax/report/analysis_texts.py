@@ -83,7 +83,7 @@ def words_section(found: Values | None) -> str:
 
 def own_text_section(sections: Values) -> str:
   """Return natural exits on text that the model wrote."""
-  own, given = sections.get('own_text'), sections.get('natural')
+  own, given = sections.get('free_running'), sections.get('natural')
   if not own or not given:
     return ''
   rows = [

@@ -107,7 +107,7 @@ def gated_bound(values: Values, skip: Values) -> float | None:
   Blocks and output matrices that are read count, by bytes; the keys and values
   of skipped blocks, which are due later, do not.
   """
-  head = (values.get('drafting') or {}).get('head')
+  head = (values.get('speculation') or {}).get('head')
   about = (values.get('suitability') or {}).get('headroom')
   if head is None or not about:
     return None
@@ -120,7 +120,7 @@ def best_speculation(values: Values) -> Values | None:
   """Return the fastest way to speculate."""
   found = [
     {**exit, 'readouts': group['readouts']}
-    for group in (values.get('drafting') or {}).get('by_readouts', ())
+    for group in (values.get('speculation') or {}).get('by_readouts', ())
     for exit in group['exits']
   ]
   return max(found, key=lambda s: s['speedup']['value'], default=None)

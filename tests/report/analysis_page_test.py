@@ -102,13 +102,13 @@ def sections(captured, batches):
     'suitability': sections_lib.suitability(captured, FEW),
     'gates': sections_lib.gates(captured, FEW),
     'confidence': sections_lib.confidence(captured, FEW),
-    'drafting': sections_lib.drafting(captured, FEW, cost_of=cost_of),
+    'speculation': sections_lib.speculation(captured, FEW, cost_of=cost_of),
     'sublayers': sections_lib.sublayers(captured, FEW),
-    'words': sections_lib.words(
+    'subwords': sections_lib.subwords(
       captured, FEW, texts=['', ' a', 'b', ' c', '1', '.', ' ']
     ),
-    'own_text': sections_lib.own_text(captured, FEW),
-    'keys': {
+    'free_running': sections_lib.free_running(captured, FEW),
+    'kv_damage': {
       'wrong_tokens': damage(KVStrategy.DEFERRED),
       'by_strategy': {KVStrategy.COPY: damage(KVStrategy.COPY)},
       'new_tokens': 4,
@@ -117,7 +117,7 @@ def sections(captured, batches):
       'threshold': 0.5,
       'prompts': 3,
     },
-    'grid': sections_lib.grid(
+    'token_grid': sections_lib.token_grid(
       captured, piece_of=lambda t, before: f'<{t}">\n', most_tokens=5
     ),
     'comparison': compare(manifest, capture_of, bootstrap=FEW.bootstrap),
@@ -226,7 +226,7 @@ class TestPage:
     page = Page(render(values))
     hints = [v for k, v in page.attributes if k == 'data-hint']
     assert len(hints) == 5 * 4
-    grid = values['sections']['grid']
+    grid = values['sections']['token_grid']
     token = grid['tokens'][0]
     assert hints[0].startswith(f'depth 0 after {token!r}\n')
     assert '90.0 %' in hints[3] and f'text: {grid["targets"][0]!r}' in hints[3]
@@ -244,7 +244,14 @@ class TestPage:
 
   @pytest.mark.parametrize(
     'missing',
-    ['natural', 'suitability', 'gates', 'drafting', 'comparison', 'grid'],
+    [
+      'natural',
+      'suitability',
+      'gates',
+      'speculation',
+      'comparison',
+      'token_grid',
+    ],
   )
   def test_a_missing_section_leaves_the_rest(self, values, missing):
     del values['sections'][missing]
@@ -254,9 +261,9 @@ class TestPage:
     assert 'Does confidence mean the same' in page.text
 
   def test_where_nothing_leaves_early_there_is_no_damage(self, values):
-    values['sections']['keys'] = {'nothing': 'No threshold <does>.'}
+    values['sections']['kv_damage'] = {'nothing': 'No threshold <does>.'}
     assert 'No threshold <does>.' in Page(render(values)).text
-    assert 'key_damage' not in tables(values['sections'])
+    assert 'kv_damage' not in tables(values['sections'])
 
   def test_without_a_model_what_was_compared_is_shown(self, values):
     kept = values['sections']
@@ -300,7 +307,7 @@ class TestVerdict:
       'low': stable,
       'high': stable,
     }
-    for group in sections['drafting']['by_readouts']:
+    for group in sections['speculation']['by_readouts']:
       for exit in group['exits']:
         exit['speedup'] = {'value': speedup, 'low': speedup, 'high': speedup}
     for swept in sections['gates']['sweeps']:
