@@ -110,10 +110,10 @@ def open_run(
     try:
       yield Workplace(pathlib.Path(folder), devices)
       multihost.shutdown(0)
-    except (jax.errors.JaxRuntimeError, EejaxError):
+    except (jax.errors.JaxRuntimeError, EejaxError) as error:
       # A collective, or a checkpoint, fails when a host is lost, a moment
-      # before the line between the hosts says so and ends this process.
-      found = multihost.lost_host()
+      # before the other hosts notice and this process is ended.
+      found = multihost.lost_host(error)
       if found is not None:
         raise EejaxError(found) from None
       raise

@@ -13,14 +13,19 @@
 # limitations under the License.
 """Several processes that work on one run: who they are and what they agree on.
 
-Without them everything here answers as the only host would.
+Arrays travel through jax's collectives, everything else through the key-value
+store of its coordination service. Without other processes everything here
+answers as the only host would.
 """
 
+import contextlib
 import hashlib
+import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -28,20 +33,68 @@ from jax.experimental import multihost_utils
 
 from eejax import errors
 from eejax.errors import EejaxError
-from eejax.parallel import roll_call
+from eejax.parallel import coordination, rendezvous
+from eejax.parallel.coordination import CoordinationClient, CoordinationError
 from eejax.parallel.environment import Hosts
-from eejax.parallel.line import Line
+from eejax.parallel.liveness import FOREVER_SECONDS, LivenessMonitor
 from eejax.types import PyTree
 
 T = TypeVar('T')
 
 JOIN_TIMEOUT = 'EEJAX_JOIN_TIMEOUT'
+HEARTBEAT_TIMEOUT = 'EEJAX_HEARTBEAT_TIMEOUT'
 
-_DEFAULT_TIMEOUT = 300.0
+_DEFAULT_JOIN_SECONDS = 300.0
+_DEFAULT_HEARTBEAT_SECONDS = 10.0
+# What a monitor needs beyond the missing heartbeats to know of a loss.
+_REPORT_SECONDS = 5.0
 _MOST_DIFFERENCES = 3
-_VERDICT_SECONDS = 1.0
 
-_line: Line | None = None
+
+class _Session:
+  """This host's part of a run on several hosts.
+
+  Attributes:
+    client: of the coordination service.
+    hosts: which host this is, and of how many.
+    monitor: of the other hosts.
+    heartbeat_timeout_s: seconds after which a silent host counts as lost.
+  """
+
+  def __init__(
+    self, hosts: Hosts, on_loss: Callable[[str], None], heartbeat_timeout_s: int
+  ):
+    """Connect to the other hosts, which must all be there."""
+    self.hosts = hosts
+    self.heartbeat_timeout_s = heartbeat_timeout_s
+    self.client: CoordinationClient = coordination.connect(
+      hosts, heartbeat_timeout_s=heartbeat_timeout_s
+    )
+    self.monitor = LivenessMonitor(
+      self.client, rank=hosts.rank, count=hosts.count, on_loss=on_loss
+    )
+    self._numbers = itertools.count()
+    self.agreements = itertools.count()
+
+  def gather(self, value: Any) -> list[Any]:
+    """Return every host's plain `value`, in their order; host 0 collects."""
+    number = next(self._numbers)
+    key = f'gather/{number}'
+    if self.hosts.rank:
+      self.client.put(f'{key}/{self.hosts.rank}', value)
+      return self.client.get(f'{key}/all', timeout_s=FOREVER_SECONDS)
+    others = [
+      self.client.get(f'{key}/{rank}', timeout_s=FOREVER_SECONDS)
+      for rank in range(1, self.hosts.count)
+    ]
+    self.client.put(f'{key}/all', [value, *others])
+    # All have asked for this one, so none still reads the one before.
+    self.client.delete(f'gather/{number - 1}')
+    return [value, *others]
+
+
+_hosts: Hosts | None = None
+_session: _Session | None = None
 
 
 def initialize(
@@ -56,38 +109,40 @@ def initialize(
     hosts: from the environment.
     identity: plain values that decide the losses; all hosts must have the
       same, and the same code.
-    on_loss: told in a sentence that a host was lost; it should end the
-      process.
+    on_loss: told in a sentence that a host was lost, on another thread; it
+      should end the process, which may hang in a collective.
 
   Raises:
     EejaxError: a host never joined, or one was started with something else.
   """
-  global _line
-  timeout = float(os.environ.get(JOIN_TIMEOUT, _DEFAULT_TIMEOUT))
-  host, port = roll_call.split_address(hosts.address)
-  _line = roll_call.join(
+  global _hosts, _session
+  join_timeout = _seconds(JOIN_TIMEOUT, _DEFAULT_JOIN_SECONDS)
+  heartbeat_timeout = _seconds(HEARTBEAT_TIMEOUT, _DEFAULT_HEARTBEAT_SECONDS)
+  host, port = rendezvous.split_address(hosts.address)
+  rendezvous.meet(
     f'{host}:{port + 1}',
     rank=hosts.rank,
     count=hosts.count,
-    introduction={'code': code_hash(), 'identity': dict(identity)},
-    check=disagreement,
-    on_loss=on_loss,
-    timeout_s=timeout,
+    timeout_s=join_timeout,
   )
-  jax.distributed.initialize(
-    hosts.address,
-    num_processes=hosts.count,
-    process_id=hosts.rank,
-    local_device_ids=hosts.local_devices,
-    cluster_detection_method='deactivate',
-    initialization_timeout=max(int(timeout), 1),
-    shutdown_timeout_seconds=30,
+  _session = _Session(hosts, on_loss, max(int(heartbeat_timeout), 1))
+  _hosts = hosts
+  wrong = disagreement(
+    gather({'code': code_hash(), 'identity': dict(identity)})
   )
+  if wrong is not None:
+    raise EejaxError(wrong)
 
 
-def line() -> Line | None:
-  """Return the line to the other processes, None without any."""
-  return _line
+def _seconds(name: str, default: float) -> float:
+  text = os.environ.get(name)
+  try:
+    seconds = default if text is None else float(text)
+  except ValueError:
+    seconds = 0.0
+  if not 0 < seconds < FOREVER_SECONDS:
+    raise EejaxError(f'{name} must be a number of seconds, not {text!r}.')
+  return seconds
 
 
 def shutdown(exit_code: int, sentence: str = '') -> None:
@@ -100,19 +155,18 @@ def shutdown(exit_code: int, sentence: str = '') -> None:
     exit_code: of the process.
     sentence: what went wrong, for the others to show.
   """
-  own = line()
-  if own is None:
+  global _session
+  session, _session = _session, None
+  if session is None:
     return
   if exit_code == 0:
-    own.exchange('end')
-    own.close()
+    session.monitor.finish()
+    jax.distributed.shutdown()
+    session.monitor.join()
     return
-  own.fail(sentence)
+  session.monitor.fail(sentence)
   sys.stdout.flush()
   sys.stderr.flush()
-  if own.rank == 0:
-    # jax aborts the others when its service is gone.
-    own.wait_for_others(5.0)
   os._exit(exit_code)
 
 
@@ -153,21 +207,30 @@ def code_hash() -> str:
 
 
 def is_first() -> bool:
-  """Return whether this process writes what there is one of."""
-  own = line()
-  return own is None or own.rank == 0
+  """Return whether this is host 0, which alone writes shared files."""
+  return _hosts is None or _hosts.rank == 0
 
 
 def count() -> int:
   """Return how many processes there are."""
-  own = line()
-  return 1 if own is None else own.count
+  return 1 if _hosts is None else _hosts.count
 
 
 def gather(value: Any) -> list[Any]:
-  """Return every process's plain `value`; all of them must ask."""
-  own = line()
-  return [value] if own is None else own.exchange(value)
+  """Return every process's plain `value`; all of them must ask.
+
+  Args:
+    value: for JSON.
+
+  Raises:
+    EejaxError: a host was lost.
+  """
+  if _session is None:
+    return [value]
+  try:
+    return _session.gather(value)
+  except CoordinationError as error:
+    raise EejaxError(lost_host(error) or str(error)) from error
 
 
 def barrier() -> None:
@@ -181,63 +244,100 @@ def from_first(work: Callable[[], T]) -> T:
   Args:
     work: returns plain values for JSON. What it raises is raised everywhere.
   """
-  own = line()
-  if own is None:
+  if _session is None:
     return work()
-  if own.rank == 0:
+  if is_first():
     try:
       result = work()
     except EejaxError as error:
-      gather({'error': type(error).__name__, 'words': str(error)})
+      gather({'error': type(error).__name__, 'message': str(error)})
       raise
     gather({'result': result})
     return result
   told = gather(None)[0]
   if 'error' in told:
-    raise getattr(errors, told['error'], EejaxError)(told['words'])
+    raise getattr(errors, told['error'], EejaxError)(told['message'])
   return told['result']
 
 
 class StopAgreement:
-  """Let all processes stop at the same step when one of them is asked to.
+  """An agreement of all processes on the step at which they stop.
 
-  A process learns two steps later what the others wished, for their answers
-  are on the way while it computes; with one process there is no delay.
+  A process that is asked to stop says so in the key-value store. On every
+  host a thread waits for that, and tells how many steps its host has taken;
+  all stop when they have taken as many as the one that was furthest.
   """
 
-  DELAY = 2
+  def __init__(self):
+    """Listen to the other hosts, if there are any."""
+    self._session = _session
+    self._steps = 0
+    self._last: int | None = None
+    self._asked = False
+    self._lock = threading.Lock()
+    if _session is not None:
+      self._key = f'stop/{next(_session.agreements)}'
+      threading.Thread(
+        target=self._agree, args=(_session,), daemon=True
+      ).start()
 
   def agreed(self, *, requested: bool) -> bool:
     """Return whether to stop now; call it once before every step."""
-    own = line()
-    if own is None:
+    if self._session is None:
       return requested
-    own.begin(requested)
-    if own.pending() <= self.DELAY:
+    # Taken by the other thread for as long as hosts tell one another.
+    with self._lock:
+      if self._last is not None and self._steps >= self._last:
+        return True
+      if requested and not self._asked:
+        self._asked = True
+        self._session.client.put(f'{self._key}/asked', True)
+      self._steps += 1
       return False
-    return any(own.finish())
 
-  def settle(self) -> None:
-    """Take in what is still on the way, when no step follows."""
-    own = line()
-    while own is not None and own.pending():
-      own.finish()
+  def _agree(self, session: _Session) -> None:
+    client, hosts = session.client, session.hosts
+    with contextlib.suppress(CoordinationError):
+      client.get(f'{self._key}/asked', timeout_s=FOREVER_SECONDS)
+      with self._lock:
+        client.put(f'{self._key}/{hosts.rank}', self._steps)
+        self._last = max(
+          client.get(f'{self._key}/{rank}', timeout_s=FOREVER_SECONDS)
+          for rank in range(hosts.count)
+        )
 
 
-def lost_host() -> str | None:
-  """Return the sentence about a host that was lost, None if none was.
+def lost_host(error: BaseException) -> str | None:
+  """Return the sentence about the lost host that may explain an error.
 
-  A collective may fail a moment before the loss is known, so call it then: it
-  waits as long as it takes to know.
+  A collective fails at once when a host is lost, and which one it was is
+  known when its heartbeats have been missing for long enough; so this waits.
+
+  Args:
+    error: what was raised. Unless it or one of its causes came from jax's
+      runtime, there is no waiting.
+
+  Returns:
+    The sentence, None if no host was lost.
   """
-  own = line()
-  return None if own is None else own.verdict(_VERDICT_SECONDS)
+  if _session is None:
+    return None
+  from_runtime = any(
+    isinstance(cause, jax.errors.JaxRuntimeError) for cause in _causes(error)
+  )
+  wait = _session.heartbeat_timeout_s + _REPORT_SECONDS if from_runtime else 0
+  return _session.monitor.sentence(wait)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+  while error is not None:
+    yield error
+    error = error.__cause__ or error.__context__
 
 
 def to_host(tree: PyTree) -> PyTree:
   """Return the arrays of a tree whole on every host; all must ask."""
-  own = line()
-  if own is None:
+  if count() == 1:
     return jax.device_get(tree)
   with jax.set_mesh(None):
     return multihost_utils.process_allgather(tree, tiled=True)

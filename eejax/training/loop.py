@@ -273,7 +273,6 @@ class _Run:
         self.evaluate()
       self.save()
     self.checkpoints.wait()
-    self.stopping.settle()
     return Outcome(
       ending=Ending.FINISHED if finished else Ending.INTERRUPTED,
       step=self.step,
