@@ -19,10 +19,8 @@ answers as the only host would.
 """
 
 import contextlib
-import hashlib
 import itertools
 import os
-import pathlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +31,7 @@ from jax.experimental import multihost_utils
 
 from eejax import errors
 from eejax.errors import EejaxError
-from eejax.parallel import coordination, rendezvous
+from eejax.parallel import coordination, rendezvous, same_run
 from eejax.parallel.coordination import CoordinationClient, CoordinationError
 from eejax.parallel.environment import Hosts
 from eejax.parallel.liveness import FOREVER_SECONDS, LivenessMonitor
@@ -46,9 +44,8 @@ HEARTBEAT_TIMEOUT = 'EEJAX_HEARTBEAT_TIMEOUT'
 
 _DEFAULT_JOIN_SECONDS = 300.0
 _DEFAULT_HEARTBEAT_SECONDS = 10.0
-# What a monitor needs beyond the missing heartbeats to know of a loss.
+# For a monitor to report heartbeats that are missing.
 _REPORT_SECONDS = 5.0
-_MOST_DIFFERENCES = 3
 
 
 class _Session:
@@ -127,9 +124,7 @@ def initialize(
   )
   _session = _Session(hosts, on_loss, max(int(heartbeat_timeout), 1))
   _hosts = hosts
-  wrong = disagreement(
-    gather({'code': code_hash(), 'identity': dict(identity)})
-  )
+  wrong = same_run.difference(gather(same_run.describe(identity)))
   if wrong is not None:
     raise EejaxError(wrong)
 
@@ -165,45 +160,9 @@ def shutdown(exit_code: int, sentence: str = '') -> None:
     session.monitor.join()
     return
   session.monitor.fail(sentence)
-  sys.stdout.flush()
-  sys.stderr.flush()
+  for stream in (sys.stdout, sys.stderr):
+    stream.flush()
   os._exit(exit_code)
-
-
-def disagreement(introductions: list[dict[str, Any]]) -> str | None:
-  """Return what differs between hosts in a sentence, None if nothing does."""
-  first = introductions[0]
-  for rank, other in enumerate(introductions):
-    if other['code'] != first['code']:
-      return (
-        f'host {rank} runs other code than host 0 ({other["code"]} and '
-        f'{first["code"]}); install the same version on all hosts.'
-      )
-    mine, theirs = first['identity'], other['identity']
-    names = [n for n in {**mine, **theirs} if mine.get(n) != theirs.get(n)]
-    if names:
-      listed = '; '.join(
-        f'{n} is {theirs.get(n)!r} there and {mine.get(n)!r} on host 0'
-        for n in names[:_MOST_DIFFERENCES]
-      )
-      return (
-        f'host {rank} was started with another configuration: {listed}; '
-        'start all hosts with the same command.'
-      )
-  return None
-
-
-def code_hash() -> str:
-  """Return a hash of this package's code and of the version of jax."""
-  digest = hashlib.sha256(jax.__version__.encode())
-  root = pathlib.Path(errors.__file__).parent
-  for path in sorted(root.rglob('*.py')):
-    digest.update(path.relative_to(root).as_posix().encode())
-    digest.update(path.read_bytes())
-  return digest.hexdigest()[:12]
-
-
-# MARK: Agreement
 
 
 def is_first() -> bool:
@@ -318,7 +277,7 @@ def lost_host(error: BaseException) -> str | None:
       runtime, there is no waiting.
 
   Returns:
-    The sentence, None if no host was lost.
+    The sentence; None if no host was lost.
   """
   if _session is None:
     return None
