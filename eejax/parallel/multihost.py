@@ -160,8 +160,8 @@ def shutdown(exit_code: int, sentence: str = '') -> None:
     session.monitor.join()
     return
   session.monitor.fail(sentence)
-  for stream in (sys.stdout, sys.stderr):
-    stream.flush()
+  sys.stdout.flush()
+  sys.stderr.flush()
   os._exit(exit_code)
 
 
@@ -281,9 +281,7 @@ def lost_host(error: BaseException) -> str | None:
   """
   if _session is None:
     return None
-  from_runtime = any(
-    isinstance(cause, jax.errors.JaxRuntimeError) for cause in _causes(error)
-  )
+  from_runtime = any(isinstance(c, CoordinationError) for c in _causes(error))
   wait = _session.heartbeat_timeout_s + _REPORT_SECONDS if from_runtime else 0
   return _session.monitor.sentence(wait)
 

@@ -11,7 +11,10 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Test several processes that work on one run, and what jax gives for it."""
+"""Test several processes that work on one run, and what jax gives for it.
+
+A process of a test runs this file; see `main`.
+"""
 
 import json
 import os
@@ -20,13 +23,18 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
+import jax
+import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from eejax.errors import EejaxError
+from eejax.errors import ArgumentError, EejaxError
 from eejax.parallel import coordination, multihost
+from eejax.parallel.environment import Hosts
 
-SCRIPT = pathlib.Path(__file__).parent / 'multihost_script.py'
+SCRIPT = pathlib.Path(__file__)
 REPOSITORY = SCRIPT.parent.parent.parent
 COUNT = 3
 # A hang must not take the suite with it.
@@ -69,6 +77,100 @@ def run_hosts(what, **more):
 
 def last_line(text):
   return text.strip().splitlines()[-1]
+
+
+# MARK: What a host does
+
+
+def agree(rank):
+  """Return what this host learns from the others."""
+  calls = []
+
+  def fail():
+    raise ArgumentError('the folder is taken.')
+
+  learnt = {
+    'gathered': [multihost.gather({'is': rank}), multihost.gather(rank)],
+    'first': multihost.from_first(lambda: calls.append(rank) or {'n': 7}),
+    'calls': calls,
+    'count': multihost.count(),
+    'is_first': multihost.is_first(),
+    'lost': multihost.lost_host(ValueError('something else')),
+  }
+  try:
+    multihost.from_first(fail)
+  except EejaxError as error:
+    learnt['raised'] = [type(error).__name__, str(error)]
+  multihost.barrier()
+  mesh = Mesh(np.array(jax.devices()), ('data',))
+  cut = jax.make_array_from_callback(
+    (multihost.count(),),
+    NamedSharding(mesh, PartitionSpec('data')),
+    lambda index: np.array([10.0 + rank]),
+  )
+  learnt['whole'] = multihost.to_host(cut).tolist()
+  return learnt
+
+
+def stop(rank):
+  """Return after how many steps this host stops, which host 1 asks for."""
+  stops = []
+  for asked in (3, 0):
+    agreement = multihost.StopAgreement()
+    steps = 0
+    while not agreement.agreed(requested=rank == 1 and steps >= asked):
+      steps += 1
+      time.sleep(0.01 * rank)  # hosts are not equally fast
+      if steps % 5 == 0:
+        multihost.gather(steps)  # as a checkpoint does
+    stops.append(steps)
+  # One that nobody asked for.
+  idle = multihost.StopAgreement()
+  assert not any(idle.agreed(requested=False) for _ in range(3))
+  return stops
+
+
+def be_told():
+  """Wait for what the monitor says, as in a collective that hangs."""
+  time.sleep(120)
+
+
+def work(rank, what):
+  """Do what the test wants of this host."""
+  if what == 'agree':
+    return {**agree(rank), 'stops': stop(rank)}
+  victim, how = int(what[-1]), what[:-1]
+  multihost.barrier()
+  if rank != victim:
+    be_told()
+  if how == 'kill':
+    os.kill(os.getpid(), signal.SIGKILL)
+  raise EejaxError('its disk is full.')
+
+
+def main(address, rank, count, what):
+  """Run this host, and end as `eejax.cli.main` does."""
+  rank, count = int(rank), int(count)
+  identity = {'RATE': 0.2 if what == 'differ' and rank == 2 else 0.1}
+
+  def on_loss(sentence):
+    print(sentence, file=sys.stderr, flush=True)
+    os._exit(1)
+
+  try:
+    multihost.initialize(
+      Hosts(address, rank, count), identity=identity, on_loss=on_loss
+    )
+    learnt = work(rank, what)
+    multihost.shutdown(0)
+    print(json.dumps(learnt))
+  except EejaxError as error:
+    print(error, file=sys.stderr)
+    multihost.shutdown(error.exit_code, str(error))
+    sys.exit(error.exit_code)
+
+
+# MARK: Tests
 
 
 class TestAgreement:
@@ -122,8 +224,8 @@ class TestALostHost:
     hosts = run_hosts('kill0')
     assert hosts[0][0] == -signal.SIGKILL
     for code, _, said in hosts[1:]:
-      # The service went with host 0. jax then aborts a process, as a rule before
-      # a thread of ours, which learns of it at the same moment, can speak.
+      # The service went with host 0. jax then aborts a process, as a rule
+      # before a thread of ours, which learns of it as soon, can speak.
       assert code in (1, -signal.SIGABRT), said
       assert 'host 0 was lost' in said or (
         'Either the leader task was preempted/died/restarted' in said
@@ -178,10 +280,14 @@ class TestAlone:
   @pytest.mark.parametrize('text', ['soon', '0', '-1', 'nan'])
   def test_a_time_out_is_a_number_of_seconds(self, monkeypatch, text):
     monkeypatch.setenv('EEJAX_HEARTBEAT_TIMEOUT', text)
-    hosts = multihost.Hosts('localhost:1', 0, 2)
+    hosts = Hosts('localhost:1', 0, 2)
     with pytest.raises(EejaxError, match='EEJAX_HEARTBEAT_TIMEOUT must be'):
       multihost.initialize(hosts, identity={}, on_loss=print)
 
   def test_another_client_of_jax_is_an_error(self):
     with pytest.raises(EejaxError, match='client without .*get_live_nodes'):
       coordination.CoordinationClient(object())
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
