@@ -58,7 +58,12 @@ class Message:
 
 
 def messages(text: str) -> list[Message]:
-  """Return the collective operations of `compiled.as_text()`."""
+  """Return the collective operations of `compiled.as_text()`.
+
+  Raises:
+    ValueError: the text says in an unknown way which devices take part.
+  """
+  devices = _devices(text)
   computations = _computations(text)
   branches = _inside(computations, ' conditional(')
   loops = _inside(computations, ' while(')
@@ -66,7 +71,7 @@ def messages(text: str) -> list[Message]:
     Message(
       m['kind'],
       _size(m['type']),
-      _groups(line),
+      _groups(line, devices),
       conditional=name in branches,
       looped=name in loops,
     )
@@ -127,6 +132,13 @@ def _inside(computations: dict[str, list[str]], operation: str) -> set[str]:
   return reached
 
 
+def _devices(text: str) -> int:
+  """Return how many devices run a program."""
+  header = text.partition('\n')[0]
+  counts = re.findall(r'\b(?:num_partitions|replica_count)=(\d+)', header)
+  return math.prod(int(n) for n in counts)
+
+
 def _size(types: str) -> int:
   return sum(
     _BYTES.get(kind, _DEFAULT_BYTES)
@@ -135,25 +147,66 @@ def _size(types: str) -> int:
   )
 
 
-def _groups(line: str) -> tuple[tuple[int, ...], ...]:
-  """Return the groups of a collective operation, in either notation."""
+def _groups(line: str, devices: int) -> tuple[tuple[int, ...], ...]:
+  """Return the groups of a collective operation, in any notation of XLA.
+
+  Args:
+    line: an instruction.
+    devices: of the program.
+
+  Raises:
+    ValueError: the notation is none that is known. No groups would say that
+      nothing is sent.
+  """
   listed = re.search(
     r'(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)*)\}', line
   )
+  if listed and listed[0] == 'replica_groups={}':
+    return (tuple(range(devices)),)
   if listed:
     return tuple(
-      tuple(int(n) for n in group.split(',') if n)
-      for group in re.findall(r'\{([\d,]*)\}', listed[1])
+      tuple(_numbers(group)) for group in re.findall(r'\{([\d,]*)\}', listed[1])
     )
-  counted = re.search(
-    r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', line
-  )
-  if not counted:
-    return ()
-  numbers = lambda text: [int(n) for n in text.split(',')]
-  shape = numbers(counted[2])
-  devices = np.arange(math.prod(shape)).reshape(shape)
-  if counted[3]:
-    devices = devices.transpose(numbers(counted[3]))
-  rows = devices.reshape(numbers(counted[1]))
+  rows = _counted(line)
+  if rows is None:
+    rows = _of_mesh(line)
+  if rows is None:
+    raise ValueError(f'the groups of this operation are not understood: {line}')
   return tuple(tuple(int(d) for d in row) for row in rows)
+
+
+def _counted(line: str) -> np.ndarray | None:
+  """Return the rows of `[2,4]<=[4,2]T(1,0)`: a shape, dimensions, an order."""
+  m = re.search(
+    r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?(?=,|$)', line
+  )
+  if m is None:
+    return None
+  shape = _numbers(m[2])
+  devices = np.arange(math.prod(shape)).reshape(shape)
+  if m[3]:
+    devices = devices.transpose(_numbers(m[3]))
+  return devices.reshape(_numbers(m[1]))
+
+
+def _of_mesh(line: str) -> np.ndarray | None:
+  """Return the rows of `mesh['a'=2,'b'=4] {'b'}`, from jax 0.11.2 on."""
+  m = re.search(
+    r"replica_groups=mesh\[('\w+'=\d+(?:,'\w+'=\d+)*)\] "
+    r"\{('\w+'(?:,'\w+')*)\}(?=,|$)",
+    line,
+  )
+  if m is None:
+    return None
+  sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", m[1])}
+  names = list(sizes)
+  inside = re.findall(r"'(\w+)'", m[2])
+  outside = [name for name in names if name not in inside]
+  devices = np.arange(math.prod(sizes.values())).reshape(*sizes.values())
+  order = [names.index(name) for name in (*outside, *inside)]
+  group = math.prod(sizes[name] for name in inside)
+  return devices.transpose(order).reshape(-1, group)
+
+
+def _numbers(text: str) -> list[int]:
+  return [int(n) for n in text.split(',') if n]

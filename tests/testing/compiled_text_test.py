@@ -58,6 +58,55 @@ def test_what_the_text_says_is_read():
   ]
 
 
+def program(groups, kind='all-reduce'):
+  return f"""HloModule jit_f, is_scheduled=true, num_partitions=8
+
+ENTRY %main (a: f32[]) -> f32[] {{
+  ROOT %r = f32[] {kind}(%a), channel_id=1, {groups}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+  ('text', 'groups'),
+  [
+    ('{{0,1,2,3},{4,5,6,7}}', ((0, 1, 2, 3), (4, 5, 6, 7))),
+    ('{}', ((0, 1, 2, 3, 4, 5, 6, 7),)),
+    ('[2,4]<=[8]', ((0, 1, 2, 3), (4, 5, 6, 7))),
+    ('[2,4]<=[4,2]T(1,0)', ((0, 2, 4, 6), (1, 3, 5, 7))),
+    ("mesh['a'=2,'b'=4] {'a'}", ((0, 4), (1, 5), (2, 6), (3, 7))),
+    ("mesh['a'=2,'b'=4] {'b'}", ((0, 1, 2, 3), (4, 5, 6, 7))),
+    ("mesh['a'=2,'b'=4] {'a','b'}", ((0, 1, 2, 3, 4, 5, 6, 7),)),
+    (
+      "mesh['a'=2,'b'=2,'c'=2] {'a','c'}",
+      ((0, 1, 4, 5), (2, 3, 6, 7)),
+    ),
+  ],
+)
+def test_every_notation_of_groups_is_read(text, groups):
+  for more in ('', ', use_global_device_ids=true, to_apply=%add'):
+    assert messages(program(f'replica_groups={text}{more}'))[0].groups == groups
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    "mesh['a'=2,'b'=4] {'b':(1)2}",
+    "mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}",
+    'mesh<a=2,b=4>{a}',
+    '[2,4]<=[8]X(1)',
+  ],
+)
+def test_an_unknown_notation_of_groups_is_an_error(text):
+  with pytest.raises(ValueError, match='are not understood: .*all-reduce'):
+    messages(program(f'replica_groups={text}, to_apply=%add'))
+
+
+def test_a_message_without_groups_is_an_error():
+  with pytest.raises(ValueError, match='are not understood'):
+    messages(program('to_apply=%add'))
+
+
 @pytest.mark.parametrize('axis, count', [('a', 1), ('b', 2)])
 def test_messages_of_a_program(axis, count):
   mesh = jax.make_mesh(
