@@ -21,7 +21,7 @@ from eejax import formatting, serialization
 from eejax.cli import gin_policy, measuring
 
 if TYPE_CHECKING:
-  from eejax.cli.calibrate_run import Calibration
+  from eejax.recipes.calibrate import Calibration
 
 HELP = 'choose thresholds on a text, with a guarantee on what they lose'
 EXAMPLE = (

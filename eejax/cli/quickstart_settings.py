@@ -23,7 +23,7 @@ from typing import Any
 from eejax import config as config_lib
 from eejax.checkpoint.model import Model
 from eejax.cli import measuring
-from eejax.cli.calibrate_request import Request
+from eejax.recipes.calibration.request import Request
 from eejax.cli.measuring import Text
 from eejax.errors import ArgumentError
 from eejax.recipes.stages import fingerprint

@@ -26,9 +26,9 @@ from eejax.analysis.cost_model import decode_cost
 from eejax.checkpoint.model import Model
 from eejax.checkpoint.tree import backbone_hash
 from eejax.cli import calibrate_path, measuring, output
-from eejax.cli.calibrate_path import Path, Step
-from eejax.cli.calibrate_request import Request
-from eejax.cli.calibrate_store import DecodedTexts
+from eejax.recipes.calibration.path import Path, Step
+from eejax.recipes.calibration.request import Request
+from eejax.recipes.calibration.decoded_texts import DecodedTexts
 from eejax.decoding.generate import FULL_DEPTH
 from eejax.decoding.loop.prepare import prepare
 from eejax.decoding.policy import certificate as certificate_lib

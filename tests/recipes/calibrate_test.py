@@ -21,7 +21,7 @@ from eejax.analysis.certify import Text
 from eejax.checkpoint import folder, surgery
 from eejax.checkpoint.model import Model
 from eejax.cli import calibrate_path, calibrate_work, main
-from eejax.cli.calibrate_store import DecodedTexts
+from eejax.recipes.calibration.decoded_texts import DecodedTexts
 from eejax.config import parse_exits
 from eejax.data.tokenizer import train_bpe
 from eejax.decoding.policy import policy as policy_lib

@@ -22,10 +22,10 @@ from eejax.analysis.certify import Outcome, Parts
 from eejax.checkpoint.model import Model
 from eejax.checkpoint.tree import backbone_hash
 from eejax.cli import calibrate_path, measuring
-from eejax.cli.calibrate_path import Path, Step
-from eejax.cli.calibrate_request import Request
-from eejax.cli.calibrate_store import DecodedTexts
-from eejax.cli.calibrate_work import CERTIFY, SEARCH, Work, identity
+from eejax.recipes.calibration.path import Path, Step
+from eejax.recipes.calibration.request import Request
+from eejax.recipes.calibration.decoded_texts import DecodedTexts
+from eejax.recipes.calibration.continuations import CERTIFY, SEARCH, Work, identity
 from eejax.decoding.policy import certificate as certificate_lib
 from eejax.decoding.policy import policy as policy_lib
 from eejax.decoding.policy.certificate import Certificate
