@@ -53,6 +53,7 @@ if TYPE_CHECKING:
   from eejax.ops.sampling import SamplingConfig
   from eejax.progress import Progress, TerminalProgress
   from eejax.recipes.analyse import analyse
+  from eejax.recipes.calibrate import calibrate
   from eejax.recipes.text import Text, read_text
 
 _HOMES = {
@@ -81,6 +82,7 @@ _HOMES = {
   'ops.sampling': ('SamplingConfig',),
   'progress': ('Progress', 'TerminalProgress'),
   'recipes.analyse': ('analyse',),
+  'recipes.calibrate': ('calibrate',),
   'recipes.text': ('Text', 'read_text'),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -108,6 +110,7 @@ __all__ = [
   '__version__',
   'add_exits',
   'analyse',
+  'calibrate',
   'drop_exits',
   'export_folder',
   'generate',

@@ -32,7 +32,6 @@ import eejax
 from eejax.checkpoint.model import Model
 from eejax.cli import main, quickstart
 from eejax.data.tokenizer import train_bpe
-from eejax.evaluation import part_times
 from eejax.testing import tiny
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -70,11 +69,16 @@ SHORTLY = {
   ),
   'calibrate': (
     '--unit paragraph --prompt-tokens 8 --max-new-tokens 4 --sequences 16 '
-    '--search-sequences 8 --batch-size 8 --risk 0.5 --window 2'
+    '--search-sequences 8 --report-sequences 2 --batch-size 8 --risk 0.5 '
+    '--window 2 --allow-slower'
   ),
   'plan': '--batch 8 --best 2',
   'export': '',
 }
+# What a verb says, with exit code 1, where this machine runs a model of this
+# size no faster with exits.
+NEVER = '\0'
+MAY_SAY_NO = {'calibrate': 'no thresholds save time'}
 
 
 # MARK: Reading the README
@@ -183,22 +187,14 @@ def run_shortly(words):
   return main.main([*words[1:], *shlex.split(SHORTLY[verb])])
 
 
-@pytest.fixture
-def steady_clock(monkeypatch):
-  """Let exits save time to calibrate for, however fast this machine is."""
-  times = part_times.PartTimes(blocks=9.0, head=0.5)
-  monkeypatch.setattr(part_times, 'part_times', lambda *a, **k: times)
-
-
-def test_commands_and_the_python_example_run_in_order(
-  place, capsys, steady_clock
-):
+def test_commands_and_the_python_example_run_in_order(place, capsys):
   commands = eejax_commands(README)
   assert len(commands) >= 8
   for words in commands:
     code = run_shortly(words)
     out, err = capsys.readouterr()
-    assert code == 0, f'{shlex.join(words)}\n{err}'
+    said_no = code == 1 and MAY_SAY_NO.get(words[1], NEVER) in err
+    assert code == 0 or said_no, f'{shlex.join(words)}\n{err}'
     assert out.strip(), shlex.join(words)
   for made in ('runs/tuned/model', 'runs/first/model', 'models/tuned'):
     assert (place / made).is_dir()

@@ -11,13 +11,16 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Certify policies on the continuations of prompts.
+"""Certification of policies on the continuations of prompts.
 
-Prompts are drawn from a pool in an order that their hashes give, so a part to
-search thresholds on and a part to certify them on are the same on every
-machine and never share a prompt. The full model continues each prompt, every
-policy does, and the two texts make the loss of a sequence; see
-`eejax.analysis.risk`. A guarantee speaks of prompts drawn as these were.
+The full model continues each prompt, a policy does, and the two texts make the
+loss of a sequence (`eejax.analysis.measures`). Settings that stand from safe to
+risky are certified by Learn then Test (`eejax.stats.fixed_sequence`) or by
+conformal risk control (`eejax.stats.conformal`). A guarantee is about prompts
+drawn as these were.
+
+Prompts are taken in the order of hashes of their tokens, so which ones are
+drawn is the same on every machine.
 """
 
 import dataclasses
@@ -30,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eejax.analysis import measures
-from eejax.analysis.measures import Pair
+from eejax.analysis.measures import MeasureLike, Pair
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.decoding.generate import FULL_DEPTH, generate
 from eejax.decoding.loop.prepare import Prepared
@@ -41,21 +44,17 @@ from eejax.models import decoder
 from eejax.models.exits import output_kernel
 from eejax.ops.cross_entropy import cross_entropy
 from eejax.stats import conformal
-from eejax.stats.fixed_sequence import (
-  FixedSequence,
-  Guarantee,
-  certify_in_order,
-)
+from eejax.stats.fixed_sequence import Guarantee, LossesOf, certify_in_order
 from eejax.types import Array, Float, Int, Params
 
 Prompt = tuple[int, ...]
 
 
-# MARK: Which prompts
+# MARK: Prompts
 
 
 def prompt_hash(prompt: Sequence[int], *, seed: int = 0) -> str:
-  """Return a hash of a prompt's tokens; another seed, another order."""
+  """Return a hash of a prompt's tokens; another seed gives another order."""
   digest = hashlib.blake2b(digest_size=16, key=str(seed).encode())
   digest.update(np.asarray(prompt, np.int64).tobytes())
   return digest.hexdigest()
@@ -67,67 +66,74 @@ def data_hash(prompts: Sequence[Sequence[int]]) -> str:
   return hashlib.sha256('\n'.join(hashes).encode()).hexdigest()
 
 
-@dataclasses.dataclass(frozen=True)
-class Parts:
-  """Hold prompts to search thresholds on, and others to certify them on."""
-
-  search: tuple[Prompt, ...]
-  certify: tuple[Prompt, ...]
-
-
-def draw_parts(
-  pool: Sequence[Prompt],
-  *,
-  search: int,
-  certify: int,
-  seed: int = 0,
-) -> Parts:
-  """Draw both parts from one pool; equal prompts count once.
+def draw_prompts(
+  pool: Sequence[Prompt], *, count: int, seed: int = 0
+) -> tuple[Prompt, ...]:
+  """Draw prompts without replacement; equal ones count once.
 
   Args:
-    pool: prompts.
-    search: how many to search on.
-    certify: how many to certify on at most; all that are left if fewer.
+    pool: prompts to draw from, in any order.
+    count: how many at most; all of them where there are fewer.
     seed: of the order.
   """
   order = sorted(set(pool), key=lambda p: prompt_hash(p, seed=seed))
-  return Parts(tuple(order[:search]), tuple(order[search : search + certify]))
-
-
-def check_disjoint(parts: Parts) -> None:
-  """Check that no prompt is both searched and certified on.
-
-  Raises:
-    ArgumentError: one is; the message says how many.
-  """
-  searched = {prompt_hash(p) for p in parts.search}
-  both = sum(prompt_hash(p) in searched for p in parts.certify)
-  if both:
-    raise ArgumentError(
-      f'{both} of the {len(parts.certify)} sequences to certify on were '
-      'searched on, too, which voids the guarantee; give other data to one of '
-      'them.'
-    )
-
-
-# MARK: Texts
+  return tuple(order[:count])
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
-  """Hold what was generated after a prompt; both are equally long.
+class CalibrationPrompts:
+  """Prompts of calibration in three disjoint parts.
 
   Attributes:
-    tokens: generated.
-    depths: blocks each went through before it was emitted.
+    search: thresholds are searched on these.
+    certify: losses of these are tested.
+    report: speed and loss of the certified policy are measured on these.
+  """
+
+  search: tuple[Prompt, ...]
+  certify: tuple[Prompt, ...]
+  report: tuple[Prompt, ...] = ()
+
+  def check_disjoint(self) -> None:
+    """Check that no prompt is in two parts.
+
+    Raises:
+      ArgumentError: one is; the message says how many.
+    """
+    searched, certified = set(self.search), set(self.certify)
+    both = sum(p in searched for p in self.certify)
+    if both:
+      raise ArgumentError(
+        f'{both} of the {len(self.certify)} sequences to certify on were '
+        'searched on, too, which voids the guarantee; give other data to one '
+        'of them.'
+      )
+    known = sum(p in searched | certified for p in self.report)
+    if known:
+      raise ArgumentError(
+        f'{known} of the {len(self.report)} sequences to report on were '
+        'searched or certified on, too; give other data to them.'
+      )
+
+
+# MARK: Continuations
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+  """What was generated after a prompt; both tuples are equally long.
+
+  Attributes:
+    tokens: generated token ids.
+    depths: blocks each token went through before it was emitted.
   """
 
   tokens: tuple[int, ...]
   depths: tuple[int, ...]
 
 
-# Told the number of a batch and its texts.
-OnBatch = Callable[[int, list[Text]], None]
+# Told the number of a batch and its continuations.
+OnBatch = Callable[[int, list[Continuation]], None]
 
 
 def continue_prompts(
@@ -138,9 +144,9 @@ def continue_prompts(
   max_new_tokens: int,
   batch_size: int,
   policy: Policy = FULL_DEPTH,
-  known: Mapping[int, list[Text]] | None = None,
-  on_batch: OnBatch = lambda number, texts: None,
-) -> list[Text]:
+  known: Mapping[int, list[Continuation]] | None = None,
+  on_batch: OnBatch = lambda number, continuations: None,
+) -> list[Continuation]:
   """Return the greedy continuation of each prompt, in their order.
 
   Args:
@@ -150,18 +156,18 @@ def continue_prompts(
     max_new_tokens: generated at most.
     batch_size: prompts decoded together; rows do not influence one another.
     policy: when to exit; full depth by default.
-    known: texts of batches that were decoded before, by their number.
+    known: continuations of batches that were decoded before, by their number.
     on_batch: told of every batch that is decoded now.
 
   Raises:
     EejaxError: the model returns numbers that are not finite.
   """
   known = known or {}
-  texts: list[Text] = []
+  continuations: list[Continuation] = []
   for number, first in enumerate(range(0, len(prompts), batch_size)):
     batch = list(prompts[first : first + batch_size])
     if number in known:
-      texts += known[number]
+      continuations += known[number]
       continue
     # Rows that fill the last batch up are thrown away.
     filled = batch + [batch[0]] * (batch_size - len(batch))
@@ -178,10 +184,10 @@ def continue_prompts(
         'the model returns numbers that are not finite; the checkpoint is '
         'damaged, or its numbers do not fit the compute dtype (try float32).'
       )
-    found = [Text(r.tokens, r.exit_depths) for r in rows]
-    on_batch(number, found)
-    texts += found
-  return texts
+    decoded = [Continuation(r.tokens, r.exit_depths) for r in rows]
+    on_batch(number, decoded)
+    continuations += decoded
+  return continuations
 
 
 def full_choices(
@@ -189,7 +195,7 @@ def full_choices(
   *,
   config: ModelConfig,
   prompts: Sequence[Prompt],
-  texts: Sequence[Text],
+  continuations: Sequence[Continuation],
   batch_size: int,
   dtype: str = 'float32',
 ) -> list[tuple[int, ...]]:
@@ -199,31 +205,30 @@ def full_choices(
     params: the tree, blocks stacked.
     config: the backbone.
     prompts: what the texts continue, of equal length.
-    texts: of no more tokens than fit the context.
+    continuations: of no more tokens than fit the context.
     batch_size: texts at a time.
     dtype: compute dtype.
   """
-  longest = max((len(t.tokens) for t in texts), default=0)
+  longest = max((len(c.tokens) for c in continuations), default=0)
   width = len(prompts[0]) + max(longest, 1) - 1
   rows = np.zeros((len(prompts), width), np.int32)
-  for row, prompt, text in zip(rows, prompts, texts, strict=True):
-    line = (*prompt, *text.tokens)[:width]
-    row[: len(line)] = line
+  for row, prompt, text in zip(rows, prompts, continuations, strict=True):
+    tokens = (*prompt, *text.tokens)[:width]
+    row[: len(tokens)] = tokens
   begin = len(prompts[0]) - 1
-  found: list[tuple[int, ...]] = []
+  choices: list[tuple[int, ...]] = []
   for first in range(0, len(rows), batch_size):
     batch = rows[first : first + batch_size]
     filled = np.zeros((batch_size, width), np.int32)
     filled[: len(batch)] = batch
-    said = np.asarray(
+    likeliest = np.asarray(
       _likeliest(params['backbone'], filled, config=config, dtype=dtype)
     )
-    for line, text in zip(
-      said, texts[first : first + batch_size], strict=False
+    for row, text in zip(
+      likeliest, continuations[first : first + batch_size], strict=False
     ):
-      judged = line[begin : begin + len(text.tokens)]
-      found.append(tuple(judged.tolist()))
-  return found
+      choices.append(tuple(row[begin : begin + len(text.tokens)].tolist()))
+  return choices
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'dtype'))
@@ -251,45 +256,51 @@ def _likeliest(
 
 
 def losses(
-  measure: str,
+  measure: MeasureLike,
   *,
-  ours: Sequence[Text],
-  full: Sequence[Text],
+  ours: Sequence[Continuation],
+  full: Sequence[Continuation],
   judged: Sequence[Sequence[int]] | None = None,
+  prompts: Sequence[Prompt] | None = None,
 ) -> Float[np.ndarray, 'n']:
   """Return the loss of each sequence.
 
   Args:
-    measure: name or `module:function`; see `eejax.analysis.measures`.
-    ours: texts decoded with exits.
+    measure: see `eejax.analysis.measures`.
+    ours: continuations decoded with exits.
     full: the full model's continuations of the same prompts.
     judged: of each of ours, what `full_choices` returns.
+    prompts: what the texts continue, for measures that read them.
 
   Raises:
     ArgumentError: there is no such measure, or it returns no loss.
   """
   function = measures.get_measure(measure)
+  name = measures.measure_name(measure)
   said = judged if judged is not None else [None] * len(ours)
+  before = prompts if prompts is not None else [()] * len(ours)
+  pairs = zip(ours, full, said, before, strict=True)
   return np.array(
     [
-      measures.loss(measure, function, Pair(a.tokens, b.tokens, c))
-      for a, b, c in zip(ours, full, said, strict=True)
+      measures.loss(name, function, Pair(a.tokens, b.tokens, c, d))
+      for a, b, c, d in pairs
     ],
     float,
   )
 
 
-# MARK: Choice
+# MARK: Certification
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-  """Hold what could be certified of settings that stand safe to risky.
+class CertificationResult:
+  """What could be certified of settings that stand from safe to risky.
 
   Attributes:
-    chosen: place of the riskiest setting that was; None where none was.
-    sequences: how many it was tried on.
-    mean_losses: of the settings that were looked at.
+    chosen: index of the riskiest setting that was certified; None where none
+      was.
+    sequences: how many losses each setting was tested on.
+    mean_losses: of the settings that were looked at, in [0, 1].
     p_values: of these, under a guarantee; None for conformal control.
     needed: sequences that would probably certify the first setting that
       failed; None where none failed or no number would do.
@@ -302,40 +313,54 @@ class Outcome:
   needed: int | None
 
 
-def choose(
-  losses_of: Callable[[int], Float[np.ndarray, 'n']],
-  count: int,
-  *,
-  guarantee: Guarantee,
-) -> Outcome:
-  """Certify settings in order with a guarantee; take the last that holds."""
-  found: FixedSequence = certify_in_order(losses_of, count, guarantee=guarantee)
-  return Outcome(
-    chosen=found.certified[-1] if found.certified else None,
-    sequences=found.num_sequences,
-    mean_losses=tuple(t.mean_loss for t in found.tested),
-    p_values=tuple(t.p_value for t in found.tested),
-    needed=found.samples_needed(),
+def certify_settings(
+  losses_of: LossesOf, count: int, *, guarantee: Guarantee
+) -> CertificationResult:
+  """Certify settings in order, each with a guarantee, until one fails.
+
+  Args:
+    losses_of: returns the losses of all sequences at a setting, by its index.
+    count: how many settings there are, from safe to risky.
+    guarantee: what is to be certified.
+
+  Raises:
+    ArgumentError: there is no setting, or a loss is not in [0, 1].
+  """
+  result = certify_in_order(losses_of, count, guarantee=guarantee)
+  return CertificationResult(
+    chosen=result.certified[-1] if result.certified else None,
+    sequences=result.num_sequences,
+    mean_losses=tuple(t.mean_loss for t in result.tested),
+    p_values=tuple(t.p_value for t in result.tested),
+    needed=result.samples_needed(),
   )
 
 
-def choose_on_average(
-  losses_of: Callable[[int], Float[np.ndarray, 'n']],
-  count: int,
-  *,
-  risk: float,
-) -> Outcome:
-  """Choose by conformal risk control; see `eejax.stats.conformal`."""
+def control_settings(
+  losses_of: LossesOf, count: int, *, risk: float
+) -> CertificationResult:
+  """Choose a setting by conformal risk control; see `eejax.stats.conformal`.
+
+  Args:
+    losses_of: returns the losses of all sequences at a setting, by its index.
+    count: how many settings there are, from safe to risky.
+    risk: limit of the expected loss, in (0, 1).
+
+  Raises:
+    ArgumentError: there is no setting, or a loss is not in [0, 1].
+  """
   means: list[float] = []
 
-  def watched(place: int) -> Float[np.ndarray, 'n']:
-    found = losses_of(place)
-    means.append(float(found.mean()))
-    return found
+  def recorded(index: int) -> Float[np.ndarray, 'n']:
+    losses = losses_of(index)
+    means.append(float(losses.mean()))
+    return losses
 
-  found = conformal.control(watched, count, risk=risk)
+  result = conformal.control(recorded, count, risk=risk)
   needed = None
-  if found.chosen is None and means[0] < risk:
+  if result.chosen is None and means[0] < risk:
     # (n r + 1) / (n + 1) <= risk.
     needed = int(np.ceil((1 - risk) / (risk - means[0]) - 1e-9))
-  return Outcome(found.chosen, found.num_sequences, tuple(means), None, needed)
+  return CertificationResult(
+    result.chosen, result.num_sequences, tuple(means), None, needed
+  )

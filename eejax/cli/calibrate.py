@@ -14,14 +14,13 @@
 """eejax calibrate: thresholds with a finite-sample guarantee."""
 
 import argparse
+import dataclasses
+import functools
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from eejax import formatting, serialization
+from eejax import serialization
 from eejax.cli import gin_policy, measuring
-
-if TYPE_CHECKING:
-  from eejax.recipes.calibrate import Calibration
 
 HELP = 'choose thresholds on a text, with a guarantee on what they lose'
 EXAMPLE = (
@@ -55,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default='policy.json',
     metavar='FILE',
     help='the policy, for generate --policy (default: policy.json)',
+  )
+  parser.add_argument(
+    '--allow-slower',
+    action='store_true',
+    help='write a certified policy though it is measured to be no faster',
   )
   _add_guarantee(parser.add_argument_group('what is guaranteed'))
   _add_data(parser.add_argument_group('prompts'))
@@ -161,6 +165,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
   numbers = (
     ('--sequences', 384, 'prompts certified on, at most'),
     ('--search-sequences', 96, 'prompts that thresholds are searched on'),
+    ('--report-sequences', 16, 'prompts that speed is measured on'),
     ('--prompt-tokens', 32, 'tokens of a prompt'),
     ('--max-new-tokens', 32, 'tokens generated after it'),
     ('--seed', 0, 'of the choice of prompts'),
@@ -176,37 +181,38 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.cli import (
-    calibrate_request,
-    calibrate_run,
-    output,
-    prompted_model,
-  )
+  from eejax.cli import output, prompted_model
+  from eejax.decoding.policy.policy import save_policy
+  from eejax.recipes.calibrate import run_calibration
+  from eejax.recipes.calibration.decoded_texts import FILE
+  from eejax.recipes.calibration.request import CalibrationRequest
+  from eejax.recipes.calibration.result import CalibrationError
+  from eejax.recipes.text import read_text
 
-  own_criterion = gin_policy.read_criterion(args)
-  args.criterion = args.criterion or own_criterion
-  request = calibrate_request.Request.of(args)
+  args.criterion = args.criterion or gin_policy.read_criterion(args)
+  names = [f.name for f in dataclasses.fields(CalibrationRequest)]
+  request = CalibrationRequest(**{name: getattr(args, name) for name in names})
   path = pathlib.Path(args.out)
   serialization.check_writable(path)
   model = prompted_model.open_model(args)
-  parts = calibrate_request.read_parts(model, request)
-  found = calibrate_run.calibrate(model, parts, request, path)
-  show(found)
-  if found.policy is None:
-    raise output.NegativeResult(found.sentence, found.values())
-  from eejax.decoding.policy.policy import save_policy
-
-  save_policy(found.policy, path)
-  output.show(f'\n{found.sentence}\nwrote {path}')
-  return {**found.values(), 'out': path}
-
-
-def show(found: 'Calibration') -> None:
-  """Print the settings that were looked at."""
-  from eejax.cli import output
-
-  output.show(
-    f'{found.outcome.sequences} sequences to certify on, '
-    f'{found.num_searched} to search on\n'
+  read = functools.partial(read_text, split=args.split, unit=args.unit)
+  folder = path.with_name(f'.{path.name}.decoded')
+  result = run_calibration(
+    model,
+    read(args.data),
+    request,
+    search_text=read(args.search_data) if args.search_data else None,
+    folder=folder,
+    progress=output.reporter(),
   )
-  output.show(formatting.table(found.rows()))
+  output.show(f'{result}\n')
+  try:
+    policy = result.policy(allow_slower=args.allow_slower)
+  except CalibrationError as error:
+    raise output.NegativeResult(str(error), result.to_json()) from error
+  save_policy(policy, path)
+  # Nothing is left to resume.
+  (folder / FILE).unlink(missing_ok=True)
+  folder.rmdir()
+  output.show(f'wrote {path}')
+  return {**result.to_json(), 'out': path}

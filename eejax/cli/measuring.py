@@ -14,7 +14,6 @@
 """What the verbs that measure a model have in common: the model, the text."""
 
 import argparse
-import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Sequence
@@ -200,21 +199,9 @@ def read_text(
 
 def usable_criteria(model: 'Model') -> tuple[str, ...]:
   """Return the criteria of one exit that every exit can be asked by."""
-  from eejax.decoding.policy.criteria import (
-    Reads,
-    criterion_names,
-    get_criterion,
-  )
+  from eejax.decoding.policy.criteria import registry
 
-  usable = []
-  for name in criterion_names():
-    criterion = get_criterion(name)
-    if criterion.reads not in (Reads.GATE, Reads.LOGITS):
-      continue
-    with contextlib.suppress(ArgumentError):
-      criterion.check(model.config.exits)
-      usable.append(name)
-  return tuple(usable)
+  return registry.usable_criteria(model.config.exits)
 
 
 def plus_minus(interval: 'Interval', *, digits: int, scale: float = 1) -> str:
@@ -228,4 +215,6 @@ def plus_minus(interval: 'Interval', *, digits: int, scale: float = 1) -> str:
 
 def thresholds_text(thresholds: Sequence[float | None]) -> str:
   """Return thresholds as `--threshold` takes them."""
-  return ','.join('never' if t is None else f'{t:.6g}' for t in thresholds)
+  from eejax.decoding.policy.policy import format_thresholds
+
+  return format_thresholds(thresholds)

@@ -23,7 +23,7 @@ import numpy as np
 
 from eejax.analysis.cost_model import DecodeCost, decode_cost
 from eejax.checkpoint.model import Model
-from eejax.cli import calibrate_request, calibrate_run, measuring, output
+from eejax.cli import measuring, output
 from eejax.cli.quickstart_settings import Models, Settings
 from eejax.cli.quickstart_speed import GRID, Found, Timing
 from eejax.data.batch import Packing
@@ -38,7 +38,10 @@ from eejax.decoding.policy.policy import (
 from eejax.errors import ArgumentError, EejaxError
 from eejax.evaluation import scores, sweep
 from eejax.evaluation.part_times import PartTimes, part_times
+from eejax.recipes.calibrate import run_calibration
+from eejax.recipes.calibration.result import CalibrationResult
 from eejax.recipes.stages import Stages
+from eejax.recipes.text import read_text
 
 PROMPT_TOKENS = 32
 POLICY = 'policy.json'
@@ -72,7 +75,7 @@ def _thresholds(
   """Certify thresholds, and measure them and others on held-out text."""
   model = models.tuned
   found, times, words = certify(settings, model, folder / POLICY)
-  policy = None if found is None else found.policy
+  policy = None if found is None else found.certified
   exits = len(model.config.exits)
   never: tuple[Threshold, ...] = (None,) * exits
   batches = measuring.read_text(
@@ -141,7 +144,7 @@ def _thresholds(
 
 def certify(
   settings: Settings, model: Model, out: pathlib.Path
-) -> tuple[calibrate_run.Calibration | None, PartTimes, dict[str, Any]]:
+) -> tuple[CalibrationResult | None, PartTimes, dict[str, Any]]:
   """Certify thresholds for what the target lets differ.
 
   Returns:
@@ -157,13 +160,19 @@ def certify(
   out.unlink(missing_ok=True)
   try:
     request = settings.calibration(model.config.model.max_length)
-    parts = calibrate_request.read_parts(model, request)
-    found = calibrate_run.calibrate(model, parts, request, out, times=times)
+    found = run_calibration(
+      model,
+      read_text(settings.data, split='validation', unit=settings.unit),
+      request,
+      folder=out.with_name(f'.{out.name}.decoded'),
+      times=times,
+      progress=output.reporter(),
+    )
   except EejaxError as error:
     return None, times, {'certified': False, 'sentence': str(error)}
-  if found.policy is not None:
-    save_policy(found.policy, out)
-  return found, times, found.values()
+  if found.certified is not None:
+    save_policy(found.certified, out)
+  return found, times, found.to_json()
 
 
 def _speed(

@@ -23,9 +23,9 @@ from typing import Any
 from eejax import config as config_lib
 from eejax.checkpoint.model import Model
 from eejax.cli import measuring
-from eejax.recipes.calibration.request import Request
 from eejax.cli.measuring import Text
 from eejax.errors import ArgumentError
+from eejax.recipes.calibration.request import CalibrationRequest
 from eejax.recipes.stages import fingerprint
 from eejax.stats.bounds import samples_needed
 
@@ -78,7 +78,7 @@ class Settings:
       data=self.data, split=split, unit=self.unit, max_tokens=self.eval_tokens
     )
 
-  def calibration(self, max_length: int) -> Request:
+  def calibration(self, max_length: int) -> CalibrationRequest:
     """Return what is to be certified, on the validation part.
 
     Args:
@@ -87,11 +87,8 @@ class Settings:
     tokens = min(CALIBRATION_TOKENS, max(max_length // 3, 1))
     risk = 1 - self.target
     request = functools.partial(
-      Request,
+      CalibrationRequest,
       risk=risk,
-      data=self.data,
-      split='validation',
-      unit=self.unit,
       search_sequences=64,
       prompt_tokens=tokens,
       max_new_tokens=tokens,

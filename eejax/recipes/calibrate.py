@@ -11,225 +11,381 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What `calibrate` does: search, certification, policy."""
+"""Calibration: thresholds with a guarantee on what they lose.
+
+Thresholds are searched for on one part of a text, certified on a second and
+timed on a third; the parts share no document. See docs/analysis.md.
+"""
 
 import dataclasses
+import functools
+import os
 import pathlib
-from typing import Any
+
+import jax
+import numpy as np
 
 from eejax.analysis import certify
-from eejax.analysis.certify import Outcome, Parts
+from eejax.analysis.certify import CalibrationPrompts, CertificationResult
+from eejax.analysis.cost_model import DecodeCost, decode_cost
+from eejax.analysis.measures import MeasureLike
+from eejax.checkpoint import tree
 from eejax.checkpoint.model import Model
-from eejax.checkpoint.tree import backbone_hash
-from eejax.cli import calibrate_path, measuring
-from eejax.recipes.calibration.path import Path, Step
-from eejax.recipes.calibration.request import Request
-from eejax.recipes.calibration.decoded_texts import DecodedTexts
-from eejax.recipes.calibration.continuations import CERTIFY, SEARCH, Work, identity
 from eejax.decoding.policy import certificate as certificate_lib
 from eejax.decoding.policy import policy as policy_lib
 from eejax.decoding.policy.certificate import Certificate
+from eejax.decoding.policy.criteria.registry import usable_criteria
 from eejax.decoding.policy.policy import Policy
-from eejax.evaluation.part_times import PartTimes
-from eejax.stats.bounds import Bound
-from eejax.stats.fixed_sequence import Guarantee
+from eejax.errors import ArgumentError
+from eejax.evaluation.part_times import PartTimes, part_times
+from eejax.progress import SILENT, Progress
+from eejax.recipes.calibration import path as path_lib
+from eejax.recipes.calibration import speed as speed_lib
+from eejax.recipes.calibration.continuations import Continuations, Part
+from eejax.recipes.calibration.path import PathStep, PolicyPath
+from eejax.recipes.calibration.request import CalibrationRequest, read_prompts
+from eejax.recipes.calibration.result import CalibrationResult, ForecastSpeed
+from eejax.recipes.calibration.speed import Clock, wall_clock
+from eejax.recipes.text import Text
 from eejax.version import __version__
 
-
-@dataclasses.dataclass(frozen=True)
-class Calibration:
-  """Hold what came of calibrating.
-
-  Attributes:
-    request: what was asked for.
-    outcome: of certifying.
-    paths: of each criterion, the one that was followed first.
-    steps: settings that were to be certified, safe to risky.
-    num_searched: sequences that were searched on.
-    speedups: predicted for each setting that was looked at, at batch 1.
-    depths: mean depth of each of these.
-    policy: what was certified, with its certificate; None where nothing was.
-  """
-
-  request: Request
-  outcome: Outcome
-  paths: tuple[Path, ...]
-  steps: tuple[Step, ...]
-  num_searched: int
-  speedups: tuple[float, ...]
-  depths: tuple[float, ...]
-  policy: Policy | None
-
-  @property
-  def sentence(self) -> str:
-    """Return what is certified, or why nothing is and what it would take."""
-    chosen, request = self.outcome.chosen, self.request
-    if self.policy is not None and self.policy.certificate is not None:
-      assert chosen is not None
-      return (
-        f'{self.policy.certificate.sentence()}; on these it is '
-        f'{self.outcome.mean_losses[chosen]:.4f}, and decoding one prompt at a '
-        f'time should be {self.speedups[chosen]:.2f} times as fast as without '
-        'exits.'
-      )
-    safest = self.outcome.mean_losses[0]
-    start = (
-      f'nothing can be certified at risk {request.risk:g} with '
-      f'{self.outcome.sequences} sequences: the safest thresholds that save '
-      f'time lose {safest:.4f} on average'
-    )
-    if self.outcome.needed is None:
-      return (
-        f'{start}, which is not enough below the limit for any number of '
-        'sequences; allow a higher --risk, or tune the exits further.'
-      )
-    return (
-      f'{start}; about {self.outcome.needed} sequences would be needed for '
-      'that (--sequences, and as much text).'
-    )
-
-  def rows(self) -> list[dict[str, Any]]:
-    """Return the lines of a table of the settings that were looked at."""
-    p_values = self.outcome.p_values
-    return [
-      {
-        'criterion': step.policy.criterion,
-        'thresholds': measuring.thresholds_text(step.policy.thresholds),
-        f'{self.request.measure} loss': f'{mean:.4f}',
-        'p-value': f'{p_values[i]:.2g}' if p_values else None,
-        'certified': self._word(i),
-        'mean depth': round(self.depths[i], 2),
-        'predicted speed': round(self.speedups[i], 3),
-      }
-      for i, (step, mean) in enumerate(
-        zip(self.steps, self.outcome.mean_losses, strict=False)
-      )
-    ]
-
-  def _word(self, place: int) -> str:
-    chosen = self.outcome.chosen
-    if chosen is None or place > chosen:
-      return 'no'
-    return 'yes, taken' if place == chosen else 'yes'
-
-  def values(self) -> dict[str, Any]:
-    """Return what `--json` prints."""
-    return {
-      'certified': self.policy is not None,
-      'sentence': self.sentence,
-      'policy': policy_lib.to_json(self.policy) if self.policy else None,
-      'request': self.request,
-      'outcome': self.outcome,
-      'searched': self.num_searched,
-      'settings': [
-        {'target': step.target, **row}
-        for step, row in zip(self.steps, self.rows(), strict=False)
-      ],
-    }
+DEFAULT_REQUEST = CalibrationRequest()
 
 
 def calibrate(
   model: Model,
-  parts: Parts,
-  request: Request,
-  out: pathlib.Path,
+  text: Text,
   *,
+  risk: float = 0.05,
+  delta: float = 0.05,
+  measure: MeasureLike = 'local',
+  method: str = 'learn_then_test',
+  bound: str = 'hoeffding_bentkus',
+  criterion: str | None = None,
+  sequences: int = 384,
+  search_sequences: int = 96,
+  report_sequences: int = 16,
+  prompt_tokens: int = 32,
+  max_new_tokens: int = 32,
+  window: int = 8,
+  batch_size: int = 16,
+  seed: int = 0,
+  dtype: str = 'float32',
+  search_text: Text | None = None,
+  folder: str | os.PathLike | None = None,
+  allow_slower: bool = False,
   times: PartTimes | None = None,
-) -> Calibration:
-  """Search thresholds on one part and certify them on the other.
+  progress: Progress = SILENT,
+  clock: Clock = wall_clock,
+) -> Policy:
+  """Return a policy that is certified to lose little, and measured to pay.
+
+  With a chance of at least 1 - `delta` over the sequences that were drawn, the
+  mean loss of a sequence drawn like them is at most `risk`; a sequence is a
+  prompt cut from the text and its greedy continuation. The policy carries a
+  certificate of that, and everything it depends on.
+  `eejax.recipes.calibrate.run_calibration` returns all that was looked at.
 
   Args:
-    model: with its exits.
-    parts: prompts, none in both.
-    request: what is to be certified.
-    out: where the policy goes; decoded texts are kept beside it until it is
-      certified, so that a run that was stopped goes on.
-    times: of the parts of decoding, if they are known.
+    model: with its exits and a tokenizer.
+    text: what prompts are cut from; its documents are split into parts to
+      search on, to certify on and to measure speed on.
+    risk: limit of the mean loss of a sequence, in (0, 1).
+    delta: largest chance that the mean loss is above it all the same, in
+      (0, 1).
+    measure: loss of a sequence: `local`, the share of tokens that the full
+      model would not have chosen after the same text; `rouge_l` and
+      `same_place`, against its own continuation; or a function of your own,
+      see `eejax.analysis.measures`.
+    method: `learn_then_test`, or `conformal`, which bounds the loss on average
+      over calibrations and has no delta.
+    bound: p-value of `learn_then_test`: `hoeffding_bentkus`, `bentkus`,
+      `hoeffding` or `betting`.
+    criterion: score that exits are asked by; None takes the one that is
+      fastest at this risk.
+    sequences: prompts to certify on, at most.
+    search_sequences: prompts to search thresholds on, at most.
+    report_sequences: prompts to measure speed on, at most.
+    prompt_tokens: tokens of a prompt.
+    max_new_tokens: tokens generated after it, at most.
+    window: every `window`-th token at the latest goes to full depth.
+    batch_size: prompts decoded together.
+    seed: of the choice of prompts.
+    dtype: what is computed in, and certified for: float32 or bfloat16.
+    search_text: another text to search thresholds on.
+    folder: keeps decoded texts, so that a calibration that was stopped goes on
+      from there; None keeps nothing.
+    allow_slower: return a certified policy though it is measured to be no
+      faster than full decoding.
+    times: of the parts of decoding on this machine, for forecasts; measured
+      where they are not given.
+    progress: is told how far it has come.
+    clock: returns the seconds that a decoding took.
 
   Raises:
-    EejaxError: there is nothing to certify, or the model is damaged.
+    CalibrationError: no thresholds save time, none can be certified with these
+      sequences, or those that are do not pay; the message says what it would
+      take, and the error's `result` has all that was looked at.
+    EejaxError: an argument cannot be used, the text is too short, the model
+      has no exits or tokenizer, or the folder cannot be written.
+
+  Example:
+    >>> policy = eejax.calibrate(model, text, risk=0.05)  # doctest: +SKIP
+    >>> eejax.generate(model, ['def main'], policy=policy)  # doctest: +SKIP
   """
-  certify.check_disjoint(parts)
-  store = DecodedTexts(
-    out.with_name(f'.{out.name}.decoded'), identity(model, parts, request)
+  request = CalibrationRequest(
+    risk=risk,
+    delta=delta,
+    measure=measure,
+    method=method,
+    bound=bound,
+    criterion=criterion,
+    sequences=sequences,
+    search_sequences=search_sequences,
+    report_sequences=report_sequences,
+    prompt_tokens=prompt_tokens,
+    max_new_tokens=max_new_tokens,
+    window=window,
+    batch_size=batch_size,
+    seed=seed,
+    dtype=dtype,
   )
-  work = Work(model, parts, request, store, times)
-  paths = work.find_paths()
-  steps = calibrate_path.steps_of(paths)
-  begin = calibrate_path.begin_at(
-    lambda place: float(work.losses(SEARCH, steps[place]).mean()),
-    len(steps),
-    risk=request.risk,
-  )
-  steps = steps[begin:]
-  losses_of = lambda place: work.losses(CERTIFY, steps[place])
-  if request.is_conformal:
-    outcome = certify.choose_on_average(
-      losses_of, len(steps), risk=request.risk
-    )
-  else:
-    guarantee = Guarantee(request.risk, request.delta, Bound(request.bound))
-    outcome = certify.choose(losses_of, len(steps), guarantee=guarantee)
-  looked_at = range(len(outcome.mean_losses))
-  policy = None
-  if outcome.chosen is not None:
-    policy = _certified(
-      model, parts, request, steps[outcome.chosen].policy, outcome
-    )
-    store.remove()
-  return Calibration(
-    request=request,
-    outcome=outcome,
-    paths=tuple(paths),
-    steps=tuple(steps),
-    num_searched=len(parts.search),
-    speedups=tuple(work.speedup(steps[i]) for i in looked_at),
-    depths=tuple(work.mean_depth(steps[i]) for i in looked_at),
-    policy=policy,
-  )
+  return run_calibration(
+    model,
+    text,
+    request,
+    search_text=search_text,
+    folder=folder,
+    times=times,
+    progress=progress,
+    clock=clock,
+  ).policy(allow_slower=allow_slower)
 
 
-def _certified(
+def run_calibration(
   model: Model,
-  parts: Parts,
-  request: Request,
+  text: Text,
+  request: CalibrationRequest = DEFAULT_REQUEST,
+  *,
+  search_text: Text | None = None,
+  folder: str | os.PathLike | None = None,
+  times: PartTimes | None = None,
+  progress: Progress = SILENT,
+  clock: Clock = wall_clock,
+) -> CalibrationResult:
+  """Return everything that a calibration looked at; see `calibrate`.
+
+  Args:
+    model: with its exits and a tokenizer.
+    text: what prompts are cut from.
+    request: what is to be certified, and how.
+    search_text: another text to search thresholds on.
+    folder: keeps decoded texts; None keeps nothing.
+    times: of the parts of decoding; measured where they are not given.
+    progress: is told how far it has come.
+    clock: returns the seconds that a decoding took.
+
+  Raises:
+    EejaxError: an argument cannot be used, the text is too short, the model
+      has no exits or tokenizer, or the folder cannot be written.
+  """
+  if not model.config.exits:
+    raise ArgumentError(
+      'the model has no exits to calibrate; add some with eejax.add_exits and '
+      'tune them.'
+    )
+  with progress.waiting(f'reading {text}'):
+    prompts = read_prompts(model, text, request, search_text=search_text)
+  calibration = _Calibration(
+    model,
+    request,
+    Continuations(
+      model,
+      prompts,
+      request,
+      folder=None if folder is None else pathlib.Path(folder),
+      progress=progress,
+    ),
+    times,
+    progress,
+  )
+  paths = calibration.find_paths()
+  result = CalibrationResult(
+    request=request,
+    source=str(text),
+    search_sequences=len(prompts.search),
+    paths=tuple(paths),
+  )
+  if not paths[0].steps:
+    return result
+  steps = calibration.steps_from(paths[0])
+  certification = calibration.certify(steps)
+  result = dataclasses.replace(
+    result,
+    steps=tuple(steps),
+    certification=certification,
+    forecasts=tuple(
+      calibration.forecast(step.policy)
+      for step in steps[: len(certification.mean_losses)]
+    ),
+  )
+  if certification.chosen is None:
+    return result
+  policy = steps[certification.chosen].policy
+  data = _data(text, search_text, prompts, request)
+  return dataclasses.replace(
+    result,
+    certified=_with_certificate(
+      model, policy, request, certification, data=data
+    ),
+    report_loss=float(calibration.losses(Part.REPORT, policy).mean()),
+    speed=speed_lib.measure_speed(
+      calibration.continuations.prepared,
+      policy,
+      config=model.config,
+      prompts=prompts.report,
+      new_tokens=request.max_new_tokens,
+      clock=clock,
+      progress=progress,
+    ),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Calibration:
+  """The steps of a calibration on one model."""
+
+  model: Model
+  request: CalibrationRequest
+  continuations: Continuations
+  known_times: PartTimes | None
+  progress: Progress
+
+  @functools.cached_property
+  def times(self) -> PartTimes:
+    """Return what the parts of decoding take on this machine."""
+    if self.known_times is not None:
+      return self.known_times
+    with self.progress.waiting('timing the parts of decoding'):
+      return part_times(
+        self.continuations.prepared,
+        config=self.model.config,
+        window=self.request.window,
+      )
+
+  def losses(self, part: Part, policy: Policy) -> np.ndarray:
+    """Return the loss of each sequence of a part."""
+    return self.continuations.losses(part, policy)
+
+  def find_paths(self) -> list[PolicyPath]:
+    """Return the paths of settings, searched on the search part."""
+    request, model = self.request, self.model
+    criteria = usable_criteria(model.config.exits)
+    if request.criterion is not None:
+      criteria = (request.criterion,)
+    logged = path_lib.score_continuations(
+      model,
+      prompts=self.continuations.prompts(Part.SEARCH),
+      continuations=self.continuations.decode(Part.SEARCH),
+      criteria=criteria,
+      dtype=request.dtype,
+      batch_size=request.batch_size,
+      progress=self.progress,
+    )
+    return path_lib.find_paths(
+      logged,
+      risk=request.risk,
+      window=request.window,
+      speedup_of=lambda policy: self._cost(policy).speedup,
+      progress=self.progress,
+    )
+
+  def steps_from(self, path: PolicyPath) -> list[PathStep]:
+    """Return the steps of a path from where certification begins."""
+    begin = path_lib.begin_at(
+      lambda index: float(
+        self.losses(Part.SEARCH, path.steps[index].policy).mean()
+      ),
+      len(path.steps),
+      risk=self.request.risk,
+    )
+    return list(path.steps[begin:])
+
+  def certify(self, steps: list[PathStep]) -> CertificationResult:
+    """Return what can be certified of settings, in their order."""
+    losses_of = lambda index: self.losses(Part.CERTIFY, steps[index].policy)
+    if self.request.is_conformal:
+      return certify.control_settings(
+        losses_of, len(steps), risk=self.request.risk
+      )
+    return certify.certify_settings(
+      losses_of, len(steps), guarantee=self.request.guarantee
+    )
+
+  def forecast(self, policy: Policy) -> ForecastSpeed:
+    """Return the speed that is predicted, a prompt at a time."""
+    depths = [
+      np.array(c.depths)
+      for c in self.continuations.decode(Part.CERTIFY, policy)
+    ]
+    return ForecastSpeed(
+      speedup=self._cost(policy).speedup_of_depths(depths),
+      mean_depth=float(np.concatenate(depths).mean()),
+    )
+
+  def _cost(self, policy: Policy) -> DecodeCost:
+    return decode_cost(self.model.config, policy, times=self.times)
+
+
+def _data(
+  text: Text,
+  search_text: Text | None,
+  prompts: CalibrationPrompts,
+  request: CalibrationRequest,
+) -> dict[str, object]:
+  """Return where the sequences of a certificate come from."""
+  return {
+    'name': text.source,
+    'search_name': None if search_text is None else search_text.source,
+    'split': text.part.value,
+    'unit': text.unit.value,
+    'seed': request.seed,
+    'searched': len(prompts.search),
+    'search_hash': certify.data_hash(prompts.search),
+    'certify_hash': certify.data_hash(prompts.certify),
+  }
+
+
+def _with_certificate(
+  model: Model,
   policy: Policy,
-  outcome: Outcome,
+  request: CalibrationRequest,
+  certification: CertificationResult,
+  *,
+  data: dict[str, object],
 ) -> Policy:
   """Return a policy with its certificate."""
-  import jax
-
-  assert outcome.chosen is not None
-  exact = request.is_conformal
-  p_values = outcome.p_values
+  assert certification.chosen is not None
+  p_values = certification.p_values
   certificate = Certificate(
     method=request.method,
     risk=request.risk,
-    delta=None if exact else request.delta,
-    bound=None if exact else request.bound,
-    measure=request.measure,
-    sequences=outcome.sequences,
-    mean_loss=outcome.mean_losses[outcome.chosen],
-    p_value=p_values[outcome.chosen] if p_values else None,
+    delta=None if request.is_conformal else request.delta,
+    bound=None if request.is_conformal else request.bound,
+    measure=request.measure_name,
+    sequences=certification.sequences,
+    mean_loss=certification.mean_losses[certification.chosen],
+    p_value=p_values[certification.chosen] if p_values else None,
     prompt_tokens=request.prompt_tokens,
     max_new_tokens=request.max_new_tokens,
     dtype=request.dtype,
     policy_hash=certificate_lib.policy_hash(policy_lib.to_json(policy)),
     exit_hashes=certificate_lib.exit_hashes(model.params, model.config),
-    data={
-      'name': request.data,
-      'search_name': request.search_data,
-      'split': request.text(request.data).part,
-      'unit': request.unit,
-      'seed': request.seed,
-      'searched': len(parts.search),
-      'search_hash': certify.data_hash(parts.search),
-      'certify_hash': certify.data_hash(parts.certify),
-    },
+    data=data,
     versions={'eejax': __version__, 'jax': jax.__version__},
   )
   return dataclasses.replace(
     policy,
-    backbone_hash=model.backbone_hash or backbone_hash(model.params),
+    backbone_hash=model.backbone_hash or tree.backbone_hash(model.params),
     certificate=certificate,
   )

@@ -14,9 +14,8 @@
 """Confidence intervals of ratios, by bootstrap over rows of text.
 
 Tokens of one text resemble one another, so the unit that is drawn is a row
-(a stretch of text), never a token. Everything estimated here is made of sums
-over tokens divided by their number: each draw of rows gives new sums, hence a
-new ratio.
+(a stretch of text), never a token. Every estimate here is a sum over tokens
+divided by their number: each draw of rows gives new sums, hence a new ratio.
 
 Two ways to an interval, both measured in `benchmarks/analysis_suitability.py`:
 
@@ -53,7 +52,7 @@ _NORMAL = statistics.NormalDist()
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-  """Hold an estimate and the interval around it.
+  """An estimate and the interval around it.
 
   Attributes:
     value: the estimate.
@@ -72,10 +71,10 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Bootstrap:
-  """Say how intervals are made.
+  """How intervals are made.
 
   Attributes:
-    confidence: share of intervals that shall hold the truth.
+    confidence: share of intervals that shall contain the truth.
     draws: how often rows are drawn anew.
     seed: of the drawing; equal seeds pair the draws of several estimates.
   """
@@ -130,8 +129,8 @@ def ratio_interval(
   moments = np.stack([sums**2, sums * counts, counts**2], axis=1)
   errors = _standard_error(times @ moments, ratios, totals)
   error = _standard_error(moments.sum(axis=0), value, counts.sum())
-  # A draw of one row only has no error of its own: it says nothing of how far
-  # the truth may be, hence as far as can be.
+  # A draw that repeats a single row has no error of its own; its ratio then
+  # counts as far away as possible.
   with np.errstate(divide='ignore', invalid='ignore'):
     units = np.nan_to_num((ratios - value) / errors, nan=0.0)
     tail = (1 - bootstrap.confidence) / 2

@@ -24,9 +24,9 @@ null it is at most u with a chance of at most u.
                      divergence a log(a/b) + (1-a) log((1-a)/(1-b))
   betting            1 / max_t prod_{i <= t} (1 - v_i (loss_i - risk))
 
-The first three see the mean alone. The last bets against the null with stakes
-v_i that know the variance of the losses before the i-th, so it needs fewer
-where losses vary little.
+The first three depend on the mean alone. The last bets against the null with
+stakes v_i that depend on the variance of the losses before the i-th, so it
+needs fewer losses where they vary little.
 
 References:
   Hoeffding (1963), theorem 1: the second form is his sharper one.
@@ -48,12 +48,12 @@ from eejax.types import Float
 
 # Rounding of a sum of losses must not push a count over the next integer.
 _ROUNDING = 1e-9
-# More sequences than this nobody decodes.
+# The largest number of sequences that is worth naming.
 MOST_SAMPLES = 10**7
 
 
 class Bound(enum.Enum):
-  """Which p-value is used; the module's docstring has their formulas."""
+  """A p-value; the module's docstring has the formulas."""
 
   HOEFFDING = 'hoeffding'
   BENTKUS = 'bentkus'
@@ -117,7 +117,7 @@ def p_value(
 
 
 def p_of_mean(mean: float, *, n: int, risk: float, bound: Bound) -> float:
-  """Return the p-value of the bounds that see the mean of the losses alone.
+  """Return the p-value of a bound that depends on the mean loss alone.
 
   Args:
     mean: of the losses, in [0, 1].
@@ -143,9 +143,9 @@ def betting(
 ) -> float:
   """Return the p-value of a bet against a mean loss above `risk`.
 
-  The stake of each loss is made of those before it, so that the capital is a
-  supermartingale under the null; by Ville's inequality it ever exceeds 1/u
-  with a chance of at most u.
+  The stake on each loss is computed from the losses before it, so that the
+  capital is a supermartingale under the null; by Ville's inequality the chance
+  that it ever exceeds 1/u is at most u.
   """
   n = losses.size
   number = np.arange(1, n + 1)
@@ -167,7 +167,7 @@ def samples_needed(
 ) -> int | None:
   """Return how many sequences certify `risk` where the mean loss is lower.
 
-  For `BETTING` it is what equal losses would need, which is the least.
+  For `BETTING` it is the number of equal losses, which is the smallest.
 
   Args:
     risk: the limit, in (0, 1).

@@ -13,11 +13,11 @@
 # limitations under the License.
 """Conformal risk control: the riskiest setting whose expected loss is low.
 
-What is controlled is an expectation over calibration data and the next
-sequence together, E[loss] <= risk; there is no delta, and with one draw of
-the data the risk may well be above it. It asks for losses that never fall from
-safe to risky; where one does, the largest so far stands in for it, which can
-only make the choice safer.
+The expectation is over calibration data and the next sequence together,
+E[loss] <= risk. There is no delta: with one draw of the data the risk may well
+be above the limit. The theorem needs losses that never fall from safe to
+risky; a loss that does is replaced by the largest before it, which can only
+make the choice safer.
 
 Reference:
   Angelopoulos, Bates, Fisch, Lei and Schuster (2022), Conformal Risk Control,
@@ -35,14 +35,14 @@ from eejax.stats.fixed_sequence import LossesOf
 
 
 @dataclasses.dataclass(frozen=True)
-class Controlled:
-  """Hold the outcome of conformal risk control.
+class ConformalResult:
+  """What conformal risk control chose.
 
   Attributes:
     risk: limit of the expected loss.
     num_sequences: losses of each setting.
     bounds: of the settings looked at, (n r + 1) / (n + 1).
-    chosen: place of the riskiest setting within the limit; None where none is.
+    chosen: index of the riskiest setting within the limit; None where none is.
   """
 
   risk: float
@@ -51,12 +51,13 @@ class Controlled:
   chosen: int | None
 
 
-def control(losses_of: LossesOf, count: int, *, risk: float) -> Controlled:
+def control(losses_of: LossesOf, count: int, *, risk: float) -> ConformalResult:
   """Choose the riskiest setting whose expected loss is at most `risk`.
 
   Args:
-    losses_of: returns the losses at a setting, the same sequences in the same
-      order for each, all in [0, 1]; settings stand safe to risky.
+    losses_of: returns the losses at a setting by its index: of the same
+      sequences in the same order, all in [0, 1]. Settings stand from safe to
+      risky.
     count: how many settings there are.
     risk: the limit, in (0, 1).
 
@@ -69,18 +70,18 @@ def control(losses_of: LossesOf, count: int, *, risk: float) -> Controlled:
     raise ArgumentError('there is no setting to choose.')
   bounds: list[float] = []
   worst = np.zeros(0)
-  for place in range(count):
-    losses = losses_of(place)
+  for index in range(count):
+    losses = losses_of(index)
     check_losses(losses)
-    if place and losses.size != worst.size:
+    if index and losses.size != worst.size:
       raise ArgumentError('every setting needs a loss of each sequence.')
-    worst = np.maximum(worst, losses) if place else losses.astype(float)
+    worst = np.maximum(worst, losses) if index else losses.astype(float)
     n = worst.size
     bounds.append(float((worst.sum() + 1) / (n + 1)))
     if bounds[-1] > risk:
       break
   within = [i for i, bound in enumerate(bounds) if bound <= risk]
-  return Controlled(
+  return ConformalResult(
     risk=risk,
     num_sequences=worst.size,
     bounds=tuple(bounds),

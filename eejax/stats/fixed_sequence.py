@@ -15,10 +15,10 @@
 
 Settings are put in an order before the losses are looked at, the one that is
 most likely to be safe first. Each is tested at the whole level delta, and the
-first that fails ends the test. The chance that any setting that was certified
-has a risk above the limit is at most delta: the first of those in the order
-that are truly too risky must be rejected for that, which happens with a
-chance of at most delta. Nothing is asked of how the risk runs along the order.
+first that fails ends the test. The chance that any certified setting has a
+risk above the limit is at most delta: for that, the test of the first setting
+in the order that is truly too risky must pass, which happens with a chance of
+at most delta. The risk may rise and fall along the order.
 
 Reference:
   Angelopoulos, Bates, Candes, Jordan and Lei (2021), Learn then Test, arXiv
@@ -42,17 +42,17 @@ from eejax.stats.bounds import (
 )
 from eejax.types import Float
 
-# Losses of every sequence at a setting, by its place in the order.
+# Returns the losses of every sequence at a setting, by its index in the order.
 LossesOf = Callable[[int], Float[np.ndarray, 'n']]
 
 
 @dataclasses.dataclass(frozen=True)
 class Guarantee:
-  """Say what is to be guaranteed.
+  """A limit of the mean loss, and the chance that it is exceeded.
 
   Attributes:
     risk: limit of the mean loss, in (0, 1).
-    delta: chance at most that a certified setting is above it, in (0, 1).
+    delta: largest chance that a certified setting is above it, in (0, 1).
     bound: which p-value is used.
   """
 
@@ -66,17 +66,17 @@ class Guarantee:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tested:
-  """Hold the test of one setting.
+class TestedSetting:
+  """The test of one setting.
 
   Attributes:
-    place: in the order.
+    index: in the order.
     mean_loss: of the sequences.
     p_value: of the hypothesis that the risk is above the limit.
     certified: whether that was rejected.
   """
 
-  place: int
+  index: int
   mean_loss: float
   p_value: float
   certified: bool
@@ -84,7 +84,7 @@ class Tested:
 
 @dataclasses.dataclass(frozen=True)
 class FixedSequence:
-  """Hold the outcome of testing settings in order.
+  """The outcome of testing settings in order.
 
   Attributes:
     guarantee: what was asked for.
@@ -94,18 +94,18 @@ class FixedSequence:
 
   guarantee: Guarantee
   num_sequences: int
-  tested: tuple[Tested, ...]
+  tested: tuple[TestedSetting, ...]
 
   @property
   def certified(self) -> tuple[int, ...]:
-    """Return the places of the settings that were certified, in order."""
-    return tuple(t.place for t in self.tested if t.certified)
+    """Return the indices of the settings that were certified, in order."""
+    return tuple(t.index for t in self.tested if t.certified)
 
   def samples_needed(self) -> int | None:
     """Return how many sequences would certify the first setting that failed.
 
-    It is a guess from the mean loss it had here; None where its risk seems to
-    be above the limit, which no number of sequences changes, or none failed.
+    It is an estimate from the mean loss here; None where that is above the
+    limit, so that no number of sequences would do, or where none failed.
     """
     failed = [t for t in self.tested if not t.certified]
     if not failed:
@@ -124,20 +124,21 @@ def certify_in_order(
   """Certify settings in order until one fails.
 
   Args:
-    losses_of: returns the losses at a setting, the same sequences in the same
-      order for each. Called no further than the first setting that fails.
+    losses_of: returns the losses at a setting by its index: of the same
+      sequences in the same order. Called no further than the first setting
+      that fails.
     count: how many settings there are.
-    guarantee: what is to be guaranteed.
+    guarantee: what is to be certified.
 
   Raises:
     ArgumentError: there is no setting, or a loss is not in [0, 1].
   """
   if count < 1:
     raise ArgumentError('there is no setting to certify.')
-  tested: list[Tested] = []
+  tested: list[TestedSetting] = []
   size = 0
-  for place in range(count):
-    losses = losses_of(place)
+  for index in range(count):
+    losses = losses_of(index)
     check_losses(losses)
     if tested and losses.size != size:
       raise ArgumentError('every setting needs a loss of each sequence.')
@@ -149,7 +150,7 @@ def certify_in_order(
       bound=guarantee.bound,
     )
     mean = math.fsum(losses) / size
-    tested.append(Tested(place, mean, p, certified=p <= guarantee.delta))
+    tested.append(TestedSetting(index, mean, p, certified=p <= guarantee.delta))
     if not tested[-1].certified:
       break
   return FixedSequence(guarantee, size, tuple(tested))

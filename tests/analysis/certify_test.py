@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from eejax.analysis import certify
-from eejax.analysis.certify import Parts, Text
+from eejax.analysis.certify import CalibrationPrompts, Continuation
 from eejax.decoding.loop.prepare import prepare
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.errors import ArgumentError, EejaxError
@@ -28,24 +28,23 @@ from eejax.testing import tiny
 POOL = [(i, i + 1, 7) for i in range(20)]
 
 
-class TestParts:
+class TestPrompts:
   def test_they_are_drawn_alike_from_any_order(self):
-    found = certify.draw_parts(POOL, search=5, certify=8)
-    again = certify.draw_parts(POOL[::-1] + POOL, search=5, certify=8)
-    assert found == again
-    assert len(found.search) == 5 and len(found.certify) == 8
-    assert not set(found.search) & set(found.certify)
-    assert found != certify.draw_parts(POOL, search=5, certify=8, seed=1)
+    drawn = certify.draw_prompts(POOL, count=8)
+    assert drawn == certify.draw_prompts(POOL[::-1] + POOL, count=8)
+    assert len(set(drawn)) == 8 and set(drawn) < set(POOL)
+    assert drawn != certify.draw_prompts(POOL, count=8, seed=1)
 
-  def test_what_is_left_is_taken(self):
-    found = certify.draw_parts(POOL, search=15, certify=50)
-    assert len(found.certify) == 5
+  def test_all_are_taken_where_there_are_too_few(self):
+    assert set(certify.draw_prompts(POOL, count=50)) == set(POOL)
 
   def test_an_overlap_is_refused(self):
-    parts = Parts(tuple(POOL[:5]), tuple(POOL[3:]))
+    pool = tuple(POOL)
     with pytest.raises(ArgumentError, match='2 of the 17 .* searched on'):
-      certify.check_disjoint(parts)
-    certify.check_disjoint(Parts(tuple(POOL[:5]), tuple(POOL[5:])))
+      CalibrationPrompts(pool[:5], pool[3:]).check_disjoint()
+    with pytest.raises(ArgumentError, match='3 of the 10 .* report on'):
+      CalibrationPrompts(pool[:5], pool[5:13], pool[10:]).check_disjoint()
+    CalibrationPrompts(pool[:5], pool[5:10], pool[10:]).check_disjoint()
 
   def test_a_data_hash_is_of_the_set(self):
     assert certify.data_hash(POOL) == certify.data_hash(POOL[::-1])
@@ -75,7 +74,7 @@ def go_on(model, policy=None, **more):
   )
 
 
-class TestTexts:
+class TestContinuations:
   def test_all_prompts_are_continued_in_order(self, model):
     told = []
     texts = go_on(model, on_batch=lambda n, found: told.append((n, len(found))))
@@ -88,7 +87,7 @@ class TestTexts:
       assert set(text.depths) == {4}
 
   def test_batches_that_are_known_are_not_decoded(self, model):
-    known = {0: [Text((1,), (4,))] * 3}
+    known = {0: [Continuation((1,), (4,))] * 3}
     told = []
     texts = go_on(model, known=known, on_batch=lambda n, found: told.append(n))
     assert told == [1] and texts[:3] == known[0] and len(texts) == 5
@@ -101,7 +100,7 @@ class TestTexts:
       params,
       config=config.model,
       prompts=PROMPTS,
-      texts=texts,
+      continuations=texts,
       batch_size=3,
     )
     assert judge(full) == [t.tokens for t in full]
@@ -113,12 +112,12 @@ class TestTexts:
   def test_texts_of_other_lengths_are_judged_at_their_own_places(self, model):
     config, params, _ = model
     full = go_on(model)
-    cut = [Text(t.tokens[:n], t.depths[:n]) for n, t in enumerate(full)]
+    cut = [Continuation(t.tokens[:n], t.depths[:n]) for n, t in enumerate(full)]
     judged = certify.full_choices(
       params,
       config=config.model,
       prompts=PROMPTS,
-      texts=cut,
+      continuations=cut,
       batch_size=2,
     )
     assert judged == [t.tokens for t in cut]
@@ -133,8 +132,8 @@ class TestTexts:
 class TestChoice:
   def test_the_riskiest_that_holds_is_taken(self):
     means = (0.0, 0.01, 0.5, 0.0)
-    found = certify.choose(
-      lambda place: np.full(300, means[place]),
+    found = certify.certify_settings(
+      lambda index: np.full(300, means[index]),
       4,
       guarantee=Guarantee(0.1, 0.05),
     )
@@ -143,21 +142,21 @@ class TestChoice:
     assert found.p_values[1] <= 0.05 < found.p_values[2]
 
   def test_nothing_that_holds_says_what_it_would_take(self):
-    found = certify.choose(
-      lambda place: np.full(70, 0.03), 3, guarantee=Guarantee(0.05, 0.05)
+    found = certify.certify_settings(
+      lambda index: np.full(70, 0.03), 3, guarantee=Guarantee(0.05, 0.05)
     )
     assert found.chosen is None and found.needed > 200
-    hopeless = certify.choose(
-      lambda place: np.full(70, 0.06), 3, guarantee=Guarantee(0.05, 0.05)
+    hopeless = certify.certify_settings(
+      lambda index: np.full(70, 0.06), 3, guarantee=Guarantee(0.05, 0.05)
     )
     assert hopeless.needed is None
 
   def test_on_average(self):
     losses = np.array([[0.0] * 30, [0.05] * 30, [0.5] * 30])
-    found = certify.choose_on_average(lambda i: losses[i], 3, risk=0.1)
+    found = certify.control_settings(lambda i: losses[i], 3, risk=0.1)
     assert found.chosen == 1 and found.p_values is None
-    few = certify.choose_on_average(lambda i: losses[1][:5], 1, risk=0.1)
+    few = certify.control_settings(lambda i: losses[1][:5], 1, risk=0.1)
     # (n 0.05 + 1) / (n + 1) <= 0.1 from n = 18 on.
     assert few.chosen is None and few.needed == 18
-    enough = certify.choose_on_average(lambda i: losses[1][:18], 1, risk=0.1)
+    enough = certify.control_settings(lambda i: losses[1][:18], 1, risk=0.1)
     assert enough.chosen == 0

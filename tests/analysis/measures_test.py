@@ -83,6 +83,19 @@ def test_a_users_own_measure_is_imported(tmp_path, monkeypatch):
     measures.get_measure('my_losses:WORD')
 
 
+def test_a_function_is_a_measure_and_may_read_the_prompt():
+  plain = measures.get_measure(lambda ours, full: float(ours != full))
+  assert plain(Pair((1,), (1,), prompt=(7,))) == 0
+
+  def by_prompt(ours, full, prompt):
+    return prompt[0] / 10
+
+  assert measures.get_measure(by_prompt)(Pair((1,), (1,), prompt=(7,))) == 0.7
+  assert measures.measure_name(by_prompt).endswith('by_prompt')
+  assert measures.measure_name('local') == 'local'
+  assert not measures.needs_judgement(by_prompt)
+
+
 def test_a_measure_can_be_registered_once(monkeypatch):
   monkeypatch.setattr(measures, 'MEASURES', dict(measures.MEASURES))
   measures.register_measure('never', lambda pair: 0.0)

@@ -11,259 +11,347 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from eejax.analysis.certify import Text
-from eejax.checkpoint import folder, surgery
-from eejax.checkpoint.model import Model
-from eejax.cli import calibrate_path, calibrate_work, main
-from eejax.recipes.calibration.decoded_texts import DecodedTexts
-from eejax.config import parse_exits
-from eejax.data.tokenizer import train_bpe
-from eejax.decoding.policy import policy as policy_lib
-from eejax.testing import tiny
-from eejax.testing.planted import idle_from
+import eejax
+from eejax.analysis import certify
+from eejax.decoding.policy.policy import Mode
+from eejax.errors import ArgumentError, EejaxError
+from eejax.evaluation.part_times import PartTimes
+from eejax.progress import Bar, Progress
+from eejax.recipes.calibrate import calibrate, run_calibration
+from eejax.recipes.calibration.decoded_texts import FILE
+from eejax.recipes.calibration.request import CalibrationRequest, read_prompts
+from eejax.recipes.calibration.result import CalibrationError
+from eejax.recipes.text import read_text
 
-WORDS = ['alpha', 'beta', 'gamma', 'delta', 'epsilon', 'zeta', 'eta', 'theta']
-# 20 sequences and a risk of 0.2 are enough where nothing is lost.
+# A block costs as much as two heads, whatever machine the tests run on.
+TIMES = PartTimes(blocks=4.0, head=0.5)
+# 14 sequences and a risk of 0.2 are enough where nothing is lost.
 SMALL = {
   'sequences': 24,
-  'search-sequences': 6,
-  'prompt-tokens': 4,
-  'max-new-tokens': 6,
-  'batch-size': 6,
+  'search_sequences': 6,
+  'report_sequences': 3,
+  'prompt_tokens': 4,
+  'max_new_tokens': 6,
+  'batch_size': 6,
   'window': 2,
   'risk': 0.2,
 }
 
 
-@pytest.fixture(scope='module')
-def place(tmp_path_factory):
-  """Return a folder with texts and models with perfect and with poor exits."""
-  root = tmp_path_factory.mktemp('calibrate')
-  random = np.random.default_rng(0)
-  documents = [' '.join(random.choice(WORDS, 12)) for _ in range(60)]
-  (root / 'text.txt').write_text('\n'.join(documents))
-  (root / 'short.txt').write_text('\n'.join(documents[:6]))
-  (root / 'latin.txt').write_bytes('\n'.join(documents).encode() + b'\xe9t\xe9')
-  tokenizer = train_bpe(['\n'.join(documents)], vocab_size=290)
-  tokenizer.save(root / 'tokenizer')
-  config = tiny.tiny_config(
-    '',
-    vocab_size=290,
-    max_length=40,
-    num_layers=4,
-    bos_id=tokenizer.bos_id,
-    eos_ids=tokenizer.eos_ids,
-  )
-  params = tiny.tiny_params(config)
-  for name, ready in (('perfect', idle_from(params, 1)), ('random', params)):
-    with_exits, configured = surgery.add_exits(
-      ready,
-      config,
-      parse_exits('1:norm,3:norm'),
-      key=jax.random.key(0),
+def half(result):
+  """Return the seconds of a machine on which exits save half the time."""
+  return 0.5 if result.policy.mode is Mode.EARLY_EXIT else 1.0
+
+
+def twice(result):
+  return 1 / half(result)
+
+
+@pytest.fixture
+def go(calibration_models, calibration_text):
+  """Return a function that calibrates with small numbers."""
+
+  def run(model='perfect', text=calibration_text, clock=half, **more):
+    if isinstance(model, str):
+      model = calibration_models[model]
+    given = {'times': TIMES, 'clock': clock, **SMALL, **more}
+    return calibrate(model, text, **given)
+
+  return run
+
+
+@pytest.fixture
+def look(calibration_models, calibration_text):
+  """Return a function that returns all of a small calibration."""
+
+  def run(model='perfect', clock=half, folder=None, progress=None, **more):
+    return run_calibration(
+      calibration_models[model],
+      calibration_text,
+      CalibrationRequest(**{**SMALL, **more}),
+      times=TIMES,
+      clock=clock,
+      folder=folder,
+      progress=progress or Progress(),
     )
-    folder.save(
-      root / name,
-      Model(configured, with_exits, tokenizer_folder=root / 'tokenizer'),
-    )
-  return root
+
+  return run
 
 
-@pytest.fixture(autouse=True)
-def steady_clock(monkeypatch):
-  """Let a block cost as much as a head, whatever this machine is up to."""
-  times = calibrate_work.PartTimes(blocks=4.0, head=0.5)
-  monkeypatch.setattr(
-    calibrate_work.part_times, 'part_times', lambda *a, **k: times
-  )
+class Counter(Progress):
+  """Count batches that are decoded; interrupt after some."""
+
+  def __init__(self, interrupt_at=None):
+    self.batches, self.resumed = 0, 0
+    self._interrupt_at = interrupt_at
+
+  def bar(self, what, *, total=None, unit='step'):
+    counter = self
+
+    class TextBar(Bar):
+      def start_at(self, done):
+        counter.resumed += done
+
+      def update(self, count=1, **values):
+        if unit == 'text':
+          counter.batches += 1
+          if counter.batches == counter._interrupt_at:
+            raise KeyboardInterrupt
+
+    return TextBar()
 
 
-def run(capsys, place, model='perfect', out='policy.json', **more):
-  argv = ['calibrate', place / model, '--data', place / 'text.txt']
-  argv += ['--unit', 'line', '--out', place / out, '--json']
-  given = {k.replace('_', '-'): v for k, v in more.items()}
-  for name, value in {**SMALL, **given}.items():
-    argv += [f'--{name}', value]
-  code = main.main([str(a) for a in argv])
-  captured = capsys.readouterr()
-  return code, captured.out, captured.err
+# MARK: What is certified
 
 
-def test_perfect_exits_are_certified_and_enforced(capsys, place):
-  code, out, err = run(capsys, place)
-  assert code == 0, err
-  result = json.loads(out)
-  assert result['certified'] is True
-  policy = policy_lib.load_policy(place / 'policy.json')
+def test_perfect_exits_are_certified_and_measured(go, look):
+  policy = go()
   held = policy.certificate
+  assert policy.mode is Mode.EARLY_EXIT
   assert (held.risk, held.delta, held.mean_loss) == (0.2, 0.05, 0.0)
   assert held.sequences == 24 and held.p_value == pytest.approx(0.8**24)
-  assert result['policy']['certificate']['data']['searched'] == 6
-  assert not list(place.glob('.*decoded'))
-  generate = ['generate', '--prompt', 'alpha', '--max-new-tokens', '5']
-  generate += ['--policy', place / 'policy.json', '--json']
-  assert main.main([str(a) for a in (*generate, place / 'perfect')]) == 0
-  captured = capsys.readouterr()
-  depths = json.loads(captured.out)['results'][0]['exit_depths']
-  assert min(depths) < 4
-  assert 'certified at 0.95' in captured.err
-  for wrong, words in (
-    ([place / 'random'], 'another model'),
-    ([place / 'perfect', '--dtype', 'bfloat16'], 'certified in float32'),
-    ([place / 'perfect', '--kv', 'int8'], 'decodes in int8'),
-  ):
-    assert main.main([str(a) for a in (*generate, *wrong)]) == 2
-    assert words in capsys.readouterr().err
-  assert (
-    main.main(
-      [
-        str(a)
-        for a in (
-          *generate[:3],
-          '--temperature',
-          1,
-          *generate[5:],
-          place / 'perfect',
-        )
-      ]
-    )
-    == 0
-  )
-  assert 'nothing is certified here' in capsys.readouterr().err
+  assert held.data['searched'] == 6 and held.measure == 'local'
+  result = look()
+  assert result.certified == policy
+  assert result.speed.speedup.value == 2 and result.speed.is_faster
+  assert result.speed.noise.value == 1 and result.speed.prompts == 3
+  assert result.report_loss == 0
+  assert 'certified at 0.95' in result.summary()
+  assert 'So it pays' in result.summary()
+  taken = [r for r in result.rows() if r['certified'] == 'yes, taken']
+  assert [r['measured speed'] for r in taken] == [2.0]
 
 
-def test_the_same_again_gives_the_same_policy(capsys, place):
-  first = run(capsys, place, out='a.json')
-  second = run(capsys, place, out='b.json')
-  assert first[0] == second[0] == 0
-  assert (place / 'a.json').read_text() == (place / 'b.json').read_text()
+def test_it_is_a_public_name():
+  assert eejax.calibrate is calibrate
+
+
+def test_the_result_shows_and_saves_itself(look, tmp_path):
+  result = look()
+  values = json.loads(json.dumps(result.to_json()['settings']))
+  assert values[0]['criterion'] == result.paths[0].criterion
+  result.save(tmp_path / 'calibration.json')
+  saved = json.loads((tmp_path / 'calibration.json').read_text())
+  assert saved['certified'] is True and saved['speed']['prompts'] == 3
+  assert '<table' in result._repr_html_()
+  axes = result.plot().axes[0]
+  assert 'local loss' in axes.get_ylabel()
+
+
+def test_the_same_again_gives_the_same_policy(go):
+  assert go() == go()
 
 
 @pytest.mark.parametrize('measure', ['rouge_l', 'same_place'])
-def test_other_measures_and_conformal_control(capsys, place, measure):
-  code, out, err = run(
-    capsys, place, measure=measure, method='conformal', out='c.json'
+def test_other_measures_and_conformal_control(go, measure):
+  held = go(measure=measure, method='conformal').certificate
+  assert held.method == 'conformal' and held.delta is None
+  assert held.measure == measure and held.p_value is None
+
+
+def test_a_measure_of_ones_own_is_a_function(go, calibration_models):
+  seen = set()
+
+  def half_lost(ours, full, *, prompt):
+    seen.add((len(ours), len(full), len(prompt)))
+    return 0.5
+
+  with pytest.raises(CalibrationError, match='lose 0.5000') as caught:
+    go(measure=half_lost)
+  assert seen == {(6, 6, 4)}
+  name = caught.value.result.to_json()['request']['measure']
+  assert name.endswith('half_lost')
+
+
+def test_random_exits_are_not_certified(go):
+  with pytest.raises(CalibrationError) as caught:
+    go('random', criterion='max_prob')
+  assert isinstance(caught.value, EejaxError)
+  result = caught.value.result
+  assert result.certified is None and result.speed is None
+  assert str(caught.value) == result.summary()
+  if result.certification is not None:
+    assert 'nothing can be certified' in result.summary()
+
+
+def test_too_few_sequences_say_how_many_are_needed(go):
+  # A loss of 0.25 for each sequence is certified below 0.4 by enough of them.
+  with pytest.raises(CalibrationError, match=r'about \d\d sequences would'):
+    go(measure=lambda ours, full: 0.25, risk=0.4, sequences=8)
+
+
+def test_exits_that_save_no_time_are_said_to(look):
+  result = look(model='random', criterion='max_prob', window=1)
+  assert result.certification is None and result.rows() == []
+  assert 'no thresholds save time' in result.summary()
+  assert result.to_json()['certified'] is False
+  assert result.plot().axes[0].get_title() == 'nothing to certify'
+
+
+# MARK: Speed
+
+
+def test_a_slower_policy_is_returned_only_where_asked(go):
+  with pytest.raises(CalibrationError, match='does not pay') as caught:
+    go(clock=twice)
+  result = caught.value.result
+  assert result.is_slower and result.certified is not None
+  assert go(clock=twice, allow_slower=True) == result.certified
+
+
+def test_a_speed_within_the_noise_is_undecided(look):
+  noise = iter(np.random.default_rng(0).uniform(0.5, 1.5, 1000))
+  result = look(clock=lambda result: next(noise))
+  assert 'undecided' in result.summary()
+  assert result.policy() == result.certified
+
+
+# MARK: Prompts
+
+
+def test_the_parts_share_no_document(calibration_models, calibration_text):
+  prompts = read_prompts(
+    calibration_models['perfect'],
+    calibration_text,
+    CalibrationRequest(**SMALL),
   )
-  assert code == 0, err
-  held = json.loads(out)['policy']['certificate']
-  assert held['method'] == 'conformal' and held['delta'] is None
-  assert held['measure'] == measure
+  sizes = [len(p) for p in (prompts.search, prompts.certify, prompts.report)]
+  assert sizes == [6, 24, 3]
+  prompts.check_disjoint()
+  model = calibration_models['perfect']
+  document_of = {}
+  for number, text in enumerate(calibration_text.documents()):
+    ids = tuple(model.tokenizer.encode_documents([text])[0])
+    for first in range(0, len(ids) - 3):
+      document_of.setdefault(ids[first : first + 4], set()).add(number)
+  documents = [
+    {n for p in part for n in document_of[p] if len(document_of[p]) == 1}
+    for part in (prompts.search, prompts.certify, prompts.report)
+  ]
+  assert not documents[0] & documents[1]
+  assert not documents[1] & documents[2]
 
 
-def test_random_exits_are_not_certified_and_nothing_is_written(capsys, place):
-  code, out, err = run(
-    capsys, place, model='random', out='no.json', criterion='max_prob'
-  )
-  assert code == 1
-  assert 'nothing can be certified' in err or 'no thresholds save' in err
-  assert not (place / 'no.json').exists()
-  if out:
-    assert json.loads(out)['certified'] is False
+def test_search_may_read_another_text(go, calibration_folder):
+  other = read_text(calibration_folder / 'other.txt', unit='line')
+  assert go(search_text=other).certificate.data['search_name'] == other.source
 
 
-def test_a_run_that_was_stopped_goes_on(capsys, place, monkeypatch):
-  calls = []
-  continued = calibrate_work.certify.generate
-
-  def counted(*args, **kwargs):
-    calls.append(kwargs['policy'])
-    if len(calls) == 4:
-      raise KeyboardInterrupt
-    return continued(*args, **kwargs)
-
-  monkeypatch.setattr(calibrate_work.certify, 'generate', counted)
-  assert run(capsys, place, out='again.json')[0] == 130
-  assert not (place / 'again.json').exists()
-  kept = list(place.glob('.again.json.decoded'))
-  assert len(kept) == 1 and len(kept[0].read_text().splitlines()) == 4
-  first = len(calls)
-  assert run(capsys, place, out='again.json')[0] == 0
-  resumed = len(calls) - first
-  whole = len(calls)
-  assert run(capsys, place, out='anew.json')[0] == 0
-  assert len(calls) - whole == resumed + 3
-  again, anew = (
-    (place / f'{name}.json').read_text() for name in ('again', 'anew')
-  )
-  assert again == anew
+def test_prompts_of_both_texts_are_refused(go, calibration_text):
+  with pytest.raises(ArgumentError, match='were searched on, too'):
+    go(search_text=calibration_text, search_sequences=400)
 
 
 @pytest.mark.parametrize(
-  'more, code, words',
+  'more, message',
   [
-    ({'risk': 0}, 2, 'risk must lie between 0 and 1'),
-    ({'risk': 'nan'}, 2, 'risk must lie between 0 and 1'),
-    ({'delta': 1.5}, 2, 'delta must lie between 0 and 1'),
-    ({'sequences': 5}, 2, 'takes at least 14 sequences'),
-    ({'batch_size': 0}, 2, '--batch-size must be at least 1'),
-    ({'measure': 'luck'}, 2, "no measure 'luck'"),
-    ({'prompt_tokens': 39}, 2, 'more than the context of the model, 40'),
-    ({'data': 'short.txt', 'prompt_tokens': 8}, 2, 'give more text'),
-    ({'data': 'latin.txt'}, 1, 'latin.txt is not UTF-8'),
-    ({'search_data': 'text.txt'}, 2, 'were searched on, too'),
-    ({'out': 'tokenizer'}, 2, 'is a folder'),
+    ({'risk': 0}, 'risk must lie between 0 and 1'),
+    ({'risk': float('nan')}, 'risk must lie between 0 and 1'),
+    ({'delta': 1.5}, 'delta must lie between 0 and 1'),
+    ({'sequences': 5}, 'takes at least 14 sequences'),
+    ({'batch_size': 0}, 'batch_size must be at least 1'),
+    ({'measure': 'luck'}, "no measure 'luck'"),
+    ({'method': 'luck'}, 'method must be one of learn_then_test, conformal'),
+    ({'bound': 'luck'}, 'bound must be one of hoeffding, '),
+    ({'dtype': 'int8'}, 'dtype must be one of float32'),
+    ({'criterion': 'luck'}, "no criterion 'luck'"),
+    ({'prompt_tokens': 39}, 'more than the context of the model, 40'),
   ],
 )
-def test_wrong_input_is_refused_before_anything_is_written(
-  capsys, place, more, code, words
+def test_wrong_arguments_are_refused(go, more, message):
+  with pytest.raises(ArgumentError, match=message):
+    go(**more)
+
+
+def test_a_text_that_is_too_short_is_refused(go, calibration_folder):
+  short = read_text(calibration_folder / 'short.txt', unit='line')
+  with pytest.raises(ArgumentError, match='give more text'):
+    go(text=short, prompt_tokens=8)
+
+
+def test_a_model_without_exits_is_refused(go, calibration_models):
+  model = calibration_models['perfect']
+  bare = dataclasses.replace(model, config=model.config.with_exits(()))
+  with pytest.raises(ArgumentError, match='no exits to calibrate'):
+    go(bare)
+
+
+# MARK: Resumption
+
+
+def test_a_calibration_that_was_stopped_goes_on(look, tmp_path):
+  whole = Counter()
+  anew = look(progress=whole)
+  with pytest.raises(KeyboardInterrupt):
+    look(folder=tmp_path / 'kept', progress=Counter(interrupt_at=4))
+  kept = tmp_path / 'kept' / FILE
+  assert len(kept.read_text().splitlines()) == 4
+  rest = Counter()
+  again = look(folder=tmp_path / 'kept', progress=rest)
+  assert again.certified == anew.certified
+  assert rest.batches == whole.batches - 4
+  nothing = Counter()
+  look(folder=tmp_path / 'kept', progress=nothing)
+  assert nothing.batches == 0
+
+
+def test_more_sequences_decode_only_what_is_new(look, tmp_path):
+  look(folder=tmp_path)
+  more = Counter()
+  look(folder=tmp_path, progress=more, delta=0.01, risk=0.19)
+  assert more.batches == 0 and more.resumed > 0
+
+
+@pytest.mark.parametrize('what', ['weights', 'exits', 'config', 'new_tokens'])
+def test_texts_of_another_model_are_not_taken(
+  what, calibration_models, calibration_text, tmp_path
 ):
-  more = {
-    name: place / value if name.endswith('data') else value
-    for name, value in more.items()
-  }
-  found, out, err = run(capsys, place, **{'out': 'wrong.json', **more})
-  assert (found, out) == (code, ''), err
-  assert words in err
-  assert not (place / 'wrong.json').exists()
-
-
-class TestPath:
-  @pytest.mark.parametrize(
-    'means, begin',
-    [
-      ((0.0, 0.01, 0.03, 0.2, 0.4), 1),
-      ((0.05, 0.2, 0.3), 0),
-      ((0.0, 0.0, 0.0), 1),
-      ((0.9,), 0),
-    ],
+  model = calibration_models['perfect']
+  params, config, more = dict(model.params), model.config, {}
+  scaled = lambda tree: jax.tree.map(lambda x: x * 1.001, tree)
+  match what:
+    case 'weights':
+      params['backbone'] = scaled(params['backbone'])
+    case 'exits':
+      params['exits'] = scaled(params['exits'])
+    case 'config':
+      rotary = dataclasses.replace(config.model.rotary, theta=5000.0)
+      changed = dataclasses.replace(config.model, rotary=rotary)
+      config = dataclasses.replace(config, model=changed)
+    case 'new_tokens':
+      more = {'max_new_tokens': 5}
+  other = dataclasses.replace(model, params=params, config=config)
+  run = lambda model, progress, **more: run_calibration(
+    model,
+    calibration_text,
+    CalibrationRequest(**{**SMALL, **more}),
+    times=TIMES,
+    clock=half,
+    folder=tmp_path,
+    progress=progress,
   )
-  def test_it_begins_before_the_riskiest_that_is_safe(self, means, begin):
-    asked = []
-
-    def mean_loss_of(place):
-      asked.append(place)
-      return means[place]
-
-    found = calibrate_path.begin_at(mean_loss_of, len(means), risk=0.1)
-    assert found == begin
-    assert len(asked) <= 3
+  run(model, Progress())
+  counter = Counter()
+  run(other, counter, **more)
+  assert counter.resumed == 0 and counter.batches > 0
 
 
-class TestStore:
-  def test_batches_are_found_again(self, tmp_path):
-    path = tmp_path / 'held'
-    texts = [Text((1, 2), (3, 4)), Text((), ())]
-    store = DecodedTexts(path, {'model': 1})
-    store.add('full', 2, texts)
-    assert DecodedTexts(path, {'model': 1}).batches('full') == {2: texts}
-    assert DecodedTexts(path, {'model': 2}).batches('full') == {}
-    store.remove()
-    assert not path.exists()
+def test_a_folder_that_cannot_be_written_is_refused(look, tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(ArgumentError, match='decoded texts cannot be kept'):
+    look(folder=tmp_path / 'file')
 
-  def test_a_line_that_was_cut_short_is_forgotten(self, tmp_path):
-    path = tmp_path / 'held'
-    store = DecodedTexts(path, {})
-    texts = [Text((1,), (3,))]
-    store.add('full', 0, texts)
-    store.add('full', 1, texts)
-    path.write_text(path.read_text()[:-9])
-    again = DecodedTexts(path, {})
-    assert again.batches('full') == {0: texts}
-    again.add('full', 1, texts)
-    assert set(DecodedTexts(path, {}).batches('full')) == {0, 1}
+
+def test_losses_are_of_the_part_that_is_certified(look):
+  result = look()
+  certificate = result.certified.certificate
+  assert certificate.data['certify_hash'] != certificate.data['search_hash']
+  assert result.certification.sequences == 24
+  assert certify.data_hash([(1,), (2,)]) == certify.data_hash([(2,), (1,)])

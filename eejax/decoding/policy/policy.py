@@ -16,6 +16,7 @@
 import dataclasses
 import enum
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from eejax import serialization
@@ -287,6 +288,11 @@ def parse_thresholds(text: str) -> tuple[Threshold, ...]:
     ArgumentError: a part is neither a number nor `never`.
   """
   return tuple(_parse_threshold(part.strip()) for part in text.split(','))
+
+
+def format_thresholds(thresholds: Sequence[Threshold]) -> str:
+  """Return thresholds as `parse_thresholds` reads them, to six digits."""
+  return ','.join(NEVER if t is None else f'{t:.6g}' for t in thresholds)
 
 
 def _parse_threshold(text: str) -> Threshold:

@@ -11,4 +11,4 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Parts of `eejax.recipes.calibrate`: prompts, search, decoded texts, result."""
+"""Parts of `eejax.recipes.calibrate`, one module each."""

@@ -11,176 +11,186 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Texts that `calibrate` decodes, each once, and what they lose and cost."""
+"""Continuations that calibration compares: each is decoded once, and kept."""
 
+import enum
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+import hashlib
+import pathlib
+from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
 
-from eejax import progress
+from eejax import config as config_lib
+from eejax import serialization
 from eejax.analysis import certify, measures
-from eejax.analysis.certify import Parts, Text
-from eejax.analysis.cost_model import decode_cost
+from eejax.analysis.certify import CalibrationPrompts, Continuation, Prompt
+from eejax.checkpoint import tree
 from eejax.checkpoint.model import Model
-from eejax.checkpoint.tree import backbone_hash
-from eejax.cli import calibrate_path, measuring, output
-from eejax.recipes.calibration.path import Path, Step
-from eejax.recipes.calibration.request import Request
-from eejax.recipes.calibration.decoded_texts import DecodedTexts
 from eejax.decoding.generate import FULL_DEPTH
-from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.loop.prepare import Prepared, prepare
 from eejax.decoding.policy import certificate as certificate_lib
 from eejax.decoding.policy import policy as policy_lib
-from eejax.decoding.policy.policy import Policy
-from eejax.evaluation import part_times
-from eejax.evaluation.part_times import PartTimes
+from eejax.decoding.policy.policy import Policy, format_thresholds
+from eejax.progress import SILENT, Bar, Progress
+from eejax.recipes.calibration.decoded_texts import DecodedTexts
+from eejax.recipes.calibration.request import CalibrationRequest
+from eejax.types import Float
 from eejax.version import __version__
 
-SEARCH, CERTIFY = 'search', 'certify'
+
+class Part(enum.Enum):
+  """A part of the prompts; see `CalibrationPrompts`."""
+
+  SEARCH = 'search'
+  CERTIFY = 'certify'
+  REPORT = 'report'
 
 
-class Work:
-  """Decode what is asked for, each text once."""
+_TITLES = {
+  Part.SEARCH: 'searching',
+  Part.CERTIFY: 'certifying',
+  Part.REPORT: 'reporting',
+}
+
+
+class Continuations:
+  """Continuations of each part of the prompts, under any policy."""
 
   def __init__(
     self,
     model: Model,
-    parts: Parts,
-    request: Request,
-    store: DecodedTexts,
-    times: PartTimes | None,
+    prompts: CalibrationPrompts,
+    request: CalibrationRequest,
+    *,
+    folder: pathlib.Path | None = None,
+    progress: Progress = SILENT,
   ):
-    self._model, self._request, self._store = model, request, store
-    self._prompts = {SEARCH: parts.search, CERTIFY: parts.certify}
-    self._prepared = prepare(
-      model.params, config=model.config, dtype=request.dtype
-    )
-    self._texts: dict[tuple[str, Policy], list[Text]] = {}
-    self._times = times
+    """Prepare the model.
 
-  def find_paths(self) -> list[Path]:
-    """Return the paths of settings, searched on the search part."""
-    request, model = self._request, self._model
-    names = (request.criterion,) if request.criterion else None
-    logged = calibrate_path.score_texts(
-      model,
-      prompts=self._prompts[SEARCH],
-      texts=self.texts(SEARCH, FULL_DEPTH),
-      criteria=names or measuring.usable_criteria(model),
-      dtype=request.dtype,
-      batch_size=request.batch_size,
-    )
-    return calibrate_path.find_paths(
-      model,
-      logged,
-      risk=request.risk,
-      window=request.window,
-      times=self.times,
-    )
+    Args:
+      model: with its exits.
+      prompts: to be continued.
+      request: how.
+      folder: keeps what is decoded; None keeps it in memory alone.
+      progress: is told of every batch.
 
-  @property
-  def times(self) -> PartTimes:
-    """Return what the parts of decoding take on this machine."""
-    if self._times is None:
-      with output.waiting('timing the parts of decoding'):
-        self._times = part_times.part_times(
-          self._prepared,
-          config=self._model.config,
-          window=self._request.window,
-        )
-    return self._times
+    Raises:
+      ArgumentError: the folder cannot be written.
+    """
+    self._model, self._request, self._progress = model, request, progress
+    self._prompts = prompts
+    self._store = DecodedTexts(folder)
+    self._decoded: dict[tuple[Part, Policy], list[Continuation]] = {}
 
-  def texts(self, part: str, policy: Policy) -> list[Text]:
-    """Return the continuations of a part under a policy."""
-    held = self._texts.get((part, policy))
-    if held is None:
-      held = self._texts[part, policy] = self._decode(part, policy)
-    return held
+  @functools.cached_property
+  def _backbone(self) -> str:
+    return tree.backbone_hash(self._model.params)
 
-  def losses(self, part: str, step: Step) -> np.ndarray:
-    """Return the loss of each sequence of a part at a setting."""
-    ours = self.texts(part, step.policy)
+  @functools.cached_property
+  def prepared(self) -> Prepared:
+    """Return the model, ready to decode."""
+    model = self._model
+    return prepare(model.params, config=model.config, dtype=self._request.dtype)
+
+  def prompts(self, part: Part) -> tuple[Prompt, ...]:
+    """Return the prompts of a part."""
+    return getattr(self._prompts, part.value)
+
+  def decode(
+    self, part: Part, policy: Policy = FULL_DEPTH
+  ) -> list[Continuation]:
+    """Return the continuations of a part under a policy, decoded once.
+
+    Raises:
+      EejaxError: the model returns numbers that are not finite, or the disk
+        is full.
+    """
+    if (part, policy) not in self._decoded:
+      self._decoded[part, policy] = self._decode(part, policy)
+    return self._decoded[part, policy]
+
+  def losses(self, part: Part, policy: Policy) -> Float[np.ndarray, 'n']:
+    """Return the loss of each sequence of a part under a policy, in [0, 1]."""
+    request = self._request
+    ours = self.decode(part, policy)
     judged: Sequence[Sequence[int]] | None = None
-    if measures.needs_judgement(self._request.measure):
+    if measures.needs_judgement(request.measure):
       judged = certify.full_choices(
         self._model.params,
         config=self._model.config.model,
-        prompts=self._prompts[part],
-        texts=ours,
-        batch_size=self._request.batch_size,
-        dtype=self._request.dtype,
+        prompts=self.prompts(part),
+        continuations=ours,
+        batch_size=request.batch_size,
+        dtype=request.dtype,
       )
     return certify.losses(
-      self._request.measure,
+      request.measure,
       ours=ours,
-      full=self.texts(part, FULL_DEPTH),
+      full=self.decode(part),
       judged=judged,
+      prompts=self.prompts(part),
     )
 
-  def mean_depth(self, step: Step) -> float:
-    """Return after how many blocks tokens are emitted on average."""
-    return float(np.concatenate(self._depths(step)).mean())
-
-  def speedup(self, step: Step) -> float:
-    """Return the predicted speed-up of a setting, a prompt at a time."""
-    cost = decode_cost(self._model.config, step.policy, times=self.times)
-    return cost.speedup_of_depths(self._depths(step))
-
-  def _depths(self, step: Step) -> list[np.ndarray]:
-    return [np.array(t.depths) for t in self.texts(CERTIFY, step.policy)]
-
-  def _decode(self, part: str, policy: Policy) -> list[Text]:
-    prompts, size = self._prompts[part], self._request.batch_size
-    key = f'{part} {certificate_lib.policy_hash(policy_lib.to_json(policy))}'
-    known = self._store.batches(key)
-    done = sum(map(len, known.values()))
-    with output.progress(
+  def _decode(self, part: Part, policy: Policy) -> list[Continuation]:
+    prompts, size = self.prompts(part), self._request.batch_size
+    identity = self._identity(policy)
+    keys = [
+      _hash_of([identity, prompts[first : first + size]])
+      for first in range(0, len(prompts), size)
+    ]
+    known = {n: self._store.get(key) for n, key in enumerate(keys)}
+    known_batches = {n: batch for n, batch in known.items() if batch}
+    with self._progress.bar(
       _title(part, policy), total=len(prompts), unit='text'
-    ) as p:
-      p.start_at(done)
+    ) as bar:
+      bar.start_at(sum(map(len, known_batches.values())))
       return certify.continue_prompts(
-        self._prepared,
+        self.prepared,
         config=self._model.config,
         prompts=prompts,
         policy=policy,
         max_new_tokens=self._request.max_new_tokens,
         batch_size=size,
-        known=known,
-        on_batch=_both(functools.partial(self._store.add, key), p),
+        known=known_batches,
+        on_batch=functools.partial(self._keep, keys, bar),
       )
 
+  def _keep(
+    self,
+    keys: Sequence[str],
+    bar: Bar,
+    number: int,
+    batch: list[Continuation],
+  ) -> None:
+    self._store.add(keys[number], batch)
+    bar.update(len(batch))
 
-def _both(
-  add: Callable[[int, list[Text]], None], shown: progress.Bar
-) -> Callable[[int, list[Text]], None]:
-  def on_batch(number: int, texts: list[Text]) -> None:
-    add(number, texts)
-    shown.update(len(texts))
+  def _identity(self, policy: Policy) -> Mapping[str, object]:
+    """Return everything but the prompts that decides a continuation."""
+    request, model = self._request, self._model
+    return {
+      'policy': policy_lib.to_json(policy),
+      'config': config_lib.to_json(model.config),
+      'backbone': self._backbone,
+      'exits': certificate_lib.exit_hashes(model.params, model.config),
+      'max_new_tokens': request.max_new_tokens,
+      'batch_size': request.batch_size,
+      'dtype': request.dtype,
+      'eejax': __version__,
+      'jax': jax.__version__,
+      'platform': jax.default_backend(),
+    }
 
-  return on_batch
+
+def _hash_of(values: object) -> str:
+  return hashlib.sha256(serialization.dumps(values).encode()).hexdigest()
 
 
-def _title(part: str, policy: Policy) -> str:
-  what = 'searching' if part == SEARCH else 'certifying'
+def _title(part: Part, policy: Policy) -> str:
+  title = _TITLES[part]
   if policy == FULL_DEPTH:
-    return f'{what}: texts of the full model'
-  thresholds = measuring.thresholds_text(policy.thresholds)
-  return f'{what}: {policy.criterion} at {thresholds}'
-
-
-def identity(model: Model, parts: Parts, request: Request) -> dict[str, Any]:
-  """Return what decides every text, besides the policy."""
-  return {
-    'backbone': model.backbone_hash or backbone_hash(model.params),
-    'exits': certificate_lib.exit_hashes(model.params, model.config),
-    'prompts': [
-      [certify.prompt_hash(p) for p in part]
-      for part in (parts.search, parts.certify)
-    ],
-    'batch_size': request.batch_size,
-    'max_new_tokens': request.max_new_tokens,
-    'dtype': request.dtype,
-    'eejax': __version__,
-  }
+    return f'{title}: texts of the full model'
+  thresholds = format_thresholds(policy.thresholds)
+  return f'{title}: {policy.criterion} at {thresholds}'

@@ -11,91 +11,102 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Continuations that `calibrate` has decoded, kept until it is done.
+"""Continuations that calibration has decoded, kept so that it can resume.
 
-A file of JSON lines: the first says what the others belong to, each of them
-holds one batch. A run that was stopped takes up what is there.
+Each JSON line of the file holds a batch of continuations and a hash of
+everything that decides them, so texts of several models, policies and settings
+can share a folder.
 """
 
 import dataclasses
-import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-from eejax.analysis.certify import Text
-from eejax.errors import ArgumentError
+from eejax import serialization
+from eejax.analysis.certify import Continuation
+from eejax.errors import ArgumentError, EejaxError
+
+FILE = 'decoded_texts.jsonl'
 
 
 class DecodedTexts:
-  """Hold decoded batches by what was decoded, on disk and in memory."""
+  """Decoded batches by a hash of what decides them, in memory and in a file.
 
-  def __init__(self, path: pathlib.Path, identity: Mapping[str, Any]):
-    """Open the file; one that belongs to something else is begun anew.
+  Example:
+    >>> texts = DecodedTexts(None)
+    >>> texts.add('a hash', [Continuation((5,), (4,))])
+    >>> texts.get('a hash')
+    [Continuation(tokens=(5,), depths=(4,))]
+  """
+
+  def __init__(self, folder: pathlib.Path | None):
+    """Read what the file of a folder has.
 
     Args:
-      path: where it is; it need not be there.
-      identity: plain values that decide every text, besides the policy.
+      folder: made if it is not there; None keeps nothing on the disk.
 
     Raises:
-      ArgumentError: it cannot be written.
+      ArgumentError: the file cannot be read or written.
     """
-    self.path = path
-    text = json.dumps(identity, sort_keys=True)
-    self._stamp = hashlib.sha256(text.encode()).hexdigest()
-    self._held: dict[str, dict[int, list[Text]]] = {}
-    lines = self._read()
-    if lines and lines[0] == {'stamp': self._stamp}:
-      for line in lines[1:]:
-        self._keep(line)
+    self._batches: dict[str, list[Continuation]] = {}
+    self._path = None if folder is None else folder / FILE
+    if self._path is None:
       return
     try:
-      path.write_text(json.dumps({'stamp': self._stamp}) + '\n')
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+      self._read(self._path)
     except OSError as error:
       raise ArgumentError(
-        f'{path} cannot be written ({error.strerror}); give another --out.'
+        f'decoded texts cannot be kept in {self._path.parent} '
+        f'({error.strerror}); name another folder.'
       ) from error
 
-  def batches(self, key: str) -> dict[int, list[Text]]:
-    """Return the batches of `key` that were decoded before."""
-    return self._held.get(key, {})
+  def get(self, key: str) -> list[Continuation] | None:
+    """Return the batch of a key, or None where it was not decoded yet."""
+    return self._batches.get(key)
 
-  def add(self, key: str, number: int, texts: list[Text]) -> None:
-    """Keep one batch."""
-    line = {
-      'key': key,
-      'batch': number,
-      'texts': [dataclasses.astuple(text) for text in texts],
-    }
-    with self.path.open('a') as file:
-      file.write(json.dumps(line) + '\n')
+  def add(self, key: str, batch: Sequence[Continuation]) -> None:
+    """Keep a batch.
 
-  def remove(self) -> None:
-    """Remove the file."""
-    self.path.unlink(missing_ok=True)
-
-  def _read(self) -> list[dict[str, Any]]:
-    """Return the lines up to the first that is broken."""
+    Raises:
+      EejaxError: the disk is full, or the file can no longer be written.
+    """
+    self._batches[key] = list(batch)
+    if self._path is None:
+      return
+    line = {'key': key, 'texts': [dataclasses.astuple(c) for c in batch]}
     try:
-      text = self.path.read_text(encoding='utf-8', errors='replace')
-    except OSError:
-      return []
-    found: list[dict[str, Any]] = []
-    for line in text.splitlines(keepends=True):
-      try:
-        found.append(json.loads(line))
-      except ValueError:
-        break
-      if not line.endswith('\n'):
-        # Its end was not written; the next line has to begin a line.
-        found.pop()
-        break
-    kept = ''.join(json.dumps(line) + '\n' for line in found)
-    if kept != text:
-      self.path.write_text(kept)
-    return found
+      with self._path.open('a', encoding='utf-8') as file:
+        file.write(serialization.dumps(line) + '\n')
+    except OSError as error:
+      raise EejaxError(
+        f'decoded texts can no longer be kept in {self._path.parent} '
+        f'({error.strerror}); make room there and calibrate again, which goes '
+        'on from here.'
+      ) from error
 
-  def _keep(self, line: Mapping[str, Any]) -> None:
-    texts = [Text(tuple(t), tuple(d)) for t, d in line['texts']]
-    self._held.setdefault(line['key'], {})[line['batch']] = texts
+  def _read(self, path: pathlib.Path) -> None:
+    """Take the lines that are whole; drop damaged ones from the file."""
+    text = ''
+    if path.is_file():
+      text = path.read_text(encoding='utf-8', errors='replace')
+    lines = text.splitlines(keepends=True)
+    kept = [line for line in lines if self._take(line)]
+    if kept != lines or not path.is_file():
+      serialization.write_text(path, ''.join(kept))
+
+  def _take(self, line: str) -> bool:
+    """Take the batch of a line; return whether the line is whole."""
+    # A line whose end was not written would swallow the next one.
+    if not line.endswith('\n'):
+      return False
+    try:
+      values = json.loads(line)
+      self._batches[values['key']] = [
+        Continuation(tuple(tokens), tuple(depths))
+        for tokens, depths in values['texts']
+      ]
+    except (ValueError, TypeError, KeyError):
+      return False
+    return True

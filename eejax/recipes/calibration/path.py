@@ -11,76 +11,120 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The path of policies that `calibrate` walks, from safe to risky.
+"""The path of policies that calibration certifies, from safe to risky.
 
-On prompts of its own, the full model's continuations are scored by every
-criterion, and the cheapest thresholds are looked for at a ladder of targets
-for agreement. How far down the ladder to begin is looked up by decoding these
-prompts; nothing here has seen the prompts that are certified on.
+On prompts of the search part, every criterion scores the full model's
+continuations, and the cheapest thresholds are searched for at a ladder of
+agreements. Where on the path certification begins is found by decoding these
+prompts. No prompt that is certified on is read here.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from eejax.analysis.certify import Continuation, Prompt
+from eejax.checkpoint.model import Model
+from eejax.data.batch import Batch
 from eejax.decoding.policy.policy import Mode, Policy, Threshold
-from eejax.errors import EejaxError
+from eejax.evaluation import scores, sweep
+from eejax.evaluation.scores import ExitScores
+from eejax.evaluation.sweep import Search, Speedup
+from eejax.progress import SILENT, Progress
 
-if TYPE_CHECKING:
-  from eejax.analysis.certify import Prompt, Text
-  from eejax.checkpoint.model import Model
-  from eejax.evaluation.part_times import PartTimes
-  from eejax.evaluation.scores import ExitScores
-
-# Agreement, teacher-forced, that thresholds are searched for: safe to risky.
+# Teacher-forced agreement that thresholds are searched for: safe to risky.
 TARGETS = (
   *(0.9995, 0.999, 0.998, 0.997, 0.995, 0.9925, 0.99, 0.985, 0.98, 0.97),
   *(0.96, 0.95, 0.93, 0.9, 0.87, 0.84, 0.8, 0.75, 0.7, 0.6, 0.5),
 )
-# A first setting may have this share of the risk on the prompts searched on.
+# The first setting loses up to this share of the risk on the search part.
 _SAFE_SHARE = 0.4
+_SEARCH = Search(margin=0.0, prices=12, candidates=16, rounds=2)
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-  """Hold one policy of the path.
+class PathStep:
+  """A policy of a path.
 
   Attributes:
-    target: agreement it was searched for.
-    policy: with its thresholds.
+    target: agreement that its thresholds were searched for.
+    policy: with these thresholds.
   """
 
   target: float
   policy: Policy
 
 
-def score_texts(
-  model: 'Model',
+@dataclasses.dataclass(frozen=True)
+class PolicyPath:
+  """The policies of one criterion, from safe to risky.
+
+  Attributes:
+    criterion: score that exits are asked by.
+    steps: policies that save time by the prediction; neighbours differ.
+    decisive: thresholds for an agreement of 1 - risk, or the nearest target.
+    predicted_speedup: of these, over full decoding, on the search part.
+  """
+
+  criterion: str
+  steps: tuple[PathStep, ...]
+  decisive: tuple[Threshold, ...]
+  predicted_speedup: float
+
+
+def score_continuations(
+  model: Model,
   *,
-  prompts: 'Sequence[Prompt]',
-  texts: 'Sequence[Text]',
-  criteria: tuple[str, ...],
+  prompts: Sequence[Prompt],
+  continuations: Sequence[Continuation],
+  criteria: Sequence[str],
   dtype: str,
   batch_size: int,
-) -> 'dict[str, ExitScores]':
-  """Return the scores of every exit along continuations."""
-  from eejax.cli import output
-  from eejax.data.batch import Batch
-  from eejax.evaluation import scores
+  progress: Progress = SILENT,
+) -> dict[str, ExitScores]:
+  """Return the scores of every exit along continuations, by criterion.
 
-  length = len(prompts[0])
-  width = length + max(len(t.tokens) for t in texts)
+  Args:
+    model: with its exits.
+    prompts: of equal length.
+    continuations: of these, as the full model gives them.
+    criteria: names of the scores.
+    dtype: compute dtype.
+    batch_size: rows at a time.
+    progress: told of every batch.
+  """
+  logged = scores.collect_scores(
+    model.params,
+    progress.track(
+      _batches(prompts, continuations, batch_size), 'scoring', unit='step'
+    ),
+    config=model.config,
+    criteria=tuple(criteria),
+    dtype=dtype,
+  )
+  begin = len(prompts[0]) - 1
+  return {name: s.after(begin) for name, s in logged.items()}
+
+
+def _batches(
+  prompts: Sequence[Prompt],
+  continuations: Sequence[Continuation],
+  batch_size: int,
+) -> list[Batch]:
+  """Return prompts and continuations as rows of text."""
+  width = len(prompts[0]) + max(len(c.tokens) for c in continuations)
   rows = len(prompts) + -len(prompts) % batch_size
   ids = np.zeros((rows, width), np.int32)
   weights = np.zeros((rows, width - 1), np.float32)
-  for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
-    line = (*prompt, *text.tokens)
-    ids[row, : len(line)] = line
-    weights[row, : len(line) - 1] = 1
+  for row, (prompt, text) in enumerate(
+    zip(prompts, continuations, strict=True)
+  ):
+    tokens = (*prompt, *text.tokens)
+    ids[row, : len(tokens)] = tokens
+    weights[row, : len(tokens) - 1] = 1
   shape = (batch_size, width - 1)
-  batches = [
+  return [
     Batch(
       tokens=ids[i : i + batch_size, :-1],
       targets=ids[i : i + batch_size, 1:],
@@ -90,108 +134,70 @@ def score_texts(
     )
     for i in range(0, rows, batch_size)
   ]
-  found = scores.collect_scores(
-    model.params,
-    output.track(batches, 'scoring', unit='step'),
-    config=model.config,
-    criteria=criteria,
-    dtype=dtype,
-  )
-  return {name: logged.after(length - 1) for name, logged in found.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Path:
-  """Hold the path of one criterion.
-
-  Attributes:
-    criterion: which score is asked.
-    steps: settings that save time, safe to risky.
-    decisive: thresholds for an agreement of 1 - risk, or near it.
-    speed: predicted for these, on the texts searched on.
-  """
-
-  criterion: str
-  steps: tuple[Step, ...]
-  decisive: tuple[Threshold, ...]
-  speed: float
 
 
 def find_paths(
-  model: 'Model',
-  logged: 'dict[str, ExitScores]',
+  logged: Mapping[str, ExitScores],
   *,
   risk: float,
   window: int,
-  times: 'PartTimes',
-) -> list[Path]:
+  speedup_of: Callable[[Policy], Speedup],
+  progress: Progress = SILENT,
+) -> list[PolicyPath]:
   """Return the path of each criterion, the fastest at 1 - risk first.
 
   Args:
-    model: with its exits.
     logged: scores of each criterion.
     risk: what is to be certified.
     window: of the decoder.
-    times: of the parts of decoding.
+    speedup_of: returns the prediction for policies that ask as one does.
+    progress: told of every criterion.
   """
-  from eejax.analysis.cost_model import decode_cost
-  from eejax.cli import output
-  from eejax.evaluation import sweep
-  from eejax.evaluation.sweep import Search
-
-  decisive = min(TARGETS, key=lambda t: abs(t - (1 - risk)))
-  paths = []
-  for name in output.track(list(logged), 'searching', unit='score'):
-    asked = Policy(Mode.EARLY_EXIT, name, (0.5,), window=window)
-    cost = decode_cost(model.config, asked, times=times)
-    found = sweep.find_path(
+  paths = [
+    _find_path(
       logged[name],
-      targets=TARGETS,
+      risk=risk,
       window=window,
-      speedup=cost.speedup,
-      search=Search(margin=0.0, prices=12, candidates=16, rounds=2),
+      speedup=speedup_of(_policy(name, (0.5,), window)),
     )
-    chosen = found[TARGETS.index(decisive)]
-    (point,) = sweep.evaluate_settings(
-      logged[name], [chosen], window=window, speedup=cost.speedup
-    )
-    steps = [
-      Step(t, Policy(Mode.EARLY_EXIT, name, thresholds, window=window))
-      for t, thresholds in zip(TARGETS, found, strict=True)
-      if any(x is not None for x in thresholds)
-    ]
-    paths.append(
-      Path(name, tuple(_distinct(steps)), chosen, point.predicted_speedup)
-    )
+    for name in progress.track(list(logged), 'searching', unit='score')
+  ]
   # Where none saves time at 1 - risk, the one that does soonest below it.
-  first = lambda p: p.steps[0].target if p.steps else 0.0
-  is_used = lambda p: any(t is not None for t in p.decisive)
-  speed = lambda p: p.speed if is_used(p) else 0.0
-  return sorted(paths, key=lambda p: (speed(p), first(p)), reverse=True)
+  return sorted(
+    paths,
+    key=lambda p: (
+      p.predicted_speedup if any(t is not None for t in p.decisive) else 0.0,
+      p.steps[0].target if p.steps else 0.0,
+    ),
+    reverse=True,
+  )
 
 
-def steps_of(paths: Sequence[Path]) -> list[Step]:
-  """Return the steps of the first path.
+def _find_path(
+  logged: ExitScores, *, risk: float, window: int, speedup: Speedup
+) -> PolicyPath:
+  chosen = sweep.find_path(
+    logged, targets=TARGETS, window=window, speedup=speedup, search=_SEARCH
+  )
+  decisive = chosen[int(np.argmin(np.abs(np.array(TARGETS) - (1 - risk))))]
+  (point,) = sweep.evaluate_settings(
+    logged, [decisive], window=window, speedup=speedup
+  )
+  steps: list[PathStep] = []
+  for target, thresholds in zip(TARGETS, chosen, strict=True):
+    is_used = any(t is not None for t in thresholds)
+    if is_used and (not steps or steps[-1].policy.thresholds != thresholds):
+      policy = _policy(logged.criterion, thresholds, window)
+      steps.append(PathStep(target, policy))
+  return PolicyPath(
+    logged.criterion, tuple(steps), decisive, point.predicted_speedup
+  )
 
-  Raises:
-    EejaxError: it has none.
-  """
-  if not paths[0].steps:
-    raise EejaxError(
-      'no thresholds save time on this model at any agreement down to '
-      f'{TARGETS[-1]:.0%}, by any score: early exit does not pay here, so '
-      'there is nothing to certify; decode with mode full or speculative.'
-    )
-  return list(paths[0].steps)
 
-
-def _distinct(steps: list[Step]) -> list[Step]:
-  """Return the steps without those that repeat the one before."""
-  kept: list[Step] = []
-  for step in steps:
-    if not kept or kept[-1].policy.thresholds != step.policy.thresholds:
-      kept.append(step)
-  return kept
+def _policy(
+  criterion: str, thresholds: Sequence[Threshold], window: int
+) -> Policy:
+  return Policy(Mode.EARLY_EXIT, criterion, tuple(thresholds), window=window)
 
 
 def begin_at(
@@ -201,11 +207,11 @@ def begin_at(
 
   Safe settings are certified at the price of decoding all prompts, and are of
   no use beside riskier ones, so the first is the one before the riskiest that
-  is well within the risk. Losses are taken to rise along the path; where they
-  do not, the guarantee is none the worse.
+  is well within the risk. The search assumes losses that rise along the path;
+  where they do not, the guarantee holds all the same.
 
   Args:
-    mean_loss_of: of a step, by its place.
+    mean_loss_of: returns the mean loss of a step, by its index.
     count: steps of the path.
     risk: what is to be certified.
   """

@@ -11,82 +11,109 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What `calibrate` is asked for, and the prompts that it takes."""
+"""Settings of a calibration, and the prompts it takes from a text."""
 
-import argparse
 import dataclasses
-import functools
 
 from eejax.analysis import certify, measures
-from eejax.analysis.certify import Parts, Prompt
+from eejax.analysis.certify import CalibrationPrompts
+from eejax.analysis.measures import MeasureLike
 from eejax.checkpoint.model import Model
-from eejax.cli import measuring
-from eejax.data.batch import Packing
 from eejax.decoding.policy import certificate as certificate_lib
 from eejax.errors import ArgumentError
+from eejax.recipes.text import Text
 from eejax.stats import conformal
 from eejax.stats.bounds import Bound, samples_needed
 from eejax.stats.fixed_sequence import Guarantee
 
-# More tokens than a text that is drawn from has.
-_ALL = 10**12
+METHODS = (certificate_lib.LEARN_THEN_TEST, certificate_lib.CONFORMAL)
+DTYPES = ('float32', 'bfloat16')
+_COUNTS = (
+  'sequences',
+  'search_sequences',
+  'report_sequences',
+  'prompt_tokens',
+  'max_new_tokens',
+  'window',
+  'batch_size',
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-  """Say what is to be certified, and on what; see the flags of the verb."""
+class CalibrationRequest:
+  """What is to be certified, and how.
+
+  Attributes:
+    risk: limit of the mean loss of a sequence, in (0, 1).
+    delta: largest chance that the mean loss is above it all the same, in
+      (0, 1); of `learn_then_test` alone.
+    measure: loss of a sequence; see `eejax.analysis.measures`.
+    method: `learn_then_test` guarantees the risk with a chance of 1 - delta,
+      `conformal` on average only.
+    bound: p-value of `learn_then_test`, a value of `Bound`.
+    criterion: score that exits are asked by; None takes the fastest.
+    sequences: prompts to certify on, at most.
+    search_sequences: prompts to search thresholds on, at most.
+    report_sequences: prompts to measure speed on, at most.
+    prompt_tokens: tokens of a prompt.
+    max_new_tokens: tokens generated after it, at most.
+    window: every `window`-th token at the latest goes to full depth.
+    batch_size: prompts decoded together.
+    seed: of the choice of prompts.
+    dtype: what is computed in, and certified for: float32 or bfloat16.
+
+  Raises:
+    ArgumentError: a value is out of range, or there is no such measure,
+      method, bound or dtype, or the risk needs more sequences.
+  """
 
   risk: float = 0.05
   delta: float = 0.05
+  measure: MeasureLike = 'local'
   method: str = certificate_lib.LEARN_THEN_TEST
   bound: str = Bound.HOEFFDING_BENTKUS.value
-  measure: str = 'local'
-  data: str = measuring.STANDARD_LIBRARY
-  search_data: str | None = None
-  split: str | None = None
-  unit: str = 'file'
+  criterion: str | None = None
   sequences: int = 384
   search_sequences: int = 96
+  report_sequences: int = 16
   prompt_tokens: int = 32
   max_new_tokens: int = 32
-  seed: int = 0
-  criterion: str | None = None
   window: int = 8
   batch_size: int = 16
+  seed: int = 0
   dtype: str = 'float32'
 
   def __post_init__(self):
+    _check_choice('method', self.method, METHODS)
+    _check_choice('bound', self.bound, tuple(b.value for b in Bound))
+    _check_choice('dtype', self.dtype, DTYPES)
     Guarantee(self.risk, self.delta, Bound(self.bound))
     measures.get_measure(self.measure)
-    for name in (
-      'sequences',
-      'search_sequences',
-      'prompt_tokens',
-      'max_new_tokens',
-      'window',
-      'batch_size',
-    ):
+    for name in _COUNTS:
       value = getattr(self, name)
       if value < 1:
-        flag = '--' + name.replace('_', '-')
-        raise ArgumentError(f'{flag} must be at least 1, not {value}.')
+        raise ArgumentError(f'{name} must be at least 1, not {value}.')
     if not self.is_conformal and self.sequences < self.least_sequences:
       raise ArgumentError(
         f'certifying a risk of {self.risk:g} at delta {self.delta:g} takes at '
         f'least {self.least_sequences} sequences, even without any loss; raise '
-        f'--sequences from {self.sequences}.'
+        f'sequences from {self.sequences}.'
       )
-
-  @classmethod
-  def of(cls, args: argparse.Namespace) -> 'Request':
-    """Return the request that the verb's arguments name."""
-    names = [f.name for f in dataclasses.fields(cls)]
-    return cls(**{name: getattr(args, name) for name in names})
 
   @property
   def is_conformal(self) -> bool:
     """Return whether the risk is controlled on average alone."""
     return self.method == certificate_lib.CONFORMAL
+
+  @property
+  def guarantee(self) -> Guarantee:
+    """Return what `learn_then_test` is to certify."""
+    return Guarantee(self.risk, self.delta, Bound(self.bound))
+
+  @property
+  def measure_name(self) -> str:
+    """Return the name of the measure."""
+    return measures.measure_name(self.measure)
 
   @property
   def least_sequences(self) -> int:
@@ -99,27 +126,32 @@ class Request:
     assert needed is not None
     return needed
 
-  def text(self, data: str) -> measuring.Text:
-    """Return the text that prompts are cut from."""
-    return measuring.Text(
-      data=data,
-      split=self.split,
-      unit=self.unit,
-      max_tokens=_ALL,
-      sequence_length=self.prompt_tokens,
-      batch_size=64,
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+  if value not in choices:
+    raise ArgumentError(
+      f'{name} must be one of {", ".join(choices)}, not {value!r}.'
     )
 
 
-# MARK: Prompts
+def read_prompts(
+  model: Model,
+  text: Text,
+  request: CalibrationRequest,
+  *,
+  search_text: Text | None = None,
+) -> CalibrationPrompts:
+  """Return prompts of three parts of a text that share no document.
 
-
-def read_parts(model: Model, request: Request) -> Parts:
-  """Return the prompts to search on and those to certify on.
+  Args:
+    model: its tokenizer reads the text.
+    text: what prompts are cut from.
+    request: how long prompts are, and how many are taken of each part.
+    search_text: another text to search thresholds on.
 
   Raises:
-    EejaxError: the text cannot be read, is too short, or a prompt is in both
-      parts.
+    EejaxError: the text cannot be read or is too short, or a prompt of
+      `search_text` is in `text`, too.
   """
   room = model.config.model.max_length - request.prompt_tokens
   if request.max_new_tokens > room:
@@ -128,40 +160,41 @@ def read_parts(model: Model, request: Request) -> Parts:
       f'{request.max_new_tokens} new ones are more than the context of the '
       f'model, {model.config.model.max_length}; lower one of them.'
     )
-  pool = read_pool(model, request, request.data)
-  search, count = request.search_sequences, request.sequences
-  if request.search_data is None:
-    # A fifth to search on where there is little.
-    search = min(search, max(len(set(pool)) // 5, 1))
-    parts = certify.draw_parts(
-      pool, search=search, certify=count, seed=request.seed
-    )
+  counts = [request.search_sequences, request.sequences]
+  # At least a tenth of the documents, for speeds differ between them.
+  counts.append(max(request.report_sequences, sum(counts) // 9))
+  if search_text is None:
+    parts = text.parts(*counts)
   else:
-    others = read_pool(model, request, request.search_data)
-    draw = functools.partial(certify.draw_parts, seed=request.seed)
-    parts = Parts(
-      draw(others, search=search, certify=0).search,
-      draw(pool, search=count, certify=0).search,
+    parts = (search_text, *text.parts(*counts[1:]))
+  counts[2] = request.report_sequences
+  drawn = [
+    certify.draw_prompts(
+      part.pieces(model, length=request.prompt_tokens),
+      count=count,
+      seed=request.seed,
     )
-    certify.check_disjoint(parts)
-  least = request.least_sequences
-  if len(parts.certify) < least:
-    raise ArgumentError(
-      f'{request.data} gives {len(parts.certify)} sequences to certify on, and '
-      f'a risk of {request.risk:g} takes at least {least}, even without any '
-      'loss; give more text, or a smaller --prompt-tokens.'
-    )
-  return parts
-
-
-def read_pool(model: Model, request: Request, data: str) -> list[Prompt]:
-  """Return every piece of a text that is as long as a prompt."""
-  batches = measuring.read_text(
-    model, request.text(data), packing=Packing.ONE_PER_ROW
-  )
-  return [
-    tuple(row.tolist())
-    for batch in batches
-    for row, weights in zip(batch.tokens, batch.weights, strict=True)
-    if weights.all()
+    for part, count in zip(parts, counts, strict=True)
   ]
+  prompts = CalibrationPrompts(*drawn)
+  prompts.check_disjoint()
+  _check_enough(prompts, text, request)
+  return prompts
+
+
+def _check_enough(
+  prompts: CalibrationPrompts, text: Text, request: CalibrationRequest
+) -> None:
+  least = request.least_sequences
+  if len(prompts.certify) < least:
+    raise ArgumentError(
+      f'{text} gives {len(prompts.certify)} sequences to certify on, and a '
+      f'risk of {request.risk:g} takes at least {least}, even without any '
+      'loss; give more text, or fewer prompt_tokens.'
+    )
+  for part in ('search', 'report'):
+    if not getattr(prompts, part):
+      raise ArgumentError(
+        f'{text} gives no sequence of {request.prompt_tokens} tokens to '
+        f'{part} on; give more text, or fewer prompt_tokens.'
+      )

@@ -13,8 +13,11 @@
 # limitations under the License.
 """Criteria by their names."""
 
-from eejax.config import EarlyExitConfig, GateKind
-from eejax.decoding.policy.criteria.criterion import Criterion
+import contextlib
+from collections.abc import Sequence
+
+from eejax.config import EarlyExitConfig, ExitConfig, GateKind
+from eejax.decoding.policy.criteria.criterion import Criterion, Reads
 from eejax.decoding.policy.criteria.distribution import (
   Entropy,
   Margin,
@@ -55,6 +58,18 @@ def register(criterion: Criterion) -> str:
 def criterion_names() -> tuple[str, ...]:
   """Return the names of all known criteria."""
   return tuple(_CRITERIA)
+
+
+def usable_criteria(exits: Sequence[ExitConfig]) -> tuple[str, ...]:
+  """Return the criteria of one exit that each of some exits can be asked by."""
+  usable = []
+  for name, criterion in _CRITERIA.items():
+    if criterion.reads not in (Reads.GATE, Reads.LOGITS):
+      continue
+    with contextlib.suppress(ArgumentError):
+      criterion.check(tuple(exits))
+      usable.append(name)
+  return tuple(usable)
 
 
 def get_criterion(text: str) -> Criterion:
