@@ -35,7 +35,7 @@ from eejax.models.decoder import Rematerialization
 from eejax.parallel.mesh import make_mesh, parse_mesh
 from eejax.pipeline.cost import Keep
 from eejax.pipeline.schedule import ScheduleKind
-from eejax.planner.memory import Memory, predict_memory
+from eejax.planner.memory import DeviceMemory, predict_memory
 from eejax.planner.workload import Arrangement, Learns, Workload
 from eejax.training import ahead
 from eejax.training.freeze import Regime
@@ -111,7 +111,7 @@ class Case:
       chunk_size=self.chunk_size,
     )
 
-  def predicted(self) -> Memory:
+  def predicted(self) -> DeviceMemory:
     """Return what the planner says."""
     mesh = parse_mesh(self.mesh).resolved(self._devices())
     arrangement = Arrangement(

@@ -24,11 +24,11 @@ from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
   from eejax.checkpoint.model import Model
-  from eejax.cli.bench_file import BenchFile
   from eejax.config import EarlyExitConfig
   from eejax.decoding.policy.policy import Policy
-  from eejax.evaluation.bench import Bench, Grid, Setting
+  from eejax.evaluation.bench import Bench, Grid, Strategy
   from eejax.evaluation.part_times import PartTimes
+  from eejax.recipes.bench_file import BenchFile
 
 HELP = 'time ways to decode, beside what the cost model predicts'
 EXAMPLE = (
@@ -99,9 +99,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.cli import bench_file, output
+  from eejax.cli import output
   from eejax.decoding.policy.criteria import default_criterion
   from eejax.evaluation.bench import Bench
+  from eejax.recipes import bench_file
   from eejax.report import bench_page
 
   path = pathlib.Path(args.out)
@@ -211,7 +212,7 @@ def _members(kind: Any, text: str, flag: str) -> tuple[Any, ...]:
   return tuple(kind(name) for name in names)
 
 
-def _check_settings(settings: 'Sequence[Setting]', model: 'Model') -> None:
+def _check_settings(settings: 'Sequence[Strategy]', model: 'Model') -> None:
   """Refuse what the model cannot do before anything is measured."""
   from eejax.decoding.loop.plan import make_plan
   from eejax.ops.sampling import SamplingMethod
@@ -264,7 +265,7 @@ class _Cost:
 
 
 def _measure(
-  bench: 'Bench', missing: 'Sequence[Setting]', held: 'BenchFile'
+  bench: 'Bench', missing: 'Sequence[Strategy]', held: 'BenchFile'
 ) -> None:
   """Measure settings; every line is on the disk when the next one begins."""
   from eejax.cli import output

@@ -23,7 +23,7 @@ from eejax.cli import measuring
 if TYPE_CHECKING:
   from eejax.checkpoint.model import Model
   from eejax.evaluation.perplexity import Evaluation
-  from eejax.evaluation.sweep import Calibration, Point
+  from eejax.evaluation.sweep import SweepPoint, ThresholdSearchResult
 
 HELP = 'measure every exit on a text; --sweep adds speed against quality'
 EXAMPLE = 'eejax eval checkpoints/tuned --data notes.txt --sweep'
@@ -111,7 +111,7 @@ def quality_rows(found: 'Evaluation') -> list[dict[str, Any]]:
 
 
 def point_rows(
-  points: 'Sequence[Point]', depths: Sequence[int]
+  points: 'Sequence[SweepPoint]', depths: Sequence[int]
 ) -> list[dict[str, Any]]:
   """Return the lines of a table of settings; `depths` end with L."""
   return [
@@ -175,7 +175,7 @@ def _sweep(args, model: 'Model', text, search) -> dict[str, Any]:
   }
 
 
-def calibration_sentence(found: 'Calibration') -> str:
+def calibration_sentence(found: 'ThresholdSearchResult') -> str:
   """Return in words what a search for thresholds found."""
   point = found.held_out
   return (

@@ -21,7 +21,7 @@ from eejax import formatting
 
 if TYPE_CHECKING:
   from eejax.config import EarlyExitConfig
-  from eejax.planner.choose import Choice, Plan, Question
+  from eejax.planner.choose import LayoutPlan, Layouts, PlanRequest
 
 HELP = 'predict mesh, memory, step time and cost of a training run'
 EXAMPLE = (
@@ -163,10 +163,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   return values
 
 
-def _question(args: argparse.Namespace) -> 'Question':
+def _question(args: argparse.Namespace) -> 'PlanRequest':
   from eejax.hardware import read_hardware
   from eejax.ops.quant import Quantization
-  from eejax.planner.choose import Question
+  from eejax.planner.choose import PlanRequest
   from eejax.planner.time import Machine
   from eejax.planner.workload import Learns, Workload
 
@@ -178,7 +178,7 @@ def _question(args: argparse.Namespace) -> 'Question':
   network = args.network
   if network is None and not hardware.name.startswith('TPU'):
     network = NETWORK_GB
-  return Question(
+  return PlanRequest(
     workload=Workload(
       config,
       Learns(regime),
@@ -245,7 +245,7 @@ def read_model(source: str, exits: str | None) -> 'EarlyExitConfig':
   return EarlyExitConfig(config.model, read(exits))
 
 
-def _choose(args: argparse.Namespace, question: 'Question') -> 'Choice':
+def _choose(args: argparse.Namespace, question: 'PlanRequest') -> 'Layouts':
   from eejax.cli import output
   from eejax.parallel.mesh import parse_mesh
   from eejax.planner import choose
@@ -260,7 +260,7 @@ def _choose(args: argparse.Namespace, question: 'Question') -> 'Choice':
   return choose.choose(question, among=tried)
 
 
-def show(found: 'Choice', question: 'Question', *, best: int) -> None:
+def show(found: 'Layouts', question: 'PlanRequest', *, best: int) -> None:
   """Print the plans, and what does not fit and why."""
   from eejax.cli import output
   from eejax.planner import table
@@ -298,7 +298,7 @@ def show(found: 'Choice', question: 'Question', *, best: int) -> None:
     output.show(f'\nout of the question: {meshes}{tail}: {refused.why}.')
 
 
-def _nothing_fits(closest: 'Plan') -> str:
+def _nothing_fits(closest: 'LayoutPlan') -> str:
   from eejax.planner import table
 
   mesh = table.mesh_words(closest.arrangement.mesh)

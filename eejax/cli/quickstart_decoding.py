@@ -95,7 +95,7 @@ def _thresholds(
   chosen = {} if found is None else {p.criterion: p for p in found.paths}
   best = next(iter(logged)) if found is None else found.paths[0].criterion
 
-  def point(name: str, thresholds: Sequence[Threshold]) -> sweep.Point:
+  def point(name: str, thresholds: Sequence[Threshold]) -> sweep.SweepPoint:
     (measured,) = sweep.evaluate_settings(
       logged[name],
       [thresholds],

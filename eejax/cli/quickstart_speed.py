@@ -273,7 +273,7 @@ class Timing:
   def _tokens_per_s(self, name: str) -> float:
     return 1 / float(np.mean([np.median(s) for s in self.seconds[name]]))
 
-  def _own_text(self) -> dict[str, sweep.Point]:
+  def _own_text(self) -> dict[str, sweep.SweepPoint]:
     """Return what settings would do along the model's own continuations."""
     rows = self.rows[self.FULL]
     ids = np.array([r.prompt_tokens + r.tokens for r in rows], np.int32)

@@ -24,7 +24,7 @@ from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
   from eejax.data.tokenizer import Tokenizer
-  from eejax.evaluation.lossless import RowCheck, Verdict
+  from eejax.evaluation.lossless import LosslessSummary, RowCheck
 
 HELP = "check that speculative decoding gives the whole model's text"
 EXAMPLE = 'eejax verify runs/tuned/model --prompts prompts.txt --batch-size 1,8'
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   )
   tracked = output.track(trials, 'verifying', unit='trial')
   rows = [row for found in check.run(tracked) for row in found]
-  verdict = lossless.Verdict.of(rows)
+  verdict = lossless.LosslessSummary.of(rows)
   tokenizer = measuring.open_tokenizer(model)
   _show(rows, verdict, tokenizer, args)
   result = {
@@ -126,7 +126,7 @@ def _check_seeds(args: argparse.Namespace) -> None:
 
 def _show(
   rows: 'Sequence[RowCheck]',
-  verdict: 'Verdict',
+  verdict: 'LosslessSummary',
   tokenizer: 'Tokenizer',
   args: argparse.Namespace,
 ) -> None:
@@ -175,7 +175,7 @@ def difference_rows(
   ]
 
 
-def sentence(verdict: 'Verdict') -> str:
+def sentence(verdict: 'LosslessSummary') -> str:
   """Return the verdict in words."""
   if verdict.real_differences:
     return (

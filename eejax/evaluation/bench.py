@@ -68,7 +68,7 @@ _SPECULATIVE_BATCHINGS = (Batching.RIDE_ALONG, Batching.DEPTH_QUEUE)
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class Strategy:
   """Say how a batch is decoded.
 
   Attributes:
@@ -112,7 +112,7 @@ class Grid:
   modes: tuple[Mode, ...] = (Mode.EARLY_EXIT, Mode.SPECULATIVE)
   window: int = 8
 
-  def settings(self) -> tuple[Setting, ...]:
+  def settings(self) -> tuple[Strategy, ...]:
     """Return the settings, full decoding first for each batch size.
 
     Raises:
@@ -120,12 +120,12 @@ class Grid:
     """
     found = []
     for size in self.batch_sizes:
-      found.append(Setting(Policy(), size))
+      found.append(Strategy(Policy(), size))
       # Alone, a row waits for nobody.
       batchings = self.batchings if size > 1 else self.batchings[:1]
       for mode in self.modes:
         found += [
-          Setting(policy, size) for policy in self._policies(mode, batchings)
+          Strategy(policy, size) for policy in self._policies(mode, batchings)
         ]
     return tuple(dict.fromkeys(found))
 
@@ -157,11 +157,11 @@ class Grid:
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class BenchmarkRow:
   """Hold what was measured of a setting; per token is per emitted token.
 
   Attributes:
-    setting: as `Setting.values` returns it.
+    setting: as `Strategy.values` returns it.
     tokens_per_s: of all rows, by the median time of each batch.
     tokens_per_s_with_prefill: the same, prompts included.
     full_tokens_per_s: of full decoding, in turns with it.
@@ -197,7 +197,7 @@ class Line:
 
 
 @dataclasses.dataclass
-class _Contestant:
+class _Run:
   """Gather what one way to decode did; a list holds one entry a batch."""
 
   seconds: list[list[float]] = dataclasses.field(default_factory=list)
@@ -255,20 +255,20 @@ class Bench:
     self._predict = predict
     self.prepared: Prepared = prepare(params, config=config, dtype=dtype)
 
-  def num_runs(self, setting: Setting) -> int:
+  def num_runs(self, setting: Strategy) -> int:
     """Return how many batches are decoded to measure a setting."""
     return 2 * (self._repeats + 1) * len(self._batches(setting.batch_size))
 
   def measure(
-    self, setting: Setting, *, on_run: Callable[[], None] = lambda: None
-  ) -> Line:
+    self, setting: Strategy, *, on_run: Callable[[], None] = lambda: None
+  ) -> BenchmarkRow:
     """Return what is measured of a setting.
 
     Args:
       setting: how batches are decoded.
       on_run: called after every batch.
     """
-    full, ours = _Contestant(), _Contestant()
+    full, ours = _Run(), _Run()
     contestants = {'full': (full, Policy()), 'ours': (ours, setting.policy)}
     for prompts in self._batches(setting.batch_size):
       for one, _ in contestants.values():
@@ -319,9 +319,7 @@ class Bench:
       for first in range(0, count, size)
     ]
 
-  def _line(
-    self, setting: Setting, full: _Contestant, ours: _Contestant
-  ) -> Line:
+  def _line(self, setting: Strategy, full: _Run, ours: _Run) -> BenchmarkRow:
     tokens = max(ours.tokens, 1)
     work = ours.accounting
     depths = [d for r in ours.last for row in r.rows for d in row.exit_depths]
@@ -336,7 +334,7 @@ class Bench:
       )
       / max(one.tokens, 1)
     )
-    return Line(
+    return BenchmarkRow(
       setting=setting.values(),
       tokens_per_s=ours.tokens_per_s(),
       tokens_per_s_with_prefill=tokens / sum(ours.with_prefill),

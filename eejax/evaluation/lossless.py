@@ -52,7 +52,7 @@ NEAR_TIE_SHARE = {'float32': 2.0**-17, 'bfloat16': 2.0**-6}
 SMALLEST_TEXT = 32
 
 
-class Kind(enum.Enum):
+class DifferenceKind(enum.Enum):
   """What a difference is.
 
   NEAR_TIE: rounding decides between the two tokens. REAL: it does not.
@@ -81,7 +81,7 @@ class Difference:
   speculative_token: int | None
   gap: float
   bound: float
-  kind: Kind
+  kind: DifferenceKind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ class RowCheck:
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class LosslessSummary:
   """Count what was found about all rows.
 
   Attributes:
@@ -132,7 +132,7 @@ class Verdict:
   non_finite: int
 
   @classmethod
-  def of(cls, checks: Iterable[RowCheck]) -> 'Verdict':
+  def of(cls, checks: Iterable[RowCheck]) -> 'LosslessSummary':
     """Return the counts of rows."""
     checks = list(checks)
     kinds = [c.difference.kind for c in checks if c.difference]
@@ -141,8 +141,8 @@ class Verdict:
       tokens=sum(c.tokens for c in checks),
       drafted=sum(c.drafted for c in checks),
       accepted=sum(c.accepted for c in checks),
-      near_ties=kinds.count(Kind.NEAR_TIE),
-      real_differences=kinds.count(Kind.REAL),
+      near_ties=kinds.count(DifferenceKind.NEAR_TIE),
+      real_differences=kinds.count(DifferenceKind.REAL),
       non_finite=sum(not c.is_finite for c in checks),
     )
 
@@ -313,7 +313,7 @@ class LosslessCheck:
       speculative_token=pair[1],
       gap=float(best - second),
       bound=bound,
-      kind=Kind.NEAR_TIE if tied else Kind.REAL,
+      kind=DifferenceKind.NEAR_TIE if tied else DifferenceKind.REAL,
     )
 
   def _scores(self, text: list[int], seed: int) -> tuple[np.ndarray, float]:

@@ -43,7 +43,7 @@ GRID: tuple[Threshold, ...] = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
+class SweepPoint:
   """Hold what one setting of the thresholds would do.
 
   Attributes:
@@ -66,7 +66,7 @@ class Point:
 
 
 @dataclasses.dataclass(frozen=True)
-class Calibration:
+class ThresholdSearchResult:
   """Hold the cheapest setting found on one half, and its worth on the other.
 
   Where no exit is worth taking, all thresholds are `never`, which then means
@@ -80,8 +80,8 @@ class Calibration:
   """
 
   target: float
-  tuned: Point
-  held_out: Point
+  tuned: SweepPoint
+  held_out: SweepPoint
 
   @property
   def thresholds(self) -> tuple[Threshold, ...]:
@@ -101,7 +101,7 @@ def evaluate_settings(
   window: int,
   speedup: Speedup,
   bootstrap: Bootstrap = DEFAULT,
-) -> list[Point]:
+) -> list[SweepPoint]:
   """Return what each setting of the thresholds would do on a text.
 
   Args:
@@ -122,7 +122,7 @@ def evaluate_settings(
     shares = work.taken / work.tokens
     reads = work.stage_runs.sum(axis=1) @ blocks
     points.append(
-      Point(
+      SweepPoint(
         thresholds=tuple(setting),
         agreement=ratio_interval(
           right[i].sum(axis=1), counts, bootstrap=bootstrap
@@ -143,7 +143,7 @@ def sweep(
   speedup: Speedup,
   grid: Sequence[Threshold] = GRID,
   bootstrap: Bootstrap = DEFAULT,
-) -> list[Point]:
+) -> list[SweepPoint]:
   """Return the curve of one threshold for all exits."""
   exits = len(scores.depths)
   return evaluate_settings(
@@ -195,7 +195,7 @@ def calibrate(
   speedup: Speedup,
   search: Search = DEFAULT_SEARCH,
   bootstrap: Bootstrap = DEFAULT,
-) -> Calibration:
+) -> ThresholdSearchResult:
   """Find the cheapest thresholds for each exit that keep the agreement.
 
   They are chosen on every other row of the text and reported on the rest.
@@ -218,7 +218,9 @@ def calibrate(
     )[0]
     for half in (tuning, reporting)
   )
-  found = Calibration(target=search.target, tuned=tuned, held_out=held_out)
+  found = ThresholdSearchResult(
+    target=search.target, tuned=tuned, held_out=held_out
+  )
   if found.uses_exits:
     return found
   as_full = lambda point: dataclasses.replace(point, predicted_speedup=1.0)

@@ -23,7 +23,7 @@ from eejax.errors import EejaxError
 from eejax.models.decoder import Rematerialization
 from eejax.parallel.mesh import MeshConfig
 from eejax.pipeline.schedule import ScheduleKind
-from eejax.planner.memory import Memory, predict_memory
+from eejax.planner.memory import DeviceMemory, predict_memory
 from eejax.planner.time import Machine, StepTime, predict_time
 from eejax.planner.workload import Arrangement, Learns, Workload
 
@@ -34,7 +34,7 @@ _MOST_MICROBATCHES = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class PlanRequest:
   """Say what is looked for.
 
   Attributes:
@@ -59,7 +59,7 @@ class Question:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class LayoutPlan:
   """Hold one layout with what is predicted of it.
 
   Attributes:
@@ -73,7 +73,7 @@ class Plan:
   """
 
   arrangement: Arrangement
-  memory: Memory
+  memory: DeviceMemory
   time: StepTime
   room: float
   devices: int
@@ -104,7 +104,7 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True)
-class Refusal:
+class ImpossibleMeshes:
   """Say why meshes are out of the question.
 
   Attributes:
@@ -117,7 +117,7 @@ class Refusal:
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class Layouts:
   """Hold what was found.
 
   Attributes:
@@ -127,14 +127,14 @@ class Choice:
     refused: meshes that cannot be.
   """
 
-  fitting: tuple[Plan, ...]
-  too_large: tuple[Plan, ...]
-  refused: tuple[Refusal, ...]
+  fitting: tuple[LayoutPlan, ...]
+  too_large: tuple[LayoutPlan, ...]
+  refused: tuple[ImpossibleMeshes, ...]
 
 
 def choose(
-  question: Question, *, among: Iterable[MeshConfig] | None = None
-) -> Choice:
+  question: PlanRequest, *, among: Iterable[MeshConfig] | None = None
+) -> Layouts:
   """Return the layouts of a workload over some devices, sorted.
 
   Args:
@@ -144,8 +144,8 @@ def choose(
   Raises:
     EejaxError: no mesh can hold the model and the batch as they are.
   """
-  best: dict[tuple, Plan] = {}
-  least: dict[MeshConfig, Plan] = {}
+  best: dict[tuple, LayoutPlan] = {}
+  least: dict[MeshConfig, LayoutPlan] = {}
   refused: dict[str, list[str]] = {}
   for mesh in meshes(question.devices) if among is None else among:
     why = refusal(question, mesh)
@@ -165,7 +165,7 @@ def choose(
     raise EejaxError(
       f'no mesh of {question.devices} devices can train this: {reasons}.'
     )
-  return Choice(
+  return Layouts(
     fitting=tuple(sorted(best.values(), key=lambda p: p.time.total)),
     too_large=tuple(
       sorted(
@@ -173,14 +173,14 @@ def choose(
         key=lambda p: p.memory.total,
       )
     ),
-    refused=tuple(Refusal(k, tuple(v)) for k, v in refused.items()),
+    refused=tuple(ImpossibleMeshes(k, tuple(v)) for k, v in refused.items()),
   )
 
 
-def plan(question: Question, arrangement: Arrangement) -> Plan:
+def plan(question: PlanRequest, arrangement: Arrangement) -> LayoutPlan:
   """Return what is predicted of one layout."""
   workload = question.workload
-  return Plan(
+  return LayoutPlan(
     arrangement=arrangement,
     memory=predict_memory(workload, arrangement),
     time=predict_time(workload, arrangement, question.machine),
@@ -213,7 +213,7 @@ def _factors(number: int, count: int) -> tuple[tuple[int, ...], ...]:
   )
 
 
-def refusal(question: Question, mesh: MeshConfig) -> str | None:
+def refusal(question: PlanRequest, mesh: MeshConfig) -> str | None:
   """Return why a mesh is out of the question, or None."""
   workload, model = question.workload, question.workload.config.model
   shares = mesh.data * mesh.fsdp

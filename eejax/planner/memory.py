@@ -64,7 +64,7 @@ _BATCH_BYTES = 5 * 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
+class DeviceMemory:
   """Hold what each device needs, in bytes.
 
   Attributes:
@@ -119,7 +119,9 @@ class Memory:
     return {**parts, 'workspace': self.temporary - rest}
 
 
-def predict_memory(workload: Workload, arrangement: Arrangement) -> Memory:
+def predict_memory(
+  workload: Workload, arrangement: Arrangement
+) -> DeviceMemory:
   """Return what each device needs.
 
   Args:
@@ -132,7 +134,7 @@ def predict_memory(workload: Workload, arrangement: Arrangement) -> Memory:
   values = device_values(trained, sizes)
   read, idle = _read_and_idle(frozen, workload)
   rows = math.ceil(workload.rows / arrangement.row_shares)
-  return Memory(
+  return DeviceMemory(
     parameters=FLOAT32 * values,
     optimizer=FLOAT32 * workload.moments * values,
     frozen=device_bytes(read, sizes),

@@ -16,12 +16,12 @@
 from collections.abc import Iterable
 from typing import Any
 
-from eejax.planner.choose import Choice, Plan, Question, mesh_words
+from eejax.planner.choose import LayoutPlan, Layouts, PlanRequest, mesh_words
 
 GIB = 2**30
 
 
-def row(plan: Plan) -> dict[str, Any]:
+def row(plan: LayoutPlan) -> dict[str, Any]:
   """Return a plan as a row of a table for people."""
   a, t = plan.arrangement, plan.time
   cells = {
@@ -41,7 +41,7 @@ def row(plan: Plan) -> dict[str, Any]:
   return cells
 
 
-def memory_rows(plans: Iterable[Plan]) -> list[dict[str, Any]]:
+def memory_rows(plans: Iterable[LayoutPlan]) -> list[dict[str, Any]]:
   """Return what each plan needs of a device, part by part, in GiB."""
   return [
     {
@@ -53,7 +53,7 @@ def memory_rows(plans: Iterable[Plan]) -> list[dict[str, Any]]:
   ]
 
 
-def schedule_words(plan: Plan) -> str:
+def schedule_words(plan: LayoutPlan) -> str:
   """Return the schedule of a plan, a dash where there are no stages."""
   a = plan.arrangement
   if not a.is_pipeline:
@@ -61,7 +61,7 @@ def schedule_words(plan: Plan) -> str:
   return a.schedule.value + (f' x{a.rounds}' if a.rounds > 1 else '')
 
 
-def why_too_large(plan: Plan) -> str:
+def why_too_large(plan: LayoutPlan) -> str:
   """Return what a plan that does not fit needs, its largest parts first."""
   parts = sorted(plan.memory.parts().items(), key=lambda item: -item[1])
   largest = ', '.join(f'{name} {size / GIB:.3g}' for name, size in parts[:3])
@@ -71,7 +71,7 @@ def why_too_large(plan: Plan) -> str:
   )
 
 
-def plan_values(plan: Plan) -> dict[str, Any]:
+def plan_values(plan: LayoutPlan) -> dict[str, Any]:
   """Return a plan as an object."""
   a, t = plan.arrangement, plan.time
   return {
@@ -96,7 +96,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
   }
 
 
-def choice_values(choice: Choice, question: Question, *, best: int) -> dict:
+def choice_values(choice: Layouts, question: PlanRequest, *, best: int) -> dict:
   """Return all that was found as an object.
 
   Args:

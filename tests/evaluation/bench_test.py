@@ -21,7 +21,7 @@ from eejax.decoding.policy.batching import Batching
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.errors import ArgumentError
 from eejax.evaluation import bench
-from eejax.evaluation.bench import Bench, Grid, Setting
+from eejax.evaluation.bench import Bench, Grid, Strategy
 from eejax.testing import tiny
 
 PROMPTS = [[3, 4, 5, 6], [9, 8], [20, 7, 11]]
@@ -72,7 +72,7 @@ def rows_of(model, policy):
 
 
 def test_a_line_counts_what_generate_counts(model):
-  line = bench_of(model).measure(Setting(LOOSE, 1))
+  line = bench_of(model).measure(Strategy(LOOSE, 1))
   full, ours = (rows_of(model, policy) for policy in (Policy(), LOOSE))
   pairs = [
     (a, b)
@@ -99,16 +99,16 @@ def test_a_line_counts_what_generate_counts(model):
 
 def test_full_and_speculative_agree_with_full(model):
   measuring = bench_of(model, repeats=1)
-  full = measuring.measure(Setting(Policy(), 2))
+  full = measuring.measure(Strategy(Policy(), 2))
   assert full.same_place == full.same_start == full.predicted_speedup == 1
-  drafted = measuring.measure(Setting(DRAFTS, 2))
+  drafted = measuring.measure(Strategy(DRAFTS, 2))
   assert drafted.same_place == 1 and drafted.acceptance is not None
 
 
 def test_every_batch_is_full_and_counted(model):
   runs = []
   measuring = bench_of(model, repeats=1)
-  setting = Setting(Policy(), 2)
+  setting = Strategy(Policy(), 2)
   line = measuring.measure(setting, on_run=lambda: runs.append(1))
   # Three prompts make two batches of two: the first stands twice.
   assert line.tokens == 4 * NEW
@@ -137,7 +137,7 @@ def test_a_grid_combines_what_makes_sense():
   count = lambda mode, size: sum(
     s.policy.mode is mode and s.batch_size == size for s in settings
   )
-  assert settings[0] == Setting(Policy(), 1)
+  assert settings[0] == Strategy(Policy(), 1)
   assert [count(Mode.FULL, n) for n in (1, 4)] == [1, 1]
   assert [count(Mode.EARLY_EXIT, n) for n in (1, 4)] == [8, 16]
   # Speculation has exact keys and values, and no batching all_agree.
@@ -145,7 +145,7 @@ def test_a_grid_combines_what_makes_sense():
 
 
 def test_a_setting_is_known_by_plain_values():
-  values = Setting(LOOSE, 3).values()
+  values = Strategy(LOOSE, 3).values()
   assert values['batch_size'] == 3 and values['thresholds'] == [1e-9, 'never']
   assert 'backbone_hash' not in values
 

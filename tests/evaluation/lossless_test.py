@@ -23,7 +23,11 @@ from eejax.decoding.generate import generate
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.errors import ArgumentError
 from eejax.evaluation import lossless
-from eejax.evaluation.lossless import Kind, LosslessCheck, Verdict
+from eejax.evaluation.lossless import (
+  DifferenceKind,
+  LosslessCheck,
+  LosslessSummary,
+)
 from eejax.models import decoder
 from eejax.ops.sampling import SamplingConfig
 from eejax.testing import tiny
@@ -78,7 +82,7 @@ def lie(monkeypatch, row, place, token):
 def test_equal_texts_are_lossless(model, temperature):
   check = check_of(model, SamplingConfig(temperature))
   rows = rows_of(check, batch_sizes=(1, 2))
-  verdict = Verdict.of(rows)
+  verdict = LosslessSummary.of(rows)
   assert verdict.is_lossless
   # Two batches of two for three prompts: the first stands twice.
   assert [r.prompt for r in rows] == [1, 2, 3, 1, 2, 3, 1]
@@ -101,7 +105,7 @@ def test_batches_draft_though_it_does_not_pay(model):
     max_new_tokens=NEW,
   )
   # Two exits, three rows and a head of little: on a CPU none drafts.
-  assert decoded.accounting.drafted < Verdict.of(rows).drafted
+  assert decoded.accounting.drafted < LosslessSummary.of(rows).drafted
 
 
 def test_a_wrong_token_is_a_real_difference(model, monkeypatch):
@@ -112,7 +116,7 @@ def test_a_wrong_token_is_a_real_difference(model, monkeypatch):
   assert [r.difference is None for r in rows] == [True, False, True]
   found = rows[1].difference
   assert (found.place, found.speculative_token) == (3, 0)
-  assert found.kind is Kind.REAL and rows[1].tokens == 4
+  assert found.kind is DifferenceKind.REAL and rows[1].tokens == 4
   params, config = model
   full = generate(
     params, config=config, prompts=[PROMPTS[1]], max_new_tokens=3
@@ -122,7 +126,7 @@ def test_a_wrong_token_is_a_real_difference(model, monkeypatch):
   second, best = sorted(logits.tolist())[-2:]
   assert found.gap == pytest.approx(best - second, abs=1e-4)
   assert found.full_token == int(logits.argmax())
-  verdict = Verdict.of(rows)
+  verdict = LosslessSummary.of(rows)
   assert not verdict.is_lossless and verdict.real_differences == 1
 
 
@@ -131,7 +135,7 @@ def test_a_text_that_ends_sooner_is_a_real_difference(model, monkeypatch):
   rows = rows_of(check_of(model), batch_sizes=(3,))
   found = rows[0].difference
   assert found.place == 5 and found.speculative_token is None
-  assert found.kind is Kind.REAL
+  assert found.kind is DifferenceKind.REAL
 
 
 @pytest.mark.parametrize('temperature', [0.0, 0.7])
@@ -161,15 +165,17 @@ def test_only_the_two_best_tokens_can_tie(model, monkeypatch, temperature):
     assert row.difference is not None
     kinds.append((row.difference.place, row.difference.kind))
   if temperature == 0:
-    assert kinds == [(2, Kind.NEAR_TIE), (2, Kind.REAL)]
+    assert kinds == [(2, DifferenceKind.NEAR_TIE), (2, DifferenceKind.REAL)]
   else:
     # Each token has noise of its own, which tells twins apart.
-    assert kinds == [(2, Kind.REAL), (2, Kind.REAL)]
+    assert kinds == [(2, DifferenceKind.REAL), (2, DifferenceKind.REAL)]
 
 
 def test_nothing_drafted_shows_nothing(model):
   never = Policy(Mode.SPECULATIVE, 'max_prob', (None,))
-  verdict = Verdict.of(rows_of(check_of(model, policy=never), batch_sizes=(3,)))
+  verdict = LosslessSummary.of(
+    rows_of(check_of(model, policy=never), batch_sizes=(3,))
+  )
   assert verdict.drafted == 0 and verdict.acceptance is None
   assert verdict.real_differences == 0 and not verdict.is_lossless
 

@@ -26,7 +26,7 @@ from eejax.parallel.mesh import MeshConfig, parse_mesh
 from eejax.pipeline.schedule import ScheduleKind
 from eejax.planner import table
 from eejax.planner.choose import (
-  Question,
+  PlanRequest,
   choose,
   mesh_words,
   meshes,
@@ -58,7 +58,7 @@ HARDWARE = Hardware(
 def question(learns=Learns.JOINT, devices=8, memory=2e6, **fields):
   config = EarlyExitConfig(MODEL, parse_exits('1:norm:untied,2:norm:untied'))
   hardware = dataclasses.replace(HARDWARE, memory_bytes=memory)
-  return Question(
+  return PlanRequest(
     Workload(config, learns, rows=16, length=16, dtype='float32'),
     Machine(hardware, network=1e7),
     devices,
