@@ -53,8 +53,12 @@ if TYPE_CHECKING:
   from eejax.ops.sampling import SamplingConfig
   from eejax.progress import Progress, TerminalProgress
   from eejax.recipes.analyse import analyse
+  from eejax.recipes.bench import bench
   from eejax.recipes.calibrate import calibrate
+  from eejax.recipes.evaluate import evaluate
+  from eejax.recipes.plan import plan
   from eejax.recipes.text import Text, read_text
+  from eejax.recipes.verify import verify
 
 _HOMES = {
   'checkpoint.folder': ('save',),
@@ -82,8 +86,12 @@ _HOMES = {
   'ops.sampling': ('SamplingConfig',),
   'progress': ('Progress', 'TerminalProgress'),
   'recipes.analyse': ('analyse',),
+  'recipes.bench': ('bench',),
   'recipes.calibrate': ('calibrate',),
+  'recipes.evaluate': ('evaluate',),
+  'recipes.plan': ('plan',),
   'recipes.text': ('Text', 'read_text'),
+  'recipes.verify': ('verify',),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -110,16 +118,20 @@ __all__ = [
   '__version__',
   'add_exits',
   'analyse',
+  'bench',
   'calibrate',
   'drop_exits',
+  'evaluate',
   'export_folder',
   'generate',
   'import_folder',
   'load',
   'logits',
   'parse_exits',
+  'plan',
   'read_text',
   'save',
+  'verify',
 ]
 
 

@@ -14,14 +14,7 @@
 """`eejax plan`: how to lay a training run over devices."""
 
 import argparse
-import pathlib
-from typing import TYPE_CHECKING, Any
-
-from eejax import formatting
-
-if TYPE_CHECKING:
-  from eejax.config import EarlyExitConfig
-  from eejax.planner.choose import LayoutPlan, Layouts, PlanRequest
+from typing import Any
 
 HELP = 'predict mesh, memory, step time and cost of a training run'
 EXAMPLE = (
@@ -152,157 +145,28 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   from eejax.cli import output
-  from eejax.planner import table
+  from eejax.recipes.plan import plan
 
-  question = _question(args)
-  found = _choose(args, question)
-  show(found, question, best=args.best)
-  values = table.choice_values(found, question, best=args.best)
-  if not found.fitting:
-    raise output.NegativeResult(_nothing_fits(found.too_large[0]), values)
-  return values
-
-
-def _question(args: argparse.Namespace) -> 'PlanRequest':
-  from eejax.hardware import read_hardware
-  from eejax.ops.quant import Quantization
-  from eejax.planner.choose import PlanRequest
-  from eejax.planner.time import Machine
-  from eejax.planner.workload import Learns, Workload
-
-  _check_numbers(args)
-  config = read_model(args.model, args.exits)
-  regime = args.regime or ('joint' if config.exits else 'standard')
-  hardware = read_hardware(args.hardware)
-  int8 = args.backbone == 'int8'
-  network = args.network
-  if network is None and not hardware.name.startswith('TPU'):
-    network = NETWORK_GB
-  return PlanRequest(
-    workload=Workload(
-      config,
-      Learns(regime),
-      rows=args.batch,
-      length=args.sequence_length,
-      dtype=args.dtype,
-      chunk_size=args.chunk_size,
-      backbone=Quantization.INT8 if int8 else Quantization.NONE,
-    ),
-    machine=Machine(
-      hardware,
-      efficiency=args.efficiency,
-      network=None if network is None else 1e9 * network,
-    ),
+  result = plan(
+    args.model,
+    exits=args.exits,
+    regime=args.regime,
+    hardware=args.hardware,
     devices=args.devices,
+    mesh=args.mesh,
+    batch_size=args.batch,
+    sequence_length=args.sequence_length,
+    chunk_size=args.chunk_size,
+    dtype=args.dtype,
+    backbone=args.backbone,
+    efficiency=args.efficiency,
+    network=args.network,
     usable=args.usable,
     price=args.price,
+    best=args.best,
+    progress=output.reporter(),
   )
-
-
-def _check_numbers(args: argparse.Namespace) -> None:
-  from eejax.errors import ArgumentError
-
-  for flag in ('devices', 'best'):
-    if getattr(args, flag) < 1:
-      raise ArgumentError(
-        f'--{flag} must be at least 1, not {getattr(args, flag)}.'
-      )
-  for flag in ('efficiency', 'usable'):
-    if not 0 < getattr(args, flag) <= 1:
-      raise ArgumentError(
-        f'--{flag} is a share in (0, 1], not {getattr(args, flag)}.'
-      )
-  for flag in ('network', 'price'):
-    value = getattr(args, flag)
-    if value is not None and value <= 0:
-      raise ArgumentError(f'--{flag} must be above 0, not {value}.')
-
-
-def read_model(source: str, exits: str | None) -> 'EarlyExitConfig':
-  """Return the model that MODEL names, with exits.
-
-  Args:
-    source: a name in `configs/models`, a JSON file, or a folder.
-    exits: a name in `configs/exits` or exits as the command line writes them;
-      None keeps those of a checkpoint.
-  """
-  from eejax import architectures
-  from eejax.checkpoint import huggingface, manifest
-  from eejax.config import EarlyExitConfig, parse_exits
-
-  folder = pathlib.Path(source)
-  if folder.is_dir():
-    if (folder / 'eejax.json').is_file():
-      config = manifest.read_config(folder)
-    else:
-      config = huggingface.map_folder(folder).config
-  else:
-    config = EarlyExitConfig(architectures.read_model(source))
-  if exits is None:
-    return config
-  as_written = ':' in exits or exits.isdigit()
-  read = parse_exits if as_written else architectures.read_exits
-  return EarlyExitConfig(config.model, read(exits))
-
-
-def _choose(args: argparse.Namespace, question: 'PlanRequest') -> 'Layouts':
-  from eejax.cli import output
-  from eejax.parallel.mesh import parse_mesh
-  from eejax.planner import choose
-
-  if args.mesh is not None:
-    mesh = parse_mesh(args.mesh).resolved(question.devices)
-    return choose.choose(question, among=[mesh])
-  every = tuple(choose.meshes(question.devices))
-  tried = output.track(
-    every, 'trying meshes', total=len(every), unit='arrangement'
-  )
-  return choose.choose(question, among=tried)
-
-
-def show(found: 'Layouts', question: 'PlanRequest', *, best: int) -> None:
-  """Print the plans, and what does not fit and why."""
-  from eejax.cli import output
-  from eejax.planner import table
-
-  hardware = question.machine.hardware
-  output.show(
-    f'{question.devices} x {hardware.name}, {question.workload.rows} sequences '
-    f'of {question.workload.length} tokens a step; of its '
-    f'{hardware.memory_bytes / table.GIB:.3g} GiB a step may fill '
-    f'{question.room / table.GIB:.3g}.'
-  )
-  output.show(
-    f'Assumed: products at {question.machine.efficiency:g} of the peak, no '
-    'overlap of messages with work.'
-  )
-  if found.fitting:
-    fitting = found.fitting[:best]
-    output.show('\n' + formatting.table(table.row(p) for p in fitting))
-    output.show('\nGiB of each device')
-    output.show(formatting.table(table.memory_rows(fitting)))
-  if found.too_large:
-    output.show(f'\n{len(found.too_large)} meshes do not fit')
-    rows = [
-      {
-        'mesh': table.mesh_words(p.arrangement.mesh),
-        'why': table.why_too_large(p),
-      }
-      for p in found.too_large[:best]
-    ]
-    output.show(formatting.table(rows))
-  for refused in found.refused:
-    meshes = '; '.join(refused.meshes[:3])
-    more = len(refused.meshes) - 3
-    tail = f' and {more} more' if more > 0 else ''
-    output.show(f'\nout of the question: {meshes}{tail}: {refused.why}.')
-
-
-def _nothing_fits(closest: 'LayoutPlan') -> str:
-  from eejax.planner import table
-
-  mesh = table.mesh_words(closest.arrangement.mesh)
-  return (
-    f'nothing fits; the closest, {mesh}, {table.why_too_large(closest)}; use '
-    'more devices, a smaller batch or fewer exits with matrices of their own.'
-  )
+  output.show(str(result))
+  if not result.fits:
+    raise output.NegativeResult(str(result.verdict()), result.to_json())
+  return result.to_json()

@@ -17,16 +17,14 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from eejax.cli import generate_inputs, measuring
+from eejax.cli import generate_inputs
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
   from eejax.checkpoint.model import Model
+  from eejax.recipes.prompts import Prompts
 
 # Tokens of a prompt that is taken from the standard library.
-PROMPT_TOKENS = 32
 
 
 def add_arguments(
@@ -90,98 +88,41 @@ def open_model(args: argparse.Namespace) -> 'Model':
   """Return the model that the arguments name, with exits.
 
   Raises:
-    EejaxError: there is no such model, it has no tokenizer or no exits.
+    EejaxError: there is no such model, or it has no exits.
   """
   import jax
 
   from eejax.checkpoint import surgery
+  from eejax.checkpoint.load import load
+  from eejax.cli import output
+  from eejax.recipes.prompts import check_has_exits
 
-  model = measuring.open_model(args.checkpoint, dtype=args.dtype)
+  model = load(args.checkpoint, dtype=args.dtype, progress=output.reporter())
   if args.exits:
     params, config = surgery.add_exits(
       model.params, model.config, args.exits, key=jax.random.key(0)
     )
     model = dataclasses.replace(model, params=params, config=config)
-  if not model.config.exits:
-    raise ArgumentError(
-      f'{args.checkpoint} has no exits; try some with --exits 2:norm, say, or '
-      'add and tune them with eejax add-exits and eejax tune.'
-    )
+  check_has_exits(model)
   return model
 
 
-@dataclasses.dataclass(frozen=True)
-class Prompts:
-  """Hold prompts.
-
-  Attributes:
-    source: where they come from.
-    tokens: ids of each.
-  """
-
-  source: str
-  tokens: tuple[tuple[int, ...], ...]
-
-
-def read_prompts(
-  args: argparse.Namespace, model: 'Model', *, count: int
-) -> Prompts:
-  """Return the prompts that were given, or some of the standard library.
-
-  Args:
-    args: of the command line.
-    model: what is to continue them.
-    count: how many are taken of the standard library.
+def read_prompts(args: argparse.Namespace, model: 'Model') -> 'Prompts | None':
+  """Return the prompts that were given, or None.
 
   Raises:
-    ArgumentError: they cannot be read or leave no room to continue.
+    ArgumentError: they cannot be read, or leave no room to continue.
   """
-  from eejax.decoding.generate import check_prompts
+  from eejax.recipes.prompts import token_prompts
 
-  room = model.config.model.max_length - args.max_new_tokens
-  if args.max_new_tokens < 1 or room < 1:
-    raise ArgumentError(
-      '--max-new-tokens must be at least 1 and leave room for a prompt in the '
-      f'context of {model.config.model.max_length} tokens, so it cannot be '
-      f'{args.max_new_tokens}.'
-    )
-  if args.prompt or args.prompts:
-    tokenizer = measuring.open_tokenizer(model)
-    texts = generate_inputs.read_prompts(args)
-    source = args.prompts or 'the command line'
-    found = tokenizer.encode_batch(texts, add_bos=tokenizer.adds_bos)
-  else:
-    source = "the standard library's validation part"
-    found = _held_out(model, length=min(PROMPT_TOKENS, room), count=count)
-  found = check_prompts(found, config=model.config.model)
-  longest = max(map(len, found))
-  if longest > room:
-    raise ArgumentError(
-      f'a prompt of {longest} tokens and {args.max_new_tokens} new ones are '
-      'more than the context of the model, '
-      f'{model.config.model.max_length}; shorten it or lower --max-new-tokens.'
-    )
-  return Prompts(source, tuple(map(tuple, found)))
-
-
-def _held_out(model: 'Model', *, length: int, count: int) -> list[list[int]]:
-  """Return pieces of the library's validation part, spread over it."""
-  from eejax.data.batch import Packing
-
-  text = measuring.Text(sequence_length=length, max_tokens=4 * count * length)
-  batches = measuring.read_text(model, text, packing=Packing.ONE_PER_ROW)
-  rows = [
-    row.tolist()
-    for batch in batches
-    for row, weights in zip(batch.tokens, batch.weights, strict=True)
-    if weights.all()
-  ]
-  if not rows:
-    raise ArgumentError(
-      f'no held-out text has {length} tokens; give --prompt or --prompts.'
-    )
-  chosen = np.linspace(0, len(rows) - 1, min(count, len(rows)))
-  return [rows[int(i)] for i in chosen.round()]
+  if not (args.prompt or args.prompts):
+    return None
+  return token_prompts(
+    model,
+    generate_inputs.read_prompts(args),
+    max_new_tokens=args.max_new_tokens,
+    source=args.prompts or 'the command line',
+  )
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:

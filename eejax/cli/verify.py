@@ -14,17 +14,10 @@
 """`eejax verify`: is speculative decoding lossless here."""
 
 import argparse
-import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eejax import formatting
 from eejax.cli import gin_policy, policy_flags, prompted_model
-from eejax.errors import ArgumentError
-
-if TYPE_CHECKING:
-  from eejax.data.tokenizer import Tokenizer
-  from eejax.evaluation.lossless import LosslessSummary, RowCheck
 
 HELP = "check that speculative decoding gives the whole model's text"
 EXAMPLE = 'eejax verify runs/tuned/model --prompts prompts.txt --batch-size 1,8'
@@ -61,140 +54,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.cli import measuring, output
-  from eejax.decoding.policy import policy as policy_lib
-  from eejax.evaluation import lossless
-  from eejax.ops.sampling import SamplingConfig
+  from eejax.cli import output
+  from eejax.recipes.verify import verify
 
-  _check_seeds(args)
-  sampling = SamplingConfig(temperature=args.temperature)
   model = prompted_model.open_model(args)
   policy = policy_flags.chosen_policy(
     argparse.Namespace(**vars(args), mode=policy_flags.SPECULATIVE),
     model.config,
   )
-  policy_lib.check_policy_fits(policy, model.backbone_hash)
-  prompts = prompted_model.read_prompts(args, model, count=NUM_PROMPTS)
-  trials = lossless.plan_trials(
-    len(prompts.tokens),
-    batch_sizes=args.batch_size,
-    num_seeds=args.seeds or 1,
-  )
-  check = lossless.LosslessCheck(
-    model.params,
-    config=model.config,
-    prompts=prompts.tokens,
+  result = verify(
+    model,
+    prompted_model.read_prompts(args, model),
     policy=policy,
-    sampling=sampling,
+    batch_sizes=args.batch_size,
     max_new_tokens=args.max_new_tokens,
+    temperature=args.temperature,
+    seeds=args.seeds,
     dtype=args.dtype,
+    progress=output.reporter(),
   )
-  tracked = output.track(trials, 'verifying', unit='trial')
-  rows = [row for found in check.run(tracked) for row in found]
-  verdict = lossless.LosslessSummary.of(rows)
-  tokenizer = measuring.open_tokenizer(model)
-  _show(rows, verdict, tokenizer, args)
-  result = {
-    'checkpoint': args.checkpoint,
-    'prompts': prompts.source,
-    'dtype': args.dtype,
-    'temperature': args.temperature,
-    'batch_sizes': args.batch_size,
-    'policy': policy_lib.to_json(policy),
-    **dataclasses.asdict(verdict),
-    'acceptance': verdict.acceptance,
-    'is_lossless': verdict.is_lossless,
-    'verdict': sentence(verdict),
-    'differences': [row for row in rows if row.difference is not None],
-  }
-  if not verdict.is_lossless:
-    raise output.NegativeResult(sentence(verdict), result)
-  return result
-
-
-def _check_seeds(args: argparse.Namespace) -> None:
-  if args.seeds is None:
-    return
-  if args.seeds < 1:
-    raise ArgumentError(f'--seeds must be at least 1, not {args.seeds}.')
-  if args.temperature == 0:
-    raise ArgumentError(
-      'greedy decoding knows no seeds; give a --temperature, or leave --seeds '
-      'out.'
-    )
-
-
-def _show(
-  rows: 'Sequence[RowCheck]',
-  verdict: 'LosslessSummary',
-  tokenizer: 'Tokenizer',
-  args: argparse.Namespace,
-) -> None:
-  from eejax.cli import output
-
-  acceptance = verdict.acceptance
-  kept = '' if acceptance is None else f' ({acceptance:.0%} kept)'
-  output.show(
-    f'{verdict.rows} rows in batches of '
-    f'{", ".join(map(str, args.batch_size))}, {verdict.tokens} tokens, '
-    f'{verdict.drafted} drafts verified{kept}; {args.dtype}'
-  )
-  differences = difference_rows(rows, tokenizer)
-  if differences:
-    output.show(f'\n{formatting.table(differences)}\n')
-  if verdict.non_finite:
-    output.show(
-      f'{verdict.non_finite} rows ended because the logits of the model were '
-      'no finite numbers any more.'
-    )
-  if verdict.is_lossless:
-    output.show(sentence(verdict))
-
-
-def difference_rows(
-  rows: 'Sequence[RowCheck]', tokenizer: 'Tokenizer'
-) -> list[dict[str, Any]]:
-  """Return the lines of a table of the rows that part."""
-  word = lambda token: (
-    'end' if token is None else repr(tokenizer.decode([token]))
-  )
-  return [
-    {
-      'prompt': row.prompt,
-      'batch': row.batch_size,
-      'seed': row.seed,
-      'equal tokens': found.place,
-      'full': word(found.full_token),
-      'speculative': word(found.speculative_token),
-      'top-2 gap': found.gap,
-      'bound': found.bound,
-      'kind': found.kind.value.replace('_', ' '),
-    }
-    for row in rows
-    if (found := row.difference) is not None
-  ]
-
-
-def sentence(verdict: 'LosslessSummary') -> str:
-  """Return the verdict in words."""
-  if verdict.real_differences:
-    return (
-      f'not lossless here: {verdict.real_differences} of {verdict.rows} rows '
-      "part from the whole model's text where rounding does not decide; please "
-      'report this with the command.'
-    )
-  if not verdict.drafted:
-    return (
-      'nothing was tested: no draft was verified; lower --threshold, or give '
-      '--draft-depth and --draft-length.'
-    )
-  if verdict.near_ties:
-    return (
-      f'Lossless here up to rounding: {verdict.near_ties} of {verdict.rows} '
-      'rows part at a near tie, all others are token for token those of the '
-      'whole model.'
-    )
-  return (
-    f"Lossless here: all {verdict.rows} rows are the whole model's, token for "
-    'token.'
-  )
+  output.show(result.work())
+  if rows := result.rows():
+    output.show(f'\n{formatting.table(rows)}\n')
+  values = {'checkpoint': args.checkpoint, **result.to_json()}
+  if not result.is_lossless:
+    raise output.NegativeResult(result.verdict, values)
+  output.show(result.verdict)
+  return values

@@ -11,44 +11,40 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Time ways to decode against full decoding, in turns, on the same prompts.
+"""Time strategies of decoding against full decoding on the same prompts.
 
-Every setting is timed in turns with full decoding of the same batch, so that a
-machine whose speed drifts favours neither, and a setting can be measured on
-its own: a run that was stopped goes on where it was. Texts are generated
-freely, all of one length, and times are of decoding without prefill.
+Strategies of one batch size are timed in turns with full decoding of the same
+batch, so that a machine whose speed drifts favours none of them. Full decoding
+among them is timed against itself, which shows what noise does. Texts are
+generated freely, all of one length, and times are of decoding without prefill.
 """
 
 import dataclasses
 import functools
-import itertools
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from eejax.config import EarlyExitConfig
+from eejax.data.batch import Batch
 from eejax.decoding.generate import generate
 from eejax.decoding.loop.accounting import Accounting, BatchAccounting
 from eejax.decoding.loop.prepare import Prepared, prepare
-from eejax.decoding.policy.batching import Batching
-from eejax.decoding.policy.policy import (
-  KVStrategy,
-  Mode,
-  Policy,
-  Threshold,
-  to_json,
-)
-from eejax.decoding.results import GenerateResult
+from eejax.decoding.policy.policy import Policy
+from eejax.decoding.results import GeneratedRow, GenerateResult, Timing
 from eejax.errors import ArgumentError
 from eejax.evaluation.lossless import first_difference
+from eejax.evaluation.strategies import Strategy
 from eejax.evaluation.wall_clock import Ratio, interleaved, speed_ratio
 from eejax.types import DTypeLike, Params
 
 
 @runtime_checkable
 class Predict(Protocol):
-  """Return the seconds, or any other unit, of the work that was counted."""
+  """Predict the seconds, or any other unit, of the work that was counted."""
 
   def __call__(
     self,
@@ -63,118 +59,41 @@ class Predict(Protocol):
     ...
 
 
-# What cannot be combined with speculation is left out of a grid.
-_SPECULATIVE_BATCHINGS = (Batching.RIDE_ALONG, Batching.DEPTH_QUEUE)
+# What a decoding took; a test counts work instead.
+Clock = Callable[[GenerateResult], Timing]
 
 
-@dataclasses.dataclass(frozen=True)
-class Strategy:
-  """Say how a batch is decoded.
-
-  Attributes:
-    policy: when exits are used.
-    batch_size: rows decoded together.
-  """
-
-  policy: Policy
-  batch_size: int
-
-  def values(self) -> dict[str, Any]:
-    """Return it as plain values, by which a measurement is found again."""
-    policy = to_json(self.policy)
-    del policy['backbone_hash']
-    return {**policy, 'batch_size': self.batch_size}
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-  """Say which settings are measured: all combinations that make sense.
-
-  Attributes:
-    criteria: scores.
-    thresholds: of early exit, each for all exits.
-    draft_thresholds: of speculation, each for all exits.
-    kv_strategies: of early exit.
-    batchings: where there is more than one row.
-    batch_sizes: rows decoded together.
-    draft_lookups: of speculation, see `Policy.draft_lookup`.
-    modes: besides full decoding, which is always measured.
-    window: of the decoder.
-  """
-
-  criteria: tuple[str, ...]
-  thresholds: tuple[Threshold, ...] = (0.5, 0.8, 0.95)
-  draft_thresholds: tuple[Threshold, ...] = (0.4,)
-  kv_strategies: tuple[KVStrategy, ...] = (KVStrategy.DEFERRED,)
-  batchings: tuple[Batching, ...] = (Batching.RIDE_ALONG,)
-  batch_sizes: tuple[int, ...] = (1, 4)
-  draft_lookups: tuple[int | None, ...] = (None,)
-  modes: tuple[Mode, ...] = (Mode.EARLY_EXIT, Mode.SPECULATIVE)
-  window: int = 8
-
-  def settings(self) -> tuple[Strategy, ...]:
-    """Return the settings, full decoding first for each batch size.
-
-    Raises:
-      ArgumentError: a value cannot be used, or values not with one another.
-    """
-    found = []
-    for size in self.batch_sizes:
-      found.append(Strategy(Policy(), size))
-      # Alone, a row waits for nobody.
-      batchings = self.batchings if size > 1 else self.batchings[:1]
-      for mode in self.modes:
-        found += [
-          Strategy(policy, size) for policy in self._policies(mode, batchings)
-        ]
-    return tuple(dict.fromkeys(found))
-
-  def _policies(
-    self, mode: Mode, batchings: tuple[Batching, ...]
-  ) -> list[Policy]:
-    if mode is Mode.FULL:
-      return []
-    strategies, thresholds = self.kv_strategies, self.thresholds
-    lookups: tuple[int | None, ...] = (None,)
-    if mode is Mode.SPECULATIVE:
-      strategies, thresholds = (KVStrategy.DEFERRED,), self.draft_thresholds
-      lookups = self.draft_lookups
-      batchings = tuple(b for b in batchings if b in _SPECULATIVE_BATCHINGS)
-    return [
-      Policy(
-        mode,
-        criterion,
-        (threshold,),
-        window=self.window,
-        kv_strategy=strategy,
-        batching=batching,
-        draft_lookup=lookup,
-      )
-      for criterion, strategy, batching, lookup, threshold in itertools.product(
-        self.criteria, strategies, batchings, lookups, thresholds
-      )
-    ]
+def wall_clock(result: GenerateResult) -> Timing:
+  """Return the seconds that a decoding took."""
+  return result.timing
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkRow:
-  """Hold what was measured of a setting; per token is per emitted token.
+  """What was measured of a strategy; per token is per emitted token.
 
   Attributes:
-    setting: as `Strategy.values` returns it.
+    setting: the strategy, as `Strategy.values` returns it.
     tokens_per_s: of all rows, by the median time of each batch.
     tokens_per_s_with_prefill: the same, prompts included.
     full_tokens_per_s: of full decoding, in turns with it.
-    speedup: over full decoding; its range is that of the batches.
+    speedup: over full decoding; its range is that of the batches. Of full
+      decoding it is the noise: how much faster than itself it seems.
     predicted_speedup: by a cost model, of the work that was counted.
     same_place: share of places with full decoding's token. After a different
       token texts go their own ways, so it falls with their length.
     same_start: share of the text before its first difference.
+    texts: rows that were decoded.
+    same_texts: rows whose text is full decoding's.
     blocks_per_token: block-passes.
     catch_up_per_token: those of them for tokens emitted before.
     head_calls_per_token: products with an output matrix.
+    drafted: drafts that were verified.
+    accepted: drafts that were kept.
+    looked_up: drafts that came from the text so far.
     acceptance: share of verified drafts that were kept; None without drafts.
     mean_depth: blocks a token had gone through when it was emitted.
+    exit_shares: share of tokens emitted at each exit and, last, at full depth.
     tokens: tokens emitted in one round.
     load: of the machine, over the last minute.
   """
@@ -194,19 +113,51 @@ class BenchmarkRow:
   mean_depth: float
   tokens: int
   load: float
+  texts: int = 0
+  same_texts: int = 0
+  drafted: int = 0
+  accepted: int = 0
+  looked_up: int = 0
+  exit_shares: tuple[float, ...] = ()
+
+  @classmethod
+  def from_json(cls, values: Mapping[str, Any]) -> 'BenchmarkRow':
+    """Rebuild a row that was written as plain values."""
+    fields = dict(values)
+    fields['speedup'] = Ratio(**fields['speedup'])
+    fields['exit_shares'] = tuple(fields.get('exit_shares', ()))
+    return cls(**fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+  """A row of the benchmark with the texts it stands for.
+
+  Attributes:
+    row: what was measured.
+    generated: the continuations of the last round, batch after batch.
+  """
+
+  row: BenchmarkRow
+  generated: tuple[GeneratedRow, ...]
 
 
 @dataclasses.dataclass
 class _Run:
-  """Gather what one way to decode did; a list holds one entry a batch."""
+  """What one strategy did; a list holds one entry a batch."""
 
+  policy: Policy
   seconds: list[list[float]] = dataclasses.field(default_factory=list)
   with_prefill: list[float] = dataclasses.field(default_factory=list)
   last: list[GenerateResult] = dataclasses.field(default_factory=list)
 
   @property
+  def rows(self) -> tuple[GeneratedRow, ...]:
+    return tuple(row for result in self.last for row in result.rows)
+
+  @property
   def tokens(self) -> int:
-    return sum(len(row.tokens) for r in self.last for row in r.rows)
+    return sum(len(row.tokens) for row in self.rows)
 
   @property
   def accounting(self) -> Accounting:
@@ -219,9 +170,17 @@ class _Run:
   def tokens_per_s(self) -> float:
     return self.tokens / sum(map(statistics.median, self.seconds))
 
+  def add(self, results: Sequence[GenerateResult], clock: Clock) -> None:
+    """Take the rounds of one batch, of which the first warmed up."""
+    timed = [clock(result) for result in results[1:]]
+    self.seconds.append([t.decode_s for t in timed])
+    whole = [t.decode_s + t.prefill_s for t in timed]
+    self.with_prefill.append(statistics.median(whole))
+    self.last.append(results[-1])
+
 
 class Bench:
-  """Measure settings, one at a time."""
+  """A prepared model and prompts on which strategies are measured."""
 
   def __init__(
     self,
@@ -233,6 +192,7 @@ class Bench:
     repeats: int,
     dtype: DTypeLike,
     predict: Predict,
+    clock: Clock = wall_clock,
   ):
     """Prepare the model.
 
@@ -244,6 +204,7 @@ class Bench:
       repeats: rounds that are timed.
       dtype: compute type.
       predict: what counted work should take.
+      clock: what a decoding took.
 
     Raises:
       ArgumentError: there is nothing to measure.
@@ -252,45 +213,50 @@ class Bench:
       raise ArgumentError('there must be a prompt and a round at least.')
     self._config, self._prompts = config, prompts
     self._max_new_tokens, self._repeats = max_new_tokens, repeats
-    self._predict = predict
+    self._predict, self._clock = predict, clock
     self.prepared: Prepared = prepare(params, config=config, dtype=dtype)
 
-  def num_runs(self, setting: Strategy) -> int:
-    """Return how many batches are decoded to measure a setting."""
-    return 2 * (self._repeats + 1) * len(self._batches(setting.batch_size))
+  def num_runs(self, strategies: Sequence[Strategy]) -> int:
+    """Return how many batches are decoded to measure strategies together."""
+    batches = len(self._batches(_shared_batch_size(strategies)))
+    return (len(strategies) + 1) * (self._repeats + 1) * batches
 
   def measure(
-    self, setting: Strategy, *, on_run: Callable[[], None] = lambda: None
-  ) -> BenchmarkRow:
-    """Return what is measured of a setting.
+    self,
+    strategies: Sequence[Strategy],
+    *,
+    on_run: Callable[[], None] = lambda: None,
+  ) -> tuple[Measurement, ...]:
+    """Return what is measured of strategies that take turns.
 
     Args:
-      setting: how batches are decoded.
+      strategies: of one batch size; full decoding, against which each is
+        timed, need not be among them.
       on_run: called after every batch.
+
+    Raises:
+      ArgumentError: there is none, or batch sizes differ.
     """
-    full, ours = _Run(), _Run()
-    contestants = {'full': (full, Policy()), 'ours': (ours, setting.policy)}
-    for prompts in self._batches(setting.batch_size):
-      for one, _ in contestants.values():
-        one.seconds.append([])
-      results: dict[str, list[GenerateResult]] = {n: [] for n in contestants}
+    size = _shared_batch_size(strategies)
+    runs = [_Run(Policy()), *(_Run(s.policy) for s in strategies)]
+    for prompts in self._batches(size):
+      results: list[list[GenerateResult]] = [[] for _ in runs]
       interleaved(
         {
-          name: functools.partial(
-            self._time, prompts, policy, results[name], on_run
+          str(number): functools.partial(
+            self._time, prompts, run.policy, results[number], on_run
           )
-          for name, (_, policy) in contestants.items()
+          for number, run in enumerate(runs)
         },
         repeats=self._repeats,
       )
-      for name, (one, _) in contestants.items():
-        # The first one warmed up.
-        timed = [r.timing for r in results[name][1:]]
-        one.seconds[-1] = [t.decode_s for t in timed]
-        whole = [t.decode_s + t.prefill_s for t in timed]
-        one.with_prefill.append(statistics.median(whole))
-        one.last.append(results[name][-1])
-    return self._line(setting, full, ours)
+      for run, batches in zip(runs, results, strict=True):
+        run.add(batches, self._clock)
+    full, *others = runs
+    return tuple(
+      Measurement(self._row(strategy, full, run), run.rows)
+      for strategy, run in zip(strategies, others, strict=True)
+    )
 
   def _time(
     self,
@@ -310,7 +276,7 @@ class Bench:
     )
     results.append(result)
     on_run()
-    return result.timing.decode_s
+    return self._clock(result).decode_s
 
   def _batches(self, size: int) -> list[list[Sequence[int]]]:
     count = len(self._prompts)
@@ -319,28 +285,30 @@ class Bench:
       for first in range(0, count, size)
     ]
 
-  def _line(self, setting: Strategy, full: _Run, ours: _Run) -> BenchmarkRow:
+  def _row(self, strategy: Strategy, full: _Run, ours: _Run) -> BenchmarkRow:
     tokens = max(ours.tokens, 1)
     work = ours.accounting
-    depths = [d for r in ours.last for row in r.rows for d in row.exit_depths]
-    starts, places = _agreement(full.last, ours.last)
-    cost = lambda one, policy: (
+    depths = [d for row in ours.rows for d in row.exit_depths]
+    levels = (*self._config.exit_depths, self._config.model.num_layers)
+    starts, places = _agreement(full.rows, ours.rows)
+    cost = lambda run: (
       self._predict(
-        one.accounting,
-        one.reads,
-        policy=policy,
-        tokens=one.tokens,
-        rows=setting.batch_size,
+        run.accounting,
+        run.reads,
+        policy=run.policy,
+        tokens=run.tokens,
+        rows=strategy.batch_size,
       )
-      / max(one.tokens, 1)
+      / max(run.tokens, 1)
     )
+    pairs = zip(full.rows, ours.rows, strict=True)
     return BenchmarkRow(
-      setting=setting.values(),
+      setting=strategy.values(),
       tokens_per_s=ours.tokens_per_s(),
       tokens_per_s_with_prefill=tokens / sum(ours.with_prefill),
       full_tokens_per_s=full.tokens_per_s(),
       speedup=speed_ratio(ours.seconds, full.seconds),
-      predicted_speedup=cost(full, Policy()) / cost(ours, setting.policy),
+      predicted_speedup=cost(full) / cost(ours),
       same_place=places,
       same_start=starts,
       blocks_per_token=work.blocks_run / tokens,
@@ -350,19 +318,60 @@ class Bench:
       mean_depth=sum(depths) / max(len(depths), 1),
       tokens=ours.tokens,
       load=os.getloadavg()[0],
+      texts=len(ours.rows),
+      same_texts=sum(a.tokens == b.tokens for a, b in pairs),
+      drafted=work.drafted,
+      accepted=work.accepted,
+      looked_up=work.looked_up,
+      exit_shares=tuple(depths.count(d) / tokens for d in levels),
     )
 
 
+def continuations(rows: Sequence[GeneratedRow]) -> Batch:
+  """Return prompts and what followed them as a text that can be scored.
+
+  Scores along full decoding's own continuations, from the last token of each
+  prompt on (`ExitScores.after`), tell what exits would have done there.
+
+  Args:
+    rows: all of one length, prompts and continuations together.
+
+  Raises:
+    ArgumentError: there are none, or lengths differ.
+  """
+  texts = [[*row.prompt_tokens, *row.tokens] for row in rows]
+  if len({len(text) for text in texts}) != 1:
+    raise ArgumentError('continuations are scored together if equally long.')
+  ids = np.array(texts, np.int32)
+  shape = ids[:, :-1].shape
+  return Batch(
+    tokens=ids[:, :-1],
+    targets=ids[:, 1:],
+    weights=np.ones(shape, np.float32),
+    positions=np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
+    segment_ids=np.ones(shape, np.int32),
+  )
+
+
+def _shared_batch_size(strategies: Sequence[Strategy]) -> int:
+  sizes = {strategy.batch_size for strategy in strategies}
+  if len(sizes) != 1:
+    raise ArgumentError(
+      'strategies that take turns need one batch size, and there are '
+      f'{sorted(sizes) or "no strategies"}.'
+    )
+  return sizes.pop()
+
+
 def _agreement(
-  full: Sequence[GenerateResult], ours: Sequence[GenerateResult]
+  full: Sequence[GeneratedRow], ours: Sequence[GeneratedRow]
 ) -> tuple[float, float]:
   """Return shares of full decoding's tokens: before a difference, in place."""
   starts = places = total = 0
-  for theirs, mine in zip(full, ours, strict=True):
-    for a, b in zip(theirs.rows, mine.rows, strict=True):
-      length = len(a.tokens)
-      place = first_difference(a.tokens, b.tokens)
-      starts += length if place is None else min(place, length)
-      places += sum(x == y for x, y in zip(a.tokens, b.tokens, strict=False))
-      total += length
+  for a, b in zip(full, ours, strict=True):
+    length = len(a.tokens)
+    place = first_difference(a.tokens, b.tokens)
+    starts += length if place is None else min(place, length)
+    places += sum(x == y for x, y in zip(a.tokens, b.tokens, strict=False))
+    total += length
   return starts / max(total, 1), places / max(total, 1)

@@ -36,7 +36,7 @@ FINAL = 'final'
 
 @flax.struct.dataclass
 class Heads:
-  """Hold every head of a model over one batch, ready for its matrix.
+  """Every head of a model over one batch, ready for its matrix.
 
   Attributes:
     heads: of the exits, shallowest first, then of the final head.

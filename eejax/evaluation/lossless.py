@@ -64,7 +64,7 @@ class DifferenceKind(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """Hold where two texts part.
+  """The first difference between two texts.
 
   Attributes:
     place: how many tokens were generated alike before it.
@@ -86,7 +86,7 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class RowCheck:
-  """Hold what was found about one row.
+  """One row decoded in both modes, compared.
 
   Attributes:
     prompt: number of the prompt, from 1.
@@ -111,7 +111,7 @@ class RowCheck:
 
 @dataclasses.dataclass(frozen=True)
 class LosslessSummary:
-  """Count what was found about all rows.
+  """Rows, tokens, drafts and differences, counted.
 
   Attributes:
     rows: rows compared.
@@ -162,7 +162,7 @@ class LosslessSummary:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-  """Name rows that are decoded together.
+  """Rows that are decoded together.
 
   Attributes:
     prompts: which prompt each row continues, from 0.
@@ -256,7 +256,7 @@ class LosslessCheck:
     self._prepared: Prepared = prepare(params, config=config, dtype=dtype)
 
   def run(self, trials: Iterable[Trial]) -> Iterator[tuple[RowCheck, ...]]:
-    """Yield what is found about the rows of each trial."""
+    """Yield the comparison of the rows of each trial."""
     for trial in trials:
       full = self._decode(trial, Policy())
       policy = policy_to_test(self._policy, rows=len(trial.prompts))

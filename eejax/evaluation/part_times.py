@@ -60,7 +60,7 @@ _PROMPT_TOKENS = 16
 
 @dataclasses.dataclass(frozen=True)
 class PartTimes:
-  """Hold what the parts of decoding take, in seconds.
+  """What the parts of decoding take, in seconds.
 
   Attributes:
     blocks: all blocks, for one token of each row.
@@ -145,8 +145,8 @@ def part_times(
     )
     for name, policy in policies.items()
   }
-  found = interleaved(runs, repeats=repeats, warm_up=1)
-  per_step = {name: min(v) / new_tokens for name, v in found.items()}
+  seconds = interleaved(runs, repeats=repeats, warm_up=1)
+  per_step = {name: min(s) / new_tokens for name, s in seconds.items()}
   widths = window_widths(max(window, 1))
   return _solve(
     per_step,
@@ -229,7 +229,8 @@ def _decode(
     prompts=prompts,
     policy=policy,
     max_new_tokens=new_tokens,
-    # No token is -1, so no text ends early; see `quickstart_speed`.
+    # No token is -1, so no text ends early, and as many end tokens as usual
+    # share their program with other decodings.
     eos_ids=(-1,) * len(config.model.eos_ids),
   )
   return result.timing.decode_s
@@ -259,12 +260,12 @@ def _width_factors(
     return jax.lax.fori_loop(0, _PASSES, once, x)
 
   state = lambda n: jnp.ones((rows, n, config.embed_dim), params.dtype)
-  found = interleaved(
+  timed = interleaved(
     {str(n): _timed(run, params.blocks, state(n)) for n in widths},
     repeats=repeats,
     warm_up=2,
   )
-  seconds = [min(found[str(n)]) for n in widths]
+  seconds = [min(timed[str(n)]) for n in widths]
   factors, best = [], 1.0
   for value in seconds:
     best = max(best, value / seconds[0])

@@ -45,7 +45,7 @@ from eejax.types import Array, Float, Params
 
 @flax.struct.dataclass
 class RowSums:
-  """Hold sums over the tokens of each row.
+  """Sums over the tokens of each row.
 
   Attributes:
     tokens: tokens that count.
@@ -62,7 +62,7 @@ class RowSums:
 
 @dataclasses.dataclass(frozen=True)
 class HeadQuality:
-  """Hold what one head is worth on a text.
+  """What one head is worth on a text.
 
   Attributes:
     name: `exit_DEPTH`, or `final`.
@@ -85,7 +85,7 @@ class HeadQuality:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """Hold the quality of every head, and how it was measured.
+  """The quality of every head, and how it was measured.
 
   Attributes:
     heads: exits, shallowest first, then the final head.

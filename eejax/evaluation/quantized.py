@@ -38,7 +38,7 @@ from eejax.types import Bool, Float, Int, Params
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationReport:
-  """Hold how a quantised model differs from its original along a text.
+  """How a quantised model differs from its original along a text.
 
   Attributes:
     num_tokens: tokens that were predicted.
@@ -62,7 +62,7 @@ class QuantizationReport:
 
 @dataclasses.dataclass(frozen=True)
 class _Pass:
-  """Hold what one model says of a text."""
+  """What one model says of a text."""
 
   scores: Float[np.ndarray, 'E rows T']
   tokens: Int[np.ndarray, 'rows T']
@@ -116,7 +116,7 @@ def compare_quantized(
     chunk_size=chunk_size,
   )
   exact = score(params, kv_quantization=Quantization.NONE)
-  found = score(small, kv_quantization=kv_quantization)
+  rounded = score(small, kv_quantization=kv_quantization)
   walk = functools.partial(
     _emission_depths,
     counted=counted,
@@ -124,11 +124,11 @@ def compare_quantized(
     window=policy.window,
     config=config,
   )
-  depths, new_depths = walk(exact.scores), walk(found.scores)
-  change = np.abs(found.scores - exact.scores)[:, counted].mean(axis=1)
+  depths, new_depths = walk(exact.scores), walk(rounded.scores)
+  change = np.abs(rounded.scores - exact.scores)[:, counted].mean(axis=1)
   return QuantizationReport(
     num_tokens=int(counted.sum()),
-    token_agreement=float((exact.tokens == found.tokens)[counted].mean()),
+    token_agreement=float((exact.tokens == rounded.tokens)[counted].mean()),
     depth_agreement=float((depths == new_depths).mean()),
     exact_depth=float(depths.mean()),
     quantized_depth=float(new_depths.mean()),
@@ -180,7 +180,7 @@ def _score(
   chunk_size: int,
   kv_quantization: Quantization,
 ) -> _Pass:
-  found = [
+  batches_read = [
     jax.device_get(
       score_batch(
         params,
@@ -194,7 +194,7 @@ def _score(
     )
     for batch in batches
   ]
-  join = lambda name: np.concatenate([x[name] for x in found], axis=1)
+  join = lambda name: np.concatenate([x[name] for x in batches_read], axis=1)
   return _Pass(scores=join(criterion), tokens=join('final')[0])
 
 

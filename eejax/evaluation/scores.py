@@ -41,7 +41,7 @@ from eejax.types import Bool, Float, Params
 
 @dataclasses.dataclass(frozen=True)
 class ExitScores:
-  """Hold one criterion's scores of every exit at every token.
+  """One criterion's scores of every exit at every token.
 
   Attributes:
     criterion: which score it is.
@@ -138,13 +138,13 @@ def collect_scores(
     dtype=dtype,
     chunk_size=chunk_size,
   )
-  found, counted = [], []
+  by_batch, counted = [], []
   for batch in batches:
-    found.append(jax.device_get(score(batch.as_dict())))
+    by_batch.append(jax.device_get(score(batch.as_dict())))
     counted.append(batch.weights > 0)
-  if not found:
+  if not by_batch:
     raise ArgumentError('there is no text to score.')
-  joined = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *found)
+  joined = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *by_batch)
   return {
     name: ExitScores(
       criterion=name,
@@ -282,18 +282,18 @@ def _read_logits(
       for hidden, head in zip(chunks, ready.heads, strict=True)
     )
     final = jnp.argmax(of_final(), axis=-1)
-    found: dict[str, list] = {name: [] for name in ('agree', *names)}
-    found['final'] = [final]
+    read_out: dict[str, list] = {name: [] for name in ('agree', *names)}
+    read_out['final'] = [final]
     progress = {name: _Progress(name, config) for name in names}
     for of_exit in of_exits:
       logits = of_exit()
       top = jnp.argmax(logits, axis=-1)
-      found['agree'].append(top == final)
+      read_out['agree'].append(top == final)
       evidence = Evidence(logits=logits, top_token=top)
       for name in names:
         score = progress[name].score(evidence, num_rows=width)
-        found[name].append(score)
-    return {name: jnp.stack(values) for name, values in found.items()}
+        read_out[name].append(score)
+    return {name: jnp.stack(values) for name, values in read_out.items()}
 
   chunks = tuple(split(h.hidden) for h in ready.heads)
   by_chunk = jax.lax.map(read, chunks)  # [chunks, E, width]

@@ -44,7 +44,7 @@ GRID: tuple[Threshold, ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class SweepPoint:
-  """Hold what one setting of the thresholds would do.
+  """What one setting of the thresholds would do.
 
   Attributes:
     thresholds: one an exit, shallowest first; None is never.
@@ -67,7 +67,7 @@ class SweepPoint:
 
 @dataclasses.dataclass(frozen=True)
 class ThresholdSearchResult:
-  """Hold the cheapest setting found on one half, and its worth on the other.
+  """The cheapest setting found on one half, and its worth on the other.
 
   Where no exit is worth taking, all thresholds are `never`, which then means
   full decoding, without exits.
@@ -157,7 +157,7 @@ def sweep(
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-  """Say how thresholds for each exit are looked for.
+  """How thresholds for each exit are searched for.
 
   Attributes:
     target: agreement to reach.
@@ -218,14 +218,14 @@ def calibrate(
     )[0]
     for half in (tuning, reporting)
   )
-  found = ThresholdSearchResult(
+  result = ThresholdSearchResult(
     target=search.target, tuned=tuned, held_out=held_out
   )
-  if found.uses_exits:
-    return found
+  if result.uses_exits:
+    return result
   as_full = lambda point: dataclasses.replace(point, predicted_speedup=1.0)
   return dataclasses.replace(
-    found, tuned=as_full(tuned), held_out=as_full(held_out)
+    result, tuned=as_full(tuned), held_out=as_full(held_out)
   )
 
 
@@ -322,8 +322,8 @@ def _candidates(
   scores: ExitScores, exit: int, count: int
 ) -> Float[np.ndarray, 'candidates']:
   """Return thresholds at even shares of tokens that would exit, and never."""
-  found = scores.scores[exit][scores.counted]
-  ladder = np.quantile(found, np.linspace(0.02, 0.995, count))
+  counted = scores.scores[exit][scores.counted]
+  ladder = np.quantile(counted, np.linspace(0.02, 0.995, count))
   # Exactly 0 would end the model at the exit.
   ladder = np.unique(np.clip(ladder, 1e-6, 1.0))
   return np.append(ladder, np.inf).astype(np.float32)

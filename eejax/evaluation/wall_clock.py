@@ -22,7 +22,7 @@ from eejax.errors import ArgumentError
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-  """Hold how many times faster than another something is.
+  """How many times faster than another something is.
 
   Attributes:
     value: over all cases together.
@@ -36,35 +36,35 @@ class Ratio:
 
 
 def interleaved(
-  contestants: Mapping[str, Callable[[], float]],
+  runs: Mapping[str, Callable[[], float]],
   *,
   repeats: int,
   warm_up: int = 1,
 ) -> dict[str, list[float]]:
-  """Return `repeats` results of each contestant, taken in turns.
+  """Return `repeats` results of each run, taken in turns.
 
   Each round begins with another one, so that a machine that slows down or a
   cache that is left warm favours nobody.
 
   Args:
-    contestants: each returns the seconds of what it did.
+    runs: each returns the seconds of what it did.
     repeats: rounds that count.
     warm_up: rounds before, which compile and fill caches.
 
   Raises:
     ArgumentError: there is nothing to repeat.
   """
-  if repeats < 1 or not contestants:
-    raise ArgumentError('there must be a contestant and a round at least.')
-  names = list(contestants)
-  found: dict[str, list[float]] = {name: [] for name in names}
+  if repeats < 1 or not runs:
+    raise ArgumentError('there must be something to run and a round at least.')
+  names = list(runs)
+  seconds: dict[str, list[float]] = {name: [] for name in names}
   for number in range(warm_up + repeats):
     first = number % len(names)
     for name in names[first:] + names[:first]:
-      seconds = contestants[name]()
+      taken = runs[name]()
       if number >= warm_up:
-        found[name].append(seconds)
-  return found
+        seconds[name].append(taken)
+  return seconds
 
 
 def speed_ratio(

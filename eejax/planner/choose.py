@@ -35,7 +35,7 @@ _MOST_MICROBATCHES = 64
 
 @dataclasses.dataclass(frozen=True)
 class PlanRequest:
-  """Say what is looked for.
+  """What is trained, on which devices, and what a step may use.
 
   Attributes:
     workload: what is trained.
@@ -60,7 +60,7 @@ class PlanRequest:
 
 @dataclasses.dataclass(frozen=True)
 class LayoutPlan:
-  """Hold one layout with what is predicted of it.
+  """One layout with what is predicted of it.
 
   Attributes:
     arrangement: the layout.
@@ -105,7 +105,7 @@ class LayoutPlan:
 
 @dataclasses.dataclass(frozen=True)
 class ImpossibleMeshes:
-  """Say why meshes are out of the question.
+  """Meshes that cannot train the workload, and why.
 
   Attributes:
     why: the reason.
@@ -118,7 +118,7 @@ class ImpossibleMeshes:
 
 @dataclasses.dataclass(frozen=True)
 class Layouts:
-  """Hold what was found.
+  """Layouts of a workload, sorted.
 
   Attributes:
     fitting: layouts that fit, fastest first, the best of each mesh and
@@ -133,12 +133,12 @@ class Layouts:
 
 
 def choose(
-  question: PlanRequest, *, among: Iterable[MeshConfig] | None = None
+  request: PlanRequest, *, among: Iterable[MeshConfig] | None = None
 ) -> Layouts:
   """Return the layouts of a workload over some devices, sorted.
 
   Args:
-    question: what is looked for.
+    request: what is asked.
     among: the meshes to look at; None looks at all.
 
   Raises:
@@ -147,23 +147,23 @@ def choose(
   best: dict[tuple, LayoutPlan] = {}
   least: dict[MeshConfig, LayoutPlan] = {}
   refused: dict[str, list[str]] = {}
-  for mesh in meshes(question.devices) if among is None else among:
-    why = refusal(question, mesh)
+  for mesh in meshes(request.devices) if among is None else among:
+    why = refusal(request, mesh)
     if why is not None:
       refused.setdefault(why, []).append(mesh_words(mesh))
       continue
-    for arrangement in arrangements(question.workload, mesh):
-      found = plan(question, arrangement)
-      if found.fits:
+    for arrangement in arrangements(request.workload, mesh):
+      layout = plan(request, arrangement)
+      if layout.fits:
         key = (mesh, arrangement.schedule if mesh.stage > 1 else None)
-        if key not in best or found.time.total < best[key].time.total:
-          best[key] = found
-      if mesh not in least or found.memory.total < least[mesh].memory.total:
-        least[mesh] = found
+        if key not in best or layout.time.total < best[key].time.total:
+          best[key] = layout
+      if mesh not in least or layout.memory.total < least[mesh].memory.total:
+        least[mesh] = layout
   if not least:
     reasons = '; '.join(refused)
     raise EejaxError(
-      f'no mesh of {question.devices} devices can train this: {reasons}.'
+      f'no mesh of {request.devices} devices can train this: {reasons}.'
     )
   return Layouts(
     fitting=tuple(sorted(best.values(), key=lambda p: p.time.total)),
@@ -177,17 +177,17 @@ def choose(
   )
 
 
-def plan(question: PlanRequest, arrangement: Arrangement) -> LayoutPlan:
+def plan(request: PlanRequest, arrangement: Arrangement) -> LayoutPlan:
   """Return what is predicted of one layout."""
-  workload = question.workload
+  workload = request.workload
   return LayoutPlan(
     arrangement=arrangement,
     memory=predict_memory(workload, arrangement),
-    time=predict_time(workload, arrangement, question.machine),
-    room=question.room,
-    devices=question.devices,
+    time=predict_time(workload, arrangement, request.machine),
+    room=request.room,
+    devices=request.devices,
     tokens=workload.rows * workload.length,
-    price=question.price,
+    price=request.price,
   )
 
 
@@ -213,9 +213,9 @@ def _factors(number: int, count: int) -> tuple[tuple[int, ...], ...]:
   )
 
 
-def refusal(question: PlanRequest, mesh: MeshConfig) -> str | None:
+def refusal(request: PlanRequest, mesh: MeshConfig) -> str | None:
   """Return why a mesh is out of the question, or None."""
-  workload, model = question.workload, question.workload.config.model
+  workload, model = request.workload, request.workload.config.model
   shares = mesh.data * mesh.fsdp
   if mesh.stage > workload.depth:
     return f'the {workload.depth} blocks that run make no more stages'
@@ -229,7 +229,7 @@ def refusal(question: PlanRequest, mesh: MeshConfig) -> str | None:
     )
   if model.embed_dim % mesh.fsdp:
     return f'a stream of {model.embed_dim} does not divide by fsdp'
-  machine = question.machine
+  machine = request.machine
   if (
     machine.network is not None
     and mesh.model > machine.hardware.devices_per_host

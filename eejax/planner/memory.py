@@ -65,7 +65,7 @@ _BATCH_BYTES = 5 * 4
 
 @dataclasses.dataclass(frozen=True)
 class DeviceMemory:
-  """Hold what each device needs, in bytes.
+  """What each device needs, in bytes.
 
   Attributes:
     parameters: trained parameters, float32.
@@ -196,7 +196,7 @@ def _slot_values(workload: Workload, arrangement: Arrangement) -> list[float]:
   trained, frozen = shapes(workload)
   exits = {**trained, **frozen}['exits']
   taken: dict[ExitConfig, list[set[int]]] = {}
-  found = []
+  values = []
   for e, piece in zip(workload.exits, placement.exit_places, strict=True):
     kind = dataclasses.replace(e, depth=1)
     for pieces in taken.setdefault(kind, []):
@@ -206,8 +206,8 @@ def _slot_values(workload: Workload, arrangement: Arrangement) -> list[float]:
     else:
       taken[kind].append({piece})
       tree = {'exits': {e.name: exits.get(e.name, {})}}
-      found.append(arrangement.rounds * device_values(tree, sizes))
-  return [float(n) for n in found]
+      values.append(arrangement.rounds * device_values(tree, sizes))
+  return [float(n) for n in values]
 
 
 # MARK: Activations

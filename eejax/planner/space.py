@@ -64,7 +64,7 @@ _LOGITS = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Units:
-  """Hold the bytes of one array of each kind on a device.
+  """The bytes of one array of each kind on a device.
 
   Attributes:
     stream: the residual stream, whole.

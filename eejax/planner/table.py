@@ -96,17 +96,17 @@ def plan_values(plan: LayoutPlan) -> dict[str, Any]:
   }
 
 
-def choice_values(choice: Layouts, question: PlanRequest, *, best: int) -> dict:
-  """Return all that was found as an object.
+def layout_values(layouts: Layouts, request: PlanRequest, *, best: int) -> dict:
+  """Return the request and its layouts as an object.
 
   Args:
-    choice: what was found.
-    question: what was looked for.
+    layouts: of the workload over the devices.
+    request: what was asked.
     best: how many plans that fit to list, and how many that do not.
   """
-  workload, machine = question.workload, question.machine
+  workload, machine = request.workload, request.machine
   return {
-    'devices': question.devices,
+    'devices': request.devices,
     'hardware': machine.hardware.name,
     'regime': workload.learns.value,
     'batch': workload.rows,
@@ -116,15 +116,15 @@ def choice_values(choice: Layouts, question: PlanRequest, *, best: int) -> dict:
     'assumed': {
       'efficiency': machine.efficiency,
       'network': machine.network,
-      'usable_memory': question.usable,
+      'usable_memory': request.usable,
     },
-    'room_bytes': question.room,
-    'plans': [plan_values(p) for p in choice.fitting[:best]],
+    'room_bytes': request.room,
+    'plans': [plan_values(p) for p in layouts.fitting[:best]],
     'too_large': [
       {**plan_values(p), 'why': why_too_large(p)}
-      for p in choice.too_large[:best]
+      for p in layouts.too_large[:best]
     ],
     'refused': [
-      {'why': r.why, 'meshes': list(r.meshes)} for r in choice.refused
+      {'why': r.why, 'meshes': list(r.meshes)} for r in layouts.refused
     ],
   }

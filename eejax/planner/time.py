@@ -50,7 +50,7 @@ _FLOAT32 = 4
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-  """Say what a step runs on.
+  """A device, and how well a step uses it.
 
   Attributes:
     hardware: of one device.
@@ -77,7 +77,7 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True)
 class StepTime:
-  """Hold how long a step takes, in seconds.
+  """How long a step takes, in seconds.
 
   Attributes:
     work: of a device that is never idle, messages apart.
@@ -214,11 +214,11 @@ class _Work:
     """Return the seconds of all blocks, and of each head."""
     block = self._block(messages)
     heads = [self._exit(e, messages) for e in self._workload.exits]
-    found = [self._workload.depth * (block.forward + block.backward)]
-    found += [e.forward + e.backward for e in heads]
+    costs = [self._workload.depth * (block.forward + block.backward)]
+    costs += [e.forward + e.backward for e in heads]
     if self._workload.has_final_head:
-      found.append(self._final(messages).head)
-    return found
+      costs.append(self._final(messages).head)
+    return costs
 
   def message_seconds(self) -> float:
     """Return the seconds of messages a microbatch needs."""

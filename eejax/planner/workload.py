@@ -53,7 +53,7 @@ class Learns(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-  """Say what a step computes.
+  """What a step computes.
 
   Gates, and exits that imitate the final head, which need the whole depth, are
   not counted.
@@ -122,7 +122,7 @@ class Workload:
 
 @dataclasses.dataclass(frozen=True)
 class Arrangement:
-  """Say how a workload is laid over devices.
+  """How a workload is laid over devices.
 
   Attributes:
     mesh: devices along each axis, all of them given.

@@ -11,14 +11,14 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The file in which `eejax bench` keeps what it has measured."""
+"""The file in which a benchmark keeps what it has measured."""
 
 import hashlib
 import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,10 +26,9 @@ import numpy as np
 from eejax import config as config_lib
 from eejax import environment, serialization
 from eejax.checkpoint import tree
+from eejax.checkpoint.model import Model
 from eejax.errors import ArgumentError
-
-if TYPE_CHECKING:
-  from eejax.checkpoint.model import Model
+from eejax.evaluation.bench import BenchmarkRow
 
 FORMAT = 1
 
@@ -43,17 +42,22 @@ _MACHINE = ('eejax', 'jax', 'device', 'processor', 'cores')
 
 
 class BenchFile:
-  """Hold the lines of a file and write it, whole, whenever one is added."""
+  """Rows of a benchmark; the file is written, whole, with every new row.
 
-  def __init__(self, path: pathlib.Path, identity: Mapping[str, Any]):
+  Attributes:
+    path: of the file, or None where rows are kept in memory alone.
+    values: everything, as plain values for JSON.
+  """
+
+  def __init__(self, path: pathlib.Path | None, identity: Mapping[str, Any]):
     """Open the file, which need not be there yet.
 
     Args:
-      path: where it is.
-      identity: what the lines have in common, see `identify`.
+      path: where it is, or None for no file.
+      identity: what the rows have in common, see `identify`.
 
     Raises:
-      ArgumentError: it holds something else, or cannot be written.
+      ArgumentError: the file holds something else.
     """
     self.path = path
     self.values: dict[str, Any] = {
@@ -63,7 +67,7 @@ class BenchFile:
       'lines': [],
       'peers': [],
     }
-    if path.exists():
+    if path is not None and path.exists():
       held = serialization.read_object(path, what='measurements')
       self._check(held)
       self.values = {**self.values, **held}
@@ -72,40 +76,43 @@ class BenchFile:
   def _check(self, held: Mapping[str, Any]) -> None:
     if held.get('format') != FORMAT or not isinstance(held.get('lines'), list):
       raise ArgumentError(
-        f'{self.path} is no file of eejax bench; give another --out.'
+        f'{self.path} is no file of eejax bench; name another one (out).'
       )
     for part, words in _PARTS.items():
       if held.get(part) != self.values[part]:
         raise ArgumentError(
-          f'{self.path} holds measurements {words}; give another --out, or '
-          'remove it.'
+          f'{self.path} holds measurements {words}; name another file (out), '
+          'or remove it.'
         )
 
   def has(self, setting: Mapping[str, Any]) -> bool:
-    """Return whether a setting was measured before."""
+    """Return whether a strategy, as plain values, was measured before."""
     wanted = serialization.plain(setting)
     return any(line['setting'] == wanted for line in self.values['lines'])
 
-  def add(self, line: Any) -> None:
-    """Keep a line and write the file."""
-    self.values['lines'].append(serialization.plain(line))
+  def add(self, row: BenchmarkRow) -> None:
+    """Keep a row and write the file."""
+    self.values['lines'].append(serialization.plain(row))
     self.write()
 
-  def lines_of(
+  def rows_of(
     self, settings: Sequence[Mapping[str, Any]]
-  ) -> list[dict[str, Any]]:
-    """Return the lines of `settings`, in their order."""
-    wanted = [serialization.plain(s) for s in settings]
+  ) -> tuple[BenchmarkRow, ...]:
+    """Return the rows of strategies, as plain values, in their order."""
+    wanted = [json.dumps(serialization.plain(s)) for s in settings]
     lines = {json.dumps(x['setting']): x for x in self.values['lines']}
-    return [lines[json.dumps(s)] for s in wanted if json.dumps(s) in lines]
+    return tuple(
+      BenchmarkRow.from_json(lines[name]) for name in wanted if name in lines
+    )
 
   def write(self) -> None:
-    """Write the file: as it was before, or whole."""
-    serialization.write_json(self.path, self.values)
+    """Write the file, if there is one: as it was before, or whole."""
+    if self.path is not None:
+      serialization.write_json(self.path, self.values)
 
 
 def identify(
-  model: 'Model',
+  model: Model,
   *,
   prompts: Sequence[Sequence[int]],
   **run: Any,
@@ -135,7 +142,7 @@ def identify(
   }
 
 
-def _exits_hash(model: 'Model') -> str:
+def _exits_hash(model: Model) -> str:
   text = json.dumps(config_lib.to_json(model.config), sort_keys=True)
   digest = hashlib.sha256(text.encode())
   leaves = jax.tree_util.tree_leaves_with_path(model.params['exits'])
@@ -147,3 +154,34 @@ def _exits_hash(model: 'Model') -> str:
 
 def _environment() -> dict[str, Any]:
   return {**environment.describe(), 'load': list(os.getloadavg())}
+
+
+def read_peers(
+  path: str | os.PathLike | None, *, backbone_hash: str
+) -> list[dict[str, Any]]:
+  """Return what other decoders did on the same weights.
+
+  Args:
+    path: a file that `benchmarks/peers.py` wrote, or None for no peers.
+    backbone_hash: of the weights.
+
+  Raises:
+    ArgumentError: the file cannot be read, or is about other weights.
+  """
+  if path is None:
+    return []
+  values = serialization.read_object(path, what='peers')
+  lines = values.get('lines')
+  known = {'decoder', 'batch_size', 'tokens_per_s_with_prefill'}
+  is_line = lambda line: isinstance(line, dict) and known <= set(line)
+  if not isinstance(lines, list) or not all(map(is_line, lines)):
+    raise ArgumentError(
+      f'{path} is not what benchmarks/peers.py writes; run it on the model as '
+      'a Hugging Face folder.'
+    )
+  if backbone_hash not in (values.get('backbone_hashes') or ()):
+    raise ArgumentError(
+      f'{path} was measured on other weights; run benchmarks/peers.py on this '
+      'model.'
+    )
+  return lines

@@ -11,10 +11,10 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The page of `eejax bench`: speed against agreement, and every line.
+"""The page of a benchmark: speed against agreement, and every strategy.
 
-It reads the plain values of the file that the verb writes, so a page can be
-made again from the file alone.
+It reads the plain values of the file that `eejax.bench` writes, so a page can
+be made again from the file alone.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def render(values: Values) -> str:
   """Return the page of measurements as HTML."""
   lines = values['lines']
   parts = [
-    '<h1>Ways to decode</h1>',
+    '<h1>Strategies of decoding</h1>',
     page.paragraph(
       f'{values["checkpoint"]}: {values["model"]["num_layers"]} blocks, exits '
       f'at {", ".join(map(str, values["model"]["exit_depths"]))}; '
@@ -39,24 +39,25 @@ def render(values: Values) -> str:
     ),
     page.cards(_cards(lines)),
     page.section('Speed against agreement', *_charts(lines)),
-    page.section('Every setting', page.table(rows(lines), words=('K/V',))),
+    page.section('Every strategy', page.table(rows(lines), words=('K/V',))),
     _peers(values),
     page.section('How it was measured', page.bullets(_METHOD)),
     page.facts(_facts(values)),
   ]
-  return page.page('Ways to decode', '\n'.join(parts))
+  return page.page('Strategies of decoding', '\n'.join(parts))
 
 
 _METHOD = (
-  'Each setting is timed in turns with full decoding of the same batch; '
-  'tokens/s and speed-ups are of medians, without prefill.',
+  'Each strategy is timed in turns with full decoding of the same batch. '
+  'Tokens/s and speed-ups are of medians, without prefill; the range of a '
+  'speed-up is that of the batches.',
   'Texts are generated freely. "Same place" is the share of places that hold '
   "full decoding's token; after one different token texts go their own ways, "
   'so it falls with their length. "Same start" is the share of the text before '
   'its first difference. Neither is a quality of the text.',
   'The prediction is the cost model: block and head reads and passes that the '
   'decode loop counted, times what a block and a head take on this machine.',
-  'Full decoding is timed against itself as well: how far its speed-up is from '
+  'Full decoding is timed against itself as well. How far its speed-up is from '
   '1 is what noise does here.',
 )
 
@@ -86,7 +87,7 @@ def _charts(lines: Sequence[Values]) -> list[str]:
 
 
 def _chart(lines: Sequence[Values]) -> str:
-  """Return measured speed-up against agreement, and what no setting beats."""
+  """Return measured speed-up against agreement, and what nothing beats."""
   groups: dict[str, list[Values]] = {}
   for line in lines:
     groups.setdefault(_group_of(line['setting']), []).append(line)
@@ -123,13 +124,13 @@ def is_beaten(line: Values, lines: Sequence[Values]) -> bool:
 
 
 def rows(lines: Sequence[Values]) -> list[dict[str, Any]]:
-  """Return the lines of a table of settings."""
+  """Return the lines of a table of strategies."""
   return [
     {
-      'setting': name_of(line['setting']),
+      'strategy': name_of(line['setting']),
       'batch': line['setting']['batch_size'],
       'tokens/s': round(line['tokens_per_s']),
-      'speed-up': times(_speed(line)),
+      'speed-up': _speed_text(line),
       'predicted': times(line['predicted_speedup']),
       'same place': percent(line['same_place'], 1),
       'same start': percent(line['same_start'], 1),
@@ -150,11 +151,11 @@ def peer_rows(values: Values) -> list[dict[str, Any]]:
     for x in values['lines']
     if _is_full(x)
   }
-  found = []
+  rows = []
   for peer in values['peers']:
     speed = peer['tokens_per_s_with_prefill']
     ours = full.get(peer['batch_size'])
-    found.append(
+    rows.append(
       {
         'decoder': peer['decoder'],
         'batch': peer['batch_size'],
@@ -163,14 +164,14 @@ def peer_rows(values: Values) -> list[dict[str, Any]]:
         'eejax is': None if ours is None else times(ours / speed),
       }
     )
-  return found
+  return rows
 
 
 def _peers(values: Values) -> str:
-  found = peer_rows(values)
-  if not found:
+  rows = peer_rows(values)
+  if not rows:
     return ''
-  return page.section('Other decoders, same weights', page.table(found))
+  return page.section('Other decoders, same weights', page.table(rows))
 
 
 def _facts(values: Values) -> dict[str, object]:
@@ -180,7 +181,7 @@ def _facts(values: Values) -> dict[str, object]:
 
 
 def name_of(setting: Values) -> str:
-  """Return a setting in words."""
+  """Return a strategy in words."""
   if setting['mode'] == 'full':
     return 'full'
   thresholds = ','.join(
@@ -190,7 +191,7 @@ def name_of(setting: Values) -> str:
 
 
 def _group_of(setting: Values) -> str:
-  """Return what settings that differ in thresholds alone have in common."""
+  """Return what strategies that differ in thresholds alone share."""
   if setting['mode'] == 'full':
     return 'full'
   words = [setting['mode'].replace('_', ' '), setting['criterion']]
@@ -213,3 +214,10 @@ def _is_full(line: Values) -> bool:
 
 def _speed(line: Values) -> float:
   return line['speedup']['value']
+
+
+def _speed_text(line: Values) -> str:
+  """Return the speed-up and its range, as in `1.31 (1.28 to 1.35)`."""
+  speedup = line['speedup']
+  low, high = (f'{speedup[name]:.2f}' for name in ('low', 'high'))
+  return f'{times(_speed(line))} ({low} to {high})'

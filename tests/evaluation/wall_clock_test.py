@@ -20,17 +20,17 @@ from eejax.evaluation import wall_clock
 
 
 def recorders(calls, **seconds):
-  def contestant(name):
+  def run(name):
     def once():
       calls.append(name)
       return seconds[name]
 
     return once
 
-  return {name: contestant(name) for name in seconds}
+  return {name: run(name) for name in seconds}
 
 
-def test_contestants_take_turns_and_turns_begin_elsewhere():
+def test_runs_take_turns_and_turns_begin_elsewhere():
   calls = []
   found = wall_clock.interleaved(
     recorders(calls, a=1.0, b=2.0, c=3.0), repeats=2, warm_up=1
