@@ -66,7 +66,7 @@ def test_results_page_and_json(place, capsys, tmp_path):
     (('--modes', 'fast'), "--modes knows no 'fast'"),
     (('--kv-strategies', 'deferred,lost'), "no 'lost'"),
     (('--batchings', 'all'), "--batchings knows no 'all'"),
-    (('--criteria', 'patience(2,3)'), 'patience(2,3)'),
+    (('--criteria', 'patience(2,3)'), 'patience takes 1 numbers'),
     (('--thresholds', '2'), 'must lie in'),
     (('--draft-thresholds', 'high'), 'is not a threshold'),
     (('--draft-lookups', '0,-1'), '--draft-lookups takes whole numbers'),

@@ -75,8 +75,9 @@ def test_policies_are_measured_beside_full_decoding(model):
     2: 1.0,
   }
   row = result.measured[1]
-  # Blocks take a second each, and so do heads, as the clock has it.
-  assert row.speedup.value == pytest.approx(row.predicted_speedup)
+  # Blocks take a second each, and so do heads, as the clock has it; the
+  # prediction counts the norms of exits, too.
+  assert row.speedup.value == pytest.approx(row.predicted_speedup, rel=0.01)
   assert row.speedup.value > 1 and row.tokens == 5
   assert 'At batch 2 the fastest is early exit max_prob' in result.summary()
   assert result.rows()[1]['strategy'] == 'early exit max_prob 1e-09,never'
