@@ -31,8 +31,8 @@ def tables(values: Values) -> dict[str, list[Row]]:
   Args:
     values: plain values of the sections by name.
   """
-  found = {name: list(make(values)) for name, make in _TABLES.items()}
-  return {name: rows for name, rows in found.items() if rows}
+  result = {name: list(make(values)) for name, make in _TABLES.items()}
+  return {name: rows for name, rows in result.items() if rows}
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -68,12 +68,12 @@ def _readouts(values: Values) -> Iterator[Row]:
 
 
 def _answer_depths(values: Values) -> Iterator[Row]:
-  for found in _of(values, 'natural').get('ceilings', ()):
+  for result in _of(values, 'natural').get('ceilings', ()):
     for depth, share, by_then in zip(
-      found['depths'], found['shares'], found['by_then'], strict=True
+      result['depths'], result['shares'], result['by_then'], strict=True
     ):
       yield {
-        'ceiling': found['ceiling'],
+        'ceiling': result['ceiling'],
         'depth': depth,
         'share': share,
         'by_then': by_then,
@@ -81,33 +81,33 @@ def _answer_depths(values: Values) -> Iterator[Row]:
 
 
 def _ceilings(values: Values) -> Iterator[Row]:
-  for found in _of(values, 'natural').get('ceilings', ()):
+  for result in _of(values, 'natural').get('ceilings', ()):
     yield {
-      'ceiling': found['ceiling'],
-      **_interval('skip', found['skip']),
-      **_interval('mean_depth', found['mean_depth']),
+      'ceiling': result['ceiling'],
+      **_interval('skip', result['skip']),
+      **_interval('mean_depth', result['mean_depth']),
     }
 
 
 def _scores(values: Values) -> Iterator[Row]:
-  for found in _of(values, 'suitability').get('scores', ()):
+  for result in _of(values, 'suitability').get('scores', ()):
     yield {
-      'name': found['name'],
-      'settings': found['settings'],
-      **_interval('eas', found['eas']),
-      **_interval('normalised', found['normalised']),
-      'tokens': found['tokens'],
-      'rows': found['rows'],
+      'name': result['name'],
+      'settings': result['settings'],
+      **_interval('eas', result['eas']),
+      **_interval('normalised', result['normalised']),
+      'tokens': result['tokens'],
+      'rows': result['rows'],
     }
 
 
 def _similarity(values: Values) -> Iterator[Row]:
-  for found in _of(values, 'suitability').get('scores', ()):
+  for result in _of(values, 'suitability').get('scores', ()):
     for depth, interval in zip(
-      found['depths'], found['similarity'], strict=True
+      result['depths'], result['similarity'], strict=True
     ):
       yield {
-        'settings': found['settings'],
+        'settings': result['settings'],
         'depth': depth,
         **_interval('similarity', interval),
       }
@@ -146,30 +146,30 @@ def _regrets(values: Values) -> Iterator[Row]:
 
 
 def _detection(values: Values) -> Iterator[Row]:
-  for found in _of(values, 'gates').get('detection', ()):
+  for result in _of(values, 'gates').get('detection', ()):
     yield {
-      'gate': found['gate'],
-      **_interval('auroc', found['auroc']),
-      **_interval('average_precision', found['average_precision']),
-      **_interval('prevalence', found['prevalence']),
+      'gate': result['gate'],
+      **_interval('auroc', result['auroc']),
+      **_interval('average_precision', result['average_precision']),
+      **_interval('prevalence', result['prevalence']),
     }
 
 
 def _confidence(values: Values) -> Iterator[Row]:
-  for found in _of(values, 'confidence').get('readouts', ()):
+  for result in _of(values, 'confidence').get('readouts', ()):
     yield {
-      **found['readout'],
-      **_interval('ece', found['ece']),
-      **_interval('kl_final', found['kl_final']),
-      **_interval('js_previous', found['js_previous']),
-      'safe_threshold': found['threshold'],
+      **result['readout'],
+      **_interval('ece', result['ece']),
+      **_interval('kl_final', result['kl_final']),
+      **_interval('js_previous', result['js_previous']),
+      'safe_threshold': result['threshold'],
     }
 
 
 def _reliability(values: Values) -> Iterator[Row]:
-  for found in _of(values, 'confidence').get('readouts', ()):
-    for entry in found['reliability']:
-      yield {'readout': found['readout']['name'], **entry}
+  for result in _of(values, 'confidence').get('readouts', ()):
+    for entry in result['reliability']:
+      yield {'readout': result['readout']['name'], **entry}
 
 
 def _own_text(values: Values) -> Iterator[Row]:
@@ -180,8 +180,8 @@ def _keys(values: Values) -> Iterator[Row]:
   damage = _of(values, 'kv_damage')
   if 'wrong_tokens' not in damage:
     return
-  found = [damage['wrong_tokens'], *damage['by_strategy'].values()]
-  for entry in found:
+  result = [damage['wrong_tokens'], *damage['by_strategy'].values()]
+  for entry in result:
     for stretch in entry['stretches']:
       yield {
         'strategy': entry['strategy'],
@@ -197,9 +197,9 @@ def _keys(values: Values) -> Iterator[Row]:
 
 
 def _words(values: Values) -> Iterator[Row]:
-  found = _of(values, 'subwords')
+  result = _of(values, 'subwords')
   for kind in ('by_target', 'by_input', 'by_frequency'):
-    for group in found.get(kind, ()):
+    for group in result.get(kind, ()):
       row = {
         'classed_by': kind.removeprefix('by_'),
         'name': group['name'],
@@ -211,32 +211,32 @@ def _words(values: Values) -> Iterator[Row]:
       for ceiling, interval in group['skip'].items():
         row |= _interval(f'skip_{ceiling}', interval)
       for depth, interval in zip(
-        found['depths'], group['agreement'], strict=True
+        result['depths'], group['agreement'], strict=True
       ):
         row[f'agreement_at_{depth:g}'] = interval['value']
       yield row
 
 
 def _sublayers(values: Values) -> Iterator[Row]:
-  for ceiling, found in _of(values, 'sublayers').items():
+  for ceiling, result in _of(values, 'sublayers').items():
     yield {
       'ceiling': ceiling,
-      **_interval('at_attention', found['at_attention']),
-      **_interval('at_mlp', found['at_mlp']),
-      **_interval('at_embedding', found['at_embedding']),
-      **_interval('saved_blocks', found['saved']),
-      **_interval('skip_gain', found['skip_gain']),
+      **_interval('at_attention', result['at_attention']),
+      **_interval('at_mlp', result['at_mlp']),
+      **_interval('at_embedding', result['at_embedding']),
+      **_interval('saved_blocks', result['saved']),
+      **_interval('skip_gain', result['skip_gain']),
     }
 
 
 def _speculation(values: Values) -> Iterator[Row]:
   for group in _of(values, 'speculation').get('by_readouts', ()):
-    for found in group['exits']:
-      rest = {k: v for k, v in found.items() if k != 'speedup'}
+    for result in group['exits']:
+      rest = {k: v for k, v in result.items() if k != 'speedup'}
       yield {
         'readouts': group['readouts'],
         **rest,
-        **_interval('speedup', found['speedup']),
+        **_interval('speedup', result['speedup']),
       }
 
 
@@ -253,15 +253,15 @@ def _models(values: Values) -> Iterator[Row]:
 
 def _models_by_text(values: Values) -> Iterator[Row]:
   for model in _of(values, 'comparison').get('models', ()):
-    for found in model['texts']:
+    for result in model['texts']:
       row = {
         'model': model['entry']['name'],
-        'text': found['data'],
-        **_interval('eas', found['score']['eas']),
-        **_interval('stable', found['stable']),
-        **_interval('agree', found['agree']),
+        'text': result['data'],
+        **_interval('eas', result['score']['eas']),
+        **_interval('stable', result['stable']),
+        **_interval('agree', result['agree']),
       }
-      for skip in found['skips']:
+      for skip in result['skips']:
         name = f'skip_at_{100 * skip["budget"]:g}_percent_{skip["quality"]}'
         row[name] = skip['skip']['value']
         row[f'{name}_held_out'] = skip['held_out_skip']

@@ -21,7 +21,8 @@ import dataclasses
 import enum
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from eejax.errors import ArgumentError
 
@@ -76,7 +77,7 @@ class Format(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-  """Describe an axis.
+  """Axis of a chart.
 
   Attributes:
     label: what it shows.
@@ -96,7 +97,7 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-  """Hold one curve.
+  """Curve of a chart.
 
   Attributes:
     name: for the legend.
@@ -128,9 +129,32 @@ class Series:
       )
 
 
+def interval_series(
+  name: str,
+  x: Sequence[float],
+  intervals: Sequence[Mapping[str, float]],
+  **look: Any,
+) -> Series:
+  """Return a curve of estimates with their intervals as a band.
+
+  Args:
+    name: for the legend.
+    x: places.
+    intervals: each with `value`, `low` and `high`.
+    **look: other attributes of the series.
+  """
+  return Series(
+    name,
+    x,
+    [i['value'] for i in intervals],
+    ends=[(i['low'], i['high']) for i in intervals],
+    **look,
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Mark:
-  """Hold a horizontal line that says something, as a target does."""
+  """Horizontal line with a label, such as a target."""
 
   value: float
   label: str
@@ -290,7 +314,7 @@ def heat_map(
 
 
 class _Frame:
-  """Turn numbers into places on the drawing."""
+  """Places of numbers on the drawing."""
 
   left, top = _LEFT, _TOP
   width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM

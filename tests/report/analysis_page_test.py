@@ -35,9 +35,9 @@ from eejax.capture.capture import capture
 from eejax.capture.captured import ReadoutKind
 from eejax.capture.settings import CaptureConfig
 from eejax.decoding.policy.policy import KVStrategy
+from eejax.report import analysis_page
 from eejax.report.analysis_page import render
 from eejax.report.analysis_tables import _TABLES, as_csv, tables
-from eejax.report.analysis_verdict import gated_bound, verdict
 from eejax.stats.bootstrap import Bootstrap
 from eejax.testing.planted import Plan, planted_params, token_batch
 
@@ -188,7 +188,7 @@ class TestPage:
       'Exits inside blocks',
       'Which tokens settle early',
       'On text that it writes itself',
-      'What stand-ins for keys and values do to a text',
+      'What approximate keys and values do to a text',
       'A text, token by depth',
       'Models compared',
       'broken on stdlib: stopped by OSError (no such disk).',
@@ -209,9 +209,23 @@ class TestPage:
       assert words in titles, words
 
   def test_the_verdict_comes_before_every_number(self, values):
-    text = Page(render(values)).text
-    headline = verdict(values['sections']).headline
-    assert text.index(headline) < text.index('What every depth says')
+    values['sections'] |= {
+      'verdict': {
+        'kind': 'no',
+        'headline': 'No: slow.',
+        'sentences': ['Why.'],
+        'ways': [{'way': 'lossless', 'speed-up': 0.9}],
+      }
+    }
+    page = Page(render(values))
+    assert ('class', 'verdict no') in page.attributes
+    end = page.text.index('What every depth says')
+    for words in ('No: slow.', 'Why.', 'lossless'):
+      assert page.text.index(words) < end
+
+  def test_without_a_verdict_there_is_no_answer(self, values):
+    kinds = [v for k, v in Page(render(values)).attributes if k == 'class']
+    assert not [kind for kind in kinds if kind.startswith('verdict')]
 
   def test_nothing_is_fetched_and_nothing_runs(self, values):
     text = render(values)
@@ -297,59 +311,14 @@ class TestSections:
     assert sections_lib.sublayers(natural, FEW) is None
 
 
-class TestVerdict:
-  """The answer, from values that are known to deserve it."""
-
-  def of(self, sections, *, speedup, skip, stable=0.4, heads=1.0):
-    sections = copy.deepcopy(sections)
-    sections['suitability']['headroom']['stable'] = {
-      'value': stable,
-      'low': stable,
-      'high': stable,
-    }
-    for group in sections['speculation']['by_readouts']:
-      for exit in group['exits']:
-        exit['speedup'] = {'value': speedup, 'low': speedup, 'high': speedup}
-    for swept in sections['gates']['sweeps']:
-      for found in swept['skips']:
-        found |= {'held_out_skip': skip, 'held_out_drop': 0.0, 'heads': heads}
-        found['skip'] = {'value': skip, 'low': skip, 'high': skip}
-    return verdict(sections)
-
-  @pytest.mark.parametrize(
-    'fields, kind',
-    [
-      ({'speedup': 1.3, 'skip': 0.0}, 'yes'),
-      ({'speedup': 0.9, 'skip': 0.4}, 'yes'),
-      # What is skipped goes into reading output matrices.
-      ({'speedup': 0.9, 'skip': 0.4, 'heads': 4.0}, 'no'),
-      ({'speedup': 0.9, 'skip': 0.01}, 'no'),
-      ({'speedup': 0.9, 'skip': 0.08}, 'maybe'),
-      ({'speedup': 1.02, 'skip': 0.08, 'stable': 0.05}, 'no'),
-    ],
-  )
-  def test_kinds(self, sections, fields, kind):
-    found = self.of(sections, **fields)
-    assert found.kind == kind
-    assert found.headline.startswith('No:') == (kind == 'no')
-
-  def test_reasons_hold_the_figures(self, sections):
-    words = ' '.join(self.of(sections, speedup=1.3, skip=0.2).reasons)
-    for figure in ('40.0 %', '20.0 %', '1.30 times', 'predicted', '1 %'):
-      assert figure in words
-
-  def test_what_was_judged_with_timed_costs_is_the_answer(self, sections):
-    judged = {'kind': 'no', 'headline': 'No: slow.', 'sentences': ['Why.']}
-    found = verdict({**sections, 'verdict': judged})
-    assert (found.kind, found.headline) == ('no', 'No: slow.')
-    assert found.reasons[0] == 'Why.'
-    assert 'best gate' in found.reasons[1]
-
+class TestCards:
   def test_the_bound_counts_blocks_and_heads(self, sections):
     skip = {'skip': {'value': 0.5}, 'held_out_skip': None, 'heads': 2.0}
     # 3 blocks and half a block's head, of which half the blocks are run.
-    assert gated_bound(sections, skip) == pytest.approx(3.5 / (1.5 + 1.0))
-    assert gated_bound({}, skip) is None
+    assert analysis_page.gated_bound(sections, skip) == pytest.approx(
+      3.5 / (1.5 + 1.0)
+    )
+    assert analysis_page.gated_bound({}, skip) is None
 
 
 class TestTables:

@@ -11,17 +11,16 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The sections of an analysis that compare models, or steps of a training."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Sections of an analysis about several models, or training steps."""
 
 from eejax.report import page
-from eejax.report.analysis_formats import (
-  gate_words,
+from eejax.report.formats import (
+  Values,
+  bounds,
+  gate_name,
   percent,
-  percent_range,
-  plain_range,
+  percent_bounds,
+  percent_interval,
 )
 from eejax.report.svg import (
   Axis,
@@ -29,21 +28,20 @@ from eejax.report.svg import (
   Mark,
   Series,
   heat_map,
+  interval_series,
   line_chart,
 )
 
-Values = Mapping[str, Any]
 
-
-def comparison_section(found: Values | None) -> str:
+def comparison_section(section: Values | None) -> str:
   """Return what the models of a manifest came to; '' without one."""
-  if not found:
+  if not section:
     return ''
-  measured = [m for m in found['models'] if m['eas'] is not None]
-  failures = [f for m in found['models'] for f in m['failures']]
+  measured = [m for m in section['models'] if m['eas'] is not None]
+  failures = [f for m in section['models'] for f in m['failures']]
   parts = [
     page.paragraph(
-      f'Settings of every score: {found["settings"]}. A score says something '
+      f'Settings of every score: {section["settings"]}. A score says something '
       'of a model only beside its ceiling; an interval holds other text of the '
       'kind, not other models.'
     )
@@ -60,15 +58,15 @@ def comparison_section(found: Values | None) -> str:
       panels.append(('Score by release date', _by_date(dated)))
     parts += [
       page.panels(panels),
-      page.table([_model_row(m) for m in found['models']]),
+      page.table([_model_row(m) for m in section['models']]),
       '<h3>Largest skip at a budget</h3>',
       page.table(
         [row for m in measured for row in _skip_rows(m)],
         words=('text', 'budget'),
       ),
     ]
-  if found['groups']:
-    parts += ['<h3>Groups</h3>', page.table(_group_rows(found))]
+  if section['groups']:
+    parts += ['<h3>Groups</h3>', page.table(_group_rows(section))]
   return page.section('Models compared', *parts)
 
 
@@ -132,48 +130,47 @@ def _model_row(model: Values) -> dict[str, object]:
     'kind': entry['kind'],
     'tuning': entry['tuning'],
     'parameters': entry['parameters'],
-    'EAS': None if eas is None else f'{eas["value"]:.3f} ({plain_range(eas)})',
+    'EAS': None if eas is None else f'{eas["value"]:.3f} ({bounds(eas)})',
     'over reference': None
     if ratio is None
-    else f'{ratio["value"]:.3f} ({plain_range(ratio)})',
+    else f'{ratio["value"]:.3f} ({bounds(ratio)})',
     'SAT': None if model['stable'] is None else percent(model['stable']),
   }
 
 
 def _skip_rows(model: Values):
-  for found in model['texts']:
-    for skip in found['skips']:
+  for text in model['texts']:
+    for skip in text['skips']:
       held = skip['held_out_skip']
       yield {
         'model': model['entry']['name'],
-        'text': found['data'],
+        'text': text['data'],
         'budget': f'{100 * skip["budget"]:g} % of {skip["quality"]}',
-        'gate': gate_words(skip['gate'])
+        'gate': gate_name(skip['gate'])
         if skip['threshold'] is not None
         else 'none',
-        'skips': f'{percent(skip["skip"]["value"])} '
-        f'({percent_range(skip["skip"])})',
+        'skips': percent_interval(skip['skip']),
         'held out': None if held is None else percent(held),
       }
 
 
-def _group_rows(found: Values) -> list[dict[str, object]]:
+def _group_rows(section: Values) -> list[dict[str, object]]:
   return [
     {
       'fact': g['fact'],
       'value': g['value'],
       'models': len(g['models']),
-      'mean EAS': f'{g["eas"]["value"]:.3f} ({plain_range(g["eas"])})',
+      'mean EAS': f'{g["eas"]["value"]:.3f} ({bounds(g["eas"])})',
     }
-    for g in found['groups']
+    for g in section['groups']
   ]
 
 
-def dynamics_section(found: Values | None) -> str:
+def dynamics_section(section: Values | None) -> str:
   """Return how a model changed over its training; '' without a run."""
-  if not found:
+  if not section:
     return ''
-  steps = found['steps']
+  steps = section['steps']
   names = tuple(str(s['step']) for s in steps)
   depths = tuple(f'{d:g}' for d in steps[0]['score']['depths'])
   grid = [
@@ -199,13 +196,13 @@ def dynamics_section(found: Values | None) -> str:
     page.table([_step_row(s) for s in steps]),
     page.paragraph(f'Settings of the score: {settings}.'),
   ]
-  change = found.get('saved_change')
+  change = section.get('saved_change')
   if change:
     parts.append(
       page.paragraph(
         'From the first to the last step, the share of blocks an oracle could '
         f'skip changed by {100 * change["value"]:.1f} points '
-        f'({percent_range(change)}), paired by token.'
+        f'({percent_bounds(change)}), paired by token.'
       )
     )
   return page.section('Over the training', *parts)
@@ -213,12 +210,7 @@ def dynamics_section(found: Values | None) -> str:
 
 def _over_steps(steps) -> str:
   places = list(range(len(steps)))
-  curve = lambda name, values: Series(
-    name,
-    places,
-    [v['value'] for v in values],
-    ends=[(v['low'], v['high']) for v in values],
-  )
+  curve = lambda name, values: interval_series(name, places, values)
   return line_chart(
     [
       curve('EAS', [s['score']['eas'] for s in steps]),
@@ -237,7 +229,7 @@ def _step_row(step: Values) -> dict[str, object]:
   return {
     'step': step['step'],
     'loss': f'{step["loss"]:.3f}',
-    'EAS': f'{eas["value"]:.3f} ({plain_range(eas)})',
-    'SAT': f'{percent(stable["value"])} ({percent_range(stable)})',
+    'EAS': f'{eas["value"]:.3f} ({bounds(eas)})',
+    'SAT': f'{percent_interval(stable)}',
     'AGREE': percent(step['headroom']['agree']['value']),
   }

@@ -11,10 +11,12 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""How the page of an analysis writes numbers and names."""
+"""Numbers and names as the pages of results write them."""
 
 from collections.abc import Mapping
 from typing import Any
+
+Values = Mapping[str, Any]
 
 _GATES = {
   'max_prob': 'largest probability',
@@ -27,7 +29,7 @@ _GATES = {
 }
 
 
-def gate_words(name: str | None) -> str:
+def gate_name(name: str | None) -> str:
   """Return what a gate is called."""
   if name is None:
     return 'best of all'
@@ -39,12 +41,12 @@ def percent(value: float) -> str:
   return f'{100 * value:.1f} %'
 
 
-def percent_range(interval: Mapping[str, Any]) -> str:
+def percent_bounds(interval: Mapping[str, Any]) -> str:
   """Return the ends of an interval of shares, in percent."""
   return f'{100 * interval["low"]:.1f} to {100 * interval["high"]:.1f}'
 
 
-def plain_range(interval: Mapping[str, Any]) -> str:
+def bounds(interval: Mapping[str, Any]) -> str:
   """Return the ends of an interval."""
   return f'{interval["low"]:.3g} to {interval["high"]:.3g}'
 
@@ -52,3 +54,8 @@ def plain_range(interval: Mapping[str, Any]) -> str:
 def times(value: float) -> str:
   """Return a factor with two digits."""
   return f'{value:.2f}x'
+
+
+def percent_interval(interval: Values) -> str:
+  """Return a share with its interval, in percent."""
+  return f'{percent(interval["value"])} ({percent_bounds(interval)})'
