@@ -39,18 +39,16 @@ from eejax.capture.readouts import (
 from eejax.config import (
   EarlyExitConfig,
   ExitConfig,
-  ExitHeadKind,
   GateKind,
-  OutputMatrix,
 )
 from eejax.models import decoder
 from eejax.models.exits import (
-  ExitInput,
   apply_exit_head,
   gate_logit,
   output_kernels,
   output_matrix_name,
 )
+from eejax.models.intermediates import CollectedDepths
 from eejax.ops.norm import rms_norm
 from eejax.types import Array, Float, Int, Num, Params
 
@@ -169,10 +167,13 @@ def _states(
   """Return what output matrices read at the positions, and gates by exit."""
   backbone, model = params['backbone'], config.model
   context = {k: batch[k] for k in ('positions', 'segment_ids')}
+  inner = how.depths[:-1]
+  blocks = [d + 1 for d in inner] if how.reads_attention else []
   out = decoder.run_blocks(
     backbone,
     decoder.embed(backbone, batch['tokens'], dtype=jnp.dtype(how.dtype)),
-    config=_taps(config, how),
+    config=config.with_exits(how.exits),
+    collect=CollectedDepths(streams=inner, residuals=tuple(blocks)),
     **context,
   )
 
@@ -185,70 +186,31 @@ def _states(
     scale=backbone['final_norm']['scale'],
     epsilon=model.norm_epsilon,
   )
-  stack = lambda streams: normed(
-    jnp.stack([take(cast(Array, s)) for s in streams])
-  )
-
-  inner, tapped = how.depths[:-1], out.exit_inputs
+  stack = lambda streams: normed(jnp.stack([take(s) for s in streams]))
   nothing = jnp.zeros((0, *take(batch['targets']).shape, model.embed_dim))
-  hidden_at = lambda d: tapped[_tap(d)].hidden
-  residual_at = lambda d: tapped[_tap(d)].mlp_residual
   exits, gates = [], {}
   for exit in how.exits:
-    own = _own_input(tapped[exit.name], exit)
+    exit_input = out.exit_inputs[exit.name]
     exit_params = params['exits'].get(exit.name, {})
     ready = apply_exit_head(
-      exit_params, own, exit=exit, config=model, **context
+      exit_params, exit_input, exit=exit, config=model, **context
     )
     exits.append(take(ready.hidden))
     if exit.gate is not GateKind.NONE:
-      stream = take(cast(Array, tapped[exit.name].hidden))
       gates[exit.name] = gate_logit(
-        exit_params, stream, exit=exit, config=model
+        exit_params,
+        take(cast(Array, exit_input.hidden)),
+        exit=exit,
+        config=model,
       )
-  attention = None
-  if how.reads_attention:
-    attention = stack([residual_at(d + 1) for d in inner])
   states = ChunkStates(
-    natural=stack([hidden_at(d) for d in inner]) if inner else nothing,
-    attention=attention,
+    natural=stack([out.streams[d] for d in inner]) if inner else nothing,
+    attention=stack([out.residuals[d] for d in blocks]) if blocks else None,
     exits=tuple(exits),
     final=normed(take(out.hidden)),
     targets=take(batch['targets']),
   )
   return states, gates
-
-
-def _taps(config: EarlyExitConfig, how: BatchReading) -> EarlyExitConfig:
-  """Return a model whose exits are given all that is read of each depth.
-
-  An embedding exit is given the stream; an MLP exit with a gate the stream
-  and what stands between a block's attention and its MLP. None of them is
-  run, so they need no parameters.
-  """
-  wanted = {d: ExitHeadKind.EMBEDDING for d in how.depths}
-  for e in how.exits:
-    wanted.setdefault(e.depth, ExitHeadKind.EMBEDDING)
-    if e.head is ExitHeadKind.MLP:
-      wanted[e.depth] = e.head
-  if how.reads_attention:
-    wanted |= {d + 1: ExitHeadKind.MLP for d in how.depths[:-1]}
-  taps = []
-  for depth, kind in wanted.items():
-    gate = GateKind.LINEAR if kind is ExitHeadKind.MLP else GateKind.NONE
-    taps.append(ExitConfig(depth, kind, OutputMatrix.SHARED, gate=gate))
-  return config.with_exits(tuple(taps))
-
-
-def _tap(depth: int) -> str:
-  return ExitConfig(depth).name
-
-
-def _own_input(tapped: ExitInput, exit: ExitConfig) -> ExitInput:
-  """Return what an exit's head reads of what was kept at its depth."""
-  if exit.head is ExitHeadKind.MLP:
-    return tapped
-  return ExitInput(hidden=tapped.hidden)
 
 
 def _in_chunks(states: ChunkStates, chunk_size: int) -> ChunkStates:

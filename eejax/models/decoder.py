@@ -31,7 +31,7 @@ The tree (L blocks stacked on a leading axis; brackets where a config asks):
 """
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.struct
 import jax
@@ -48,7 +48,12 @@ from eejax.models.exits import (
   init_exit,
   output_kernel,
 )
-from eejax.models.intermediates import IntermediatesSpec, record_intermediates
+from eejax.models.intermediates import (
+  NO_DEPTHS,
+  CollectedDepths,
+  IntermediatesSpec,
+  record_intermediates,
+)
 from eejax.models.layers import INIT_STD
 from eejax.models.stacking import num_blocks
 from eejax.ops.attention import AttentionImplementation
@@ -92,10 +97,19 @@ class DecoderOutput:
   Attributes:
     hidden: the stream after the last block that was run, not normalised.
     exit_inputs: what each exit reads, by the exit's name.
+    streams: the residual stream, by depth, where it was asked for.
+    residuals: the stream between the attention and the MLP of the block that
+      leads to each depth, where it was asked for.
   """
 
   hidden: Float[Array, 'B T D']
   exit_inputs: dict[str, ExitInput]
+  streams: dict[int, Float[Array, 'B T D']] = flax.struct.field(
+    default_factory=dict
+  )
+  residuals: dict[int, Float[Array, 'B T D']] = flax.struct.field(
+    default_factory=dict
+  )
 
 
 def init(
@@ -157,6 +171,7 @@ def run_blocks(
   layer_dropout: LayerDropout | None = None,
   implementation: AttentionImplementation = AttentionImplementation.XLA,
   kv_quantization: Quantization = Quantization.NONE,
+  collect: CollectedDepths = NO_DEPTHS,
 ) -> DecoderOutput:
   """Run all stacked blocks and collect what the exits read.
 
@@ -175,19 +190,20 @@ def run_blocks(
     layer_dropout: random skipping of blocks, for training.
     implementation: attention kernel.
     kv_quantization: what keys and values are rounded to.
+    collect: depths whose streams are returned, besides what exits read.
 
   Raises:
-    ArgumentError: an exit lies beyond the stack.
+    ArgumentError: an exit or a collected depth lies beyond the stack.
   """
   depth = num_blocks(backbone['blocks'])
-  _check_reach(config, depth)
+  _check_reach(config, collect, depth)
   run_block = block_function(
     Block(config.model, implementation, kv_quantization=kv_quantization),
     positions,
     segment_ids,
     rematerialization,
   )
-  spec = IntermediatesSpec(config, depth)
+  spec = IntermediatesSpec(config, depth, collect)
   (hidden, intermediates), _ = jax.lax.scan(
     _scan_step(run_block),
     (x, spec.start(x)),
@@ -198,10 +214,29 @@ def run_blocks(
       _skips(layer_dropout, depth),
     ),
   )
-  return DecoderOutput(hidden, spec.collect(backbone, x, intermediates))
+  return DecoderOutput(
+    hidden,
+    spec.collect(backbone, x, intermediates),
+    streams=_at(collect.streams, spec.streams(x, intermediates)),
+    residuals=_at(collect.residuals, spec.residuals(intermediates)),
+  )
 
 
-def _check_reach(config: EarlyExitConfig, depth: int) -> None:
+def _at(
+  depths: Sequence[int], kept: Mapping[int, Float[Array, 'B T D']]
+) -> dict[int, Float[Array, 'B T D']]:
+  return {d: kept[d] for d in depths}
+
+
+def _check_reach(
+  config: EarlyExitConfig, collect: CollectedDepths, depth: int
+) -> None:
+  deepest = max((*collect.streams, *collect.residuals), default=0)
+  if deepest > depth:
+    raise ArgumentError(
+      f'the stream at depth {deepest} lies beyond the {depth} blocks that '
+      'were loaded.'
+    )
   if config.deepest_exit > depth:
     raise ArgumentError(
       f'the exit at depth {config.deepest_exit} lies beyond the {depth} '

@@ -11,14 +11,15 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Keeping what exits read while a scan runs the blocks.
+"""Intermediates that a scan over the blocks keeps: for exits, or as asked.
 
-A scan has one program for all blocks, so what an exit reads is written into a
-buffer as its depth passes. A buffer has a slot for each depth that is read
-and a last one that every other depth overwrites: memory grows with the number
-of exits, not of blocks.
+A scan has one program for all blocks, so what is read of a depth is written
+into a buffer as the depth passes. A buffer has a slot for each depth that is
+read and a last one that every other depth overwrites: memory grows with the
+number of these depths, not of blocks.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import flax.struct
@@ -59,29 +60,54 @@ class Slots:
   residual: Int[Array | np.ndarray, '*L']
 
 
-class IntermediatesSpec:
-  """Say what the exits of a model read of the blocks before them.
+@dataclasses.dataclass(frozen=True)
+class CollectedDepths:
+  """Depths whose streams the backbone returns, besides what its exits read.
 
   Attributes:
-    stream_depths: depths above 0 whose residual stream is read.
-    residual_depths: depths below whose MLP the stream is read.
+    streams: depths whose residual stream is returned, 0 to L.
+    residuals: depths d, 1 to L, of which the stream between the attention and
+      the MLP of the block that leads to d is returned.
   """
 
-  def __init__(self, config: EarlyExitConfig, depth: int):
+  streams: tuple[int, ...] = ()
+  residuals: tuple[int, ...] = ()
+
+
+NO_DEPTHS = CollectedDepths()
+
+
+class IntermediatesSpec:
+  """Depths of which a scan over the blocks keeps intermediates.
+
+  Attributes:
+    stream_depths: depths above 0 whose residual stream is kept.
+    residual_depths: depths below whose MLP the stream is kept.
+  """
+
+  def __init__(
+    self,
+    config: EarlyExitConfig,
+    depth: int,
+    collected: CollectedDepths = NO_DEPTHS,
+  ):
     """Plan the buffers.
 
     Args:
       config: the model with its exits, none of them beyond `depth`.
       depth: how many blocks are run.
+      collected: depths that are kept besides, none of them beyond `depth`.
     """
     self._config = config
     self._depth = depth
     above_0 = [e for e in config.exits if e.depth > 0]
     is_mlp = lambda e: e.head is ExitHeadKind.MLP
-    self.residual_depths = [e.depth for e in above_0 if is_mlp(e)]
-    self.stream_depths = [
+    residuals = {e.depth for e in above_0 if is_mlp(e)}
+    streams = {
       e.depth for e in above_0 if not is_mlp(e) or e.gate is not GateKind.NONE
-    ]
+    }
+    self.residual_depths = sorted({*residuals, *collected.residuals})
+    self.stream_depths = sorted({*streams, *collected.streams} - {0})
 
   def start(self, x: Float[Array, 'B T D']) -> Intermediates:
     """Return buffers for streams like `x` in which nothing is kept yet."""
@@ -110,17 +136,14 @@ class IntermediatesSpec:
       x: the stream at depth 0.
       intermediates: what was kept of all blocks.
     """
+    streams = self.streams(x, intermediates)
+    residuals = self.residuals(intermediates)
     inputs = {}
     for e in self._config.exits:
-      hidden = residual = mlp_input = None
-      if e.depth == 0:
-        hidden = x
-      if intermediates.streams is not None and e.depth in self.stream_depths:
-        hidden = intermediates.streams[self.stream_depths.index(e.depth)]
-      if (
-        intermediates.residuals is not None and e.depth in self.residual_depths
-      ):
-        residual = intermediates.residuals[self.residual_depths.index(e.depth)]
+      residual = mlp_input = None
+      hidden = streams.get(e.depth)
+      if e.head is ExitHeadKind.MLP and e.depth in residuals:
+        residual = residuals[e.depth]
         mlp_input = rms_norm(
           residual,
           scale=backbone['blocks']['mlp_norm']['scale'][e.depth - 1],
@@ -128,6 +151,24 @@ class IntermediatesSpec:
         )
       inputs[e.name] = ExitInput(hidden, residual, mlp_input)
     return inputs
+
+  def streams(
+    self, x: Float[Array, 'B T D'], intermediates: Intermediates
+  ) -> dict[int, Float[Array, 'B T D']]:
+    """Return the residual streams that were kept, by depth, and `x` at 0."""
+    kept = intermediates.streams
+    if kept is None:
+      return {0: x}
+    return {0: x} | {d: kept[i] for i, d in enumerate(self.stream_depths)}
+
+  def residuals(
+    self, intermediates: Intermediates
+  ) -> dict[int, Float[Array, 'B T D']]:
+    """Return the streams before the MLP that were kept, by depth."""
+    kept = intermediates.residuals
+    if kept is None:
+      return {}
+    return {d: kept[i] for i, d in enumerate(self.residual_depths)}
 
   def _slots(self, depths: Sequence[int]) -> np.ndarray:
     spare = len(depths)

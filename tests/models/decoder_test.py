@@ -13,6 +13,8 @@
 # limitations under the License.
 """Tests of the decoder; parity with transformers has a file of its own."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,7 @@ from eejax.models import decoder, stacking
 from eejax.models.block import Block
 from eejax.models.decoder import LayerDropout, Rematerialization
 from eejax.models.exits import ExitInput, apply_exit_head, output_kernel
+from eejax.models.intermediates import CollectedDepths
 from eejax.testing import tiny
 
 EXITS = tiny.EVERY_KIND_OF_EXIT
@@ -43,6 +46,19 @@ def tokens(config):
   return tiny.tiny_tokens(config)
 
 
+def _in_turn(params, tokens, config):
+  """Return what an exit at each depth could read, from blocks in turn."""
+  backbone = params['backbone']
+  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+  x = decoder.embed(backbone, tokens, dtype=jnp.float32)
+  inputs = {0: ExitInput(hidden=x)}
+  for i, block in enumerate(stacking.unstack(backbone['blocks'])):
+    out = Block(config.model).apply({'params': block}, x, positions=positions)
+    inputs[i + 1] = ExitInput(out.hidden, out.mlp_residual, out.mlp_input)
+    x = out.hidden
+  return inputs
+
+
 def _logits(params, tokens, config, **options):
   run = jax.jit(lambda p, t: decoder.logits(p, t, config=config, **options))
   return run(params, tokens)
@@ -53,12 +69,8 @@ def test_scan_equals_blocks_in_turn(config, params, tokens):
   backbone, model = params['backbone'], config.model
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   got = _logits(params, tokens, config)
-  x = decoder.embed(backbone, tokens, dtype=jnp.float32)
-  inputs = {0: ExitInput(hidden=x)}
-  for i, block in enumerate(stacking.unstack(backbone['blocks'])):
-    out = Block(model).apply({'params': block}, x, positions=positions)
-    inputs[i + 1] = ExitInput(out.hidden, out.mlp_residual, out.mlp_input)
-    x = out.hidden
+  inputs = _in_turn(params, tokens, config)
+  x = inputs[model.num_layers].hidden
   for e in config.exits:
     ready = apply_exit_head(
       params['exits'].get(e.name, {}),
@@ -120,6 +132,27 @@ def test_a_truncated_stack_gives_the_same_exits(params, tokens):
 
   short, full = run(backbone), run(params['backbone'])
   jax.tree.map(np.testing.assert_array_equal, short, full)
+
+
+def test_streams_that_are_asked_for_are_returned(config, params, tokens):
+  config = config.with_exits(config.exits[:1])
+  inputs = _in_turn(params, tokens, config)
+  run = functools.partial(
+    decoder.run_blocks,
+    params['backbone'],
+    inputs[0].hidden,
+    config=config,
+    positions=jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape),
+  )
+  out = run(collect=CollectedDepths(streams=(0, 2, 3), residuals=(1, 3)))
+  assert (set(out.streams), set(out.residuals)) == ({0, 2, 3}, {1, 3})
+  for depth, stream in out.streams.items():
+    np.testing.assert_allclose(stream, inputs[depth].hidden, atol=1e-5)
+  for depth, stream in out.residuals.items():
+    np.testing.assert_allclose(stream, inputs[depth].mlp_residual, atol=1e-5)
+  assert set(out.exit_inputs) == {e.name for e in config.exits}
+  with pytest.raises(ArgumentError, match='depth 5 lies beyond the 4 blocks'):
+    run(collect=CollectedDepths(residuals=(5,)))
 
 
 def test_an_exit_beyond_the_stack_is_refused(params, config, tokens):
