@@ -56,7 +56,7 @@ GROUPS = ('kind', 'tuning', 'size', 'family')
 
 @dataclasses.dataclass(frozen=True)
 class TextResult:
-  """Hold what a model does on one text.
+  """Figures of a model on one text.
 
   Attributes:
     data: name of the text.
@@ -77,7 +77,7 @@ class TextResult:
 
 @dataclasses.dataclass(frozen=True)
 class ModelResult:
-  """Hold what a model does on all texts.
+  """Figures of a model over all texts.
 
   Attributes:
     entry: the model and its facts.
@@ -98,7 +98,7 @@ class ModelResult:
 
 @dataclasses.dataclass(frozen=True)
 class GroupResult:
-  """Hold the mean score of the models that share a fact.
+  """Mean score of the models that share a fact.
 
   Attributes:
     fact: kind, tuning, size or family.
@@ -115,7 +115,7 @@ class GroupResult:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """Hold what a manifest came to.
+  """Figures of the models of a manifest, and of groups of them.
 
   Attributes:
     models: in its order.

@@ -58,7 +58,7 @@ FIELDS = ('top_tokens', 'loss', 'logit_cosine', 'hidden_cosine', 'js_final')
 
 @dataclasses.dataclass(frozen=True)
 class StepSuitability:
-  """Hold how a model suits early exit at one step of its training.
+  """Suitability for early exit at one step of a training.
 
   Attributes:
     step: optimizer steps taken.
@@ -80,7 +80,7 @@ class StepSuitability:
 
 @dataclasses.dataclass(frozen=True)
 class Dynamics:
-  """Hold a run's steps, oldest first.
+  """Suitability at the steps of a run, oldest first.
 
   Attributes:
     steps: what each was.
@@ -127,7 +127,7 @@ def dynamics(
   """
   backbone = config.with_exits(())
   how = CaptureConfig(kinds=(ReadoutKind.NATURAL,), fields=FIELDS, dtype=dtype)
-  found = []
+  results = []
   for step, params in steps:
     on_device = jax.tree.map(jnp.asarray, params['backbone'])
     captured = capture(
@@ -136,18 +136,18 @@ def dynamics(
       config=backbone,
       settings=how,
     )
-    found.append(_one(step, captured, settings, bootstrap))
-  if not found:
+    results.append(_one(step, captured, settings, bootstrap))
+  if not results:
     raise ArgumentError('there is no step to read.')
   change = None
-  if len(found) > 1:
+  if len(results) > 1:
     change = difference_interval(
-      found[-1].skipped,
-      found[0].skipped,
-      found[0].counts,
+      results[-1].skipped,
+      results[0].skipped,
+      results[0].counts,
       bootstrap=bootstrap,
     )
-  return Dynamics(tuple(found), change)
+  return Dynamics(tuple(results), change)
 
 
 def _one(

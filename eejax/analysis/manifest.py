@@ -54,7 +54,7 @@ class Tuning(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class ModelEntry:
-  """Name a model and what is known of it.
+  """Model of a manifest and what is known of it.
 
   Attributes:
     name: unique in the manifest.
@@ -104,7 +104,7 @@ _LARGEST = '20 billion and more'
 
 @dataclasses.dataclass(frozen=True)
 class DataEntry:
-  """Name a text.
+  """Text of a manifest.
 
   Attributes:
     name: unique in the manifest.
@@ -123,7 +123,7 @@ class DataEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """Name models and texts to compare.
+  """Models and texts to compare.
 
   Attributes:
     models: at least one.

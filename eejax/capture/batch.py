@@ -57,7 +57,7 @@ _COMPARED = ('js_previous', 'hidden_cosine_previous')
 
 @dataclasses.dataclass(frozen=True)
 class BatchReading:
-  """Say where and how a batch is read.
+  """Read-outs of a batch, and how they are computed.
 
   Attributes:
     depths: natural read-outs, shallowest first, the last one at depth L.

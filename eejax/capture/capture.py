@@ -127,7 +127,7 @@ def _to_folder(
 
 @dataclasses.dataclass(frozen=True)
 class _Text:
-  """Hold how far a text was read.
+  """Progress through a text.
 
   Attributes:
     batches: batches read.
@@ -155,7 +155,7 @@ class _Text:
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-  """Hold some positions, and how far the text was read with them."""
+  """Arrays of some positions, and the progress through the text with them."""
 
   arrays: dict[str, np.ndarray]
   text: _Text

@@ -66,7 +66,7 @@ class ReadoutKind(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Readout:
-  """Name a place where the model is read.
+  """Place where a model is read.
 
   Attributes:
     name: unique among the read-outs of a capture.
@@ -112,7 +112,7 @@ class TextKind(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class CaptureFacts:
-  """Say what was captured; `capture.json` holds it.
+  """Facts about a capture, as `capture.json` has them.
 
   Attributes:
     readouts: in the order of the arrays; the full model's output is last.
@@ -192,7 +192,7 @@ class CaptureFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Captured:
-  """Hold a captured text.
+  """Captured text: arrays of read-outs and positions.
 
   Arrays are attributes by their names in `eejax.capture.file`, as in
   `captured.kl_final`; those of a file are read when they are first asked for.
@@ -315,7 +315,7 @@ class Captured:
 
 
 class _Derived(Mapping[str, Any]):
-  """Look arrays up in another capture and take a part of each."""
+  """Arrays of another capture, of which a part is taken."""
 
   def __init__(self, source: Mapping[str, Any], take: Any):
     self._source, self._take = source, take

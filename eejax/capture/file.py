@@ -82,7 +82,7 @@ NAME = 'capture.json'
 
 
 class _Parts(Mapping[str, Any]):
-  """Read arrays of a folder when they are asked for, and keep them."""
+  """Arrays of a folder, each read when it is first asked for."""
 
   def __init__(self, paths: Sequence[pathlib.Path], names: Sequence[str]):
     self._paths, self._names = tuple(paths), tuple(names)

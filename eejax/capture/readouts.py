@@ -65,7 +65,7 @@ SCALARS = (
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """Say what is computed of a read-out.
+  """Fields that are computed of a read-out.
 
   Attributes:
     fields: read-out arrays by their names in `eejax.capture.file`.
@@ -87,7 +87,7 @@ class Reading:
 
 @flax.struct.dataclass
 class Said:
-  """Hold what is kept of one read-out of a chunk, or of several.
+  """Fields of one read-out of a chunk, or of several.
 
   Attributes:
     scalars: `Reading.scalars`, in their order.
@@ -102,7 +102,7 @@ class Said:
 
 @flax.struct.dataclass
 class Spoken:
-  """Hold what later read-outs are compared with; [C] positions.
+  """Probabilities that later read-outs are compared with; [C] positions.
 
   Attributes:
     probs: the distribution.
@@ -115,7 +115,7 @@ class Spoken:
 
 @flax.struct.dataclass
 class Distribution:
-  """Hold what one read-out says of a chunk of positions.
+  """Distribution of one read-out at a chunk of positions.
 
   Attributes:
     spoken: what others are compared with.
@@ -132,7 +132,7 @@ class Distribution:
 
 @flax.struct.dataclass
 class Reference:
-  """Hold what the full model says, for read-outs to be compared with.
+  """Distribution of the full model, which read-outs are compared with.
 
   Attributes:
     spoken: its distribution.
@@ -363,7 +363,7 @@ def _in_blocks(logits: Float[Array, 'C V']) -> Float[Array, 'C blocks size']:
 
 @flax.struct.dataclass
 class ChunkStates:
-  """Hold what output matrices read at a chunk of positions, or at several.
+  """Inputs of the output matrices at a chunk of positions, or at several.
 
   Attributes:
     natural: at the natural read-outs but the last, shallowest first.
@@ -382,7 +382,7 @@ class ChunkStates:
 
 @flax.struct.dataclass
 class ChunkReadings:
-  """Hold what every read-out says of a chunk.
+  """Fields of every read-out of a chunk.
 
   The attributes are those of `ChunkStates`.
   """

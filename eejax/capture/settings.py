@@ -40,7 +40,7 @@ CHEAP = ('top_tokens', 'top_log_probs', 'loss')
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-  """Say which positions of a text are kept.
+  """Selection of the positions of a text that are kept.
 
   Attributes:
     every: every so manieth of a batch, from its first on; 1 keeps all.
@@ -87,7 +87,7 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True)
 class CaptureConfig:
-  """Say what is captured.
+  """Settings of a capture.
 
   Attributes:
     kinds: which read-outs; trained exits are read where the model has them.
@@ -157,7 +157,7 @@ class CaptureConfig:
 
 @dataclasses.dataclass(frozen=True)
 class About:
-  """Say where a capture comes from, to be kept with it.
+  """Origin of a capture, kept with it.
 
   Attributes:
     model: plain values, such as a name and a release date.

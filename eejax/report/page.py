@@ -230,7 +230,7 @@ def depth_legend(levels: Sequence[int]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """Hold what one depth says at one token.
+  """Cell of a token grid: the likeliest token of one depth.
 
   Attributes:
     piece: its likeliest token, as text.

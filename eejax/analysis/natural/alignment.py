@@ -57,7 +57,7 @@ AGREEMENT = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class ReliabilityBin:
-  """Hold one bin of a reliability curve.
+  """Bin of a reliability curve.
 
   Attributes:
     low: least confidence.
@@ -76,7 +76,7 @@ class ReliabilityBin:
 
 @dataclasses.dataclass(frozen=True)
 class ReadoutAlignment:
-  """Hold how a read-out's distribution relates to the others'.
+  """Distribution of a read-out, compared with the others'.
 
   Attributes:
     readout: which one.
@@ -97,7 +97,7 @@ class ReadoutAlignment:
 
 @dataclasses.dataclass(frozen=True)
 class Alignment:
-  """Hold how alike the read-outs of a model are.
+  """Likeness of the read-outs of a model.
 
   Attributes:
     readouts: of each, the full model's last.

@@ -60,7 +60,7 @@ _DRAWN_TOKENS = 2048
 
 @dataclasses.dataclass(frozen=True)
 class ReadoutFigures:
-  """Hold what one read-out is worth.
+  """Figures of one read-out.
 
   Attributes:
     readout: which one.

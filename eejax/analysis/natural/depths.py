@@ -53,7 +53,7 @@ class Ceiling(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class DepthDistribution:
-  """Hold at which depths answers are there.
+  """Distribution of the depths at which answers are there.
 
   Attributes:
     ceiling: which depth is meant.

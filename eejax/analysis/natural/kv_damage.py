@@ -70,7 +70,7 @@ class Decider(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-  """Hold the agreement of one stretch of generated text.
+  """Agreement of one stretch of generated text.
 
   Attributes:
     begin: first token of it, counted from 0.
@@ -89,7 +89,7 @@ class Stretch:
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-  """Hold what one way to generate does to text.
+  """Damage of one way to generate.
 
   Attributes:
     strategy: what stands in for keys and values.
@@ -111,7 +111,7 @@ class Damage:
 
 @dataclasses.dataclass(frozen=True)
 class KVDamage:
-  """Hold the damage of several strategies on the same prompts.
+  """Damage of several strategies on the same prompts.
 
   Attributes:
     wrong_tokens: of the gate with exact keys and values.
@@ -158,13 +158,7 @@ def kv_damage(
   Raises:
     ArgumentError: the policy does not exit early, or a number is not positive.
   """
-  if policy.mode is not Mode.EARLY_EXIT:
-    raise ArgumentError(
-      f'damage is that of early exits, and the policy has mode '
-      f'{policy.mode.value}; give one with mode early_exit.'
-    )
-  if new_tokens < 1 or stretch < 1:
-    raise ArgumentError('new_tokens and stretch must be at least 1.')
+  _check(policy, new_tokens=new_tokens, stretch=stretch)
   for strategy in strategies:
     check_strategy(strategy, shallowest=min(config.exit_depths, default=0))
   prepared = prepare(params, config=config, dtype=dtype)
@@ -195,14 +189,14 @@ def kv_damage(
       decider=Decider.GATE,
     )
 
-  oracle = _Oracle(params, config, full, dtype)
+  stable_exits = _StableExits(params, config, full, dtype)
   return KVDamage(
     wrong_tokens=by_gate(KVStrategy.DEFERRED),
     by_strategy={s: by_gate(s) for s in strategies},
     wrong_keys_and_values={
       s: compare(
-        oracle.says(s),
-        depths=oracle.depths(),
+        stable_exits.predictions(s),
+        depths=stable_exits.depths(),
         strategy=s,
         decider=Decider.ORACLE,
       )
@@ -212,8 +206,18 @@ def kv_damage(
   )
 
 
-class _Oracle:
-  """Let tokens leave at their stable depth along the full model's text."""
+def _check(policy: Policy, *, new_tokens: int, stretch: int) -> None:
+  if policy.mode is not Mode.EARLY_EXIT:
+    raise ArgumentError(
+      f'damage is that of early exits, and the policy has mode '
+      f'{policy.mode.value}; give one with mode early_exit.'
+    )
+  if new_tokens < 1 or stretch < 1:
+    raise ArgumentError('new_tokens and stretch must be at least 1.')
+
+
+class _StableExits:
+  """Tokens that exit at their stable depth along the full model's text."""
 
   def __init__(
     self,
@@ -225,7 +229,7 @@ class _Oracle:
     self._params, self._model, self._dtype = params, config.model, dtype
     length = max(len(prompt) + len(tokens) for prompt, tokens in full) - 1
     self._batch = generated_batch(full, rows=len(full), length=length)
-    found = capture(
+    captured = capture(
       params,
       [self._batch],
       config=config,
@@ -238,13 +242,13 @@ class _Oracle:
       ),
     )
     left = np.full(self._batch.tokens.shape, config.model.num_layers)
-    left[found.row, found.position] = depths(
-      found.only(ReadoutKind.EXIT), Ceiling.STABLE
+    left[captured.row, captured.position] = depths(
+      captured.only(ReadoutKind.EXIT), Ceiling.STABLE
     )
     self._left = left.astype(np.int32)
 
-  def says(self, strategy: KVStrategy) -> list[list[int]]:
-    """Return what the full model says at each generated position."""
+  def predictions(self, strategy: KVStrategy) -> list[list[int]]:
+    """Return the prediction of the full model at each generated position."""
     top1 = likeliest_tokens(
       self._params,
       self._batch.as_dict(),

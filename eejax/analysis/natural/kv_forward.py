@@ -49,7 +49,7 @@ _KNOWN = (
 
 @flax.struct.dataclass
 class _Carry:
-  """Hold what goes from block to block.
+  """Carry of the scan over the blocks.
 
   Attributes:
     x: the stream.

@@ -36,7 +36,7 @@ _HALVES = (ReadoutKind.NATURAL, ReadoutKind.ATTENTION)
 
 @dataclasses.dataclass(frozen=True)
 class SublayerExits:
-  """Hold what reading after attention, too, is worth.
+  """Gain of read-outs after attention, beside those after blocks.
 
   Attributes:
     ceiling: which depth is meant.

@@ -63,7 +63,7 @@ class TokenClass(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class ClassFigures:
-  """Hold the natural exits of one class of positions.
+  """Natural exits of one class of positions.
 
   Attributes:
     name: of the class.
