@@ -43,7 +43,7 @@ from eejax.decoding.generate import generate
 from eejax.decoding.loop.accounting import Accounting, BatchAccounting
 from eejax.decoding.loop.prepare import Prepared, prepare
 from eejax.decoding.policy.policy import Mode, Policy
-from eejax.decoding.results import GenerateResult
+from eejax.decoding.results import DecodeResult
 from eejax.evaluation.part_times import PartTimes, part_times
 from eejax.resources import default_backbone
 from eejax.stats.bounds import Bound, samples_needed
@@ -188,7 +188,7 @@ def _measure(
   policy: Policy,
   rows: int,
   repeats: int,
-) -> tuple[float, list[GenerateResult]]:
+) -> tuple[float, list[DecodeResult]]:
   """Return the speed-up over full decoding, and what was generated."""
   seconds = {'full': 0.0, 'ours': 0.0}
   kept = []
@@ -202,7 +202,7 @@ def _measure(
       eos_ids=(),
     )
     ways = {'full': Policy(), 'ours': policy}
-    found: dict[str, list[GenerateResult]] = {name: [] for name in ways}
+    found: dict[str, list[DecodeResult]] = {name: [] for name in ways}
     for _ in range(1 + repeats):
       for name, way in ways.items():
         found[name].append(decode(policy=way))
@@ -217,7 +217,7 @@ def _predict(
   config: EarlyExitConfig,
   policy: Policy,
   times: PartTimes,
-  results: list[GenerateResult],
+  results: list[DecodeResult],
 ) -> float:
   """Return the predicted speed-up for the exits that were taken."""
   cost = decode_cost(config, policy, times=times)

@@ -321,7 +321,7 @@ def lossless(
     'max_prob',
     (threshold,),
     draft_depth=depth,
-    draft_lookup=lookup,
+    prompt_lookup=lookup,
   )
 
 

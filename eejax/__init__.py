@@ -28,12 +28,10 @@ from typing import TYPE_CHECKING, Any
 from eejax.version import __version__
 
 if TYPE_CHECKING:
-  from eejax.checkpoint.folder import save
   from eejax.checkpoint.huggingface import import_folder
   from eejax.checkpoint.huggingface_export import export_folder
   from eejax.checkpoint.load import load
   from eejax.checkpoint.model import Model
-  from eejax.checkpoint.surgery import add_exits, drop_exits
   from eejax.config import (
     EarlyExitConfig,
     ExitConfig,
@@ -46,27 +44,28 @@ if TYPE_CHECKING:
     parse_exits,
   )
   from eejax.data.tokenizer import Tokenizer
-  from eejax.decoding.generate import generate
-  from eejax.decoding.policy.policy import Mode, Policy
+  from eejax.decoding.policy.modes import Mode
+  from eejax.decoding.policy.policy import Policy
   from eejax.errors import ArgumentError, CheckpointError, EejaxError
   from eejax.models.decoder import logits
   from eejax.ops.sampling import SamplingConfig
   from eejax.progress import Progress, TerminalProgress
+  from eejax.recipes.add_exits import add_exits, drop_exits
   from eejax.recipes.analyse import analyse
   from eejax.recipes.bench import bench
   from eejax.recipes.calibrate import calibrate
   from eejax.recipes.evaluate import evaluate
+  from eejax.recipes.generate import generate
   from eejax.recipes.plan import plan
+  from eejax.recipes.save import save
   from eejax.recipes.text import Text, read_text
   from eejax.recipes.verify import verify
 
 _HOMES = {
-  'checkpoint.folder': ('save',),
   'checkpoint.load': ('load',),
   'checkpoint.model': ('Model',),
   'checkpoint.huggingface': ('import_folder',),
   'checkpoint.huggingface_export': ('export_folder',),
-  'checkpoint.surgery': ('add_exits', 'drop_exits'),
   'config': (
     'EarlyExitConfig',
     'ExitConfig',
@@ -79,17 +78,20 @@ _HOMES = {
     'parse_exits',
   ),
   'data.tokenizer': ('Tokenizer',),
-  'decoding.generate': ('generate',),
-  'decoding.policy.policy': ('Mode', 'Policy'),
+  'decoding.policy.modes': ('Mode',),
+  'decoding.policy.policy': ('Policy',),
   'errors': ('ArgumentError', 'CheckpointError', 'EejaxError'),
   'models.decoder': ('logits',),
   'ops.sampling': ('SamplingConfig',),
   'progress': ('Progress', 'TerminalProgress'),
+  'recipes.add_exits': ('add_exits', 'drop_exits'),
   'recipes.analyse': ('analyse',),
   'recipes.bench': ('bench',),
   'recipes.calibrate': ('calibrate',),
   'recipes.evaluate': ('evaluate',),
+  'recipes.generate': ('generate',),
   'recipes.plan': ('plan',),
+  'recipes.save': ('save',),
   'recipes.text': ('Text', 'read_text'),
   'recipes.verify': ('verify',),
 }

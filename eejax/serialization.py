@@ -57,10 +57,16 @@ def _key(key: Any) -> str:
   return str(key.value if isinstance(key, enum.Enum) else key)
 
 
-def dumps(value: Any, *, indent: int | None = None) -> str:
+def dumps(
+  value: Any, *, indent: int | None = None, sort_keys: bool = False
+) -> str:
   """Return `value` as JSON text, without NaN and Infinity."""
   return json.dumps(
-    plain(value), indent=indent, ensure_ascii=False, allow_nan=False
+    plain(value),
+    indent=indent,
+    sort_keys=sort_keys,
+    ensure_ascii=False,
+    allow_nan=False,
   )
 
 

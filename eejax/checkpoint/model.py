@@ -15,13 +15,19 @@
 
 import dataclasses
 import functools
+import operator
 import pathlib
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+import jax
 
 from eejax.config import EarlyExitConfig
 from eejax.data.tokenizer import Tokenizer, check_vocabulary
 from eejax.errors import ArgumentError
 from eejax.types import Params
+
+T = TypeVar('T')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,3 +64,20 @@ class Model:
     tokenizer = Tokenizer.load(self.tokenizer_folder)
     check_vocabulary(tokenizer, self.config.model.vocab_size)
     return tokenizer
+
+  def kept(self, key: Hashable, make: Callable[[], T]) -> T:
+    """Return what `make` returns, made once for the arrays of the model.
+
+    What takes long and depends on nothing but the model and `key` is kept
+    here, so that a notebook waits for it once. It is made anew where a leaf
+    of `params` is another array than it was.
+    """
+    leaves = jax.tree.leaves(self.params)
+    before, values = self.__dict__.get('_kept', ((), {}))
+    is_same = len(before) == len(leaves)
+    if not is_same or not all(map(operator.is_, before, leaves)):
+      values = {}
+      self.__dict__['_kept'] = leaves, values
+    if key not in values:
+      values[key] = make()
+    return values[key]

@@ -131,14 +131,20 @@ def parts(params: Params) -> Iterator[tuple[Path, PyTree]]:
   yield (), outer(params)
 
 
-def backbone_hash(params: Params) -> str:
+def backbone_hash(params: Params, *, dtype: Any = None) -> str:
   """Return a SHA-256 over every path, dtype, shape and byte of the backbone.
 
   Equal for stacked and unstacked trees; different for every other dtype.
   Policies keep it, to be used with no other model than their own.
+
+  Args:
+    params: the whole tree.
+    dtype: what every array is converted to before; by default none is.
   """
   digest = BackboneDigest()
   for prefix, part in parts(params):
+    if dtype is not None:
+      part = jax.tree.map(lambda leaf: host_copy(leaf, dtype), part)
     digest.update(prefix, part)
   return digest.hexdigest()
 

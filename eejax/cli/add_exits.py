@@ -63,13 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  import jax
-
   from eejax.checkpoint import folder, manifest, surgery
   from eejax.checkpoint.atomic import Existing, check_destination
   from eejax.cli import checkpoint_report, output
   from eejax.config import Initialization
   from eejax.errors import ArgumentError
+  from eejax.recipes.add_exits import add_exits, drop_exits
 
   if not (args.exits or args.drop):
     raise ArgumentError('say what to add with --exits, or to drop with --drop.')
@@ -87,19 +86,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       depth=max(depth, before.deepest_exit),
       layout=folder.Layout.UNSTACKED,
     )
-    params, config = surgery.drop_exits(held.params, held.config, args.drop)
-    params, config = surgery.add_exits(
-      params,
-      config,
+    model = add_exits(
+      drop_exits(held, args.drop),
       args.exits,
       initialization=initialization,
-      key=jax.random.key(args.seed),
+      seed=args.seed,
     )
     folder.replace_exits(
       args.dest,
       source=args.checkpoint,
-      config=config,
-      exits=params['exits'],
+      config=model.config,
+      exits=model.params['exits'],
       existing=existing,
     )
   report = checkpoint_report.describe(args.dest, timer=timer)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from eejax import formatting
 from eejax.cli import gin_policy, policy_flags, prompted_model
+from eejax.decoding.policy import defaults
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ('draft-thresholds', '0.4', 'of speculation, each for all exits'),
     (
       'draft-lookups',
-      f'0,{policy_flags.DEFAULT_LOOKUP}',
+      f'0,{defaults.PROMPT_LOOKUP}',
       'of speculation, tokens that must have stood before; 0 is none',
     ),
     ('kv-strategies', 'deferred', ', '.join(policy_flags.KV_STRATEGIES)),
@@ -124,7 +125,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _grid(args: argparse.Namespace, own_criterion: str | None) -> 'Grid':
   """Return what the flags combine to."""
   from eejax.decoding.policy.batching import Batching
-  from eejax.decoding.policy.policy import KVStrategy, Mode, parse_thresholds
+  from eejax.decoding.policy.policy import KVStrategy, Mode
+  from eejax.decoding.policy.threshold_values import parse_thresholds
   from eejax.evaluation.strategies import Grid
 
   criteria = args.criteria or own_criterion

@@ -182,7 +182,6 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   from eejax.cli import output, prompted_model
-  from eejax.decoding.policy.policy import save_policy
   from eejax.recipes.calibrate import run_calibration
   from eejax.recipes.calibration.decoded_texts import FILE
   from eejax.recipes.calibration.request import CalibrationRequest
@@ -210,7 +209,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     policy = result.policy(allow_slower=args.allow_slower)
   except CalibrationError as error:
     raise output.NegativeResult(str(error), result.to_json()) from error
-  save_policy(policy, path)
+  policy.save(path)
   # Nothing is left to resume.
   (folder / FILE).unlink(missing_ok=True)
   folder.rmdir()

@@ -14,21 +14,11 @@
 """eejax generate: continue prompts, early or at full depth."""
 
 import argparse
-import dataclasses
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eejax.cli import generate_arguments, generate_inputs
 from eejax.errors import ArgumentError
-
-if TYPE_CHECKING:
-  from eejax.cli.generate_display import Listener
-  from eejax.data.tokenizer import Tokenizer
-  from eejax.decoding.loop.accounting import Accounting
-  from eejax.decoding.loop.prepare import Prepared
-  from eejax.decoding.policy.policy import Policy
-  from eejax.decoding.results import GeneratedRow, GenerateResult
-  from eejax.ops.sampling import SamplingConfig
 
 HELP = 'continue prompts: at full depth, early, or faster and the same'
 EXAMPLE = (
@@ -43,56 +33,48 @@ add_arguments = generate_arguments.add_arguments
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.cli import generate_display, measuring, output
+  from eejax.cli import generate_display, output
   from eejax.cli.exit_colours import Painter
-  from eejax.decoding.loop.prepare import prepare
-  from eejax.ops.quant import Quantization
+  from eejax.recipes.generate import generate
 
-  texts = generate_inputs.read_prompts(args)
-  _check_numbers(args, len(texts))
+  prompts = generate_inputs.read_prompts(args)
+  _check_numbers(args, len(prompts))
   sampling = generate_inputs.sampling_config(args)
   clock = time.perf_counter()
-  subject = generate_inputs.open_subject(args, method=sampling.method)
-  generate_inputs.say_what_is_certified(
-    subject.policy,
-    temperature=args.temperature,
-    max_new_tokens=args.max_new_tokens,
-  )
-  model = subject.model
-  decoder = _Decoder(
-    args,
-    prepare(
-      model.params,
-      config=model.config,
-      dtype=args.dtype,
-      quantization=Quantization(args.weights or 'none'),
-      kv_quantization=Quantization(args.kv or 'none'),
-    ),
-    subject,
-    measuring.open_tokenizer(model),
-    sampling,
-  )
+  model, policy = generate_inputs.open_model(args, method=sampling.method)
   load_s = time.perf_counter() - clock
-  painter = Painter.of(subject.config) if args.show_exits else None
-  found = []
-  for first in range(0, len(texts), args.batch_size):
-    batch = texts[first : first + args.batch_size]
-    listener = generate_display.Listener(
-      total=len(batch) * args.max_new_tokens,
-      prompt=batch[0] if args.stream else None,
-      painter=painter,
-    )
-    with listener:
-      found.append(decoder.generate(batch, first=first, listener=listener))
-  rows = [row for result in found for row in result.rows]
-  for text, row in zip(texts, rows, strict=True):
-    generate_display.show_row(text, row, painter, is_streamed=args.stream)
+  painter = Painter.of(model.config) if args.show_exits else None
+  stream = generate_display.Stream(prompts[0], painter) if args.stream else None
+  result = generate(
+    model,
+    prompts,
+    policy=policy,
+    max_new_tokens=args.max_new_tokens,
+    temperature=args.temperature,
+    top_k=args.top_k,
+    top_p=args.top_p,
+    min_p=args.min_p,
+    seed=args.seed,
+    stop=args.stop,
+    dtype=args.dtype,
+    weights=args.weights,
+    kv=args.kv,
+    batch_size=args.batch_size,
+    progress=generate_display.reporter(is_streaming=args.stream),
+    on_tokens=None if stream is None else stream.take,
+    tokens_per_call=STREAM_EVERY if args.stream else None,
+  )
+  if stream is not None:
+    stream.close()
+  for row in result.rows:
+    generate_display.show_row(row, painter, is_streamed=args.stream)
   if painter is not None:
-    output.show(painter.legend([d for r in rows for d in r.exit_depths]))
-  summary = _summarize(found, subject.policy, load_s=load_s)
-  for line in generate_display.closing_lines(summary):
-    output.say(line)
-  return summary
+    depths = [d for row in result.rows for d in row.exit_depths]
+    output.show(painter.legend(depths))
+  for note in result.notes():
+    output.say(note)
+  values = result.to_json()
+  return {**values, 'timing': {'load_s': load_s, **values['timing']}}
 
 
 def _check_numbers(args: argparse.Namespace, num_prompts: int) -> None:
@@ -104,82 +86,3 @@ def _check_numbers(args: argparse.Namespace, num_prompts: int) -> None:
     raise ArgumentError(
       f'--stream shows one prompt, and there are {num_prompts}; leave it out.'
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Decoder:
-  """Hold what all batches share.
-
-  Attributes:
-    args: what was asked for.
-    prepared: the blocks that run, ready for decoding.
-    subject: the model and its policy.
-    tokenizer: of the model.
-    sampling: how tokens are chosen.
-  """
-
-  args: argparse.Namespace
-  prepared: 'Prepared'
-  subject: generate_inputs.Subject
-  tokenizer: 'Tokenizer'
-  sampling: 'SamplingConfig'
-
-  def generate(
-    self, prompts: list[str], *, first: int, listener: 'Listener'
-  ) -> 'GenerateResult':
-    """Decode one batch; `first` is the number of its first prompt."""
-    from eejax.data.tokenizer import IncrementalDecoder
-    from eejax.decoding.generate import generate
-    from eejax.decoding.text import TextStream
-
-    args, tokenizer = self.args, self.tokenizer
-    ids = tokenizer.encode_batch(prompts, add_bos=tokenizer.adds_bos)
-    texts = [
-      TextStream(IncrementalDecoder(tokenizer, context=i), stop=args.stop)
-      for i in ids
-    ]
-    return generate(
-      self.prepared,
-      config=self.subject.config,
-      prompts=ids,
-      policy=self.subject.policy,
-      sampling=self.sampling,
-      max_new_tokens=args.max_new_tokens,
-      seeds=[args.seed + first + i for i in range(len(ids))],
-      texts=texts,
-      on_tokens=listener.take,
-      tokens_per_call=STREAM_EVERY if args.stream else None,
-    )
-
-
-def _summarize(
-  found: list['GenerateResult'], policy: 'Policy', *, load_s: float
-) -> dict[str, Any]:
-  """Return what `--json` prints."""
-  from eejax.decoding.loop.accounting import Accounting, BatchAccounting
-  from eejax.decoding.policy import policy as policy_lib
-  from eejax.decoding.results import Timing
-
-  timing = sum((r.timing for r in found), start=Timing())
-  accounting = sum((r.accounting for r in found), start=Accounting())
-  batch = sum((r.batch for r in found), start=BatchAccounting())
-  return {
-    'results': [_row_values(row) for r in found for row in r.rows],
-    'timing': {'load_s': load_s, **dataclasses.asdict(timing)},
-    'accounting': {
-      **_work_values(accounting),
-      **dataclasses.asdict(batch),
-    },
-    'mode': policy.mode,
-    'policy': policy_lib.to_json(policy),
-  }
-
-
-def _row_values(row: 'GeneratedRow') -> dict[str, Any]:
-  values = dataclasses.asdict(row)
-  del values['pieces']
-  return {**values, 'accounting': _work_values(row.accounting)}
-
-
-def _work_values(work: 'Accounting') -> dict[str, Any]:
-  return {**dataclasses.asdict(work), 'acceptance': work.acceptance}

@@ -11,123 +11,64 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What `eejax generate` shows a person: progress, texts, exits, a last line."""
+"""What `eejax generate` shows: a stream, texts, exits."""
 
-import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eejax.cli import output
-from eejax.decoding.policy.policy import Mode
-from eejax.decoding.results import FinishReason
+from eejax.progress import Bar, Progress, TerminalProgress
 
 if TYPE_CHECKING:
   from eejax.cli.exit_colours import Painter
   from eejax.decoding.results import GeneratedRow, TokenUpdate
 
 
-class Listener:
-  """Tell a person what happens: compiling, then tokens as they come."""
+class _WithoutBars(TerminalProgress):
+  """Progress beside a stream, which shows by itself how far it is."""
 
-  def __init__(
-    self, *, total: int, prompt: str | None, painter: 'Painter | None'
-  ):
-    """Start to listen.
+  def bar(
+    self, what: str, *, total: int | None = None, unit: str = 'step'
+  ) -> Bar:
+    """Return a bar that shows nothing."""
+    return Bar()
 
-    Args:
-      total: tokens there will be at most.
-      prompt: begins the text that is streamed; None shows progress instead.
-      painter: colours what is streamed, or None.
-    """
-    self._total, self._prompt, self._painter = total, prompt, painter
-    self._compiling = contextlib.ExitStack()
-    self._progress: Any = None
 
-  def __enter__(self) -> None:
-    # Until the first tokens come, programs are compiled.
-    self._compiling.enter_context(output.waiting('compiling'))
+def reporter(*, is_streaming: bool) -> Progress:
+  """Return what the recipe reports its progress to."""
+  if is_streaming and not output.is_quiet():
+    return _WithoutBars()
+  return output.reporter()
+
+
+class Stream:
+  """A text that is printed as it grows."""
+
+  def __init__(self, prompt: str, painter: 'Painter | None'):
+    """Start a stream; `painter` colours it unless it is None."""
+    self._prompt: str | None = prompt
+    self._painter = painter
 
   def take(self, update: 'TokenUpdate') -> None:
-    """Show what a row emitted."""
-    self._compiling.close()
-    if self._prompt is None:
-      if self._progress is None:
-        self._progress = output.progress(
-          'generating', total=self._total, unit='token'
-        )
-      self._progress.update(len(update.tokens))
-      return
+    """Print what the text grew by."""
     text = ''.join(update.pieces)
     if self._painter is not None:
       text = self._painter.paint(update.pieces, update.exit_depths)
-    print(self._prompt + text, end='', flush=True)
-    self._prompt = ''
+    print((self._prompt or '') + text, end='', flush=True)
+    self._prompt = None
 
-  def __exit__(self, *_: object) -> None:
-    self._compiling.close()
-    if self._progress is not None:
-      self._progress.close()
-    if self._prompt == '':
-      print()
+  def close(self) -> None:
+    """End the line."""
+    print()
 
 
 def show_row(
-  prompt: str,
-  row: 'GeneratedRow',
-  painter: 'Painter | None',
-  *,
-  is_streamed: bool,
+  row: 'GeneratedRow', painter: 'Painter | None', *, is_streamed: bool
 ) -> None:
   """Print a row's text, unless it was streamed, and its exits."""
   text = row.text or ''
   if painter is not None:
     text = painter.paint(row.pieces, row.exit_depths)
   if not is_streamed:
-    output.show(prompt + text)
+    output.show((row.prompt or '') + text)
   if painter is not None and not painter.has_colours:
     output.show(f'exit depths: {" ".join(map(str, row.exit_depths))}')
-
-
-def closing_lines(summary: dict[str, Any]) -> list[str]:
-  """Return sentences on a summary: how many tokens, how fast, how deep."""
-  timing, work = summary['timing'], summary['accounting']
-  tokens = sum(len(r['tokens']) for r in summary['results'])
-  share = work['blocks_run'] / max(work['blocks_full'], 1)
-  lines = [
-    f'{tokens} tokens, {timing["tokens_per_s"]:.1f} tokens/s (prefill '
-    f'{timing["prefill_s"]:.2f} s, compilation {timing["compile_s"]:.1f} s); '
-    f'{share:.0%} of the block-passes of full decoding'
-  ]
-  if summary['mode'] is Mode.SPECULATIVE:
-    lines.append(_drafts(work, num_rows=len(summary['results'])))
-  return [*lines, *_broken_rows(summary['results'])]
-
-
-def _drafts(work: dict[str, Any], *, num_rows: int) -> str:
-  if not work['drafted']:
-    where = 'on this model'
-    if num_rows > 1:
-      where = 'for prompts that are decoded together; try one at a time'
-    return (
-      'no token was drafted: no exit was sure enough, or drafting does not pay '
-      f'{where}'
-    )
-  kept = (
-    f'{work["accepted"]} of {work["drafted"]} drafts were kept '
-    f'({work["acceptance"]:.0%})'
-  )
-  if not work['looked_up']:
-    return kept
-  return (
-    f'{kept}; {work["looked_up_accepted"]} of {work["looked_up"]} that the '
-    'text itself foretold'
-  )
-
-
-def _broken_rows(rows: list[dict[str, Any]]) -> list[str]:
-  return [
-    f'prompt {number} ended after {len(row["tokens"])} tokens because the '
-    'logits of the model are no finite numbers there; the tokens before are '
-    'good (try --dtype float32, or check the checkpoint).'
-    for number, row in enumerate(rows, start=1)
-    if row['finish_reason'] is FinishReason.NON_FINITE
-  ]

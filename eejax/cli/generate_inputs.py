@@ -24,7 +24,6 @@ from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
   from eejax.checkpoint.model import Model
-  from eejax.config import EarlyExitConfig
   from eejax.decoding.policy.policy import Policy
   from eejax.ops.sampling import SamplingConfig, SamplingMethod
 
@@ -76,27 +75,13 @@ def sampling_config(args: argparse.Namespace) -> 'SamplingConfig':
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Subject:
-  """Hold a model and how it is to be decoded.
-
-  Attributes:
-    model: with the blocks that the policy runs at most, and the exits there.
-    config: with every exit the model has.
-    policy: when to exit.
-  """
-
-  model: 'Model'
-  config: 'EarlyExitConfig'
-  policy: 'Policy'
-
-
-def open_subject(
+def open_model(
   args: argparse.Namespace, *, method: 'SamplingMethod'
-) -> Subject:
+) -> 'tuple[Model, Policy]':
   """Return the model and the policy that arguments name.
 
-  Of an eejax checkpoint nothing beyond an exit that is always taken is read.
+  Of an eejax checkpoint nothing beyond an exit that is always taken is read,
+  unless the policy has a certificate, which is checked on the whole model.
 
   Args:
     args: of the command line.
@@ -108,63 +93,19 @@ def open_subject(
   from eejax.checkpoint import folder, manifest
   from eejax.cli import measuring, output
   from eejax.decoding.loop.plan import make_plan
-  from eejax.decoding.policy.policy import (
-    check_certified_use,
-    check_policy_fits,
-  )
 
   path = pathlib.Path(args.checkpoint)
   if not (path / manifest.NAME).is_file():
     model = measuring.open_model(path, dtype=args.dtype)
-    policy = chosen_policy(args, model.config)
-    check_policy_fits(policy, _backbone_hash(model, policy))
-    check_certified_use(
-      policy, model.params, config=model.config, dtype=_numbers(args)
-    )
-    return Subject(model, model.config, policy)
-  held = folder.read_manifest(path)
-  policy = chosen_policy(args, held.config)
-  check_policy_fits(policy, held.backbone_hash)
-  plan, _ = make_plan(held.config, policy=policy, method=method)
+    return model, chosen_policy(args, model.config)
+  stored = folder.read_manifest(path)
+  policy = chosen_policy(args, stored.config)
+  plan, _ = make_plan(stored.config, policy=policy, method=method)
+  depth = None if policy.certificate is not None else plan.depth
   with output.waiting(f'reading {path}'):
     model = folder.load(
-      path, depth=plan.depth, layout=folder.Layout.UNSTACKED, dtype=args.dtype
+      path, depth=depth, layout=folder.Layout.UNSTACKED, dtype=args.dtype
     )
   measuring.check_has_tokenizer(path, model)
-  check_certified_use(
-    policy, model.params, config=model.config, dtype=_numbers(args)
-  )
-  return Subject(model, held.config, policy)
-
-
-def _backbone_hash(model: 'Model', policy: 'Policy') -> str | None:
-  """Return the hash of a model, computed only where a policy asks for it."""
-  from eejax.checkpoint.tree import backbone_hash
-
-  if model.backbone_hash is None and policy.backbone_hash is not None:
-    return backbone_hash(model.params)
-  return model.backbone_hash
-
-
-def say_what_is_certified(
-  policy: 'Policy', *, temperature: float, max_new_tokens: int
-) -> None:
-  """Say what a policy's certificate guarantees, or why it does not here."""
-  from eejax.cli import output
-  from eejax.decoding.policy.policy import Mode
-
-  if policy.certificate is None or policy.mode is not Mode.EARLY_EXIT:
-    return
-  why = policy.certificate.not_covered(
-    temperature=temperature, max_new_tokens=max_new_tokens
-  )
-  if why is None:
-    output.say(policy.certificate.sentence())
-  else:
-    output.say(f'nothing is certified here: {why}')
-
-
-def _numbers(args: argparse.Namespace) -> str:
-  """Return what numbers decoding uses: the dtype, or int8 where any is."""
-  rounded = getattr(args, 'weights', None) or getattr(args, 'kv', None)
-  return rounded or args.dtype
+  # Exits that were not read are there all the same; see `recipes.generate`.
+  return dataclasses.replace(model, config=stored.config), policy

@@ -16,7 +16,6 @@
 import argparse
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from eejax.errors import ArgumentError
@@ -211,10 +210,3 @@ def plus_minus(interval: 'Interval', *, digits: int, scale: float = 1) -> str:
     for x in (interval.value, interval.low, interval.high)
   )
   return f'{value} ({low} to {high})'
-
-
-def thresholds_text(thresholds: Sequence[float | None]) -> str:
-  """Return thresholds as `--threshold` takes them."""
-  from eejax.decoding.policy.policy import format_thresholds
-
-  return format_thresholds(thresholds)

@@ -17,6 +17,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from eejax.cli import gin_policy
+from eejax.decoding.policy import defaults
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -35,19 +36,7 @@ KV_STRATEGIES = (
 )
 BATCHINGS = ('ride_along', 'depth_queue', 'reference', 'all_agree')
 
-# What is asked of a score where nothing is said. An exit's token is final in
-# early exit, so it has to be sure. A wrong draft costs time alone: one is worth
-# its while as soon as its chance to be kept, which a score of probability
-# estimates, is above the share of a token's cost that it takes, 0.2 to 0.5 for
-# exits in the first half. transformers stops its drafts at 0.4, too.
-DEFAULT_THRESHOLDS = {EARLY_EXIT: '0.9', SPECULATIVE: '0.4'}
-
-# Tokens that must have stood in a text before for what followed them to be
-# drafted; 0 looks nothing up. A draft from the text costs no block, and the
-# number of them follows what was kept, so it is on where nothing is said.
-DEFAULT_LOOKUP = 2
-
-_DRAFT_NAMES = ('draft_depth', 'draft_length', 'draft_lookup')
+_DRAFT_NAMES = ('draft_depth', 'draft_length', 'prompt_lookup')
 _NAMES = (
   'criterion',
   'threshold',
@@ -101,6 +90,14 @@ def add_drafting_arguments(group: argparse._ArgumentGroup) -> None:
     '--policy', metavar='FILE', help='a policy that was saved as JSON'
   )
   group.add_argument(
+    '--uncertified',
+    action='store_true',
+    help=(
+      "leave the policy's certificate out, to use it where nothing was "
+      'certified'
+    ),
+  )
+  group.add_argument(
     '--criterion',
     metavar='NAME',
     help=(
@@ -115,8 +112,8 @@ def add_drafting_arguments(group: argparse._ArgumentGroup) -> None:
     help=(
       'exit, or go on drafting, iff the score reaches it: a number in [0, 1] '
       'or never, for all exits or one an exit (default: '
-      f'{DEFAULT_THRESHOLDS[EARLY_EXIT]}; speculative: '
-      f'{DEFAULT_THRESHOLDS[SPECULATIVE]})'
+      f'{defaults.THRESHOLDS[EARLY_EXIT]}; speculative: '
+      f'{defaults.THRESHOLDS[SPECULATIVE]})'
     ),
   )
   group.add_argument(
@@ -174,14 +171,22 @@ def _add_draft_arguments(group: argparse._ArgumentGroup) -> None:
     ),
   )
   group.add_argument(
-    '--draft-lookup',
+    '--prompt-lookup',
     type=int,
     metavar='N',
     help=(
       'where the last N tokens stood in the text before, draft what followed '
       'them there; exits draft elsewhere; 0 leaves it to exits alone '
-      f'(speculative mode; default: {DEFAULT_LOOKUP})'
+      f'(speculative mode; default: {defaults.PROMPT_LOOKUP})'
     ),
+  )
+  # Its former name.
+  group.add_argument(
+    '--draft-lookup',
+    type=int,
+    dest='prompt_lookup',
+    default=argparse.SUPPRESS,
+    help=argparse.SUPPRESS,
   )
 
 
@@ -193,7 +198,7 @@ def chosen_policy(
   Raises:
     ArgumentError: flags contradict one another, or the model.
   """
-  from eejax.decoding.policy import policy as policy_lib
+  from eejax.decoding.policy.policy import Policy
 
   given = _given(args, _NAMES)
   described = gin_policy.read(args)
@@ -202,8 +207,8 @@ def chosen_policy(
       raise ArgumentError(
         f'a policy says what {_flags(given)} says; give one of them.'
       )
-    loaded = policy_lib.load_policy(args.policy)
-    return policy_lib.with_mode(loaded, args.mode)
+    loaded = Policy.load(args.policy, certified=not args.uncertified)
+    return loaded.with_mode(args.mode)
   if described is not None:
     if not gin_policy.is_criterion_alone(described):
       return _described_alone(described, args, given)
@@ -214,24 +219,20 @@ def chosen_policy(
       f'--mode full uses no exits, so it takes no {_flags(given)}.'
     )
   if args.mode == FULL or (args.mode is None and not given):
-    return policy_lib.Policy()
+    return Policy()
   _check_drafting(args)
-  policy = _policy_of(args, mode=args.mode or EARLY_EXIT, config=config)
-  policy.usable_exits(config)
-  return policy
+  return _policy_of(args, mode=args.mode or EARLY_EXIT, config=config)
 
 
 def _described_alone(
   policy: 'Policy', args: argparse.Namespace, given: dict[str, Any]
 ) -> 'Policy':
   """Return a policy that gin describes, which no flag may contradict."""
-  from eejax.decoding.policy import policy as policy_lib
-
   if given:
     raise ArgumentError(
       f'the gin files say what {_flags(given)} says; give one of them.'
     )
-  return policy_lib.with_mode(policy, args.mode)
+  return policy.with_mode(args.mode)
 
 
 def _check_drafting(args: argparse.Namespace) -> None:
@@ -251,14 +252,10 @@ def _policy_of(
   args: argparse.Namespace, *, mode: str, config: 'EarlyExitConfig'
 ) -> 'Policy':
   """Return a policy whose fields are the flags that were given."""
-  from eejax.decoding.policy import criteria
   from eejax.decoding.policy.batching import Batching
-  from eejax.decoding.policy.policy import (
-    KVStrategy,
-    Mode,
-    Policy,
-    parse_thresholds,
-  )
+  from eejax.decoding.policy.defaults import complete_policy
+  from eejax.decoding.policy.policy import KVStrategy, Mode
+  from eejax.decoding.policy.threshold_values import parse_thresholds
 
   kinds = {'kv_strategy': KVStrategy, 'batching': Batching}
   fields: dict[str, Any] = {
@@ -266,14 +263,9 @@ def _policy_of(
     for name, value in _given(args, _NAMES).items()
     if name != 'threshold'
   }
-  fields.setdefault('criterion', criteria.default_criterion(config))
-  if mode == SPECULATIVE:
-    fields['draft_lookup'] = fields.get('draft_lookup', DEFAULT_LOOKUP) or None
-  return Policy(
-    mode=Mode(mode),
-    thresholds=parse_thresholds(args.threshold or DEFAULT_THRESHOLDS[mode]),
-    **fields,
-  )
+  if args.threshold is not None:
+    fields['thresholds'] = parse_thresholds(args.threshold)
+  return complete_policy(config, mode=Mode(mode), **fields)
 
 
 def _given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:

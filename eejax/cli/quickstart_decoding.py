@@ -33,7 +33,6 @@ from eejax.decoding.policy.policy import (
   Mode,
   Policy,
   Threshold,
-  save_policy,
 )
 from eejax.errors import ArgumentError, EejaxError
 from eejax.evaluation import scores, sweep
@@ -171,7 +170,7 @@ def certify(
   except EejaxError as error:
     return None, times, {'certified': False, 'sentence': str(error)}
   if found.certified is not None:
-    save_policy(found.certified, out)
+    found.certified.save(out)
   return found, times, found.to_json()
 
 

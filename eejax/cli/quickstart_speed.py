@@ -23,19 +23,16 @@ import numpy as np
 from eejax import progress
 from eejax.analysis.cost_model import DecodeCost, decode_cost
 from eejax.checkpoint.model import Model
-from eejax.cli import output, policy_flags
+from eejax.cli import output
 from eejax.data.batch import Batch
 from eejax.decoding.generate import generate
 from eejax.decoding.loop.accounting import Accounting
 from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy import defaults
 from eejax.decoding.policy.criteria import default_criterion
-from eejax.decoding.policy.policy import (
-  Mode,
-  Policy,
-  Threshold,
-  parse_thresholds,
-)
-from eejax.decoding.results import GeneratedRow, GenerateResult
+from eejax.decoding.policy.policy import Mode, Policy
+from eejax.decoding.policy.threshold_values import Threshold, parse_thresholds
+from eejax.decoding.results import DecodeResult, GeneratedRow
 from eejax.evaluation import scores, sweep, wall_clock
 from eejax.evaluation.part_times import PartTimes
 from eejax.evaluation.wall_clock import Ratio
@@ -99,9 +96,9 @@ def lossless_policy(model: Model, *, window: int) -> Policy | None:
   return Policy(
     mode,
     default_criterion(model.config),
-    parse_thresholds(policy_flags.DEFAULT_THRESHOLDS[mode.value]),
+    parse_thresholds(defaults.THRESHOLDS[mode.value]),
     window=window,
-    draft_lookup=policy_flags.DEFAULT_LOOKUP,
+    prompt_lookup=defaults.PROMPT_LOOKUP,
   )
 
 
@@ -160,7 +157,7 @@ class Timing:
     total = len(self.prompts) * (repeats + 1) * len(self.seconds)
     with output.progress('timing', total=total, unit='run') as shown:
       for prompt in self.prompts:
-        last: dict[str, GenerateResult] = {}
+        last: dict[str, DecodeResult] = {}
         seconds = wall_clock.interleaved(
           {
             name: functools.partial(self._time, name, prompt, last, shown)
@@ -176,14 +173,14 @@ class Timing:
     self,
     name: str,
     prompt: list[int],
-    last: dict[str, GenerateResult],
+    last: dict[str, DecodeResult],
     shown: progress.Bar,
   ) -> float:
     last[name] = self._generate(name, prompt)
     shown.update()
     return last[name].timing.decode_s / len(last[name].rows[0].tokens)
 
-  def _generate(self, name: str, prompt: list[int]) -> GenerateResult:
+  def _generate(self, name: str, prompt: list[int]) -> DecodeResult:
     return generate(
       self.prepared,
       config=self.model.config,

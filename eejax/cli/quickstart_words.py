@@ -18,7 +18,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eejax.cli import measuring
+from eejax.decoding.policy.threshold_values import format_thresholds
 
 Values = Mapping[str, Any]
 # A speed-up below this is called none.
@@ -134,7 +134,7 @@ def calibration(summary: Values) -> str:
   sentence = sweep['certified']['sentence']
   if not uses_exits(summary):
     return f'{start}Outcome: {sentence}'
-  chosen = measuring.thresholds_text(best['thresholds']).replace(',', ', ')
+  chosen = format_thresholds(best['thresholds']).replace(',', ', ')
   return (
     f'{start}The thresholds of the {sweep["criterion"]} score are {chosen} for '
     f'depths {", ".join(map(str, sweep["exit_depths"]))}; {sentence} Given the '

@@ -23,8 +23,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from eejax.decoding.drafting.adaptive import choose_anew
+from eejax.decoding.loop import cache as cache_lib
 from eejax.decoding.loop.accounting import ROW_COUNTS, Counts
-from eejax.decoding.loop.cache import DecodeState, Request
+from eejax.decoding.loop.cache import DecodeState
 from eejax.decoding.loop.plan import Plan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.programs import first_state, prefill
@@ -33,8 +34,8 @@ from eejax.types import Array, Float, Int
 
 
 @flax.struct.dataclass
-class Arrival:
-  """Hold a text that is to take a row; see `Request` and `DecodeState`.
+class Request:
+  """One prompt that is to take a row of a batch, and its settings.
 
   Attributes:
     tokens: its prompt without the last token, padded on the right.
@@ -56,18 +57,18 @@ class Arrival:
 @functools.partial(
   jax.jit,
   static_argnames=('plan', 'size'),
-  donate_argnames=('request', 'state'),
+  donate_argnames=('settings', 'state'),
 )
-def admit(
+def insert(
   params: Prepared,
-  request: Request,
+  settings: cache_lib.Request,
   state: DecodeState,
-  arrival: Arrival,
+  request: Request,
   row: Int[Array, ''],
   *,
   plan: Plan,
   size: int,
-) -> tuple[Request, DecodeState]:
+) -> tuple[cache_lib.Request, DecodeState]:
   """Return settings and state of a batch, one row of which starts anew.
 
   The whole row is written, caches included, so nothing of the text that had
@@ -75,24 +76,24 @@ def admit(
 
   Args:
     params: the model.
-    request: settings of all rows; consumed.
+    settings: of all rows; consumed.
     state: where all rows stand; consumed.
-    arrival: the new text.
+    request: the new one.
     row: which row it takes.
     plan: what is decoded.
     size: slots of a cache.
   """
-  stages = prefill(params, arrival.tokens, arrival.length, plan=plan, size=size)
-  alone = Request(request.eos, arrival.thresholds, arrival.sampling)
+  stages = prefill(params, request.tokens, request.length, plan=plan, size=size)
+  alone = cache_lib.Request(settings.eos, request.thresholds, request.sampling)
   fresh = first_state(
     params,
     alone,
     stages,
     plan=plan,
-    prompts=arrival.tokens,
-    tokens=arrival.last,
+    prompts=request.tokens,
+    tokens=request.last,
     live=jnp.ones((1,), bool),
-    remaining=arrival.remaining,
+    remaining=request.remaining,
   )
   put = functools.partial(_put_row, row=row)
   # What belongs to the batch, not to a row, goes on as it was.
@@ -107,12 +108,12 @@ def admit(
     rows['draft'] = choose_anew(rows['draft'], rows=here, plan=plan)
   counts = _with_row(state.counts, fresh.counts, put)
   new_state = DecodeState(cycles=state.cycles, counts=counts, **rows)
-  new_request = Request(
-    eos=request.eos,
-    thresholds=put(request.thresholds, arrival.thresholds),
-    sampling=jax.tree.map(put, request.sampling, arrival.sampling),
+  new_settings = cache_lib.Request(
+    eos=settings.eos,
+    thresholds=put(settings.thresholds, request.thresholds),
+    sampling=jax.tree.map(put, settings.sampling, request.sampling),
   )
-  return new_request, new_state
+  return new_settings, new_state
 
 
 def _put_row(

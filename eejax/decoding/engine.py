@@ -13,15 +13,15 @@
 # limitations under the License.
 """A serving core: texts come and go in the rows of one running batch.
 
-Between chunks of the compiled loop rows that have ended are given to texts
+Between chunks of the compiled loop rows that have ended are given to requests
 that wait. A server, or a loop over a file of prompts, only wraps it:
 
-  engine = Engine(params, config=config, slots=8, policy=policy)
-  ticket = engine.submit(prompt, max_new_tokens=64)
+  engine = Engine(model, policy=policy, limits=EngineLimits(slots=8))
+  request_id = engine.submit(prompt, max_new_tokens=64)
   while not engine.is_idle:
     for update in engine.step():
       print(update.row, update.tokens)
-  result = engine.result(ticket)
+  result = engine.result(request_id)
 
 One thread at a time may call it.
 """
@@ -33,8 +33,9 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig
-from eejax.decoding.admission import Arrival, admit
+from eejax.decoding.admission import Request, insert
 from eejax.decoding.generate import (
   CHUNK_CAPACITY,
   CHUNK_WITH_STOPS,
@@ -43,10 +44,10 @@ from eejax.decoding.generate import (
   check_prompts,
   padded_prompts,
 )
+from eejax.decoding.loop import cache as cache_lib
 from eejax.decoding.loop.accounting import no_counts, row_accounting
 from eejax.decoding.loop.cache import (
   DecodeState,
-  Request,
   cache_size,
   empty_stage,
 )
@@ -55,11 +56,13 @@ from eejax.decoding.loop.prepare import Prepared, check_plan, prepare
 from eejax.decoding.loop.programs import decode_chunk, first_state
 from eejax.decoding.loop.scoring import with_scored_matrices
 from eejax.decoding.policy.batching import Batching
-from eejax.decoding.policy.policy import (
-  KVStrategy,
-  Policy,
-  check_certified_use,
-  check_policy_fits,
+from eejax.decoding.policy.policy import KVStrategy, Policy
+from eejax.decoding.policy.threshold_values import Threshold, threshold_values
+from eejax.decoding.policy.use import (
+  Use,
+  check_covered,
+  check_uncertified,
+  check_use,
 )
 from eejax.decoding.results import (
   EmittedTokens,
@@ -71,26 +74,27 @@ from eejax.decoding.results import (
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError, EejaxError
 from eejax.ops.sampling import SamplingConfig, SamplingMethod, row_sampling
+from eejax.progress import SILENT, Progress
 from eejax.types import DTypeLike, Params
 
 OnUpdate = Callable[[TokenUpdate], None]
 
 
 class EngineFull(EejaxError):
-  """Raised where no more texts may wait; try again after a step."""
+  """Raised where no more requests may wait; try again after a step."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EngineLimits:
-  """Say how much an engine takes on.
+  """How much an engine takes on.
 
   Attributes:
-    slots: texts that are decoded together.
+    slots: requests that are decoded together.
     max_length: tokens of the longest text, its prompt included; None is the
       model's context.
-    max_waiting: texts that may wait for a slot.
-    ticks_per_step: how long rows are left alone; fewer show tokens sooner,
-      more run faster.
+    max_waiting: requests that may wait for a slot.
+    ticks_per_step: decode steps of one call of `Engine.step`; fewer show
+      tokens sooner, more run faster.
   """
 
   slots: int = 8
@@ -113,9 +117,9 @@ class EngineLimits:
 
 @dataclasses.dataclass
 class _Job:
-  """Hold a text from its submission to its end."""
+  """A request from its submission to its end."""
 
-  ticket: int
+  request_id: int
   prompt: list[int]
   thresholds: np.ndarray
   sampling: SamplingConfig
@@ -125,49 +129,62 @@ class _Job:
 
 
 class Engine:
-  """Decode texts that arrive at any time, each with settings of its own.
+  """Decodes requests that come at any time, each with settings of its own.
 
-  Invariants: a slot is free or has one job; the device's `live` is true for
-  no free slot; one program is compiled for the loop, and one for each length
-  of padded prompt that admission meets.
+  Invariants: a slot is free or has one request; the device's `live` is true
+  for no free slot; one program is compiled for the loop, and one for each
+  length of padded prompt that is inserted.
   """
 
   def __init__(
     self,
-    params: Params | Prepared,
+    model: Model | Params | Prepared,
     *,
-    config: EarlyExitConfig,
+    config: EarlyExitConfig | None = None,
     policy: Policy,
     limits: EngineLimits = EngineLimits(),
     method: SamplingMethod = SamplingMethod.RANDOM,
     eos_ids: Sequence[int] | None = None,
     dtype: DTypeLike = jnp.float32,
     frequent_ids: Sequence[int] | None = None,
-    backbone_hash: str | None = None,
+    progress: Progress = SILENT,
   ):
     """Make an engine whose slots are all free.
 
     Args:
-      params: the model, as loaded or as `prepare` returns it.
-      config: the model with its exits.
-      policy: when to exit early, where a text brings no thresholds.
+      model: as it was loaded. Its parameters alone, prepared or not, do for
+        policies without a certificate.
+      config: the model with its exits, where `model` is parameters.
+      policy: when to exit early, where a request brings no thresholds.
       limits: how much is taken on.
-      method: `GREEDY` engines refuse texts that sample.
+      method: `GREEDY` engines refuse requests that sample.
       eos_ids: tokens that end a text; by default the model's.
-      dtype: compute type, where `params` are not prepared yet.
+      dtype: compute type, where parameters are not prepared yet.
       frequent_ids: see `eejax.decoding.generate.generate`.
-      backbone_hash: that of the checkpoint; a policy that was fitted for
-        another model is refused. A certificate is checked, too, unless
-        `params` are prepared, for then exits are no longer what is hashed.
+      progress: is told while weights are hashed for a certified policy.
 
     Raises:
-      ArgumentError: something cannot be used as given.
+      ArgumentError: something cannot be used as given, or the policy is
+        another model's or certified for something else; see
+        `eejax.decoding.policy.use`.
     """
-    check_policy_fits(policy, backbone_hash)
-    if not isinstance(params, Prepared):
-      name = jnp.dtype(dtype).name
-      check_certified_use(policy, params, config=config, dtype=name)
-      params = prepare(params, config=config, dtype=dtype)
+    if frequent_ids is not None:
+      check_uncertified(policy, 'frequent_ids of your own')
+    if eos_ids is not None:
+      check_uncertified(policy, 'eos_ids of your own')
+    if isinstance(model, Model):
+      use = Use(dtype=jnp.dtype(dtype).name)
+      check_use(policy, model, use, progress=progress)
+      config = model.config
+      model = model.params
+    else:
+      check_uncertified(policy, 'parameters without their model')
+    if config is None:
+      raise ArgumentError('an engine of parameters alone needs their config.')
+    if isinstance(model, Prepared):
+      params = model
+    else:
+      params = prepare(model, config=config, dtype=dtype)
     self._plan, thresholds = make_plan(config, policy=policy, method=method)
     check_plan(params, self._plan)
     _check_served(policy)
@@ -176,18 +193,18 @@ class Engine:
     )
     self._config, self._limits = config, limits
     self._policy = policy
-    self._thresholds = _as_numbers(thresholds)
+    self._thresholds = threshold_values(thresholds)
     self._eos = tuple(config.model.eos_ids if eos_ids is None else eos_ids)
     self._longest = min(
       limits.max_length or config.model.max_length, config.model.max_length
     )
     widest = bucket(self._longest, smallest=SMALLEST_PREFILL)
     self._size = cache_size(self._plan, longest=widest)
-    self._request, self._state = self._empty()
+    self._settings, self._state = self._empty()
     self._slots: list[_Job | None] = [None] * limits.slots
     self._waiting: collections.deque[_Job] = collections.deque()
     self._results: dict[int, GeneratedRow] = {}
-    self._next_ticket = 0
+    self._next_id = 0
 
   @property
   def is_idle(self) -> bool:
@@ -196,7 +213,7 @@ class Engine:
 
   @property
   def num_waiting(self) -> int:
-    """Return how many texts wait for a slot."""
+    """Return how many requests wait for a slot."""
     return len(self._waiting)
 
   def submit(
@@ -205,72 +222,75 @@ class Engine:
     *,
     max_new_tokens: int = 128,
     sampling: SamplingConfig = GREEDY,
-    thresholds: Sequence[float | None] | None = None,
+    thresholds: Sequence[Threshold] | None = None,
     text: TextStream | None = None,
     on_update: OnUpdate | None = None,
   ) -> int:
-    """Let a text wait for a slot; return its ticket.
+    """Add a request to those that wait for a slot; return its id.
 
     Args:
       prompt: token ids; an empty one becomes the start token.
       max_new_tokens: tokens to emit at most.
       sampling: how its tokens are chosen.
       thresholds: of each exit in use, None being never; by default the
-        policy's. No certificate covers a text's own.
+        policy's.
       text: to get text and heed stop strings.
-      on_update: called with what the text emits, after each step. The `row`
-        of an update is the ticket.
+      on_update: called with what the request emits, after each step. The
+        `row` of an update is the request's id.
 
     Raises:
-      EngineFull: as many texts wait as may.
-      ArgumentError: something cannot be used as given.
+      EngineFull: as many requests wait as may.
+      ArgumentError: something cannot be used as given, or the certificate of
+        the policy does not cover it.
     """
     if len(self._waiting) >= self._limits.max_waiting:
       raise EngineFull(
-        f'{len(self._waiting)} texts wait already, as many as may; try again '
-        'when one has ended.'
+        f'{len(self._waiting)} requests wait already, as many as may; try '
+        'again when one has ended.'
       )
+    use = Use(temperature=sampling.temperature, max_new_tokens=max_new_tokens)
+    check_covered(self._policy, use)
     job = _Job(
-      ticket=self._next_ticket,
+      request_id=self._next_id,
       prompt=self._checked_prompt(prompt),
       thresholds=self._checked_thresholds(thresholds),
       sampling=self._checked_sampling(sampling),
       limit=0,
-      progress=RowProgress(self._next_ticket, text, eos_ids=self._eos),
+      progress=RowProgress(self._next_id, text, eos_ids=self._eos),
       on_update=on_update,
     )
     if max_new_tokens < 1:
       raise ArgumentError(
-        f'max-new-tokens must be at least 1, not {max_new_tokens}.'
+        f'max_new_tokens must be at least 1, not {max_new_tokens}.'
       )
     job.limit = min(max_new_tokens, self._longest - len(job.prompt))
     self._waiting.append(job)
-    self._next_ticket += 1
-    return job.ticket
+    self._next_id += 1
+    return job.request_id
 
-  def cancel(self, ticket: int) -> None:
-    """Take a text out, whether it waits or is decoded; the others go on.
+  def cancel(self, request_id: int) -> None:
+    """Take a request out, whether it waits or is decoded; the others go on.
 
-    What it emitted so far is its result. Unknown and ended tickets are let
-    be.
+    What it emitted so far is its result. Unknown ids and those of requests
+    that have ended are let be.
     """
     for job in list(self._waiting):
-      if job.ticket == ticket:
+      if job.request_id == request_id:
         self._waiting.remove(job)
         self._finish(job, slot=None, reason=FinishReason.CANCELLED)
     for slot, running in enumerate(self._slots):
-      if running is not None and running.ticket == ticket:
+      if running is not None and running.request_id == request_id:
         self._finish(running, slot=slot, reason=FinishReason.CANCELLED)
         self._free([slot])
 
   def step(self) -> list[TokenUpdate]:
     """Fill free slots, decode for a few ticks, return what was emitted."""
-    self._admit_waiting()
+    self._insert_waiting()
     if not any(self._slots):
       return []
     self._state, chunk = decode_chunk(
       self._params,
-      self._request,
+      self._settings,
       self._state,
       jnp.int32(self._limits.ticks_per_step),
       plan=self._plan,
@@ -295,22 +315,22 @@ class Engine:
     self._free(ended)
     return updates
 
-  def result(self, ticket: int) -> GeneratedRow:
-    """Hand out the result of a text that has ended; it is kept no longer.
+  def result(self, request_id: int) -> GeneratedRow:
+    """Return the result of a request that has ended; it is kept no longer.
 
     Raises:
-      ArgumentError: it has not ended, or was handed out.
+      ArgumentError: it has not ended, or its result was returned before.
     """
-    if ticket not in self._results:
-      raise ArgumentError(f'text {ticket} has no result to hand out.')
-    return self._results.pop(ticket)
+    if request_id not in self._results:
+      raise ArgumentError(f'request {request_id} has no result to return.')
+    return self._results.pop(request_id)
 
   # MARK: Slots
 
-  def _empty(self) -> tuple[Request, DecodeState]:
+  def _empty(self) -> tuple[cache_lib.Request, DecodeState]:
     """Return settings and state of slots that are all free."""
     count = self._limits.slots
-    request = Request(
+    settings = cache_lib.Request(
       eos=jnp.array(self._eos, jnp.int32),
       thresholds=jnp.tile(jnp.asarray(self._thresholds)[None], (count, 1)),
       sampling=row_sampling(GREEDY, seeds=[0] * count),
@@ -330,7 +350,7 @@ class Engine:
     zeros = lambda: jnp.zeros((count,), jnp.int32)
     state = first_state(
       self._params,
-      request,
+      settings,
       stages,
       plan=self._plan,
       prompts=jnp.zeros((count, 0), jnp.int32),
@@ -338,16 +358,16 @@ class Engine:
       live=jnp.zeros((count,), bool),
       remaining=zeros(),
     )
-    return request, state
+    return settings, state
 
-  def _admit_waiting(self) -> None:
+  def _insert_waiting(self) -> None:
     for slot, job in enumerate(self._slots):
       if job is None and self._waiting:
-        self._admit(self._waiting.popleft(), slot)
+        self._insert(self._waiting.popleft(), slot)
 
-  def _admit(self, job: _Job, slot: int) -> None:
+  def _insert(self, job: _Job, slot: int) -> None:
     padded = padded_prompts([job.prompt])
-    arrival = Arrival(
+    request = Request(
       tokens=jnp.asarray(padded),
       length=jnp.array([len(job.prompt) - 1]),
       last=jnp.array(job.prompt[-1:], jnp.int32),
@@ -355,11 +375,11 @@ class Engine:
       thresholds=jnp.asarray(job.thresholds)[None],
       sampling=row_sampling(job.sampling, seeds=[job.sampling.seed]),
     )
-    self._request, self._state = admit(
+    self._settings, self._state = insert(
       self._params,
-      self._request,
+      self._settings,
       self._state,
-      arrival,
+      request,
       jnp.int32(slot),
       plan=self._plan,
       size=self._size,
@@ -377,7 +397,7 @@ class Engine:
     accounting = row_accounting(
       counts, plan=self._plan, row=row, num_tokens=job.progress.num_emitted
     )
-    self._results[job.ticket] = job.progress.result(job.prompt, accounting)
+    self._results[job.request_id] = job.progress.result(job.prompt, accounting)
 
   def _free(self, slots: Sequence[int]) -> None:
     """Give slots back; rows that would have gone on are stopped."""
@@ -389,7 +409,7 @@ class Engine:
     live = jnp.asarray(np.asarray(self._state.live) & taken)
     self._state = dataclasses.replace(self._state, live=live)
 
-  # MARK: Settings of a text
+  # MARK: Settings of a request
 
   def _checked_prompt(self, prompt: Sequence[int]) -> list[int]:
     model = dataclasses.replace(self._config.model, max_length=self._longest)
@@ -405,6 +425,7 @@ class Engine:
   ) -> np.ndarray:
     if thresholds is None:
       return self._thresholds
+    check_uncertified(self._policy, 'thresholds of a request')
     wanted = self._plan.num_exits
     if len(thresholds) != wanted:
       raise ArgumentError(
@@ -415,18 +436,13 @@ class Engine:
         raise ArgumentError(
           f'a threshold must lie in [0, 1] or be never, not {value}.'
         )
-    return _as_numbers(thresholds)
+    return threshold_values(thresholds)
 
 
 def _check_served(policy: Policy) -> None:
   strategy, together = policy.kv_strategy, policy.batching
   if strategy is KVStrategy.MONOTONE and together is Batching.ALL_AGREE:
     raise ArgumentError(
-      'texts that start at different times cannot agree on a depth that '
+      'requests that start at different times cannot agree on a depth that '
       'never rises; use another batching than all_agree with monotone.'
     )
-
-
-def _as_numbers(thresholds: Sequence[float | None]) -> np.ndarray:
-  values = [np.inf if t is None else t for t in thresholds]
-  return np.array(values, np.float32)

@@ -39,10 +39,12 @@ from eejax.decoding.loop.prepare import Prepared, check_plan, prepare
 from eejax.decoding.loop.programs import decode_chunk, first_state, prefill
 from eejax.decoding.loop.scoring import with_scored_matrices
 from eejax.decoding.loop.while_loop import Chunk
-from eejax.decoding.policy.policy import Policy, Threshold
+from eejax.decoding.policy.policy import Policy
+from eejax.decoding.policy.threshold_values import threshold_values
+from eejax.decoding.policy.use import check_uncertified
 from eejax.decoding.results import (
+  DecodeResult,
   EmittedTokens,
-  GenerateResult,
   RowProgress,
   Timing,
   TokenUpdate,
@@ -78,7 +80,7 @@ def generate(
   on_tokens: Callable[[TokenUpdate], None] | None = None,
   tokens_per_call: int | None = None,
   frequent_ids: Sequence[int] | None = None,
-) -> GenerateResult:
+) -> DecodeResult:
   """Generate a continuation of every prompt, all in one batch.
 
   Rows do not influence one another: each gets the tokens, exit depths and
@@ -90,7 +92,8 @@ def generate(
       where there are several calls.
     config: the model with its exits.
     prompts: token ids; an empty one becomes the start token.
-    policy: when to exit early.
+    policy: when to exit early; without a certificate, for parameters alone
+      cannot tell whether it holds. `eejax.generate` takes the whole model.
     sampling: how tokens are chosen.
     max_new_tokens: tokens to emit at most, a row; the context may end a row
       sooner.
@@ -107,10 +110,11 @@ def generate(
   Raises:
     ArgumentError: something cannot be used as given.
   """
+  check_uncertified(policy, 'parameters without their model')
   tokens = check_prompts(prompts, config=config.model)
   if max_new_tokens < 1:
     raise ArgumentError(
-      f'max-new-tokens must be at least 1, not {max_new_tokens}.'
+      f'max_new_tokens must be at least 1, not {max_new_tokens}.'
     )
   seeds = _default_seeds(seeds, sampling, len(tokens))
   if texts is not None and len(texts) != len(tokens):
@@ -127,7 +131,7 @@ def generate(
   run.start(
     Request(
       eos=jnp.array(eos, jnp.int32),
-      thresholds=_threshold_array(thresholds, rows=len(tokens)),
+      thresholds=jnp.tile(threshold_values(thresholds), (len(tokens), 1)),
       sampling=row_sampling(sampling, seeds=seeds),
     )
   )
@@ -193,14 +197,6 @@ def _default_seeds(
   if len(seeds) != count:
     raise ArgumentError(f'there are {len(seeds)} seeds for {count} prompts.')
   return seeds
-
-
-def _threshold_array(
-  thresholds: tuple[Threshold, ...], *, rows: int
-) -> jax.Array:
-  """Return thresholds as the program reads them: no score reaches infinity."""
-  values = [np.inf if t is None else t for t in thresholds]
-  return jnp.tile(jnp.array(values, jnp.float32), (rows, 1))
 
 
 class _Run:
@@ -269,7 +265,7 @@ class _Run:
     count = sum(len(r.tokens) for r in self._rows)
     self._timing = self._timing.with_decoding(decode_s, num_tokens=count)
 
-  def result(self, policy: Policy) -> GenerateResult:
+  def result(self, policy: Policy) -> DecodeResult:
     """Return everything about the rows."""
     counts = self._state.counts
     rows = []
@@ -280,7 +276,7 @@ class _Run:
         counts, plan=self._plan, row=number, num_tokens=row.num_emitted
       )
       rows.append(row.result(prompt, accounting))
-    return GenerateResult(
+    return DecodeResult(
       rows=tuple(rows),
       timing=self._timing,
       batch=batch_accounting(counts, plan=self._plan),

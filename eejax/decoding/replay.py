@@ -21,12 +21,10 @@ would have seen along the same tokens, and the replay is no approximation.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
 from eejax.decoding.loop.plan import window_widths
-from eejax.decoding.policy.policy import Threshold
 from eejax.errors import ArgumentError
 from eejax.types import Bool, Float, Int
 
@@ -74,16 +72,6 @@ def full_work(num_tokens: int, *, num_exits: int) -> Work:
   return Work(num_tokens, runs, (1,), np.zeros(stages, int), taken)
 
 
-def threshold_array(
-  settings: Sequence[Sequence[Threshold]],
-) -> Float[np.ndarray, 'settings E']:
-  """Return thresholds as numbers, `never` (None) as infinity."""
-  return np.array(
-    [[np.inf if t is None else t for t in setting] for setting in settings],
-    np.float32,
-  )
-
-
 def replay(
   scores: Float[np.ndarray, 'E rows T'],
   *,
@@ -96,7 +84,9 @@ def replay(
   Args:
     scores: of each exit at each token.
     counted: tokens that are there; they stand at the start of their row.
-    thresholds: one an exit; infinity is never, 0 ends the model.
+    thresholds: one an exit, see `threshold_values` of
+      `eejax.decoding.policy.threshold_values`; infinity is never, 0 ends the
+      model.
     window: every `window`-th token at the latest goes to the end.
 
   Raises:

@@ -44,7 +44,7 @@ class FinishReason(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class TokenUpdate:
-  """Tell what one row emitted in one call of the loop.
+  """What one row emitted in one call of the loop.
 
   Attributes:
     row: which row.
@@ -68,7 +68,7 @@ class TokenUpdate:
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedRow:
-  """Hold the continuation of one prompt; its lists are equally long.
+  """The continuation of one prompt; its tuples are equally long.
 
   Attributes:
     prompt_tokens: the prompt.
@@ -82,6 +82,7 @@ class GeneratedRow:
     finish_reason: why it ended.
     accounting: work done for it. Tokens that were thrown away after a stop
       string count as well.
+    prompt: the prompt as text, None where it is not known.
   """
 
   prompt_tokens: tuple[int, ...]
@@ -93,11 +94,12 @@ class GeneratedRow:
   text: str | None
   finish_reason: FinishReason
   accounting: Accounting
+  prompt: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-  """Hold wall-clock times.
+  """Wall-clock times of decoding.
 
   Attributes:
     compile_s: compiling, next to nothing when the programs were there.
@@ -129,8 +131,8 @@ class Timing:
 
 
 @dataclasses.dataclass(frozen=True)
-class GenerateResult:
-  """Hold the continuations of a batch.
+class DecodeResult:
+  """The continuations of one batch.
 
   Attributes:
     rows: one a prompt, in their order.
@@ -152,7 +154,7 @@ class GenerateResult:
 
 @dataclasses.dataclass(frozen=True)
 class EmittedTokens:
-  """Hold on the host what one row emitted in one call; arrays [n].
+  """What one row emitted in one call, on the host; arrays [n].
 
   The fields are those of `eejax.decoding.loop.cache.Emission`.
   """
@@ -178,7 +180,7 @@ class EmittedTokens:
 
 
 class RowProgress:
-  """Gather what one row emits.
+  """What one row has emitted so far.
 
   Attributes:
     tokens: tokens kept so far.

@@ -31,7 +31,7 @@ class Detokenizer(Protocol):
 
 
 class TextStream:
-  """Turn a row's tokens into text that ends before the first stop string.
+  """The text of a row's tokens, which ends before the first stop string.
 
   Text that may yet turn out to begin a stop string is held back, so nothing
   is shown that would have to be taken back.
@@ -81,10 +81,10 @@ class TextStream:
     if self.stopped:
       return ''
     text = self._held + piece
-    found = [i for i in map(text.find, self._stop) if i >= 0]
-    self.stopped = bool(found)
-    if found:
-      certain = min(found)
+    starts = [i for i in map(text.find, self._stop) if i >= 0]
+    self.stopped = bool(starts)
+    if starts:
+      certain = min(starts)
     else:
       held = max((_overlap(text, s) for s in self._stop), default=0)
       certain = len(text) - held

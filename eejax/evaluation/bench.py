@@ -34,7 +34,7 @@ from eejax.decoding.generate import generate
 from eejax.decoding.loop.accounting import Accounting, BatchAccounting
 from eejax.decoding.loop.prepare import Prepared, prepare
 from eejax.decoding.policy.policy import Policy
-from eejax.decoding.results import GeneratedRow, GenerateResult, Timing
+from eejax.decoding.results import DecodeResult, GeneratedRow, Timing
 from eejax.errors import ArgumentError
 from eejax.evaluation.lossless import first_difference
 from eejax.evaluation.strategies import Strategy
@@ -60,10 +60,10 @@ class Predict(Protocol):
 
 
 # What a decoding took; a test counts work instead.
-Clock = Callable[[GenerateResult], Timing]
+Clock = Callable[[DecodeResult], Timing]
 
 
-def wall_clock(result: GenerateResult) -> Timing:
+def wall_clock(result: DecodeResult) -> Timing:
   """Return the seconds that a decoding took."""
   return result.timing
 
@@ -149,7 +149,7 @@ class _Run:
   policy: Policy
   seconds: list[list[float]] = dataclasses.field(default_factory=list)
   with_prefill: list[float] = dataclasses.field(default_factory=list)
-  last: list[GenerateResult] = dataclasses.field(default_factory=list)
+  last: list[DecodeResult] = dataclasses.field(default_factory=list)
 
   @property
   def rows(self) -> tuple[GeneratedRow, ...]:
@@ -170,7 +170,7 @@ class _Run:
   def tokens_per_s(self) -> float:
     return self.tokens / sum(map(statistics.median, self.seconds))
 
-  def add(self, results: Sequence[GenerateResult], clock: Clock) -> None:
+  def add(self, results: Sequence[DecodeResult], clock: Clock) -> None:
     """Take the rounds of one batch, of which the first warmed up."""
     timed = [clock(result) for result in results[1:]]
     self.seconds.append([t.decode_s for t in timed])
@@ -240,7 +240,7 @@ class Bench:
     size = _shared_batch_size(strategies)
     runs = [_Run(Policy()), *(_Run(s.policy) for s in strategies)]
     for prompts in self._batches(size):
-      results: list[list[GenerateResult]] = [[] for _ in runs]
+      results: list[list[DecodeResult]] = [[] for _ in runs]
       interleaved(
         {
           str(number): functools.partial(
@@ -262,7 +262,7 @@ class Bench:
     self,
     prompts: Sequence[Sequence[int]],
     policy: Policy,
-    results: list[GenerateResult],
+    results: list[DecodeResult],
     on_run: Callable[[], None],
   ) -> float:
     result = generate(

@@ -28,7 +28,7 @@ from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
 from eejax.decoding.policy.criteria import Reads, get_criterion
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
-from eejax.decoding.replay import replay, threshold_array
+from eejax.decoding.replay import replay
 from eejax.errors import ArgumentError
 from eejax.evaluation.scores import score_batch
 from eejax.models.quantized import quantize_backbone
@@ -97,7 +97,7 @@ def compare_quantized(
       the policy.
   """
   _check_policy(policy)
-  thresholds = _thresholds(config, policy)
+  thresholds = policy.resolve(config)[None]
   batches = list(batches)
   if not batches:
     raise ArgumentError('there is no text to score.')
@@ -160,14 +160,6 @@ def _check_policy(policy: Policy) -> None:
         f'exit depths along a text are known for the {name} {known} alone, '
         f'not for {given}.'
       )
-
-
-def _thresholds(
-  config: EarlyExitConfig, policy: Policy
-) -> Float[np.ndarray, '1 E']:
-  """Return one threshold an exit; infinity where it is not usable."""
-  usable = {exit.depth: t for exit, t in policy.usable_exits(config)}
-  return threshold_array([[usable.get(d) for d in config.exit_depths]])
 
 
 def _score(

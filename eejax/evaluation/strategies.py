@@ -27,7 +27,6 @@ from eejax.decoding.policy.policy import (
   Mode,
   Policy,
   Threshold,
-  to_json,
 )
 from eejax.ops.sampling import SamplingMethod
 
@@ -53,7 +52,7 @@ class Strategy:
 
   def values(self) -> dict[str, Any]:
     """Return the strategy as plain values, which identify its measurement."""
-    policy = to_json(self.policy)
+    policy = self.policy.to_json()
     del policy['backbone_hash']
     return {**policy, 'batch_size': self.batch_size}
 
@@ -76,7 +75,7 @@ class Grid:
     draft_thresholds: of speculation, each for all exits.
     kv_strategies: of early exit.
     batchings: where there is more than one row.
-    draft_lookups: of speculation, see `Policy.draft_lookup`.
+    draft_lookups: of speculation, see `Policy.prompt_lookup`.
     modes: besides full decoding, which is always measured.
   """
 
@@ -141,7 +140,7 @@ class Grid:
         window=window,
         kv_strategy=kv_strategy,
         batching=batching,
-        draft_lookup=lookup,
+        prompt_lookup=lookup,
       )
       for criterion, kv_strategy, batching, lookup, threshold in (
         itertools.product(

@@ -25,7 +25,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from eejax.decoding.policy.policy import Threshold
-from eejax.decoding.replay import Replay, Work, replay, threshold_array
+from eejax.decoding.policy.threshold_values import threshold_values
+from eejax.decoding.replay import Replay, Work, replay
 from eejax.errors import ArgumentError
 from eejax.evaluation.scores import ExitScores
 from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
@@ -111,7 +112,7 @@ def evaluate_settings(
     speedup: the cost model.
     bootstrap: how intervals are made.
   """
-  replayed = _replay(scores, threshold_array(settings), window)
+  replayed = _replay(scores, threshold_values(settings), window)
   right = _right(scores, replayed)
   counts = scores.counted.sum(axis=1)
   depths = np.array([*scores.depths, scores.num_layers])

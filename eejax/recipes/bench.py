@@ -23,7 +23,8 @@ from eejax import serialization
 from eejax.analysis.cost_model import decode_cost
 from eejax.checkpoint.model import Model
 from eejax.decoding.loop.accounting import Accounting, BatchAccounting
-from eejax.decoding.policy.policy import Policy, check_policy_fits
+from eejax.decoding.policy.policy import Policy
+from eejax.decoding.policy.use import Use, check_use
 from eejax.errors import ArgumentError
 from eejax.evaluation.bench import Bench, BenchmarkRow, Clock, wall_clock
 from eejax.evaluation.part_times import PartTimes, part_times
@@ -193,7 +194,14 @@ def bench(
   if repeats < 1:
     raise ArgumentError(f'repeats must be at least 1, not {repeats}.')
   strategies = _strategies(
-    model, policies, grid, batch_sizes=batch_sizes, window=window
+    model,
+    [
+      _checked(policy, model, Use(dtype=dtype, max_new_tokens=max_new_tokens))
+      for policy in policies or ()
+    ],
+    None if policies is not None and grid is None else grid or Grid(),
+    batch_sizes=batch_sizes,
+    window=window,
   )
   ids = token_prompts(
     model, prompts, max_new_tokens=max_new_tokens, count=NUM_PROMPTS
@@ -235,9 +243,15 @@ def bench(
   return BenchResult(record.rows_of(settings), record.values)
 
 
+def _checked(policy: Policy, model: Model, use: Use) -> Policy:
+  """Return a policy that may be used so, to be decoded without more checks."""
+  check_use(policy, model, use)
+  return policy.without_certificate()
+
+
 def _strategies(
   model: Model,
-  policies: Sequence[Policy] | None,
+  policies: Sequence[Policy],
   grid: Grid | None,
   *,
   batch_sizes: Sequence[int],
@@ -254,17 +268,15 @@ def _strategies(
       'batch_sizes must be positive whole numbers, one at least.'
     )
   of_grid: tuple[Strategy, ...] = ()
-  if policies is None or grid is not None:
-    of_grid = (grid or Grid()).strategies(
+  if grid is not None:
+    of_grid = grid.strategies(
       model.config, batch_sizes=batch_sizes, window=window
     )
-  for policy in policies or ():
-    check_policy_fits(policy, model.backbone_hash)
   strategies = [
     strategy
     for size in batch_sizes
     for strategy in (
-      *(Strategy(p, size) for p in (Policy(), *(policies or ()))),
+      *(Strategy(p, size) for p in (Policy(), *policies)),
       *(s for s in of_grid if s.batch_size == size),
     )
   ]

@@ -29,10 +29,8 @@ from eejax.analysis import certify
 from eejax.analysis.certify import CalibrationPrompts, CertificationResult
 from eejax.analysis.cost_model import DecodeCost, decode_cost
 from eejax.analysis.measures import MeasureLike
-from eejax.checkpoint import tree
 from eejax.checkpoint.model import Model
-from eejax.decoding.policy import certificate as certificate_lib
-from eejax.decoding.policy import policy as policy_lib
+from eejax.decoding.policy import use
 from eejax.decoding.policy.certificate import Certificate
 from eejax.decoding.policy.criteria.registry import usable_criteria
 from eejax.decoding.policy.policy import Policy
@@ -379,13 +377,7 @@ def _with_certificate(
     prompt_tokens=request.prompt_tokens,
     max_new_tokens=request.max_new_tokens,
     dtype=request.dtype,
-    policy_hash=certificate_lib.policy_hash(policy_lib.to_json(policy)),
-    exit_hashes=certificate_lib.exit_hashes(model.params, model.config),
     data=data,
     versions={'eejax': __version__, 'jax': jax.__version__},
   )
-  return dataclasses.replace(
-    policy,
-    backbone_hash=model.backbone_hash or tree.backbone_hash(model.params),
-    certificate=certificate,
-  )
+  return use.certify(policy, model, certificate)

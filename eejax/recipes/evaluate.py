@@ -14,7 +14,6 @@
 """Evaluate every exit of a model on a text."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from eejax import formatting, serialization
@@ -22,7 +21,8 @@ from eejax.analysis.cost_model import decode_cost
 from eejax.checkpoint.model import Model
 from eejax.data.batch import Packing
 from eejax.decoding.policy.criteria import default_criterion, get_criterion
-from eejax.decoding.policy.policy import NEVER, Mode, Policy, Threshold
+from eejax.decoding.policy.policy import Mode, Policy
+from eejax.decoding.policy.threshold_values import format_thresholds
 from eejax.errors import ArgumentError
 from eejax.evaluation import perplexity, scores
 from eejax.evaluation import sweep as sweep_lib
@@ -64,7 +64,7 @@ class Sweep:
     depths = (*self.exit_depths, num_layers)
     return [
       {
-        'threshold': _thresholds_text(
+        'threshold': format_thresholds(
           p.thresholds[:1] if len(set(p.thresholds)) == 1 else p.thresholds
         ),
         'agreement %': interval_text(p.agreement, digits=2, scale=100),
@@ -83,7 +83,7 @@ class Sweep:
     best, point = self.calibrated, self.calibrated.held_out
     return (
       f'cheapest thresholds for {best.target:.1%} agreement: '
-      f'{_thresholds_text(best.thresholds)}. On text they were not chosen on '
+      f'{format_thresholds(best.thresholds)}. On text they were not chosen on '
       f'they agree at {interval_text(point.agreement, digits=2, scale=100)} % '
       f'of the tokens, emit at depth {point.mean_depth:.1f} on average, and '
       f'should decode {point.predicted_speedup:.2f} times as fast at batch 1 '
@@ -303,7 +303,3 @@ def _sweep(
       logged, window=window, speedup=cost.speedup, search=search
     ),
   )
-
-
-def _thresholds_text(thresholds: Sequence[Threshold]) -> str:
-  return ','.join(NEVER if t is None else f'{t:.6g}' for t in thresholds)

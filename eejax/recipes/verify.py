@@ -19,9 +19,9 @@ from typing import Any
 
 from eejax import serialization
 from eejax.checkpoint.model import Model
-from eejax.decoding.policy import policy as policy_lib
-from eejax.decoding.policy.criteria import default_criterion
+from eejax.decoding.policy.defaults import complete_policy
 from eejax.decoding.policy.policy import Mode, Policy
+from eejax.decoding.policy.use import Use, check_use
 from eejax.errors import ArgumentError
 from eejax.evaluation import lossless
 from eejax.evaluation.lossless import LosslessSummary, RowCheck
@@ -33,9 +33,6 @@ from eejax.recipes.result import Result
 BATCH_SIZES = (1, 3, 8)
 NUM_PROMPTS = 8
 NEW_TOKENS = 48
-
-DRAFT_THRESHOLD = 0.4
-DRAFT_LOOKUP = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +144,7 @@ class VerifyResult(Result):
       'dtype': self.dtype,
       'temperature': self.temperature,
       'batch_sizes': list(self.batch_sizes),
-      'policy': policy_lib.to_json(self.policy),
+      'policy': self.policy.to_json(),
       **dataclasses.asdict(counts),
       'acceptance': counts.acceptance,
       'is_lossless': counts.is_lossless,
@@ -215,8 +212,8 @@ def verify(
   """
   _check_seeds(seeds, temperature)
   check_has_exits(model)
-  policy = policy_lib.with_mode(policy or default_policy(model), 'speculative')
-  policy_lib.check_policy_fits(policy, model.backbone_hash)
+  policy = (policy or default_policy(model)).with_mode('speculative')
+  check_use(policy, model, Use(dtype=dtype), progress=progress)
   policy.usable_exits(model.config)
   ids = token_prompts(
     model, prompts, max_new_tokens=max_new_tokens, count=NUM_PROMPTS
@@ -248,12 +245,7 @@ def verify(
 
 def default_policy(model: Model) -> Policy:
   """Return speculation as `eejax.generate` does it where nothing is said."""
-  return Policy(
-    Mode.SPECULATIVE,
-    default_criterion(model.config),
-    (DRAFT_THRESHOLD,),
-    draft_lookup=DRAFT_LOOKUP,
-  )
+  return complete_policy(model.config, mode=Mode.SPECULATIVE)
 
 
 def _check_seeds(seeds: int | None, temperature: float) -> None:

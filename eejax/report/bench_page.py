@@ -199,8 +199,8 @@ def _group_of(setting: Values) -> str:
     words.append(setting['kv_strategy'])
   if setting['batching'] != 'ride_along':
     words.append(setting['batching'].replace('_', ' '))
-  if setting.get('draft_lookup') is not None:
-    words.append(f'lookup {setting["draft_lookup"]}')
+  if setting.get('prompt_lookup') is not None:
+    words.append(f'lookup {setting["prompt_lookup"]}')
   return ' '.join(words)
 
 

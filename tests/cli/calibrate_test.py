@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from eejax.cli import main
-from eejax.decoding.policy import policy as policy_lib
+from eejax.decoding.policy.policy import Policy
 
 SMALL = (
   *('--unit', 'line', '--sequences', '4', '--search-sequences', '4'),
@@ -56,8 +56,8 @@ def test_a_policy_is_written_where_one_is_certified(capsys, place):
   if code:
     assert values['certified'] is False and values['sentence'] in err
     return
-  policy = policy_lib.load_policy(place / 'policy.json')
-  assert values['policy'] == policy_lib.to_json(policy)
+  policy = Policy.load(place / 'policy.json')
+  assert values['policy'] == policy.to_json()
   assert policy.certificate.sequences == 4
   assert not list(place.glob('.*decoded'))
 

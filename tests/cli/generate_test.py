@@ -13,22 +13,27 @@
 # limitations under the License.
 """Tests of `eejax generate`."""
 
+import dataclasses
 import json
 import re
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eejax.checkpoint import folder
 from eejax.cli import exit_colours, main, policy_flags
-from eejax.data.tokenizer import Tokenizer
+from eejax.data.tokenizer import Tokenizer, train_bpe
 from eejax.decoding.generate import generate
 from eejax.decoding.loop.prepare import prepare
 from eejax.decoding.policy.batching import Batching
-from eejax.decoding.policy.policy import KVStrategy, Mode, Policy, save_policy
+from eejax.decoding.policy.certificate import LEARN_THEN_TEST, Certificate
+from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
+from eejax.decoding.policy.use import certify
 from eejax.ops.quant import Quantization
+from eejax.testing.edits import single_edits
 
 EARLY = ('--criterion', 'max_prob', '--threshold', '1e-9,never')
 DRAFTS = ('--mode', 'speculative', '--criterion', 'max_prob')
@@ -40,17 +45,15 @@ def place(tmp_path_factory, save_tiny):
   """Return a folder with a checkpoint, policies and prompts."""
   root = tmp_path_factory.mktemp('generate')
   saved = save_tiny(root, exits='1:norm,3:mlp:gate', scale=8)
-  save_policy(
-    Policy(
-      Mode.EARLY_EXIT,
-      'margin',
-      (0.5, None),
-      window=4,
-      backbone_hash=saved.backbone_hash,
-    ),
-    root / 'policy.json',
+  fitted = Policy(
+    Mode.EARLY_EXIT,
+    'margin',
+    (0.5, None),
+    window=4,
+    backbone_hash=saved.backbone_hash,
   )
-  save_policy(Policy(backbone_hash='0' * 64), root / 'other.json')
+  fitted.save(root / 'policy.json')
+  Policy(backbone_hash='0' * 64).save(root / 'other.json')
   (root / 'prompts.txt').write_text('alpha beta\n\ngamma\n')
   (root / 'prompts.jsonl').write_text(
     '{"prompt": "alpha beta"}\n{"prompt": "gamma", "more": 1}\n'
@@ -262,7 +265,7 @@ def test_accounting_tells_how_many_drafts_were_kept(place, capsys):
 
 def test_accounting_tells_which_drafts_the_text_foretold(place, capsys):
   prompt = ('--prompt', 'alpha beta alpha beta alpha beta')
-  flags = (*DRAFTS, '--threshold', 'never', '--draft-lookup', 1)
+  flags = (*DRAFTS, '--threshold', 'never', '--prompt-lookup', 1)
   work = run_json(capsys, place, *prompt, *flags)['accounting']
   assert work['drafted'] == work['looked_up'] > 0
   assert work['accepted'] == work['looked_up_accepted']
@@ -272,7 +275,7 @@ def test_accounting_tells_which_drafts_the_text_foretold(place, capsys):
 
 
 def test_a_model_that_may_not_draft_says_so(place, capsys):
-  flags = (*DRAFTS, '--threshold', 'never', '--draft-lookup', 0)
+  flags = (*DRAFTS, '--threshold', 'never', '--prompt-lookup', 0)
   work = run_json(capsys, place, *TWO, *flags)['accounting']
   assert (work['drafted'], work['acceptance']) == (0, None)
   assert 'try one at a time' in run(capsys, place, *TWO, *flags)[1]
@@ -287,9 +290,9 @@ def test_drafting_asks_for_less_than_early_exit(place, capsys):
   speculative = policy('--mode', 'speculative')
   assert speculative['thresholds'] == [0.4]
   assert speculative['draft_depth'] is speculative['draft_length'] is None
-  assert speculative['draft_lookup'] == 2
-  unaided = policy('--mode', 'speculative', '--draft-lookup', 0)
-  assert unaided['draft_lookup'] is None
+  assert speculative['prompt_lookup'] == 2
+  unaided = policy('--mode', 'speculative', '--prompt-lookup', 0)
+  assert unaided['prompt_lookup'] is None
   assert policy('--mode', 'early_exit')['thresholds'] == [0.9]
   assert policy()['mode'] == 'full'
 
@@ -322,6 +325,130 @@ def test_a_row_without_finite_logits_ends_and_the_other_goes_on(
   assert 'prompt 2 ended after 0 tokens because the logits' in err
 
 
+# MARK: Certificates
+
+
+@pytest.fixture(scope='module')
+def certified(place):
+  """Return a policy that is certified for the model, in its file."""
+  policy = Policy(Mode.EARLY_EXIT, 'max_prob', (1e-9, None))
+  certificate = Certificate(
+    method=LEARN_THEN_TEST,
+    risk=0.05,
+    delta=0.05,
+    bound='hoeffding_bentkus',
+    measure='local',
+    sequences=200,
+    mean_loss=0.01,
+    p_value=0.03,
+    prompt_tokens=8,
+    max_new_tokens=9,
+    dtype='float32',
+    data={'name': 'text.txt'},
+    versions={'eejax': '0'},
+  )
+  path = place / 'certified.json'
+  certify(policy, folder.load(place / 'model'), certificate).save(path)
+  return path
+
+
+def test_what_is_certified_is_said(place, capsys, certified):
+  flags = ('--prompt', 'alpha', '--policy', certified)
+  _, err = run(capsys, place, *flags)
+  assert 'certified at 0.95' in err
+  for more in (('--uncertified',), ('--mode', 'full')):
+    _, err = run(capsys, place, *flags, *more)
+    assert 'certified' not in err
+
+
+def test_every_edit_of_a_certified_policy_is_refused(
+  place, capsys, certified, tmp_path
+):
+  path = tmp_path / 'edited.json'
+  flags = ('--prompt', 'alpha', '--policy', path)
+  for name, values in single_edits(json.loads(certified.read_text())):
+    if name == 'certificate deleted':
+      continue
+    path.write_text(json.dumps(values))
+    out, err = run(capsys, place, *flags, expect=2)
+    assert out == '' and err.count('\n') == 1, name
+
+
+def edit_json(path, *keys, value):
+  values = json.loads(path.read_text())
+  node = values
+  for key in keys[:-1]:
+    node = node[key]
+  assert node.get(keys[-1]) != value
+  node[keys[-1]] = value
+  path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+  'part, message',
+  [
+    ('eejax.json', 'another configuration of the model'),
+    ('backbone/blocks/003', 'other weights of the backbone'),
+    ('backbone/outer', 'other weights of the backbone'),
+    ('exits/exit_3', 'another exit_3'),
+    ('tokenizer.json', 'another tokenizer'),
+    ('tokenizer_config.json', 'another tokenizer'),
+  ],
+)
+def test_every_edit_of_the_model_is_refused(
+  place, capsys, certified, tmp_path, part, message
+):
+  model = tmp_path / 'model'
+  shutil.copytree(place / 'model', model)
+  if part == 'eejax.json':
+    edit_json(model / part, 'config', 'model', 'rotary', 'theta', value=7.0)
+  elif part == 'tokenizer.json':
+    train_bpe(['delta'], vocab_size=270).save(model)
+  elif part == 'tokenizer_config.json':
+    edit_json(model / part, 'add_bos_token', value=False)
+  else:
+    held = folder.load(model)
+    moved = jax.tree.map(lambda leaf: leaf + 1e-3, held.params)
+    other = dataclasses.replace(held, params=moved)
+    folder.save(tmp_path / 'other', other)
+    shutil.rmtree(model / part)
+    shutil.copytree(tmp_path / 'other' / part, model / part)
+    ours, theirs = (
+      json.loads((path / 'eejax.json').read_text())['files']
+      for path in (model, tmp_path / 'other')
+    )
+    files = {k: v for k, v in ours.items() if not k.startswith(part)}
+    files |= {k: v for k, v in theirs.items() if k.startswith(part)}
+    edit_json(model / 'eejax.json', 'files', value=files)
+  argv = ('generate', model, '--prompt', 'alpha', '--max-new-tokens', 9)
+  argv = [str(a) for a in (*argv, '--policy', certified)]
+  assert main.main(argv) == 2
+  assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (('--temperature', 1), 'certified for greedy text'),
+    (('--max-new-tokens', 10), 'up to 9 tokens, and this may have 10'),
+    (('--dtype', 'bfloat16'), 'decodes in bfloat16'),
+    (('--weights', 'int8'), 'weights in int8'),
+    (('--kv', 'int8'), 'keys and values in int8'),
+  ],
+)
+def test_a_use_that_is_not_certified_is_refused(
+  place, capsys, certified, flags, message
+):
+  policy = ('--prompt', 'alpha', '--policy', certified)
+  _, err = run(capsys, place, *policy, *flags, expect=2)
+  assert message in err and '--uncertified' in err
+
+
+def test_the_former_name_of_a_flag_is_heard(place, capsys):
+  flags = ('--prompt', 'alpha', '--mode', 'speculative', '--draft-lookup', 3)
+  assert run_json(capsys, place, *flags)['policy']['prompt_lookup'] == 3
+
+
 # MARK: Bad input
 
 
@@ -344,8 +471,8 @@ def test_a_row_without_finite_logits_ends_and_the_other_goes_on(
     (('--prompt', 'x', *DRAFTS, '--draft-depth', '2'), 'no exit at depth 2'),
     (('--prompt', 'x', *DRAFTS, '--draft-length', '0'), 'draft length'),
     (('--prompt', 'x', *DRAFTS, '--draft-length', '64'), 'window of 65'),
-    (('--prompt', 'x', *DRAFTS, '--draft-lookup', '-1'), 'draft lookup'),
-    (('--prompt', 'x', '--draft-lookup', '2'), 'drafts are for --mode specul'),
+    (('--prompt', 'x', *DRAFTS, '--prompt-lookup', '-1'), 'prompt lookup'),
+    (('--prompt', 'x', '--prompt-lookup', '2'), 'drafts are for --mode specul'),
     (
       ('--prompt', 'x', *DRAFTS, '--draft-length', '2', '--window', '4'),
       'leave --window out',

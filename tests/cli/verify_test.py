@@ -20,7 +20,7 @@ import pytest
 
 from eejax.checkpoint import folder
 from eejax.cli import main, prompted_model
-from eejax.decoding.policy.policy import Mode, Policy, save_policy
+from eejax.decoding.policy.policy import Mode, Policy
 
 DRAFTS = ('--threshold', '0', '--draft-depth', '3', '--draft-length', '1')
 SHORT = ('--max-new-tokens', '6', '--batch-size', '1,2')
@@ -39,7 +39,7 @@ def place(tmp_path_factory, save_tiny):
   )
   folder.save(root / 'bare', bare)
   other = Policy(Mode.SPECULATIVE, backbone_hash='0' * 64)
-  save_policy(other, root / 'other.json')
+  other.save(root / 'other.json')
   return root
 
 

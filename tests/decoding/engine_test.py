@@ -15,7 +15,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,10 +24,7 @@ from eejax.decoding.engine import Engine, EngineFull, EngineLimits
 from eejax.decoding.generate import generate
 from eejax.decoding.loop import plan as plan_lib
 from eejax.decoding.loop import programs
-from eejax.decoding.policy import certificate as certificate_lib
-from eejax.decoding.policy import policy as policy_lib
 from eejax.decoding.policy.batching import Batching
-from eejax.decoding.policy.certificate import Certificate
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.decoding.results import FinishReason
 from eejax.errors import ArgumentError
@@ -44,7 +40,7 @@ TEXTS = [
 POLICY = Policy(Mode.EARLY_EXIT, 'max_prob', (0.35, 0.4, 0.5), window=2)
 SPECULATIVE = Policy(Mode.SPECULATIVE, 'max_prob', (0.2,), window=4)
 LOOKUP = dataclasses.replace(
-  SPECULATIVE, draft_lookup=1, draft_length=3, draft_depth=1
+  SPECULATIVE, prompt_lookup=1, draft_length=3, draft_depth=1
 )
 QUEUED = Policy(
   Mode.EARLY_EXIT,
@@ -99,11 +95,12 @@ def model(lively):
 )
 def test_texts_that_share_slots_equal_texts_alone(model, policy):
   engine = make_engine(model, policy, ticks_per_step=3)
-  tickets = [engine.submit(p, max_new_tokens=n) for p, n in TEXTS]
+  ids = [engine.submit(p, max_new_tokens=n) for p, n in TEXTS]
   drain(engine)
   looked_up = 0
-  for ticket, (prompt, count) in zip(tickets, TEXTS, strict=True):
-    found, expected = engine.result(ticket), alone(model, prompt, count, policy)
+  for request_id, (prompt, count) in zip(ids, TEXTS, strict=True):
+    found = engine.result(request_id)
+    expected = alone(model, prompt, count, policy)
     assert found.tokens == expected.tokens
     assert found.finish_reason is expected.finish_reason
     if policy.mode is Mode.EARLY_EXIT:
@@ -123,15 +120,15 @@ def test_a_text_that_joins_drafts_as_it_pays_for_all(
   engine = make_engine(model, adaptive)
   # They end as they began, so there is something to be looked up at once.
   texts = [[3, 17, 8, 3, 17], [7, 4, 7, 4]] * 2
-  tickets = [engine.submit(text, max_new_tokens=6) for text in texts]
+  ids = [engine.submit(text, max_new_tokens=6) for text in texts]
   drain(engine)
-  drafted = [engine.result(ticket).accounting.drafted for ticket in tickets]
+  drafted = [engine.result(request_id).accounting.drafted for request_id in ids]
   assert (sum(drafted) > 0) == (free_tokens == 200)
 
 
 def test_few_programs_are_compiled(model):
   programs.decode_chunk.clear_cache()
-  admission.admit.clear_cache()
+  admission.insert.clear_cache()
   engine = make_engine(model)
   for prompt, count in TEXTS * 2:
     engine.submit(prompt, max_new_tokens=count)
@@ -139,7 +136,7 @@ def test_few_programs_are_compiled(model):
   drain(engine)
   assert programs.decode_chunk._cache_size() == 1
   # Prompts of one token, of up to 16 more, and of up to 24 more.
-  assert admission.admit._cache_size() == 3
+  assert admission.insert._cache_size() == 3
 
 
 def test_texts_have_settings_of_their_own(lively):
@@ -201,10 +198,12 @@ def test_no_more_texts_wait_than_may(model):
 def test_updates_stream(model):
   engine = make_engine(model, ticks_per_step=3)
   updates = []
-  ticket = engine.submit([3, 4], max_new_tokens=10, on_update=updates.append)
+  request_id = engine.submit(
+    [3, 4], max_new_tokens=10, on_update=updates.append
+  )
   drain(engine)
   tokens = sum((u.tokens for u in updates), ())
-  assert tokens == engine.result(ticket).tokens
+  assert tokens == engine.result(request_id).tokens
   assert [len(u.tokens) for u in updates] == [3, 3, 3, 1]
   assert updates[-1].finish_reason is FinishReason.LENGTH
 
@@ -215,9 +214,9 @@ def test_numbers_that_are_none_end_one_text_alone(lively):
   table = backbone['embedding']['table'].at[13].set(jnp.nan)
   broken = {**backbone, 'embedding': {'table': table}}
   engine = make_engine((config, {**params, 'backbone': broken}), slots=2)
-  tickets = [engine.submit(p, max_new_tokens=6) for p in ([3, 13], [3, 4], [9])]
+  ids = [engine.submit(p, max_new_tokens=6) for p in ([3, 13], [3, 4], [9])]
   drain(engine)
-  bad, good, after = (engine.result(t) for t in tickets)
+  bad, good, after = map(engine.result, ids)
   assert bad.tokens == () and bad.finish_reason is FinishReason.NON_FINITE
   # The third text has the slot that held NaN.
   for row, prompt in ((good, [3, 4]), (after, [9])):
@@ -257,39 +256,3 @@ def test_a_falling_depth_cannot_be_agreed_on(model):
   )
   with pytest.raises(ArgumentError, match='never rises'):
     make_engine(model, policy)
-
-
-def test_a_policy_of_another_model_is_refused(model):
-  config, params = model
-  fitted = dataclasses.replace(POLICY, backbone_hash='ab' * 32)
-  with pytest.raises(ArgumentError, match='fitted for another model'):
-    Engine(params, config=config, policy=fitted, backbone_hash='cd' * 32)
-  Engine(params, config=config, policy=fitted, backbone_hash='ab' * 32)
-
-
-def test_a_certificate_is_held_against_the_exits(model):
-  config, params = model
-  certificate = Certificate(
-    method=certificate_lib.LEARN_THEN_TEST,
-    risk=0.05,
-    delta=0.1,
-    bound='hoeffding_bentkus',
-    measure='local',
-    sequences=200,
-    mean_loss=0.01,
-    p_value=0.03,
-    prompt_tokens=8,
-    max_new_tokens=16,
-    dtype='float32',
-    policy_hash=certificate_lib.policy_hash(policy_lib.to_json(POLICY)),
-    exit_hashes=certificate_lib.exit_hashes(params, config),
-    data={'name': 'text.txt'},
-    versions={'eejax': '0'},
-  )
-  policy = dataclasses.replace(POLICY, certificate=certificate)
-  Engine(params, config=config, policy=policy)
-  other = jax.tree.map(lambda leaf: leaf + 1, params['exits'])
-  with pytest.raises(ArgumentError, match='certified with another'):
-    Engine({**params, 'exits': other}, config=config, policy=policy)
-  with pytest.raises(ArgumentError, match='certified in float32'):
-    Engine(params, config=config, policy=policy, dtype=jnp.bfloat16)

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from eejax.decoding import replay as replay_lib
-from eejax.decoding.replay import replay, threshold_array
+from eejax.decoding.policy.threshold_values import threshold_values
+from eejax.decoding.replay import replay
 from eejax.errors import ArgumentError
 
 
@@ -28,7 +29,7 @@ def one(scores, thresholds, *, window, counted=None):
   return replay(
     scores,
     counted=counted,
-    thresholds=threshold_array([thresholds]),
+    thresholds=threshold_values([thresholds]),
     window=window,
   )
 
@@ -116,10 +117,10 @@ def test_rows_and_settings_equal_slow_walks(window):
   found = replay(
     scores,
     counted=np.ones((4, 40), bool),
-    thresholds=threshold_array(settings),
+    thresholds=threshold_values(settings),
     window=window,
   )
-  numbers = threshold_array(settings)
+  numbers = threshold_values(settings)
   for i in range(len(settings)):
     widths = found.work[i].widths
     runs = np.zeros((4, len(widths)), int)

@@ -19,7 +19,8 @@ import pytest
 from eejax.data.batch import Batch
 from eejax.decoding.generate import generate
 from eejax.decoding.policy.policy import Mode, Policy
-from eejax.decoding.replay import replay, threshold_array
+from eejax.decoding.policy.threshold_values import threshold_values
+from eejax.decoding.replay import replay
 from eejax.evaluation.scores import collect_scores
 from eejax.testing import tiny
 
@@ -73,7 +74,7 @@ def test_depths_and_work_are_those_of_the_generation(criterion, window):
   found = replay(
     logged_scores(params, config, [*prompt, *row.tokens], criterion),
     counted=np.ones((1, LENGTH), bool),
-    thresholds=threshold_array([thresholds]),
+    thresholds=threshold_values([thresholds]),
     window=window,
   )
   levels = np.array([1, 2, 3, 4])

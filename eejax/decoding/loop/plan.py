@@ -188,7 +188,7 @@ def make_plan(
       Drafting.ADAPTIVE if policy.draft_length is None else Drafting.FIXED
     ),
     prompt_lookup=(
-      policy.draft_lookup if policy.mode is Mode.SPECULATIVE else None
+      policy.prompt_lookup if policy.mode is Mode.SPECULATIVE else None
     ),
     threshold_rule=policy.threshold_rule,
     scored_vocabulary=policy.scored_vocabulary,

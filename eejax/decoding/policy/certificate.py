@@ -11,48 +11,31 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What a policy was certified for, and whether it is used for that.
+"""What was certified of a policy.
 
-A certificate holds for the model, the exits, the thresholds and the numbers it
-was made with. Whoever decodes by it checks them; see `check_certificate`.
+A certificate holds for the model, the policy and the use it was made with; see
+`eejax.decoding.policy.use`, which makes certificates and checks them.
 """
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Mapping
 from typing import Any
 
-import jax
-import numpy as np
-
-from eejax import config as config_lib
-from eejax.config import EarlyExitConfig
 from eejax.errors import ArgumentError
-from eejax.types import Params
 
 LEARN_THEN_TEST = 'learn_then_test'
 CONFORMAL = 'conformal'
 
-# What tells texts apart, of the fields that `to_json` of a policy writes.
-# Rows of a batch do not influence one another, so batching does not; drafts are
-# verified, and policies from before texts drafted have no word of it.
-_NOT_DECIDING = (
-  'batching',
-  'backbone_hash',
-  'certificate',
-  'draft_lookup',
-  'mode',
-)
+# A field of certificates whose digest did not cover all that they rest on.
+_FORMER_FIELD = 'exit_hashes'
 
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-  """Say what was certified, and everything that it takes to do so again.
+  """What was certified, and everything that it takes to do so again.
 
   Attributes:
     method: `LEARN_THEN_TEST` or `CONFORMAL`.
-    risk: limit of the mean loss of a sequence.
+    risk: limit of the mean loss of a sequence, in [0, 1].
     delta: chance at most, over the sequences, that the mean loss is above;
       None for `CONFORMAL`, which bounds it on average over them.
     bound: p-value that was used; None for `CONFORMAL`.
@@ -62,12 +45,16 @@ class Certificate:
     p_value: of a higher risk; None for `CONFORMAL`.
     prompt_tokens: of each sequence.
     max_new_tokens: generated after each prompt, greedily.
-    dtype: what was computed in.
-    policy_hash: `policy_hash` of what decides the text.
-    exit_hashes: hash of each exit that may be taken, by name.
+    dtype: what was computed in, such as `float32`.
     data: where sequences came from, with the hashes of those searched on and
       those certified on; plain values.
     versions: of eejax and jax.
+    weights: how kernels of the blocks were stored, `none` or `int8`.
+    kv: how keys and values were stored, likewise.
+    bindings: hash of each thing that it holds for, by name; see
+      `eejax.decoding.policy.bindings`.
+    digest: hash of the policy and of every field above; '' before
+      `eejax.decoding.policy.use.certify` has filled it in.
   """
 
   method: str
@@ -81,10 +68,12 @@ class Certificate:
   prompt_tokens: int
   max_new_tokens: int
   dtype: str
-  policy_hash: str
-  exit_hashes: dict[str, str] = dataclasses.field(hash=False)
   data: dict[str, Any] = dataclasses.field(hash=False)
   versions: dict[str, str] = dataclasses.field(hash=False)
+  weights: str = 'none'
+  kv: str = 'none'
+  bindings: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
+  digest: str = ''
 
   def sentence(self) -> str:
     """Return in words what is guaranteed."""
@@ -101,115 +90,34 @@ class Certificate:
       f'{self.bound}): {what}'
     )
 
-  def not_covered(
-    self, *, temperature: float, max_new_tokens: int
-  ) -> str | None:
-    """Return why the guarantee is silent about a text, or None if it speaks.
-
-    Args:
-      temperature: of sampling; 0 is greedy.
-      max_new_tokens: to be generated at most.
-    """
-    if temperature > 0:
-      return 'the policy was certified for greedy text, and this is sampled'
-    if max_new_tokens > self.max_new_tokens:
-      return (
-        f'the policy was certified for texts of up to {self.max_new_tokens} '
-        f'tokens, and this may have {max_new_tokens}'
-      )
-    return None
-
 
 def from_json(values: Any) -> Certificate:
-  """Rebuild a certificate from plain values.
+  """Rebuild a certificate from plain values; every field must be there.
 
   Raises:
-    ArgumentError: a field is missing, unknown or of another kind.
+    ArgumentError: a field is missing, unknown or of another kind, or the
+      certificate is of an earlier version of eejax.
   """
+  if isinstance(values, dict) and _FORMER_FIELD in values:
+    raise ArgumentError(
+      'the certificate of the policy is of an earlier version of eejax, which '
+      'did not bind it to all that it rests on; calibrate again, or go on '
+      'without it: Policy.load(path, certified=False), --uncertified on the '
+      'command line.'
+    )
   try:
-    found = Certificate(**values)
-    numbers = [found.risk, found.mean_loss]
-    numbers += [x for x in (found.delta, found.p_value) if x is not None]
-    plain = all(0 <= float(x) <= 1 for x in numbers)
-    plain &= isinstance(found.exit_hashes, dict)
+    missing = {f.name for f in dataclasses.fields(Certificate)} - set(values)
+    certificate = Certificate(**values)
+    numbers = [certificate.risk, certificate.mean_loss]
+    optional = (certificate.delta, certificate.p_value)
+    numbers += [x for x in optional if x is not None]
+    is_whole = all(0 <= float(x) <= 1 for x in numbers) and not missing
+    is_whole &= isinstance(certificate.bindings, dict)
+    is_whole &= isinstance(certificate.max_new_tokens, int)
   except (TypeError, ValueError) as error:
     raise ArgumentError(
-      f"the policy's certificate is broken: {error}."
+      f"the policy's certificate is broken: {error}; calibrate again."
     ) from error
-  if not plain:
+  if not is_whole:
     raise ArgumentError("the policy's certificate is broken; calibrate again.")
-  return found
-
-
-def policy_hash(values: Mapping[str, Any]) -> str:
-  """Return the hash of what decides the text, of a policy's plain values."""
-  deciding = {k: v for k, v in values.items() if k not in _NOT_DECIDING}
-  text = json.dumps(deciding, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
-def exit_hashes(params: Params, config: EarlyExitConfig) -> dict[str, str]:
-  """Return a SHA-256 over each exit: its configuration, every path and byte.
-
-  Args:
-    params: the tree, of which only the exits are looked at.
-    config: the model with the exits to be hashed.
-  """
-  described = config_lib.to_json(config)['exits']
-  return {
-    exit.name: _hash(params['exits'].get(exit.name, {}), words)
-    for exit, words in zip(config.exits, described, strict=True)
-  }
-
-
-def _hash(exit_params: Params, words: Any) -> str:
-  digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
-  for path, leaf in jax.tree_util.tree_leaves_with_path(exit_params):
-    array = np.ascontiguousarray(leaf)
-    name = jax.tree_util.keystr(path)
-    digest.update(f'{name} {array.dtype} {array.shape}\n'.encode())
-    digest.update(array.reshape(-1).view(np.uint8).data)
-  return digest.hexdigest()
-
-
-def check_certificate(
-  certificate: Certificate,
-  *,
-  values: Mapping[str, Any],
-  params: Params,
-  config: EarlyExitConfig,
-  dtype: str,
-) -> None:
-  """Check that what is decoded is what was certified.
-
-  Args:
-    certificate: of the policy.
-    values: the policy's plain values.
-    params: the model; exits beyond where it always ends may be missing.
-    config: with the exits that `params` holds.
-    dtype: what is computed in; `int8` where weights or caches are rounded.
-
-  Raises:
-    ArgumentError: thresholds, exits or numbers are others.
-  """
-  if certificate.policy_hash != policy_hash(values):
-    raise ArgumentError(
-      'the policy was changed after it was certified; calibrate again, or '
-      'remove its certificate to use it without.'
-    )
-  if certificate.dtype != dtype:
-    raise ArgumentError(
-      f'the policy was certified in {certificate.dtype}, and this decodes in '
-      f'{dtype}; decode as it was certified, or calibrate again.'
-    )
-  found = exit_hashes(params, config)
-  for name, digest in certificate.exit_hashes.items():
-    if name in found and found[name] != digest:
-      raise ArgumentError(
-        f'the policy was certified with another {name} than this model has; '
-        'calibrate again on this one.'
-      )
-    if name not in found and not found:
-      raise ArgumentError(
-        'the policy was certified with exits that this model lacks.'
-      )
+  return certificate

@@ -14,10 +14,10 @@
 """Policies: when to leave the model early, and what becomes of the rest."""
 
 import dataclasses
-import enum
 import os
-from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from eejax import serialization
 from eejax.config import EarlyExitConfig, ExitConfig
@@ -25,66 +25,27 @@ from eejax.decoding.policy import certificate as certificate_lib
 from eejax.decoding.policy.batching import Batching
 from eejax.decoding.policy.certificate import Certificate
 from eejax.decoding.policy.criteria import Reads, get_criterion
+from eejax.decoding.policy.modes import KVStrategy, Mode
+from eejax.decoding.policy.threshold_values import (
+  NEVER,
+  Threshold,
+  parse_threshold,
+  threshold_values,
+)
 from eejax.decoding.policy.thresholds import parse_threshold_rule
 from eejax.decoding.policy.vocabulary import Scored, parse_scored_vocabulary
 from eejax.errors import ArgumentError
-from eejax.types import Params
+from eejax.types import Float
 
-NEVER = 'never'
+_ENUMS = {'mode': Mode, 'kv_strategy': KVStrategy, 'batching': Batching}
 
-# None stands for `never`: no score, however high, takes the exit.
-Threshold = float | None
-
-
-class Mode(enum.Enum):
-  """What decoding does with exits.
-
-  FULL: exits are not compiled in.
-  EARLY_EXIT: a row that is confident enough takes an exit's token.
-  SPECULATIVE: exits draft and the whole model verifies; what is emitted is
-  what the whole model would have emitted.
-  """
-
-  FULL = 'full'
-  EARLY_EXIT = 'early_exit'
-  SPECULATIVE = 'speculative'
-
-
-class KVStrategy(enum.Enum):
-  """What stands in for keys and values of blocks a token skipped.
-
-  DEFERRED: they are computed later, exactly; see `eejax.decoding.loop.step`.
-  RECOMPUTE: exactly, too, by running every token since the last one at full
-  depth from the embedding on (EE-LLM, arXiv 2312.04916, KV recomputation).
-  PROPAGATE: each skipped block projects the stream at the exit (CALM, arXiv
-  2207.07061, section 2.2).
-  COPY: those of the last block that ran.
-  MASK: nothing does; later tokens do not see the token there.
-  MONOTONE: nothing needs to, for no later token goes deeper (SkipDecode,
-  arXiv 2307.02628).
-  """
-
-  DEFERRED = 'deferred'
-  RECOMPUTE = 'recompute'
-  PROPAGATE = 'propagate'
-  COPY = 'copy'
-  MASK = 'mask'
-  MONOTONE = 'monotone'
-
-  @property
-  def is_exact(self) -> bool:
-    """Return whether keys and values are those of a full-depth pass."""
-    return self in (KVStrategy.DEFERRED, KVStrategy.RECOMPUTE)
-
-  @property
-  def fills(self) -> bool:
-    """Return whether a stand-in is written where a token skips a block."""
-    return self in (KVStrategy.PROPAGATE, KVStrategy.COPY, KVStrategy.MASK)
+# Fields that had another name in files that were written before.
+_FORMER_NAMES = {'draft_lookup': 'prompt_lookup'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-  """Say when a row takes an exit.
+  """When a row of a batch takes an exit.
 
   Attributes:
     mode: what is done with exits.
@@ -102,15 +63,22 @@ class Policy:
     draft_length: tokens drafted at most before they are verified; None
       chooses as acceptance shows, fewer than `window`. Drafting also stops
       where the score is below the exit's threshold.
-    draft_lookup: how many tokens at the end of a text must have stood in it
+    prompt_lookup: how many tokens at the end of a text must have stood in it
       before for what followed there to be drafted, see
       `eejax.decoding.drafting.prompt_lookup`; None looks nothing up.
     threshold_rule: how thresholds change while a row is decoded, see
       `eejax.decoding.policy.thresholds`.
     scored_vocabulary: which tokens a score is computed over, see
       `eejax.decoding.policy.vocabulary`.
-    backbone_hash: the model that thresholds were fitted for, or None.
-    certificate: what the thresholds were certified for, or None.
+    backbone_hash: the model that thresholds were fitted for, or None; see
+      `eejax.decoding.policy.use.backbone_identity`.
+    certificate: what the thresholds were certified for, or None; see
+      `eejax.decoding.policy.use`.
+
+  Example:
+    >>> policy = Policy(Mode.EARLY_EXIT, 'max_prob', (0.9, None))
+    >>> Policy.from_json(policy.to_json()) == policy
+    True
   """
 
   mode: Mode = Mode.FULL
@@ -122,14 +90,15 @@ class Policy:
   batching: Batching = Batching.RIDE_ALONG
   draft_depth: int | None = None
   draft_length: int | None = None
-  draft_lookup: int | None = None
+  prompt_lookup: int | None = None
   threshold_rule: str = 'constant'
   scored_vocabulary: str = 'whole'
   backbone_hash: str | None = None
   certificate: Certificate | None = None
 
   def __post_init__(self):
-    object.__setattr__(self, 'thresholds', tuple(self.thresholds))
+    numbers = tuple(None if t is None else float(t) for t in self.thresholds)
+    object.__setattr__(self, 'thresholds', numbers)
     self._check_criterion()
     if not self.thresholds:
       raise ArgumentError('a policy needs a threshold, or never.')
@@ -169,9 +138,9 @@ class Policy:
       raise ArgumentError(
         f'draft length must be at least 1, not {self.draft_length}.'
       )
-    if self.draft_lookup is not None and self.draft_lookup < 1:
+    if self.prompt_lookup is not None and self.prompt_lookup < 1:
       raise ArgumentError(
-        f'draft lookup must be at least 1, not {self.draft_lookup}.'
+        f'prompt lookup must be at least 1, not {self.prompt_lookup}.'
       )
     self._check_batching()
     if self.threshold_rule.startswith('adaptive'):
@@ -273,141 +242,129 @@ class Policy:
     vocabulary.check_size(config.model.vocab_size)
     return usable
 
+  def resolve(self, config: EarlyExitConfig) -> Float[np.ndarray, 'E']:
+    """Return the threshold of every exit of a model as a number.
 
-_ENUMS = {'mode': Mode, 'kv_strategy': KVStrategy, 'batching': Batching}
+    Args:
+      config: the model with its E exits.
+
+    Returns:
+      One an exit, shallowest first. Infinity, which no score reaches, where
+      the policy says never or the exit is above the minimum depth.
+
+    Raises:
+      ArgumentError: as of `usable_exits`.
+    """
+    usable = {e.depth: t for e, t in self.usable_exits(config)}
+    return threshold_values([usable.get(d) for d in config.exit_depths])
+
+  # MARK: Other policies
+
+  def with_mode(self, mode: Mode | str | None) -> 'Policy':
+    """Return the policy in another mode, or as it is for None.
+
+    A certificate speaks of the mode it was made in, and is left out.
+
+    Raises:
+      ArgumentError: there is no such mode, or it does not go with the rest.
+    """
+    if mode is None:
+      return self
+    try:
+      mode = Mode(mode)
+    except ValueError:
+      known = ', '.join(m.value for m in Mode)
+      raise ArgumentError(
+        f'mode must be one of {known}, not {mode!r}.'
+      ) from None
+    if mode is self.mode:
+      return self
+    return dataclasses.replace(self, mode=mode, certificate=None)
+
+  def without_certificate(self) -> 'Policy':
+    """Return the same policy, of which nothing is promised."""
+    return dataclasses.replace(self, certificate=None)
+
+  # MARK: Files
+
+  def to_json(self) -> dict[str, Any]:
+    """Return the policy as plain values that `json` can write."""
+    values = {
+      f.name: serialization.plain(getattr(self, f.name))
+      for f in dataclasses.fields(self)
+    }
+    values['thresholds'] = [NEVER if t is None else t for t in self.thresholds]
+    if self.certificate is None:
+      del values['certificate']
+    return values
+
+  @classmethod
+  def from_json(
+    cls, values: dict[str, Any], *, certified: bool = True
+  ) -> 'Policy':
+    """Rebuild a policy that `to_json` wrote.
+
+    Args:
+      values: its fields; those that are not there take their defaults, but a
+        certified policy must have all.
+      certified: whether its certificate is read; False leaves it out.
+
+    Raises:
+      ArgumentError: a field is unknown, missing or out of range, or the
+        certificate is of an earlier version of eejax.
+    """
+    fields = {_FORMER_NAMES.get(k, k): v for k, v in values.items()}
+    if not certified:
+      fields.pop('certificate', None)
+    _check_names(fields)
+    try:
+      for name, kind in _ENUMS.items():
+        if name in fields:
+          fields[name] = kind(fields[name])
+      if 'thresholds' in fields:
+        fields['thresholds'] = tuple(map(parse_threshold, fields['thresholds']))
+      if fields.get('certificate') is not None:
+        certificate = certificate_lib.from_json(fields['certificate'])
+        fields['certificate'] = certificate
+      return cls(**fields)
+    except (TypeError, ValueError) as error:
+      if isinstance(error, ArgumentError):
+        raise
+      raise ArgumentError(f'the policy is broken: {error}.') from error
+
+  def save(self, path: str | os.PathLike) -> None:
+    """Write the policy as a JSON file, whole or not at all."""
+    serialization.write_json(path, self.to_json())
+
+  @classmethod
+  def load(cls, path: str | os.PathLike, *, certified: bool = True) -> 'Policy':
+    """Read a policy file.
+
+    Whether it fits a model is checked where it is used.
+
+    Args:
+      path: the file.
+      certified: whether its certificate is read; False leaves it out.
+
+    Raises:
+      ArgumentError: it is not there, no JSON object, or no policy.
+    """
+    values = serialization.read_object(path, what='policy')
+    return cls.from_json(values, certified=certified)
 
 
-def parse_thresholds(text: str) -> tuple[Threshold, ...]:
-  """Read thresholds as the command line writes them.
-
-  Example:
-    >>> parse_thresholds('0.9,0.8,never')
-    (0.9, 0.8, None)
-
-  Raises:
-    ArgumentError: a part is neither a number nor `never`.
-  """
-  return tuple(_parse_threshold(part.strip()) for part in text.split(','))
-
-
-def format_thresholds(thresholds: Sequence[Threshold]) -> str:
-  """Return thresholds as `parse_thresholds` reads them, to six digits."""
-  return ','.join(NEVER if t is None else f'{t:.6g}' for t in thresholds)
-
-
-def _parse_threshold(text: str) -> Threshold:
-  if text == NEVER:
-    return None
-  try:
-    return float(text)
-  except ValueError:
-    raise ArgumentError(
-      f'{text!r} is not a threshold; give a number in [0, 1], or never.'
-    ) from None
-
-
-def with_mode(policy: Policy, mode: str | None) -> Policy:
-  """Return `policy` in another mode, or as it is for None."""
-  if mode is None:
-    return policy
-  return dataclasses.replace(policy, mode=Mode(mode))
-
-
-def to_json(policy: Policy) -> dict[str, Any]:
-  """Return `policy` as plain values that `json` can write."""
-  values = dataclasses.asdict(policy)
-  for name, value in values.items():
-    if isinstance(value, enum.Enum):
-      values[name] = value.value
-  values['thresholds'] = [NEVER if t is None else t for t in policy.thresholds]
-  if policy.certificate is None:
-    del values['certificate']
-  return values
-
-
-def from_json(values: dict[str, Any]) -> Policy:
-  """Rebuild a policy that `to_json` wrote; keys it does not know are errors.
-
-  Raises:
-    ArgumentError: a field is unknown or out of range.
-  """
+def _check_names(fields: dict[str, Any]) -> None:
+  """Check that all fields are a policy's and, certified, all are there."""
   known = {f.name for f in dataclasses.fields(Policy)}
-  unknown = sorted(set(values) - known)
+  unknown = sorted(set(fields) - known)
   if unknown:
     raise ArgumentError(
       f'a policy has no field {unknown[0]!r}; it has '
       f'{", ".join(sorted(known))}.'
     )
-  fields = dict(values)
-  try:
-    for name, kind in _ENUMS.items():
-      if name in fields:
-        fields[name] = kind(fields[name])
-    if 'thresholds' in fields:
-      fields['thresholds'] = tuple(
-        None if t == NEVER else float(t) for t in fields['thresholds']
-      )
-    if fields.get('certificate') is not None:
-      fields['certificate'] = certificate_lib.from_json(fields['certificate'])
-    return Policy(**fields)
-  except (TypeError, ValueError) as error:
-    if isinstance(error, ArgumentError):
-      raise
-    raise ArgumentError(f'the policy is broken: {error}.') from error
-
-
-def save_policy(policy: Policy, path: str | os.PathLike) -> None:
-  """Write a policy as a JSON file, as it was before or whole."""
-  serialization.write_json(path, to_json(policy))
-
-
-def load_policy(path: str | os.PathLike) -> Policy:
-  """Read a policy file.
-
-  Raises:
-    ArgumentError: it is not there, no JSON object, or no policy.
-  """
-  return from_json(serialization.read_object(path, what='policy'))
-
-
-def check_policy_fits(policy: Policy, backbone_hash: str | None) -> None:
-  """Check that a policy was fitted for the model with this hash.
-
-  Raises:
-    ArgumentError: it was fitted for another one.
-  """
-  if policy.backbone_hash is None or backbone_hash is None:
-    return
-  if policy.backbone_hash != backbone_hash:
+  missing = sorted(known - set(fields))
+  if fields.get('certificate') is not None and missing:
     raise ArgumentError(
-      f'the policy was fitted for another model (its backbone is '
-      f'{policy.backbone_hash[:12]}, this one {backbone_hash[:12]}); '
-      'calibrate again on this one.'
+      f'the policy has a certificate and no {missing[0]}, so it was changed '
+      'after it was certified; calibrate again, or leave its certificate out.'
     )
-
-
-def check_certified_use(
-  policy: Policy, params: Params, *, config: EarlyExitConfig, dtype: str
-) -> None:
-  """Check that a policy with a certificate is used as it was certified.
-
-  Only early exit loses anything, so other modes are not looked at.
-
-  Args:
-    policy: to be followed.
-    params: the model, exits beyond where it always ends left out.
-    config: with the exits that `params` holds.
-    dtype: what is computed in; `int8` where weights or caches are rounded.
-
-  Raises:
-    ArgumentError: it is used otherwise.
-  """
-  if policy.certificate is None or policy.mode is not Mode.EARLY_EXIT:
-    return
-  certificate_lib.check_certificate(
-    policy.certificate,
-    values=to_json(policy),
-    params=params,
-    config=config,
-    dtype=dtype,
-  )

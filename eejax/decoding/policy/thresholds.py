@@ -38,7 +38,7 @@ _EDGE = 1e-4
 
 @flax.struct.dataclass
 class Moments:
-  """Hold running moments of scores; last axis: disagreed, agreed.
+  """Running moments of scores; last axis: disagreed, agreed.
 
   Attributes:
     count: scores observed.
@@ -53,7 +53,7 @@ class Moments:
 
 @flax.struct.dataclass
 class ThresholdState:
-  """Hold what a rule knows of every row.
+  """What a rule knows of every row.
 
   Attributes:
     initial: thresholds as the policy gives them; infinity is never.
@@ -70,7 +70,7 @@ class ThresholdState:
 
 @dataclasses.dataclass(frozen=True)
 class ThresholdRule(abc.ABC):
-  """Say how thresholds follow from the policy's and what happens.
+  """How thresholds follow from the policy's and what happens.
 
   A rule's fields are numbers; it is written `name(1, 2)`, in their order.
 
@@ -122,7 +122,7 @@ class ThresholdRule(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Constant(ThresholdRule):
-  """Keep the policy's thresholds: one for all exits, or one an exit."""
+  """The policy's thresholds: one for all exits, or one an exit."""
 
   def values(
     self, state: ThresholdState, positions: Int[Array, 'B']
@@ -133,7 +133,7 @@ class Constant(ThresholdRule):
 
 @dataclasses.dataclass(frozen=True)
 class Decaying(ThresholdRule):
-  """Be careful with a text's first tokens, which all later ones read.
+  """Thresholds that are high for a text's first tokens, which later ones read.
 
   value = clip(0.9 threshold + 0.1 exp(-temperature t / N), 0, 1), with t how
   many new tokens the row has got and N how many it may get. Range [0, 1]; it
@@ -167,7 +167,7 @@ class Decaying(ThresholdRule):
 
 @dataclasses.dataclass(frozen=True)
 class Adaptive(ThresholdRule):
-  """Learn from each row's own tokens which scores tell agreement.
+  """Thresholds learnt from each row's own tokens: which scores tell agreement.
 
   Scores of tokens whose exit agreed with the full model and of those whose
   exit did not are two Beta distributions, each fitted by its moments: with

@@ -14,7 +14,7 @@
 """Which tokens a score is computed over, where the whole head is dear.
 
 One pass over an output matrix costs as much as some blocks where vocabularies
-are large (design 5.5), so logits of some tokens alone can stand for all of
+are large, so logits of some tokens alone can stand for all of
 them in a score. The token that is emitted always comes from the whole head;
 a draft, which the whole model verifies, from the frequent ones alone (FR-Spec,
 Zhao et al. 2025, arXiv 2502.14856, abstract).
@@ -50,7 +50,7 @@ class Scored(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class ScoredVocabulary:
-  """Say which tokens a score is computed over.
+  """Which tokens a score is computed over.
 
   Attributes:
     kind: which.

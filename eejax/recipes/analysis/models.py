@@ -32,7 +32,7 @@ from eejax.capture.captured import Captured
 from eejax.checkpoint import run_steps, tree
 from eejax.checkpoint.load import load
 from eejax.checkpoint.model import Model
-from eejax.decoding.policy.certificate import exit_hashes
+from eejax.decoding.policy.bindings import exit_hashes
 from eejax.errors import ArgumentError
 from eejax.progress import SILENT, Progress
 from eejax.recipes import stages

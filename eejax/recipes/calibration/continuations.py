@@ -30,9 +30,9 @@ from eejax.checkpoint import tree
 from eejax.checkpoint.model import Model
 from eejax.decoding.generate import FULL_DEPTH
 from eejax.decoding.loop.prepare import Prepared, prepare
-from eejax.decoding.policy import certificate as certificate_lib
-from eejax.decoding.policy import policy as policy_lib
-from eejax.decoding.policy.policy import Policy, format_thresholds
+from eejax.decoding.policy.bindings import exit_hashes
+from eejax.decoding.policy.policy import Policy
+from eejax.decoding.policy.threshold_values import format_thresholds
 from eejax.progress import SILENT, Bar, Progress
 from eejax.recipes.calibration.decoded_texts import DecodedTexts
 from eejax.recipes.calibration.request import CalibrationRequest
@@ -171,10 +171,10 @@ class Continuations:
     """Return everything but the prompts that decides a continuation."""
     request, model = self._request, self._model
     return {
-      'policy': policy_lib.to_json(policy),
+      'policy': policy.to_json(),
       'config': config_lib.to_json(model.config),
       'backbone': self._backbone,
-      'exits': certificate_lib.exit_hashes(model.params, model.config),
+      'exits': exit_hashes(model.params, model.config),
       'max_new_tokens': request.max_new_tokens,
       'batch_size': request.batch_size,
       'dtype': request.dtype,

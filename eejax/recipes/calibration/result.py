@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from eejax.analysis.certify import CertificationResult
-from eejax.decoding.policy import policy as policy_lib
-from eejax.decoding.policy.policy import Policy, format_thresholds
+from eejax.decoding.policy.policy import Policy
+from eejax.decoding.policy.threshold_values import format_thresholds
 from eejax.errors import EejaxError
 from eejax.recipes.calibration.path import TARGETS, PathStep, PolicyPath
 from eejax.recipes.calibration.request import CalibrationRequest
@@ -167,7 +167,7 @@ class CalibrationResult(Result):
       'certified': policy is not None,
       'is_slower': self.is_slower,
       'sentence': self.summary(),
-      'policy': None if policy is None else policy_lib.to_json(policy),
+      'policy': None if policy is None else policy.to_json(),
       'request': {**request, 'measure': self.request.measure_name},
       'data': self.source,
       'certification': self.certification,

@@ -25,16 +25,16 @@ from eejax.config import EarlyExitConfig
 from eejax.decoding.generate import FULL_DEPTH, generate
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.policy.policy import Policy
-from eejax.decoding.results import GenerateResult
+from eejax.decoding.results import DecodeResult
 from eejax.evaluation.wall_clock import interleaved
 from eejax.progress import SILENT, Progress
 from eejax.stats.bootstrap import Interval, ratio_interval
 
 # Returns the seconds that decoding took, prefill and compilation left out.
-Clock = Callable[[GenerateResult], float]
+Clock = Callable[[DecodeResult], float]
 
 
-def wall_clock(result: GenerateResult) -> float:
+def wall_clock(result: DecodeResult) -> float:
   """Return the seconds that decoding took."""
   return result.timing.decode_s
 

@@ -112,7 +112,7 @@ def test_a_fixed_length_is_kept_to(two):
 
 @pytest.mark.parametrize('share', [0.0, 0.2, 0.5, 0.8, 1.0])
 def test_the_text_goes_first_where_it_yields_more(share):
-  plan = plan_of('2:norm,6:norm', draft_lookup=2)
+  plan = plan_of('2:norm,6:norm', prompt_lookup=2)
   tried = [1e6] * 3
   exits = (0.9, 0.95)
   kept = [*(1e6 * a for a in exits), 1e6 * share]
@@ -134,7 +134,7 @@ def test_the_text_goes_first_where_it_yields_more(share):
 
 
 def test_a_fixed_length_is_looked_up_whatever_was_kept():
-  plan = plan_of('2:norm,6:norm', draft_lookup=2, draft_length=3)
+  plan = plan_of('2:norm,6:norm', prompt_lookup=2, draft_length=3)
   assert chosen(plan, [1e6, 1e6, 0], [1e6] * 3)[2] == 3
 
 
@@ -154,7 +154,7 @@ def chosen_by(plan, kept, tried):
 
 
 def plan_for(free_tokens, **fields):
-  plan = plan_of('2:norm,6:norm', draft_lookup=2, **fields)
+  plan = plan_of('2:norm,6:norm', prompt_lookup=2, **fields)
   return dataclasses.replace(plan, free_tokens=free_tokens)
 
 

@@ -234,7 +234,7 @@ def test_a_batch_decodes_in_full_where_drafts_do_not_pay(
 ):
   full = run(agreeing, prompts, Policy(), 24)
   texts = [row.tokens for row in full.rows]
-  policy = speculative(0.0, draft_depth=2, window=4, draft_lookup=1)
+  policy = speculative(0.0, draft_depth=2, window=4, prompt_lookup=1)
   drafted = {}
   for free in (2, 200):
     monkeypatch.setattr(plan_lib, 'free_tokens', lambda free=free: free)
@@ -467,7 +467,7 @@ def test_looked_up_drafts_leave_the_text_alone(
     model = with_weak_blocks(model, after=1, share=0.1)
     prompts = [[*p, *p] for p in prompts]
     policy = speculative(
-      *thresholds, draft_length=3, batching=batching, draft_lookup=shortest
+      *thresholds, draft_length=3, batching=batching, prompt_lookup=shortest
     )
     result = run(model, prompts, policy)
     assert_is_reference(model, result)
@@ -484,7 +484,7 @@ def test_every_kind_of_exit_drafts_beside_the_text(
 ):
   model = lively(EVERY_KIND_OF_EXIT, num_layers=5)
   model = with_weak_blocks(model, after=depth, share=0.3)
-  policy = speculative(0.0, draft_depth=depth, draft_length=3, draft_lookup=2)
+  policy = speculative(0.0, draft_depth=depth, draft_length=3, prompt_lookup=2)
   result = run(model, REPEATING, policy, 24)
   assert_is_reference(model, result)
   work = result.accounting
@@ -493,7 +493,7 @@ def test_every_kind_of_exit_drafts_beside_the_text(
 
 def test_samples_are_the_same_with_drafts_from_the_text(partly):
   sampling = SamplingConfig(temperature=0.7, top_k=3, seed=5)
-  policy = speculative(0.0, **FIXED, draft_lookup=1)
+  policy = speculative(0.0, **FIXED, prompt_lookup=1)
   drafted = run(partly, REPEATING * 8, policy, 24, sampling=sampling)
   full = run(partly, REPEATING * 8, Policy(), 24, sampling=sampling)
   assert [r.tokens for r in drafted.rows] == [r.tokens for r in full.rows]
@@ -524,7 +524,7 @@ def in_a_circle(model, *, period):
 def test_work_of_a_text_that_is_foretold(lively):
   model = in_a_circle(lively('2:norm', embed_dim=32), period=4)
   prompts = [[4, 5, 6, 7, 4, 5], [12, 13, 14, 15, 12, 13]]
-  policy = speculative(None, **FIXED, draft_lookup=2)
+  policy = speculative(None, **FIXED, prompt_lookup=2)
   result = run(model, prompts, policy, 12)
   for row in result.rows:
     begin = row.prompt_tokens[0]
@@ -543,7 +543,7 @@ def test_work_of_a_text_that_is_foretold(lively):
 def test_exits_draft_where_the_text_foretells_nothing(lively, prompts):
   model = with_weak_blocks(lively('1:norm,2:norm'), after=2, share=0.1)
   alone = run(model, prompts, speculative(0.0, **FIXED), 3)
-  never = {'draft_lookup': 40}
+  never = {'prompt_lookup': 40}
   result = run(model, prompts, speculative(0.0, **FIXED, **never), 3)
   assert result.accounting == alone.accounting
   assert [r.exit_depths for r in result.rows] == [
@@ -556,7 +556,7 @@ def test_lookups_follow_what_is_kept(lively, prompts):
   # Nobody repeats what the prompt says over and over.
   prompts = [[3, 3, 9, 3, 3, 9, 3, 3], [5, 6, 5, 6, 5, 6]]
   sampling = SamplingConfig(temperature=5.0, seed=1)
-  policy = speculative(None, window=4, draft_lookup=1)
+  policy = speculative(None, window=4, prompt_lookup=1)
   for prompt in prompts:
     work = run(model, [prompt], policy, 40, sampling=sampling).accounting
     assert work.looked_up_accepted < work.looked_up / 4
@@ -569,7 +569,7 @@ def test_the_context_ends_a_row_inside_looked_up_drafts(lively, num_tokens):
   model = in_a_circle(lively('2:norm', embed_dim=32), period=4)
   long = [4, 5, 6, 7] * 12
   rows = [long[: 48 - num_tokens], [4, 5, 6, 7, 4]]
-  policy = speculative(None, **FIXED, draft_lookup=2)
+  policy = speculative(None, **FIXED, prompt_lookup=2)
   result = run(model, rows, policy, num_tokens=9)
   full = run(model, rows, Policy(), num_tokens=9)
   assert [r.tokens for r in result.rows] == [r.tokens for r in full.rows]
@@ -583,7 +583,7 @@ def test_nothing_is_emitted_after_an_end_token_that_was_looked_up(
   model = in_a_circle(lively('2:norm', embed_dim=32), period=8)
   prompt = [8 + i % 8 for i in range(10)]
   eos = 8 + (2 + place) % 8
-  policy = speculative(None, **FIXED, draft_lookup=2)
+  policy = speculative(None, **FIXED, prompt_lookup=2)
   (row,) = run(model, [prompt], policy, eos_ids=(eos,)).rows
   assert row.tokens == tuple(8 + (2 + i) % 8 for i in range(place + 1))
   assert row.finish_reason is FinishReason.EOS
@@ -624,7 +624,7 @@ def test_models_that_cannot_speculate(lively, exits, fields, message):
   'fields, message',
   [
     ({'draft_length': 0}, 'draft length must be at least 1'),
-    ({'draft_lookup': 0}, 'draft lookup must be at least 1'),
+    ({'prompt_lookup': 0}, 'prompt lookup must be at least 1'),
     ({'kv_strategy': KVStrategy.PROPAGATE}, 'kv strategy deferred'),
     ({'batching': Batching.ALL_AGREE}, 'ride_along and depth_queue'),
     ({'threshold_rule': 'decaying(4)'}, 'thresholds stay constant'),

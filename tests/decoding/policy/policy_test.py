@@ -15,9 +15,9 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from eejax.decoding.policy import policy as policy_lib
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.errors import ArgumentError
 from eejax.testing import tiny
@@ -34,18 +34,16 @@ POLICY = Policy(
 
 def test_a_policy_survives_its_file(tmp_path):
   path = tmp_path / 'policy.json'
-  policy_lib.save_policy(POLICY, path)
-  assert policy_lib.load_policy(path) == POLICY
+  POLICY.save(path)
+  assert Policy.load(path) == POLICY
   written = json.loads(path.read_text())
   assert written['thresholds'] == [0.25, 'never', 1.0]
   assert written['mode'] == 'early_exit'
 
 
-def test_thresholds_are_read_as_typed():
-  assert policy_lib.parse_thresholds('0.9, 0,never') == (0.9, 0.0, None)
-  for text in ('', 'x', '0.9,,0.8', '0.9;0.8'):
-    with pytest.raises(ArgumentError, match='threshold'):
-      policy_lib.parse_thresholds(text)
+def test_a_file_with_a_former_name_of_a_field_opens():
+  values = {'mode': 'speculative', 'draft_lookup': 3}
+  assert Policy.from_json(values).prompt_lookup == 3
 
 
 @pytest.mark.parametrize('threshold', [-0.01, 1.01, float('nan'), 1e9])
@@ -75,7 +73,7 @@ def test_fields_out_of_range_are_refused(fields, message):
     ('[1]', 'not a JSON object'),
     ('{"threshold": [1]}', "no field 'threshold'"),
     ('{"mode": "fast"}', 'broken'),
-    ('{"thresholds": ["sometimes"]}', 'broken'),
+    ('{"thresholds": ["sometimes"]}', 'is not a threshold'),
     ('{"thresholds": [2]}', 'must lie in'),
     ('{"window": "8"}', 'broken'),
   ],
@@ -84,12 +82,12 @@ def test_broken_files_are_refused(tmp_path, content, message):
   path = tmp_path / 'policy.json'
   path.write_text(content)
   with pytest.raises(ArgumentError, match=message):
-    policy_lib.load_policy(path)
+    Policy.load(path)
 
 
 def test_a_missing_file_is_refused(tmp_path):
   with pytest.raises(ArgumentError, match='cannot be read'):
-    policy_lib.load_policy(tmp_path / 'none.json')
+    Policy.load(tmp_path / 'none.json')
 
 
 def test_thresholds_are_one_for_all_or_one_an_exit():
@@ -109,9 +107,18 @@ def test_only_exits_in_use_need_a_gate():
   assert len(deep.usable_exits(config)) == 1
 
 
-def test_a_policy_belongs_to_its_model():
-  policy_lib.check_policy_fits(POLICY, 'ab' * 32)
-  policy_lib.check_policy_fits(POLICY, None)
-  policy_lib.check_policy_fits(Policy(), 'cd' * 32)
-  with pytest.raises(ArgumentError, match='another model'):
-    policy_lib.check_policy_fits(POLICY, 'cd' * 32)
+def test_it_resolves_to_a_number_for_every_exit():
+  config = tiny.tiny_config()
+  policy = Policy(Mode.EARLY_EXIT, 'max_prob', (0.5, None, 0.0))
+  assert policy.resolve(config).tolist() == [0.5, np.inf, 0.0]
+  for_all = Policy(Mode.EARLY_EXIT, 'max_prob', (0.25,), minimum_depth=2)
+  assert for_all.resolve(config).tolist() == [np.inf, 0.25, 0.25]
+  with pytest.raises(ArgumentError, match='4 thresholds for 3 exits'):
+    Policy(Mode.EARLY_EXIT, 'max_prob', (0.5,) * 4).resolve(config)
+
+
+def test_another_mode_is_one_that_there_is():
+  assert POLICY.with_mode(None) is POLICY.with_mode('early_exit') is POLICY
+  assert POLICY.with_mode('full').mode is Mode.FULL
+  with pytest.raises(ArgumentError, match='mode must be one of full'):
+    POLICY.with_mode('fast')

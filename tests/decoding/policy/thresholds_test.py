@@ -22,7 +22,7 @@ import pytest
 import scipy.stats
 
 from eejax.decoding.policy import thresholds
-from eejax.decoding.policy.policy import Policy, load_policy, save_policy
+from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.thresholds import (
   Adaptive,
   Constant,
@@ -299,7 +299,7 @@ def test_rules_are_static():
 
 def test_a_policy_names_a_rule(tmp_path):
   policy = Policy(threshold_rule='decaying(2)', scored_vocabulary='frequent(9)')
-  save_policy(policy, tmp_path / 'policy.json')
-  assert load_policy(tmp_path / 'policy.json') == policy
+  policy.save(tmp_path / 'policy.json')
+  assert Policy.load(tmp_path / 'policy.json') == policy
   with pytest.raises(ArgumentError, match='no threshold rule'):
     Policy(threshold_rule='falling')

@@ -1,0 +1,355 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Text that a model generates, with the exits that its tokens take."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from eejax.checkpoint import tree
+from eejax.checkpoint.model import Model
+from eejax.data.tokenizer import IncrementalDecoder
+from eejax.decoding import generate as decoding
+from eejax.decoding.loop.prepare import Prepared, prepare
+from eejax.decoding.policy import defaults
+from eejax.decoding.policy.policy import Mode, Policy
+from eejax.decoding.policy.threshold_values import (
+  Threshold,
+  parse_threshold,
+  parse_thresholds,
+)
+from eejax.decoding.policy.use import Use, check_use
+from eejax.decoding.results import DecodeResult, TokenUpdate
+from eejax.decoding.text import TextStream
+from eejax.errors import ArgumentError
+from eejax.ops.quant import Quantization
+from eejax.ops.sampling import SamplingConfig
+from eejax.progress import SILENT, Bar, Progress
+from eejax.recipes.generated import GenerateResult
+
+# Dtypes that are computed in.
+DTYPES = ('float32', 'bfloat16')
+
+Prompt = str | Sequence[int]
+
+
+def generate(
+  model: Model,
+  prompts: str | Sequence[Prompt],
+  *,
+  policy: Policy | None = None,
+  mode: Mode | str | None = None,
+  criterion: str | None = None,
+  thresholds: str | float | Sequence[Threshold] | None = None,
+  max_new_tokens: int = 128,
+  temperature: float = 0.0,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  min_p: float = 0.0,
+  seed: int = 0,
+  stop: Sequence[str] = (),
+  dtype: str = 'float32',
+  weights: str | None = None,
+  kv: str | None = None,
+  batch_size: int = 8,
+  progress: Progress = SILENT,
+  on_tokens: Callable[[TokenUpdate], None] | None = None,
+  tokens_per_call: int | None = None,
+) -> GenerateResult:
+  """Generate a continuation of every prompt.
+
+  Prompts do not influence one another: each gets the tokens, exit depths and
+  scores it would get alone, up to float rounding. What is laid out and
+  compiled for a model is kept with it, so that a second call begins at once.
+
+  Args:
+    model: as `eejax.load` returns it.
+    prompts: texts, lists of token ids, or both; one text may stand alone.
+    policy: when to exit early; None decodes at full depth unless `mode`,
+      `criterion` or `thresholds` say otherwise.
+    mode: `full`, `early_exit` or `speculative`. A policy in another mode than
+      its own keeps no certificate.
+    criterion: name of the score that exits are taken by, such as `max_prob`
+      or `gate`; None is the gate where every exit has one, else `max_prob`.
+    thresholds: a number in [0, 1] for all exits or one an exit, None or
+      `never` where one is not to be taken; or a text such as `0.9,never`.
+    max_new_tokens: tokens to generate at most for each prompt.
+    temperature: 0 is greedy.
+    top_k: choose among this many of the likeliest tokens; 0 is all.
+    top_p: choose among the likeliest tokens with this share, in (0, 1].
+    min_p: drop tokens below this share of the likeliest, in [0, 1].
+    seed: of the first prompt; the next has one more.
+    stop: a text ends before any of these; they need a tokenizer.
+    dtype: what is computed in, `float32` or `bfloat16`.
+    weights: `int8` keeps kernels of the blocks in a byte a number.
+    kv: `int8` keeps keys and values in a byte a number.
+    batch_size: prompts that are decoded together.
+    progress: is told while weights are hashed, programs compiled and tokens
+      generated.
+    on_tokens: called with what a prompt's text grew by; its `row` is the
+      number of the prompt, from 0.
+    tokens_per_call: decode steps between two such calls, at most 32; fewer
+      show tokens sooner, more run faster. None chooses.
+
+  Returns:
+    A row for each prompt, in their order, with texts, tokens, exit depths,
+    scores and the work that was done.
+
+  Raises:
+    ArgumentError: something cannot be used as given: the model has no
+      tokenizer and a prompt is text, a prompt leaves no room, the policy is
+      another model's, or its certificate does not cover this use.
+
+  Example:
+    >>> import eejax
+    >>> model = eejax.load('default')
+    >>> out = eejax.generate(model, ['import os'], max_new_tokens=4)
+    >>> len(out.rows[0].tokens), out.rows[0].exit_depths
+    (4, (12, 12, 12, 12))
+  """
+  if batch_size < 1:
+    raise ArgumentError(f'batch_size must be at least 1, not {batch_size}.')
+  policy = _chosen_policy(model, policy, mode, criterion, thresholds)
+  sampling = SamplingConfig(temperature, top_k, top_p, min_p, seed)
+  ids = encode_prompts(model, prompts)
+  use = Use(
+    dtype=_known(dtype, DTYPES, 'dtype'),
+    weights=_quantization(weights, 'weights'),
+    kv=_quantization(kv, 'kv'),
+    temperature=temperature,
+    max_new_tokens=max_new_tokens,
+  )
+  check_use(policy, model, use, progress=progress)
+  batches = _Batches(
+    model,
+    prepared(model, dtype=dtype, weights=use.weights, kv=use.kv),
+    policy.without_certificate(),
+    sampling,
+    max_new_tokens,
+    tuple(stop),
+    tokens_per_call,
+  )
+  results = []
+  with _shown(progress, len(ids) * max_new_tokens, on_tokens) as listen:
+    for first in range(0, len(ids), batch_size):
+      batch = ids[first : first + batch_size]
+      results.append(batches.decode(batch, first=first, on_tokens=listen))
+  return GenerateResult.of(
+    results, policy=policy, model=model, prompts=_texts(model, prompts, ids)
+  )
+
+
+def prepared(
+  model: Model,
+  *,
+  dtype: str = 'float32',
+  weights: Quantization = Quantization.NONE,
+  kv: Quantization = Quantization.NONE,
+) -> Prepared:
+  """Return a model laid out for decoding, kept with it for the next call.
+
+  Of a model whose first blocks alone are loaded, only exits there are held.
+  """
+  loaded = tree.count_blocks(model.params)
+  held = tuple(e for e in model.config.exits if e.depth <= loaded)
+  return model.kept(
+    ('prepared', dtype, weights, kv),
+    lambda: prepare(
+      model.params,
+      config=model.config.with_exits(held),
+      dtype=jnp.dtype(dtype),
+      quantization=weights,
+      kv_quantization=kv,
+    ),
+  )
+
+
+def encode_prompts(model: Model, prompts: Any) -> list[list[int]]:
+  """Return the token ids of prompts that are texts or ids already.
+
+  Args:
+    model: its tokenizer reads texts.
+    prompts: as `generate` takes them, not checked yet.
+
+  Raises:
+    ArgumentError: there is none, one is neither, leaves no room in the
+      context or has ids that are not the model's, or one is text and the
+      model has no tokenizer.
+  """
+  prompts = _listed(prompts)
+  ids = []
+  for number, prompt in enumerate(prompts, start=1):
+    if isinstance(prompt, str):
+      tokenizer = model.tokenizer
+      ids.append(tokenizer.encode(prompt, add_bos=tokenizer.adds_bos))
+      continue
+    try:
+      ids.append([int(t) for t in prompt])
+    except (TypeError, ValueError):
+      raise ArgumentError(
+        f'prompt {number} must be a text or a list of token ids, not '
+        f'{prompt!r}.'
+      ) from None
+  return decoding.check_prompts(ids, config=model.config.model)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batches:
+  """What all batches share; see `eejax.decoding.generate.generate`."""
+
+  model: Model
+  params: Prepared
+  policy: Policy
+  sampling: SamplingConfig
+  max_new_tokens: int
+  stop: tuple[str, ...]
+  tokens_per_call: int | None
+
+  def decode(
+    self,
+    prompts: list[list[int]],
+    *,
+    first: int,
+    on_tokens: Callable[[TokenUpdate], None],
+  ) -> DecodeResult:
+    """Decode one batch; `first` is the number of its first prompt."""
+
+    def renumbered(update: TokenUpdate) -> None:
+      on_tokens(dataclasses.replace(update, row=first + update.row))
+
+    return decoding.generate(
+      self.params,
+      config=self.model.config,
+      prompts=prompts,
+      policy=self.policy,
+      sampling=self.sampling,
+      max_new_tokens=self.max_new_tokens,
+      seeds=[self.sampling.seed + first + i for i in range(len(prompts))],
+      texts=self._streams(prompts),
+      on_tokens=renumbered,
+      tokens_per_call=self.tokens_per_call,
+    )
+
+  def _streams(self, prompts: list[list[int]]) -> list[TextStream] | None:
+    if self.model.tokenizer_folder is None:
+      if self.stop:
+        raise ArgumentError(
+          'stop strings are looked for in text, and the model has no '
+          'tokenizer; leave stop out.'
+        )
+      return None
+    tokenizer = self.model.tokenizer
+    return [
+      TextStream(IncrementalDecoder(tokenizer, context=ids), stop=self.stop)
+      for ids in prompts
+    ]
+
+
+def _chosen_policy(
+  model: Model,
+  policy: Policy | None,
+  mode: Mode | str | None,
+  criterion: str | None,
+  thresholds: str | float | Sequence[Threshold] | None,
+) -> Policy:
+  """Return the policy that the arguments of `generate` ask for."""
+  said = criterion is not None or thresholds is not None
+  if policy is not None:
+    if said:
+      raise ArgumentError(
+        'a policy says what criterion and thresholds say; give one of them.'
+      )
+    return policy.with_mode(mode)
+  asked = Policy().with_mode(mode or ('early_exit' if said else 'full')).mode
+  if asked is Mode.FULL:
+    if said:
+      raise ArgumentError(
+        'mode full uses no exits, so it takes neither criterion nor thresholds.'
+      )
+    return Policy()
+  fields: dict = {'mode': asked}
+  if criterion is not None:
+    fields['criterion'] = criterion
+  if thresholds is not None:
+    fields['thresholds'] = _listed_thresholds(thresholds)
+  return defaults.complete_policy(model.config, **fields)
+
+
+def _listed_thresholds(
+  thresholds: str | float | Sequence[Threshold],
+) -> tuple[Threshold, ...]:
+  if isinstance(thresholds, str):
+    return parse_thresholds(thresholds)
+  if isinstance(thresholds, (int, float)):
+    return (float(thresholds),)
+  return tuple(None if t is None else parse_threshold(t) for t in thresholds)
+
+
+def _listed(prompts: Any) -> list[Any]:
+  return [prompts] if isinstance(prompts, str) else list(prompts)
+
+
+def _texts(
+  model: Model, prompts: str | Sequence[Prompt], ids: list[list[int]]
+) -> list[str | None]:
+  """Return the prompts as text, as far as the model has a tokenizer."""
+  texts: list[str | None] = []
+  for prompt, tokens in zip(_listed(prompts), ids, strict=True):
+    if isinstance(prompt, str):
+      texts.append(prompt)
+    elif model.tokenizer_folder is None:
+      texts.append(None)
+    else:
+      texts.append(model.tokenizer.decode(tokens))
+  return texts
+
+
+def _known(value: str, known: Sequence[str], name: str) -> str:
+  if value not in known:
+    raise ArgumentError(
+      f'{name} must be one of {", ".join(known)}, not {value!r}.'
+    )
+  return value
+
+
+def _quantization(value: str | None, name: str) -> Quantization:
+  if value is None:
+    return Quantization.NONE
+  return Quantization(_known(value, [q.value for q in Quantization], name))
+
+
+@contextlib.contextmanager
+def _shown(
+  progress: Progress,
+  total: int,
+  on_tokens: Callable[[TokenUpdate], None] | None,
+) -> Iterator[Callable[[TokenUpdate], None]]:
+  """Give what shows tokens as they come, and the wait for the first ones."""
+  with contextlib.ExitStack() as bars, contextlib.ExitStack() as compiling:
+    compiling.enter_context(progress.waiting('compiling'))
+    shown: list[Bar] = []
+
+    def listen(update: TokenUpdate) -> None:
+      compiling.close()
+      if not shown:
+        bar = progress.bar('generating', total=total, unit='token')
+        shown.append(bars.enter_context(bar))
+      shown[0].update(len(update.tokens))
+      if on_tokens is not None:
+        on_tokens(update)
+
+    yield listen
