@@ -143,7 +143,7 @@ class Measurement:
 
 
 @dataclasses.dataclass
-class _Run:
+class _StrategyRun:
   """What one strategy did; a list holds one entry a batch."""
 
   policy: Policy
@@ -238,7 +238,10 @@ class Bench:
       ArgumentError: there is none, or batch sizes differ.
     """
     size = _shared_batch_size(strategies)
-    runs = [_Run(Policy()), *(_Run(s.policy) for s in strategies)]
+    runs = [
+      _StrategyRun(Policy()),
+      *(_StrategyRun(s.policy) for s in strategies),
+    ]
     for prompts in self._batches(size):
       results: list[list[DecodeResult]] = [[] for _ in runs]
       interleaved(
@@ -285,7 +288,9 @@ class Bench:
       for first in range(0, count, size)
     ]
 
-  def _row(self, strategy: Strategy, full: _Run, ours: _Run) -> BenchmarkRow:
+  def _row(
+    self, strategy: Strategy, full: _StrategyRun, ours: _StrategyRun
+  ) -> BenchmarkRow:
     tokens = max(ours.tokens, 1)
     work = ours.accounting
     depths = [d for row in ours.rows for d in row.exit_depths]

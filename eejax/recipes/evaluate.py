@@ -40,7 +40,7 @@ MAX_TOKENS = 20_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Sweep:
+class SweepResult:
   """Speed against quality along thresholds, by replay of one logged pass.
 
   Attributes:
@@ -106,7 +106,7 @@ class EvaluateResult(Result):
   text: Text
   dtype: str
   quality: Evaluation
-  sweep: Sweep | None = None
+  sweep: SweepResult | None = None
 
   title = 'Exits on a text'
 
@@ -289,11 +289,11 @@ def _check_sweep(model: Model, criterion: str | None) -> None:
 
 def _sweep(
   model: Model, logged: scores.ExitScores, *, window: int, search: Search
-) -> Sweep:
+) -> SweepResult:
   asked = Policy(Mode.EARLY_EXIT, logged.criterion, (0.5,), window=window)
   cost = decode_cost(model.config, asked)
   points = sweep_lib.sweep(logged, window=window, speedup=cost.speedup)
-  return Sweep(
+  return SweepResult(
     criterion=logged.criterion,
     window=window,
     tokens=logged.num_tokens,
