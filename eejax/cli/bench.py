@@ -134,7 +134,7 @@ def _grid(args: argparse.Namespace, own_criterion: str | None) -> 'Grid':
     criteria=None if criteria is None else _names(criteria),
     thresholds=parse_thresholds(args.thresholds),
     draft_thresholds=parse_thresholds(args.draft_thresholds),
-    draft_lookups=_lookups(args.draft_lookups),
+    prompt_lookups=_lookups(args.draft_lookups),
     kv_strategies=_members(KVStrategy, args.kv_strategies, '--kv-strategies'),
     batchings=_members(Batching, args.batchings, '--batchings'),
     modes=_members(Mode, args.modes, '--modes'),

@@ -75,7 +75,7 @@ class Grid:
     draft_thresholds: of speculation, each for all exits.
     kv_strategies: of early exit.
     batchings: where there is more than one row.
-    draft_lookups: of speculation, see `Policy.prompt_lookup`.
+    prompt_lookups: of speculation, see `Policy.prompt_lookup`.
     modes: besides full decoding, which is always measured.
   """
 
@@ -84,7 +84,7 @@ class Grid:
   draft_thresholds: tuple[Threshold, ...] = (0.4,)
   kv_strategies: tuple[KVStrategy, ...] = (KVStrategy.DEFERRED,)
   batchings: tuple[Batching, ...] = (Batching.RIDE_ALONG,)
-  draft_lookups: tuple[int | None, ...] = (None, 2)
+  prompt_lookups: tuple[int | None, ...] = (None, 2)
   modes: tuple[Mode, ...] = (Mode.EARLY_EXIT, Mode.SPECULATIVE)
 
   def strategies(
@@ -130,7 +130,7 @@ class Grid:
     lookups: tuple[int | None, ...] = (None,)
     if mode is Mode.SPECULATIVE:
       kv_strategies = (KVStrategy.DEFERRED,)
-      thresholds, lookups = self.draft_thresholds, self.draft_lookups
+      thresholds, lookups = self.draft_thresholds, self.prompt_lookups
       batchings = tuple(b for b in batchings if b in _SPECULATIVE_BATCHINGS)
     return [
       Policy(

@@ -28,7 +28,7 @@ def test_a_grid_combines_what_makes_sense():
   grid = Grid(
     criteria=('max_prob', 'margin'),
     thresholds=(0.5, None),
-    draft_lookups=(None,),
+    prompt_lookups=(None,),
     kv_strategies=(KVStrategy.DEFERRED, KVStrategy.COPY),
     batchings=(Batching.RIDE_ALONG, Batching.ALL_AGREE),
   )

@@ -34,7 +34,7 @@ from eejax.testing import tiny
 
 HASH = '1' * 64
 EARLY = Policy(Mode.EARLY_EXIT, 'max_prob', (1e-9, None), window=4)
-BOTH = Grid(modes=(Mode.SPECULATIVE,), draft_lookups=(None,))
+BOTH = Grid(modes=(Mode.SPECULATIVE,), prompt_lookups=(None,))
 TIMES = {size: PartTimes(4.0, 1.0, rows=size) for size in (1, 2)}
 
 
