@@ -23,7 +23,7 @@ from eejax.analysis import certify
 from eejax.decoding.policy.policy import Mode
 from eejax.errors import ArgumentError, EejaxError
 from eejax.evaluation.part_times import PartTimes
-from eejax.progress import Bar, Progress
+from eejax.progress import SILENT, Bar, Progress
 from eejax.recipes.calibrate import calibrate, run_calibration
 from eejax.recipes.calibration.decoded_texts import FILE
 from eejax.recipes.calibration.request import CalibrationRequest, read_prompts
@@ -67,22 +67,43 @@ def go(calibration_models, calibration_text):
   return run
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def look(calibration_models, calibration_text):
   """Return a function that returns all of a small calibration."""
 
-  def run(model='perfect', clock=half, folder=None, progress=None, **more):
+  def run(model='perfect', clock=half, folder=None, progress=SILENT, **more):
+    if isinstance(model, str):
+      model = calibration_models[model]
     return run_calibration(
-      calibration_models[model],
+      model,
       calibration_text,
       CalibrationRequest(**{**SMALL, **more}),
       times=TIMES,
       clock=clock,
       folder=folder,
-      progress=progress or Progress(),
+      progress=progress,
     )
 
   return run
+
+
+@pytest.fixture(scope='module')
+def kept(tmp_path_factory):
+  """Return a folder that keeps decoded texts."""
+  return tmp_path_factory.mktemp('kept')
+
+
+@pytest.fixture(scope='module')
+def counted(look, kept):
+  """Return a calibration of perfect exits, and how many batches it took."""
+  counter = Counter()
+  return look(folder=kept, progress=counter), counter.batches
+
+
+@pytest.fixture(scope='module')
+def result(counted):
+  """Return a calibration of perfect exits."""
+  return counted[0]
 
 
 class Counter(Progress):
@@ -111,15 +132,13 @@ class Counter(Progress):
 # MARK: What is certified
 
 
-def test_perfect_exits_are_certified_and_measured(go, look):
-  policy = go()
+def test_perfect_exits_are_certified_and_measured(result):
+  policy = result.policy()
   held = policy.certificate
   assert policy.mode is Mode.EARLY_EXIT
   assert (held.risk, held.delta, held.mean_loss) == (0.2, 0.05, 0.0)
   assert held.sequences == 24 and held.p_value == pytest.approx(0.8**24)
   assert held.data['searched'] == 6 and held.measure == 'local'
-  result = look()
-  assert result.certified == policy
   assert result.speed.speedup.value == 2 and result.speed.is_faster
   assert result.speed.noise.value == 1 and result.speed.prompts == 3
   assert result.report_loss == 0
@@ -133,8 +152,7 @@ def test_it_is_a_public_name():
   assert eejax.calibrate is calibrate
 
 
-def test_the_result_shows_and_saves_itself(look, tmp_path):
-  result = look()
+def test_the_result_shows_and_saves_itself(result, tmp_path):
   values = json.loads(json.dumps(result.to_json()['settings']))
   assert values[0]['criterion'] == result.paths[0].criterion
   result.save(tmp_path / 'calibration.json')
@@ -145,8 +163,8 @@ def test_the_result_shows_and_saves_itself(look, tmp_path):
   assert 'local loss' in axes.get_ylabel()
 
 
-def test_the_same_again_gives_the_same_policy(go):
-  assert go() == go()
+def test_the_same_again_gives_the_same_policy(go, result):
+  assert go() == result.certified
 
 
 @pytest.mark.parametrize('measure', ['rouge_l', 'same_place'])
@@ -286,32 +304,28 @@ def test_a_model_without_exits_is_refused(go, calibration_models):
 # MARK: Resumption
 
 
-def test_a_calibration_that_was_stopped_goes_on(look, tmp_path):
-  whole = Counter()
-  anew = look(progress=whole)
+def test_a_calibration_that_was_stopped_goes_on(look, counted, tmp_path):
+  whole, batches = counted
   with pytest.raises(KeyboardInterrupt):
     look(folder=tmp_path / 'kept', progress=Counter(interrupt_at=4))
   kept = tmp_path / 'kept' / FILE
   assert len(kept.read_text().splitlines()) == 4
   rest = Counter()
-  again = look(folder=tmp_path / 'kept', progress=rest)
-  assert again.certified == anew.certified
-  assert rest.batches == whole.batches - 4
-  nothing = Counter()
-  look(folder=tmp_path / 'kept', progress=nothing)
-  assert nothing.batches == 0
+  assert look(folder=tmp_path / 'kept', progress=rest).certified == (
+    whole.certified
+  )
+  assert rest.batches == batches - 4
 
 
-def test_more_sequences_decode_only_what_is_new(look, tmp_path):
-  look(folder=tmp_path)
-  more = Counter()
-  look(folder=tmp_path, progress=more, delta=0.01, risk=0.19)
-  assert more.batches == 0 and more.resumed > 0
+def test_what_was_decoded_serves_another_risk(look, counted, kept):
+  counter = Counter()
+  look(folder=kept, progress=counter, delta=0.01, risk=0.19)
+  assert counter.batches == 0 and counter.resumed > 0
 
 
 @pytest.mark.parametrize('what', ['weights', 'exits', 'config', 'new_tokens'])
 def test_texts_of_another_model_are_not_taken(
-  what, calibration_models, calibration_text, tmp_path
+  what, look, counted, kept, calibration_models
 ):
   model = calibration_models['perfect']
   params, config, more = dict(model.params), model.config, {}
@@ -328,19 +342,11 @@ def test_texts_of_another_model_are_not_taken(
     case 'new_tokens':
       more = {'max_new_tokens': 5}
   other = dataclasses.replace(model, params=params, config=config)
-  run = lambda model, progress, **more: run_calibration(
-    model,
-    calibration_text,
-    CalibrationRequest(**{**SMALL, **more}),
-    times=TIMES,
-    clock=half,
-    folder=tmp_path,
-    progress=progress,
-  )
-  run(model, Progress())
-  counter = Counter()
-  run(other, counter, **more)
-  assert counter.resumed == 0 and counter.batches > 0
+  # The first batch that is decoded shows that none is taken.
+  counter = Counter(interrupt_at=1)
+  with pytest.raises(KeyboardInterrupt):
+    look(other, folder=kept, progress=counter, **more)
+  assert counter.resumed == 0
 
 
 def test_a_folder_that_cannot_be_written_is_refused(look, tmp_path):
@@ -349,8 +355,7 @@ def test_a_folder_that_cannot_be_written_is_refused(look, tmp_path):
     look(folder=tmp_path / 'file')
 
 
-def test_losses_are_of_the_part_that_is_certified(look):
-  result = look()
+def test_losses_are_of_the_part_that_is_certified(result):
   certificate = result.certified.certificate
   assert certificate.data['certify_hash'] != certificate.data['search_hash']
   assert result.certification.sequences == 24
