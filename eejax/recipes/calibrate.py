@@ -35,6 +35,7 @@ from eejax.decoding.policy.certificate import Certificate
 from eejax.decoding.policy.criteria.registry import usable_criteria
 from eejax.decoding.policy.policy import Policy
 from eejax.errors import ArgumentError
+from eejax.evaluation.bench import Clock, wall_clock
 from eejax.evaluation.part_times import PartTimes, part_times
 from eejax.progress import SILENT, Progress
 from eejax.recipes.calibration import path as path_lib
@@ -43,7 +44,6 @@ from eejax.recipes.calibration.continuations import Continuations, Part
 from eejax.recipes.calibration.path import PathStep, PolicyPath
 from eejax.recipes.calibration.request import CalibrationRequest, read_prompts
 from eejax.recipes.calibration.result import CalibrationResult, ForecastSpeed
-from eejax.recipes.calibration.speed import Clock, wall_clock
 from eejax.recipes.text import Text
 from eejax.version import __version__
 
@@ -118,7 +118,7 @@ def calibrate(
     times: of the parts of decoding on this machine, for forecasts; measured
       where they are not given.
     progress: is told how far it has come.
-    clock: returns the seconds that a decoding took.
+    clock: returns the times that a decoding took.
 
   Raises:
     CalibrationError: no thresholds save time, none can be certified with these
@@ -181,7 +181,7 @@ def run_calibration(
     folder: keeps decoded texts; None keeps nothing.
     times: of the parts of decoding; measured where they are not given.
     progress: is told how far it has come.
-    clock: returns the seconds that a decoding took.
+    clock: returns the times that a decoding took.
 
   Raises:
     EejaxError: an argument cannot be used, the text is too short, the model

@@ -21,6 +21,7 @@ import pytest
 import eejax
 from eejax.analysis import certify
 from eejax.decoding.policy.policy import Mode
+from eejax.decoding.results import Timing
 from eejax.errors import ArgumentError, EejaxError
 from eejax.evaluation.part_times import PartTimes
 from eejax.progress import SILENT, Bar, Progress
@@ -46,12 +47,17 @@ SMALL = {
 
 
 def half(result):
-  """Return the seconds of a machine on which exits save half the time."""
-  return 0.5 if result.policy.mode is Mode.EARLY_EXIT else 1.0
+  """Return the times of a machine on which exits save half the time."""
+  return Timing(decode_s=_seconds(result, early=0.5))
 
 
 def twice(result):
-  return 1 / half(result)
+  """Return the times of a machine on which exits take twice the time."""
+  return Timing(decode_s=_seconds(result, early=2.0))
+
+
+def _seconds(result, *, early):
+  return early if result.policy.mode is Mode.EARLY_EXIT else 1.0
 
 
 @pytest.fixture
@@ -226,7 +232,7 @@ def test_a_slower_policy_is_returned_only_where_asked(go):
 
 def test_a_speed_within_the_noise_is_undecided(look):
   noise = iter(np.random.default_rng(0).uniform(0.5, 1.5, 1000))
-  result = look(clock=lambda result: next(noise))
+  result = look(clock=lambda result: Timing(decode_s=next(noise)))
   assert 'undecided' in result.summary()
   assert result.policy() == result.certified
 

@@ -16,27 +16,19 @@
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from eejax.analysis.certify import Prompt
 from eejax.config import EarlyExitConfig
-from eejax.decoding.generate import FULL_DEPTH, generate
+from eejax.decoding.generate import FULL_DEPTH, decode
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.policy.policy import Policy
-from eejax.decoding.results import DecodeResult
+from eejax.evaluation.bench import Clock, wall_clock
 from eejax.evaluation.wall_clock import interleaved
 from eejax.progress import SILENT, Progress
 from eejax.stats.bootstrap import Interval, ratio_interval
-
-# Returns the seconds that decoding took, prefill and compilation left out.
-Clock = Callable[[DecodeResult], float]
-
-
-def wall_clock(result: DecodeResult) -> float:
-  """Return the seconds that decoding took."""
-  return result.timing.decode_s
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +91,7 @@ def measure_speed(
     prompts: decoded one at a time, all to the same length.
     new_tokens: generated after each.
     repeats: times each is decoded in turns, after a first to warm up.
-    clock: returns the seconds of a decoding.
+    clock: returns the times of a decoding; prefill does not count.
     progress: is told of every prompt.
   """
   policies = {'full': FULL_DEPTH, 'policy': policy, 'again': FULL_DEPTH}
@@ -130,18 +122,17 @@ def _seconds(
   new_tokens: int,
   clock: Clock,
 ) -> float:
-  return clock(
-    generate(
-      prepared,
-      config=config,
-      prompts=[prompt],
-      policy=policy,
-      max_new_tokens=new_tokens,
-      # No token is -1, so all texts are of one length, and the program is the
-      # one that decodes with the model's own ends.
-      eos_ids=(-1,) * len(config.model.eos_ids),
-    )
+  result = decode(
+    prepared,
+    config=config,
+    prompts=[prompt],
+    policy=policy,
+    max_new_tokens=new_tokens,
+    # No token is -1, so all texts are of one length, and the program is the
+    # one that decodes with the model's own ends.
+    eos_ids=(-1,) * len(config.model.eos_ids),
   )
+  return clock(result).decode_s
 
 
 def _speedup(seconds: Mapping[str, Sequence[float]], name: str) -> Interval:

@@ -15,6 +15,7 @@ import pytest
 
 from eejax.decoding.loop.prepare import prepare
 from eejax.decoding.policy.policy import Mode, Policy
+from eejax.decoding.results import Timing
 from eejax.recipes.calibration.speed import MeasuredSpeed, measure_speed
 from eejax.stats.bootstrap import Interval
 from eejax.testing import tiny
@@ -28,7 +29,8 @@ def test_speed_is_a_ratio_of_times_in_turns():
   def clock(result):
     (row,) = result.rows
     lengths.append(len(row.tokens))
-    return {Mode.FULL: 3.0, Mode.EARLY_EXIT: 2.0}[result.policy.mode]
+    seconds = {Mode.FULL: 3.0, Mode.EARLY_EXIT: 2.0}[result.policy.mode]
+    return Timing(decode_s=seconds)
 
   speed = measure_speed(
     prepared,
