@@ -159,8 +159,8 @@ def test_it_is_a_public_name():
 
 
 def test_the_result_shows_and_saves_itself(result, tmp_path):
-  values = json.loads(json.dumps(result.to_json()['settings']))
-  assert values[0]['criterion'] == result.paths[0].criterion
+  values = json.loads(json.dumps(result.to_json()))
+  assert values['settings'][0]['criterion'] == result.paths[0].criterion
   result.save(tmp_path / 'calibration.json')
   saved = json.loads((tmp_path / 'calibration.json').read_text())
   assert saved['certified'] is True and saved['speed']['prompts'] == 3

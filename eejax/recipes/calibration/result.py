@@ -17,6 +17,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from eejax import serialization
 from eejax.analysis.certify import CertificationResult
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.threshold_values import format_thresholds
@@ -163,7 +164,7 @@ class CalibrationResult(Result):
     """Return everything as plain values."""
     request = dataclasses.asdict(self.request)
     policy = self.certified
-    return {
+    values = {
       'certified': policy is not None,
       'is_slower': self.is_slower,
       'sentence': self.summary(),
@@ -179,6 +180,7 @@ class CalibrationResult(Result):
         for step, row in zip(self.steps, self.rows(), strict=False)
       ],
     }
+    return serialization.plain(values)
 
   def draw(self, axes: 'Axes') -> None:
     """Draw the loss of each setting against its speed."""
