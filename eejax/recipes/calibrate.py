@@ -234,7 +234,7 @@ def run_calibration(
   return dataclasses.replace(
     result,
     certified=_with_certificate(
-      model, policy, request, certification, data=data
+      model, policy, request, certification, data=data, progress=progress
     ),
     report_loss=float(calibration.losses(Part.REPORT, policy).mean()),
     speed=speed_lib.measure_speed(
@@ -361,6 +361,7 @@ def _with_certificate(
   certification: CertificationResult,
   *,
   data: dict[str, object],
+  progress: Progress,
 ) -> Policy:
   """Return a policy with its certificate."""
   assert certification.chosen is not None
@@ -380,4 +381,4 @@ def _with_certificate(
     data=data,
     versions={'eejax': __version__, 'jax': jax.__version__},
   )
-  return use.certify(policy, model, certificate)
+  return use.certify(policy, model, certificate, progress=progress)

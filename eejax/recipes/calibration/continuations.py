@@ -15,22 +15,18 @@
 
 import enum
 import functools
-import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
-from eejax import config as config_lib
-from eejax import serialization
 from eejax.analysis import certify, measures
 from eejax.analysis.certify import CalibrationPrompts, Continuation, Prompt
-from eejax.checkpoint import tree
 from eejax.checkpoint.model import Model
 from eejax.decoding.generate import FULL_DEPTH
 from eejax.decoding.loop.prepare import Prepared, prepare
-from eejax.decoding.policy.bindings import exit_hashes
+from eejax.decoding.policy import bindings
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.threshold_values import format_thresholds
 from eejax.progress import SILENT, Bar, Progress
@@ -85,10 +81,6 @@ class Continuations:
     self._decoded: dict[tuple[Part, Policy], list[Continuation]] = {}
 
   @functools.cached_property
-  def _backbone(self) -> str:
-    return tree.backbone_hash(self._model.params)
-
-  @functools.cached_property
   def prepared(self) -> Prepared:
     """Return the model, ready to decode."""
     model = self._model
@@ -137,7 +129,7 @@ class Continuations:
     prompts, size = self.prompts(part), self._request.batch_size
     identity = self._identity(policy)
     keys = [
-      _hash_of([identity, prompts[first : first + size]])
+      bindings.hash_of([identity, prompts[first : first + size]])
       for first in range(0, len(prompts), size)
     ]
     known = {n: self._store.get(key) for n, key in enumerate(keys)}
@@ -169,12 +161,11 @@ class Continuations:
 
   def _identity(self, policy: Policy) -> Mapping[str, object]:
     """Return everything but the prompts that decides a continuation."""
-    request, model = self._request, self._model
+    request = self._request
     return {
-      'policy': policy.to_json(),
-      'config': config_lib.to_json(model.config),
-      'backbone': self._backbone,
-      'exits': exit_hashes(model.params, model.config),
+      **bindings.bindings(
+        policy, self._model, dtype=request.dtype, progress=self._progress
+      ),
       'max_new_tokens': request.max_new_tokens,
       'batch_size': request.batch_size,
       'dtype': request.dtype,
@@ -182,10 +173,6 @@ class Continuations:
       'jax': jax.__version__,
       'platform': jax.default_backend(),
     }
-
-
-def _hash_of(values: object) -> str:
-  return hashlib.sha256(serialization.dumps(values).encode()).hexdigest()
 
 
 def _title(part: Part, policy: Policy) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from eejax.analysis.certify import Prompt
 from eejax.config import EarlyExitConfig
-from eejax.decoding.generate import FULL_DEPTH, decode
+from eejax.decoding.generate import FULL_DEPTH, generate
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.policy.policy import Policy
 from eejax.evaluation.bench import Clock, wall_clock
@@ -122,7 +122,7 @@ def _seconds(
   new_tokens: int,
   clock: Clock,
 ) -> float:
-  result = decode(
+  result = generate(
     prepared,
     config=config,
     prompts=[prompt],
