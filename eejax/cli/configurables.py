@@ -49,7 +49,7 @@ from eejax.pipeline.skipping import IdleWork
 from eejax.training import optimizers
 from eejax.training.freeze import Regime
 from eejax.training.loop import LoopConfig
-from eejax.training.losses import Forward, Objective, TokenWeights
+from eejax.training.objective import Forward, Objective, TokenWeights
 from eejax.training.pipelined_config import Balance, PipelineConfig
 from eejax.training.step import StepConfig
 from eejax.training.weight_schedules import Curriculum, ExitWeights, Ramp

@@ -44,8 +44,8 @@ from eejax.errors import ArgumentError
 from eejax.models import decoder
 from eejax.parallel import multihost, sharding
 from eejax.training.freeze import Regime
-from eejax.training.loop import LoopConfig, Outcome, Task
-from eejax.training.losses import Objective
+from eejax.training.loop import LoopConfig, Task, TrainResult
+from eejax.training.objective import Objective
 from eejax.training.step import StepConfig
 from eejax.types import Params
 
@@ -236,7 +236,7 @@ def _new_tokenizer(
 def _save(
   folder: pathlib.Path,
   config: EarlyExitConfig,
-  outcome: Outcome,
+  outcome: TrainResult,
   kept_exits: KeptExits,
 ) -> None:
   params = {'exits': {}, **outcome.trainable}

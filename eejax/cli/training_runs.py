@@ -39,8 +39,8 @@ from eejax.models import decoder
 from eejax.parallel import memory, multihost, sharding
 from eejax.training import freeze, loop, state
 from eejax.training.freeze import Regime
-from eejax.training.loop import Ending, LoopConfig, Outcome, Task
-from eejax.training.losses import Objective
+from eejax.training.loop import Ending, LoopConfig, Task, TrainResult
+from eejax.training.objective import Objective
 from eejax.training.reporting import Silence
 from eejax.training.step import StepConfig
 from eejax.types import Params
@@ -133,7 +133,7 @@ def train(
   tokenizer: Tokenizer,
   held_out_batches: int,
   cached: CachedData | None = None,
-) -> Outcome:
+) -> TrainResult:
   """Train to the end, with a person watching.
 
   Args:
@@ -192,12 +192,12 @@ def schedule(rate: optax.ScalarOrSchedule) -> optax.Schedule:
   return rate if callable(rate) else optax.constant_schedule(rate)
 
 
-def provenance(verb: str, outcome: Outcome) -> dict[str, Any]:
+def provenance(verb: str, outcome: TrainResult) -> dict[str, Any]:
   """Return what a checkpoint says of the run that made it."""
   return {verb: {'steps': outcome.step, 'held_out': dict(outcome.held_out)}}
 
 
-def result(folder: pathlib.Path, outcome: Outcome) -> dict[str, Any]:
+def result(folder: pathlib.Path, outcome: TrainResult) -> dict[str, Any]:
   """Return what `--json` prints of a run."""
   return {
     'run': str(folder),

@@ -39,8 +39,8 @@ from eejax.data.tokenizer import Tokenizer
 from eejax.errors import ArgumentError
 from eejax.models.quantized import quantize_backbone
 from eejax.training.freeze import Regime
-from eejax.training.loop import LoopConfig, Outcome, Task
-from eejax.training.losses import Objective
+from eejax.training.loop import LoopConfig, Task, TrainResult
+from eejax.training.objective import Objective
 from eejax.training.step import StepConfig
 from eejax.types import Params
 
@@ -174,7 +174,7 @@ def _save(
   folder: pathlib.Path,
   checkpoint: str,
   config: EarlyExitConfig,
-  outcome: Outcome,
+  outcome: TrainResult,
 ) -> None:
   checkpoint_folder.replace_exits(
     folder / 'model',

@@ -32,9 +32,10 @@ from eejax.models import decoder
 from eejax.parallel import sharding
 from eejax.training import freeze, state
 from eejax.training.freeze import Regime
-from eejax.training.losses import Objective, TokenBatch
+from eejax.training.objective import Objective
 from eejax.training.placement import Placement
 from eejax.training.step import StepConfig, make_train_step
+from eejax.training.sums import TokenBatch
 from eejax.types import Params
 
 

@@ -36,7 +36,7 @@ from eejax.errors import ArgumentError
 from eejax.parallel import multihost, sharding
 from eejax.training import freeze, losses, metrics, run_folder, state, step
 from eejax.training.interrupt import StopRequest
-from eejax.training.losses import Objective
+from eejax.training.objective import Objective
 from eejax.training.placement import Placement
 from eejax.training.recording import Recorder
 from eejax.training.reporting import Reporter, Silence
@@ -111,7 +111,7 @@ class Ending(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class TrainResult:
   """Hold what a run leaves.
 
   Attributes:
@@ -135,7 +135,7 @@ def train(
   batches: ResumableBatches,
   held_out: Sequence[Batch] = (),
   reporter: Reporter | None = None,
-) -> Outcome:
+) -> TrainResult:
   """Train to the end, or until SIGTERM or the first Ctrl-C.
 
   The folder should be held by `run_folder.claim`.
@@ -248,7 +248,7 @@ class _Run:
     self.reporter.say(f'continuing at step {self.step}.')
     return True
 
-  def until_end(self, stop: StopRequest) -> Outcome:
+  def until_end(self, stop: StopRequest) -> TrainResult:
     """Take steps until there are none left or somebody says stop."""
     steps = self.settings.steps
     self.reporter.start(step=self.step, steps=steps)
@@ -273,7 +273,7 @@ class _Run:
         self.evaluate()
       self.save()
     self.checkpoints.wait()
-    return Outcome(
+    return TrainResult(
       ending=Ending.FINISHED if finished else Ending.INTERRUPTED,
       step=self.step,
       trainable=self.state.trainable,

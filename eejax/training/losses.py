@@ -52,17 +52,6 @@ from eejax.training.objective import Forward, Objective, TokenWeights
 from eejax.training.sums import HeadSums, LossSums, TokenBatch, no_sums
 from eejax.types import Array, Float, Int, Params
 
-__all__ = [
-  'Forward',
-  'HeadSums',
-  'LossSums',
-  'Objective',
-  'TokenBatch',
-  'TokenWeights',
-  'evaluation_sums',
-  'objective_sum',
-]
-
 
 def objective_sum(
   trainable: Params,

@@ -27,11 +27,11 @@ from eejax.config import EarlyExitConfig
 from eejax.errors import ArgumentError
 from eejax.models.decoder import LayerDropout
 from eejax.training import losses, weight_schedules
-from eejax.training.losses import Forward, LossSums, Objective, TokenBatch
+from eejax.training.objective import Forward, Objective
 from eejax.training.pipelined import mesh_sizes, pipelined_gradients
 from eejax.training.pipelined_config import PipelineConfig
 from eejax.training.state import TrainState
-from eejax.training.sums import AnyArray
+from eejax.training.sums import AnyArray, LossSums, TokenBatch
 from eejax.types import Array, Float, Int, Params, PyTree
 
 # Added to the run's seed for layer dropout, so that its masks differ from
