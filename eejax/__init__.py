@@ -57,8 +57,10 @@ if TYPE_CHECKING:
   from eejax.recipes.evaluate import evaluate
   from eejax.recipes.generate import generate
   from eejax.recipes.plan import plan
+  from eejax.recipes.pretrain import pretrain
   from eejax.recipes.save import save
   from eejax.recipes.text import Text, read_text
+  from eejax.recipes.tune import tune
   from eejax.recipes.verify import verify
 
 _HOMES = {
@@ -91,8 +93,10 @@ _HOMES = {
   'recipes.evaluate': ('evaluate',),
   'recipes.generate': ('generate',),
   'recipes.plan': ('plan',),
+  'recipes.pretrain': ('pretrain',),
   'recipes.save': ('save',),
   'recipes.text': ('Text', 'read_text'),
+  'recipes.tune': ('tune',),
   'recipes.verify': ('verify',),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -131,8 +135,10 @@ __all__ = [
   'logits',
   'parse_exits',
   'plan',
+  'pretrain',
   'read_text',
   'save',
+  'tune',
   'verify',
 ]
 

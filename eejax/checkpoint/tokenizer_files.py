@@ -20,9 +20,9 @@ import tokenizers
 
 from eejax.errors import CheckpointError
 
-_MODELS = ('tokenizer.json', 'tokenizer.model')
+MODELS = ('tokenizer.json', 'tokenizer.model')
 _FILES = (
-  *_MODELS,
+  *MODELS,
   'tokenizer_config.json',
   'special_tokens_map.json',
   'added_tokens.json',
@@ -34,7 +34,7 @@ _FILES = (
 
 def find_tokenizer(folder: pathlib.Path) -> pathlib.Path | None:
   """Return `folder` when a tokenizer lies in it, else None."""
-  return folder if any((folder / n).is_file() for n in _MODELS) else None
+  return folder if any((folder / n).is_file() for n in MODELS) else None
 
 
 def copy_tokenizer(source: pathlib.Path | None, dest: pathlib.Path) -> None:

@@ -18,10 +18,15 @@ dataclasses and functions go by their bare names, optax's by `optax.NAME`,
 members of enums as `%Regime.JOINT`.
 """
 
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import gin
 import optax
 
-from eejax.cli import pretraining, tuning
+from eejax.cli import gin_training
 from eejax.config import (
   ExitConfig,
   ExitHeadKind,
@@ -46,10 +51,13 @@ from eejax.pipeline.balance import Boundary
 from eejax.pipeline.cost import Keep
 from eejax.pipeline.schedule import ScheduleKind
 from eejax.pipeline.skipping import IdleWork
+from eejax.recipes.pretrain import KeptExits
+from eejax.recipes.tuning_source import FrozenBackbone
 from eejax.training import optimizers
 from eejax.training.freeze import Regime
 from eejax.training.loop import LoopConfig
 from eejax.training.objective import Forward, Objective, TokenWeights
+from eejax.training.optimizers import Configured, configured
 from eejax.training.pipelined_config import Balance, PipelineConfig
 from eejax.training.step import StepConfig
 from eejax.training.weight_schedules import Curriculum, ExitWeights, Ramp
@@ -71,11 +79,9 @@ OWN = (
   criteria.Schedule,
   criteria.Static,
   criteria.register,
-  optimizers.clipped_adamw,
-  optimizers.warmup_cosine,
   parse_exits,
-  pretraining.pretrain,
-  tuning.tune,
+  gin_training.pretrain,
+  gin_training.tune,
 )
 
 ENUMS = (
@@ -100,11 +106,13 @@ ENUMS = (
   ScheduleKind,
   TextUnit,
   TokenWeights,
-  pretraining.KeptExits,
-  tuning.FrozenBackbone,
+  FrozenBackbone,
+  KeptExits,
 )
 
-# Schedules, and optimizers that take a `learning_rate`.
+# gin calls these, and gets them back with all of their arguments.
+CONFIGURED = (optimizers.clipped_adamw, optimizers.warmup_cosine)
+# Likewise: schedules, and optimizers that take a `learning_rate`.
 OPTAX = (
   'constant_schedule',
   'cosine_decay_schedule',
@@ -143,8 +151,25 @@ def _register() -> None:
       gin.external_configurable(configurable, module='eejax')
     for kind in ENUMS:
       gin.constants_from_enum(kind, module='eejax')
+    for function in CONFIGURED:
+      gin.external_configurable(
+        _configures(function), function.__name__, module='eejax'
+      )
     for name in OPTAX:
-      gin.external_configurable(getattr(optax, name), name, module='optax')
+      gin.external_configurable(
+        _configures(getattr(optax, name)), name, module='optax'
+      )
+
+
+def _configures(function: Callable[..., Any]) -> Callable[..., Configured]:
+  """Return a function that keeps its arguments in place of using them."""
+
+  def keep(*args: Any, **kwargs: Any) -> Configured:
+    return configured(function, *args, **kwargs)
+
+  functools.update_wrapper(keep, function)
+  keep.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+  return keep
 
 
 _register()

@@ -22,12 +22,11 @@ sentence that names the thing and, where there is one, a near match.
 import argparse
 import contextlib
 import logging
-import os
 import pathlib
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 
-from eejax import resources, serialization
+from eejax import resources
 from eejax.cli import gin_errors, gin_types
 from eejax.cli.gin_errors import FLAG
 from eejax.errors import ArgumentError
@@ -142,23 +141,16 @@ def missing_values_named() -> Iterator[None]:
     ) from error
 
 
-def write_operative_config(folder: str | os.PathLike[str]) -> pathlib.Path:
-  """Write every value used so far into `folder`, as a gin file.
+def operative_config() -> dict[str, str]:
+  """Return every value used so far as a gin file, by the file's name.
 
-  Call it after the run's configurables have been called: gin records a value
-  when it is used. The file appears whole or not at all.
-
-  Returns:
-    The file's path; `--gin_file` reads it again.
+  Call it when the run's configurables have been called: gin records a value
+  when it is used. `--gin_file` reads it again.
   """
   import gin
 
-  path = pathlib.Path(folder) / OPERATIVE_CONFIG
-  serialization.write_text(
-    path,
-    f'# Written by eejax {__version__}.\n\n{gin.operative_config_str()}\n',
-  )
-  return path
+  text = gin.operative_config_str()
+  return {OPERATIVE_CONFIG: f'# Written by eejax {__version__}.\n\n{text}\n'}
 
 
 # MARK: Files

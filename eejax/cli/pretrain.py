@@ -50,5 +50,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
   with gin_config.missing_values_named():
     result = gin.get_configurable('pretrain')()
-  output.show(f'model: {result["model"]}')
-  return result
+  output.show(f'model: {result.to_json()["model"]}')
+  return result.to_json()

@@ -21,7 +21,7 @@ and gradients of weights that only heads have are made where a head is.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import flax.struct
@@ -62,10 +62,19 @@ class StageParams:
     return StageParams(keep(self.own), keep(self.shared))
 
   def joined(self, other: 'StageParams') -> 'StageParams':
-    """Return these parameters with others."""
+    """Return these parameters with others; a tree may have leaves in both."""
     return StageParams(
-      {**self.own, **other.own}, {**self.shared, **other.shared}
+      _joined(self.own, other.own), _joined(self.shared, other.shared)
     )
+
+
+def _joined(first: Any, second: Any) -> Any:
+  if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
+    return second
+  return {
+    **first,
+    **{k: _joined(first[k], v) if k in first else v for k, v in second.items()},
+  }
 
 
 @flax.struct.dataclass

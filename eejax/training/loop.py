@@ -23,6 +23,7 @@ import dataclasses
 import enum
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import optax
@@ -39,14 +40,14 @@ from eejax.training.interrupt import StopRequest
 from eejax.training.objective import Objective
 from eejax.training.placement import Placement
 from eejax.training.recording import Recorder
-from eejax.training.reporting import Reporter, Silence
+from eejax.training.reporting import ProgressReporter, Reporter
 from eejax.training.step import StepConfig
 from eejax.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-  """Say how long a run is and when it tells and keeps something.
+  """Length of a run, and when it tells and keeps something.
 
   Attributes:
     steps: optimizer steps in all.
@@ -80,7 +81,7 @@ class LoopConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """Hold what is learned, from what start and how.
+  """What is learned, from what start and how.
 
   Attributes:
     config: the model with its exits.
@@ -88,10 +89,12 @@ class Task:
       never changed. Of a tuned model the first blocks suffice where nothing
       looks at the final head.
     objective: what is minimised.
-    optimizer: of the trainable part.
+    optimizer: of what is trained.
     settings: how a step is computed.
     learning_rate: the optimizer's schedule, to be reported.
     mesh: the devices it runs on; None for the default device alone.
+    frozen: patterns of paths that are not trained, as `freeze.train_mask`
+      takes them.
   """
 
   config: EarlyExitConfig
@@ -101,6 +104,7 @@ class Task:
   settings: StepConfig = StepConfig()
   learning_rate: optax.Schedule | None = None
   mesh: Mesh | None = None
+  frozen: tuple[str, ...] = ()
 
 
 class Ending(enum.Enum):
@@ -112,18 +116,20 @@ class Ending(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-  """Hold what a run leaves.
+  """What a run leaves.
 
   Attributes:
     ending: how it ended.
     step: steps taken in all.
-    trainable: the trained part of the tree.
+    trainable: the trained part of the tree, as `freeze.split` returns it.
+    frozen: the other part.
     held_out: the last held-out means.
   """
 
   ending: Ending
   step: int
   trainable: Params
+  frozen: Params
   held_out: Mapping[str, float]
 
 
@@ -153,7 +159,7 @@ def train(
   Raises:
     EejaxError: the loss is not a number, or a checkpoint cannot be used.
   """
-  reporter = reporter or Silence()
+  reporter = reporter or ProgressReporter()
   with contextlib.ExitStack() as stack:
     stack.enter_context(Placement(task.mesh).active())
     checkpoints = stack.enter_context(
@@ -173,6 +179,7 @@ def train(
     stack.enter_context(writer)
     run.recorder = Recorder(
       task.config,
+      exit_weights=task.objective.exit_weights,
       learning_rate=task.learning_rate,
       writer=writer,
       reporter=reporter,
@@ -182,7 +189,7 @@ def train(
 
 
 class _Run:
-  """Carry a run's state between steps; one method a thing that happens."""
+  """The state of a run between steps; one method a thing that happens."""
 
   # How far a run goes on is known before anything is recorded.
   recorder: Recorder
@@ -202,7 +209,11 @@ class _Run:
     params = freeze.cut_to_depth(
       task.params, config=task.config, full_depth=self.full_depth
     )
-    trainable, frozen = freeze.split(params, regime=task.objective.regime)
+    patterns: Any = {
+      'regime': task.objective.regime,
+      'frozen': task.frozen,
+    }
+    trainable, frozen = freeze.split(params, **patterns)
     self.frozen = self.placement.place(frozen)
     self.state = self.placement.create_state(
       trainable, optimizer=task.optimizer
@@ -217,6 +228,7 @@ class _Run:
         objective=task.objective,
         optimizer=task.optimizer,
         settings=task.settings,
+        mask=freeze.train_mask(params, **patterns) if task.frozen else None,
       ),
       self.state,
     )
@@ -236,13 +248,13 @@ class _Run:
     """Take up the latest checkpoint; return whether there is one."""
     if not self.checkpoints.steps:
       return False
-    shapes = state.abstract(self.state)
+    like = state.abstract(self.state)
     if self.task.mesh is not None:
       # There may not be room for two.
       jax.tree.map(lambda leaf: leaf.delete(), self.state)
-    restored = self.checkpoints.restore_latest(shapes)
+    restored = self.checkpoints.restore_latest(state.to_checkpoint(like))
     assert restored is not None
-    self.state = restored.state
+    self.state = state.from_checkpoint(restored.state, like=like)
     self.step = self.saved_step = restored.step
     self.batches.restore(restored.metadata['data'])
     self.reporter.say(f'continuing at step {self.step}.')
@@ -277,6 +289,7 @@ class _Run:
       ending=Ending.FINISHED if finished else Ending.INTERRUPTED,
       step=self.step,
       trainable=self.state.trainable,
+      frozen=self.frozen,
       held_out=self.last_held_out,
     )
 
@@ -308,5 +321,9 @@ class _Run:
   def save(self) -> None:
     """Write a checkpoint, in the background."""
     self.flush()
-    self.checkpoints.save(self.step, self.state, {'data': self.batches.state()})
+    self.checkpoints.save(
+      self.step,
+      state.to_checkpoint(self.state),
+      {'data': self.batches.state()},
+    )
     self.saved_step = self.step

@@ -24,13 +24,15 @@ with L_i = sum_t m_t c_it CE_it / sum_t m_t, m the loss mask and c the token
 weights (EE-LLM, arXiv 2312.04916, eq. 2 and the dynamic weights of its code).
 """
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from eejax.config import EarlyExitConfig, GateKind
+from eejax.config import EarlyExitConfig, ExitConfig, GateKind
 from eejax.models import decoder
 from eejax.models.decoder import DecoderOutput, LayerDropout
 from eejax.models.exits import (
@@ -50,7 +52,7 @@ from eejax.training import freeze, weight_schedules
 from eejax.training.freeze import Regime
 from eejax.training.objective import Forward, Objective, TokenWeights
 from eejax.training.sums import HeadSums, LossSums, TokenBatch, no_sums
-from eejax.types import Array, Float, Int, Params
+from eejax.types import Array, Bool, Float, Int, Params
 
 
 def objective_sum(
@@ -78,9 +80,15 @@ def objective_sum(
     layer_dropout: random skipping of blocks.
   """
   params = freeze.merge(trainable, frozen)
-  out = _run(params, batch, config, forward, layer_dropout)
-  tokens = jnp.sum(batch.weights)
-  final = _final_statistics(params, out, batch, config, objective, forward)
+  run = _Pass(
+    params=params,
+    out=_run(params, batch, config, forward, layer_dropout),
+    batch=batch,
+    config=config,
+    objective=objective,
+    dtype=jnp.dtype(forward.dtype),
+  )
+  final = _final_statistics(run)
   total = jnp.zeros((), jnp.float32)
   final_sums = no_sums(())
   if final is not None:
@@ -89,13 +97,11 @@ def objective_sum(
       total += final_sums.loss
   exit_sums = no_sums((len(config.exits),))
   if objective.regime is not Regime.STANDARD and config.exits:
-    weighted, exit_sums = _exit_losses(
-      params, out, batch, final, config, objective, forward, step
-    )
+    weighted, exit_sums = _exit_losses(run, final, step)
     total += weighted
   return total, LossSums(
     objective=jax.lax.stop_gradient(total),
-    tokens=tokens,
+    tokens=jnp.sum(batch.weights),
     final=final_sums,
     exits=exit_sums,
   )
@@ -132,6 +138,27 @@ def evaluation_sums(
   return sums
 
 
+@dataclasses.dataclass(frozen=True)
+class _Pass:
+  """A forward pass whose heads are to be computed.
+
+  Attributes:
+    params: the whole tree.
+    out: what the backbone has made of the batch.
+    batch: one microbatch.
+    config: the model with its exits.
+    objective: what is minimised.
+    dtype: compute dtype.
+  """
+
+  params: Params
+  out: DecoderOutput
+  batch: TokenBatch
+  config: EarlyExitConfig
+  objective: Objective
+  dtype: Any
+
+
 def _run(params, batch, config, forward, layer_dropout) -> DecoderOutput:
   backbone = params['backbone']
   if batch.streams is not None or batch.residuals is not None:
@@ -161,78 +188,75 @@ def _recall(backbone, batch, config, forward) -> DecoderOutput:
   return DecoderOutput(hidden, spec.collect(backbone, x, intermediates))
 
 
-def _final_head(params, out, config) -> OutputHead:
+def _final_head(run: _Pass) -> OutputHead:
+  model = run.config.model
   hidden = decoder.final_hidden(
-    params['backbone'], out.hidden, config=config.model
+    run.params['backbone'], run.out.hidden, config=model
   )
-  kernel = output_kernel(params, exit=None, config=config.model)
+  kernel = output_kernel(run.params, exit=None, config=model)
   return OutputHead(hidden=hidden, kernel=kernel)
 
 
-def _final_statistics(
-  params, out, batch, config, objective, forward
-) -> TokenStatistics | None:
+def _final_statistics(run: _Pass) -> TokenStatistics | None:
   """Return what the final head says, or None where nobody asks it."""
-  if not objective.full_depth(config):
+  if not run.objective.full_depth(run.config):
     return None
-  head = _final_head(params, out, config)
-  if objective.regime is Regime.TUNE:
+  head = _final_head(run)
+  if run.objective.regime is Regime.TUNE:
     head = jax.lax.stop_gradient(head)
   return cross_entropy(
     head.hidden,
     kernel=head.kernel,
-    targets=batch.targets,
-    chunk_size=objective.chunk_size,
-    dtype=jnp.dtype(forward.dtype),
+    targets=run.batch.targets,
+    chunk_size=run.objective.chunk_size,
+    dtype=run.dtype,
   )
 
 
 def _exit_losses(
-  params, out, batch, final, config, objective, forward, step
+  run: _Pass, final: TokenStatistics | None, step: Int[Array, ''] | int
 ) -> tuple[Float[Array, ''], HeadSums]:
   """Return the weighted losses of the exits whose turn it is."""
-  count = len(config.exits)
-  schedule = objective.exit_weights
+  count = len(run.config.exits)
+  schedule = run.objective.exit_weights
   weights = weight_schedules.weights_at(
     step, schedule=schedule, num_exits=count
   )
-
-  def run(group: tuple[int, ...]):
-    return _group_losses(
-      params, out, batch, final, config, objective, forward, weights, group
-    )
-
   groups = weight_schedules.groups(schedule.curriculum, count)
   if len(groups) == 1:
-    return run(groups[0])
+    return _group_losses(run, final, weights, groups[0])
   index = weight_schedules.group_at(step, schedule=schedule, num_exits=count)
-  return jax.lax.switch(index, [lambda g=g: run(g) for g in groups])
+  return jax.lax.switch(
+    index, [lambda g=g: _group_losses(run, final, weights, g) for g in groups]
+  )
 
 
 def _group_losses(
-  params, out, batch, final, config, objective, forward, weights, group
+  run: _Pass,
+  final: TokenStatistics | None,
+  weights: Float[Array, 'E'],
+  group: tuple[int, ...],
 ) -> tuple[Float[Array, ''], HeadSums]:
   """Return the weighted loss and the sums of the exits in `group`."""
-  exits = [config.exits[i] for i in group]
+  objective, mask = run.objective, run.batch.weights
+  exits = [run.config.exits[i] for i in group]
   distilled = objective.distillation_weight > 0
   statistics = head_statistics(
-    _exit_heads(params, out, batch, config, exits),
-    targets=batch.targets,
-    teacher=_final_head(params, out, config) if distilled else None,
+    _exit_heads(run, exits),
+    targets=run.batch.targets,
+    teacher=_final_head(run) if distilled else None,
     temperature=objective.temperature,
     chunk_size=objective.chunk_size,
-    dtype=jnp.dtype(forward.dtype),
+    dtype=run.dtype,
   )
   total = jnp.zeros((), jnp.float32)
-  sums = no_sums((len(config.exits),))
+  sums = no_sums((len(run.config.exits),))
   final_top1 = None if final is None else final.top1
   for i, e, stats in zip(group, exits, statistics.heads, strict=True):
-    total += weights[i] * jnp.sum(
-      batch.weights * token_losses(stats, objective)
-    )
-    one = head_sums(stats, batch, final_top1)
+    total += weights[i] * jnp.sum(mask * token_losses(stats, objective))
+    one = head_sums(stats, run.batch, final_top1)
     if e.gate is not GateKind.NONE and final is not None:
-      one = _with_gate(one, params, out, batch, stats, final.top1, e, config)
+      one = _with_gate(one, run, exit=e, agrees=stats.top1 == final.top1)
       total += objective.gate_weight * one.gate_loss
     sums = jax.tree.map(
       lambda s, v, i=i: s.at[i].set(jax.lax.stop_gradient(v)), sums, one
@@ -240,22 +264,23 @@ def _group_losses(
   return total, sums
 
 
-def _exit_heads(params, out, batch, config, exits) -> list[OutputHead]:
+def _exit_heads(run: _Pass, exits: Sequence[ExitConfig]) -> list[OutputHead]:
   """Return the heads of some exits; a matrix they share is one array."""
+  model = run.config.model
   kernels: dict[str, Any] = {}
   heads = []
   for e in exits:
     ready = apply_exit_head(
-      params['exits'].get(e.name, {}),
-      out.exit_inputs[e.name],
+      run.params['exits'].get(e.name, {}),
+      run.out.exit_inputs[e.name],
       exit=e,
-      config=config.model,
-      positions=batch.positions,
-      segment_ids=batch.segment_ids,
+      config=model,
+      positions=run.batch.positions,
+      segment_ids=run.batch.segment_ids,
     )
-    name = output_matrix_name(e, config=config.model)
+    name = output_matrix_name(e, config=model)
     if name not in kernels:
-      kernels[name] = output_kernel(params, exit=e, config=config.model)
+      kernels[name] = output_kernel(run.params, exit=e, config=model)
     heads.append(OutputHead(hidden=ready.hidden, kernel=kernels[name]))
   return heads
 
@@ -277,18 +302,22 @@ def token_losses(
 
 
 def _with_gate(
-  sums, params, out, batch, stats, final_top1, exit, config
+  sums: HeadSums, run: _Pass, *, exit: ExitConfig, agrees: Bool[Array, 'B T']
 ) -> HeadSums:
-  stream = jax.lax.stop_gradient(out.exit_inputs[exit.name].hidden)
+  stream: Any = run.out.exit_inputs[exit.name].hidden
   logit = gate_logit(
-    params['exits'][exit.name], stream, exit=exit, config=config.model
+    run.params['exits'][exit.name],
+    jax.lax.stop_gradient(stream),
+    exit=exit,
+    config=run.config.model,
   )
-  label = (stats.top1 == final_top1).astype(jnp.float32)
+  label = agrees.astype(jnp.float32)
   loss = optax.sigmoid_binary_cross_entropy(logit, label)
   right = (logit > 0) == (label > 0)
-  return sums.replace(
-    gate_loss=jnp.sum(batch.weights * loss),
-    gate_correct=jnp.sum(batch.weights * right),
+  return dataclasses.replace(
+    sums,
+    gate_loss=jnp.sum(run.batch.weights * loss),
+    gate_correct=jnp.sum(run.batch.weights * right),
   )
 
 

@@ -17,8 +17,14 @@ Any optax transformation will do in their place; these put clipping and the
 decay mask where they belong.
 """
 
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import optax
 
+from eejax.errors import ArgumentError
 from eejax.training.freeze import decay_mask
 
 
@@ -80,3 +86,74 @@ def warmup_cosine(
     decay_steps=max(steps, warmup_steps + 1),
     end_value=peak * end_fraction,
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Configured:
+  """A function with its arguments, called when a run begins.
+
+  optax's transformations and schedules are closures that do not tell their
+  values. This keeps the values, so that two runs can be told apart.
+
+  Attributes:
+    function: of a module; returns an optax transformation or a schedule.
+    arguments: by name; each may be `Configured` itself.
+  """
+
+  function: Callable[..., Any]
+  arguments: Mapping[str, Any]
+
+  def with_defaults(self, **more: Any) -> 'Configured':
+    """Return the same with arguments that it does not have yet."""
+    return dataclasses.replace(self, arguments={**more, **self.arguments})
+
+  def make(self) -> Any:
+    """Return what the function makes of its arguments."""
+    return self.function(**{k: made(v) for k, v in self.arguments.items()})
+
+
+def configured(
+  function: Callable[..., Any], *args: Any, **arguments: Any
+) -> Configured:
+  """Return a function with its arguments, defaults among them.
+
+  Args:
+    function: such as `optax.lion` or `optax.cosine_decay_schedule`, or one of
+      your own that stands in a module.
+    *args: of it.
+    **arguments: of it; a schedule may be `configured` in its turn.
+
+  Raises:
+    ArgumentError: it takes no such argument.
+
+  Example:
+    >>> import optax
+    >>> lion = configured(optax.lion, b1=0.95)
+    >>> lion.arguments['b2']
+    0.99
+  """
+  signature = inspect.signature(function)
+  try:
+    bound = signature.bind_partial(*args, **arguments)
+  except TypeError as error:
+    raise ArgumentError(f'{function.__name__}: {error}.') from error
+  defaults = {
+    name: parameter.default
+    for name, parameter in signature.parameters.items()
+    if parameter.default is not inspect.Parameter.empty
+  }
+  return Configured(function, {**defaults, **bound.arguments})
+
+
+def made(value: Any) -> Any:
+  """Return a value in which all that is `Configured` has been made."""
+  if isinstance(value, Configured):
+    return value.make()
+  if isinstance(value, (list, tuple)):
+    return type(value)(map(made, value))
+  return value
+
+
+def constant(rate: float) -> Configured:
+  """Return a learning rate that stays."""
+  return configured(optax.constant_schedule, value=rate)

@@ -81,8 +81,9 @@ def pipelined_gradients(
 
   Args:
     trainable: the part of the tree that is differentiated.
-    frozen: the rest; a backbone that need not run to its end is cut already
-      (`freeze.cut_to_depth`), and its stages are those that are left.
+    frozen: the rest, as `freeze.split` returns both; a backbone that need not
+      run to its end is cut already (`freeze.cut_to_depth`), and its stages
+      are those that are left.
     batch: rows in any order; microbatches take every M-th.
     step: counts from 0; sets weights and curriculum.
     config: the model with its exits.
@@ -115,13 +116,14 @@ def pipelined_gradients(
     depth=depth,
     stages=sizes[STAGE],
   )
+  kept = freeze.without_masked(trainable)
   batches = in_microbatches(batch, count=microbatches, sizes=sizes, mesh=mesh)
   result = _run(schedule, pipeline)(
     make_stage(
       layout, objective=objective, forward=forward, idle=pipeline.idle_work
     ),
-    to_stages(trainable, layout=layout, mesh=mesh),
-    to_stages(frozen, layout=layout, mesh=mesh),
+    to_stages(kept, layout=layout, mesh=mesh),
+    to_stages(freeze.without_masked(frozen), layout=layout, mesh=mesh),
     {f.name: getattr(batches, f.name) for f in dataclasses.fields(batches)},
     _context(step, config, objective, schedule, batches, layer_dropout, layout),
     schedule=schedule,
@@ -129,11 +131,12 @@ def pipelined_gradients(
     idle=idle,
   )
   tokens = jnp.sum(batch.weights)
-  gradients = from_stages(
-    result.gradients, like=trainable, layout=layout, mesh=mesh
-  )
+  gradients = from_stages(result.gradients, like=kept, layout=layout, mesh=mesh)
   scale = 1.0 / jnp.maximum(tokens, 1.0)
   gradients = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradients)
+  gradients = jax.tree.unflatten(
+    jax.tree.structure(trainable), jax.tree.leaves(gradients)
+  )
   return gradients, _loss_sums(result, batches, tokens, layout)
 
 

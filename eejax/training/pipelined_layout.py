@@ -32,6 +32,7 @@ from jax.sharding import PartitionSpec
 
 from eejax.axes import STAGE
 from eejax.config import EarlyExitConfig, ExitConfig
+from eejax.errors import ArgumentError
 from eejax.pipeline.balance import Placement
 from eejax.pipeline.stage import StageParams
 from eejax.types import Params, PyTree
@@ -139,11 +140,18 @@ def to_stages(
   shared: Params = {}
   if 'backbone' in params:
     backbone = params['backbone']
-    own[BLOCKS] = _lay_blocks(backbone['blocks'], layout, mesh)
+    if 'blocks' in backbone:
+      own[BLOCKS] = _lay_blocks(backbone['blocks'], layout, mesh)
     shared = {k: backbone[k] for k in SHARED if k in backbone}
   if 'exits' in params:
     for slot in layout.slots:
       trees = _exit_trees(params['exits'], layout, slot)
+      kinds = {jax.tree.structure(t) for t in trees if t is not None}
+      if len(kinds) > 1:
+        raise ArgumentError(
+          'in a pipeline, exits of one kind are frozen together; freeze the '
+          'same parameters of all of them, or use no stages.'
+        )
       if any(jax.tree.leaves(t) for t in trees if t is not None):
         own[slot.name] = _lay_slot(trees, layout, mesh)
   return StageParams(own, shared)
@@ -212,8 +220,10 @@ def from_stages(
   """Return gradients in the tree that `to_stages` was given."""
   result: Params = {}
   if 'backbone' in like:
-    blocks = _gather_blocks(gradients.own[BLOCKS], layout, mesh)
-    result['backbone'] = {**gradients.shared, 'blocks': blocks}
+    result['backbone'] = dict(gradients.shared)
+    if BLOCKS in gradients.own:
+      blocks = _gather_blocks(gradients.own[BLOCKS], layout, mesh)
+      result['backbone']['blocks'] = blocks
   if 'exits' in like:
     result['exits'] = {
       name: jax.tree.map(jnp.zeros_like, tree)

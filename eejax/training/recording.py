@@ -23,11 +23,12 @@ import optax
 
 from eejax.config import EarlyExitConfig
 from eejax.errors import EejaxError
-from eejax.training import metrics
+from eejax.training import metrics, weight_schedules
 from eejax.training.metrics import MetricWriter, NoWriter, Record
 from eejax.training.reporting import Reporter
 from eejax.training.step import StepMetrics
 from eejax.training.sums import LossSums
+from eejax.training.weight_schedules import ExitWeights
 
 
 class Recorder:
@@ -42,6 +43,7 @@ class Recorder:
     self,
     config: EarlyExitConfig,
     *,
+    exit_weights: ExitWeights,
     learning_rate: optax.Schedule | None,
     writer: MetricWriter | NoWriter,
     reporter: Reporter,
@@ -50,12 +52,14 @@ class Recorder:
 
     Args:
       config: the model with its exits.
+      exit_weights: of the objective, to be reported.
       learning_rate: the optimizer's schedule, to be reported.
       writer: of the run's folder.
       reporter: tells a person.
     """
     self.has_looked = False
     self._config = config
+    self._exit_weights = exit_weights
     self._learning_rate = learning_rate
     self._writer = writer
     self._reporter = reporter
@@ -123,7 +127,13 @@ class Recorder:
     values['grad_norm'] = float(measured.grad_norm)
     if self._learning_rate is not None:
       values['learning_rate'] = float(self._learning_rate(number - 1))
-    weights = np.asarray(measured.exit_weights)
+    weights = np.asarray(
+      weight_schedules.weights_at(
+        number - 1,
+        schedule=self._exit_weights,
+        num_exits=len(self._config.exits),
+      )
+    )
     for e, weight in zip(self._config.exits, weights, strict=True):
       if f'{e.name}/loss' in values:
         values[f'{e.name}/weight'] = float(weight)

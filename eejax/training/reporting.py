@@ -13,8 +13,11 @@
 # limitations under the License.
 """How the loop talks to whoever shows its progress."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
+
+from eejax.progress import SILENT, Bar, Progress
 
 
 @runtime_checkable
@@ -37,20 +40,54 @@ class Reporter(Protocol):
     """End."""
 
 
-class Silence:
-  """Tell nobody anything."""
+class ProgressReporter:
+  """A bar for the steps of a run, and held-out losses above it."""
+
+  def __init__(self, progress: Progress = SILENT, *, what: str = 'training'):
+    """Begin with no bar.
+
+    Args:
+      progress: who shows it.
+      what: is being done, as in 'tuning'.
+    """
+    self._progress = progress
+    self._what = what
+    self._stack = contextlib.ExitStack()
+    self._bar: Bar | None = None
+    self._at = self._steps = 0
 
   def start(self, *, step: int, steps: int) -> None:
-    """Do nothing."""
+    """Begin; what follows first is compilation, which no bar counts."""
+    self._at, self._steps = step, steps
+    self._stack.enter_context(self._progress.waiting('compiling'))
 
   def advance(self, count: int, values: Mapping[str, float]) -> None:
-    """Do nothing."""
+    """Move the bar."""
+    shown = {'loss': f'{values["loss"]:.3f}'}
+    if 'tokens_per_s' in values:
+      shown['tokens/s'] = f'{values["tokens_per_s"]:.0f}'
+    if self._bar is None:
+      self._stack.close()
+      self._bar = self._progress.bar(self._what, total=self._steps)
+      self._bar.start_at(self._at + count)
+      count = 0
+    self._bar.update(count, **shown)
 
   def evaluated(self, step: int, values: Mapping[str, float]) -> None:
-    """Do nothing."""
+    """Show the held-out losses."""
+    losses = {k: v for k, v in values.items() if k.endswith('/loss')}
+    parts = [
+      f'{name.removesuffix("/loss").replace("_", " ")} {value:.3f}'
+      for name, value in losses.items()
+    ]
+    self._progress.say(f'step {step}: held-out loss {", ".join(parts)}')
 
   def say(self, text: str) -> None:
-    """Do nothing."""
+    """Show a sentence."""
+    self._progress.say(text)
 
   def close(self) -> None:
-    """Do nothing."""
+    """Leave the last state standing."""
+    self._stack.close()
+    if self._bar is not None:
+      self._bar.close()

@@ -36,18 +36,20 @@ CHECKPOINTS = 'checkpoints'
 MODEL = 'model'
 _LOCK = '.lock'
 _MOST_DIFFERENCES = 5
+# Of the file `config.json`.
+_FORMAT = 2
 
 
 @contextlib.contextmanager
 def claim(
   folder: str | os.PathLike, *, identity: Mapping[str, Any]
 ) -> Iterator[pathlib.Path]:
-  """Hold a run folder for this process and this configuration.
+  """Lock a run folder for this process and this configuration.
 
   Args:
     folder: the run's folder; made if it is not there.
-    identity: plain values that decide the losses. The first run writes them
-      down; a later one must bring the same.
+    identity: plain values by dotted names that decide the losses. The first
+      run writes them down; a later one must bring the same.
 
   Raises:
     ArgumentError: the folder belongs to a run with another configuration.
@@ -71,11 +73,17 @@ def claim(
 
 def _check_identity(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
   path = folder / CONFIG
-  mine = json.loads(json.dumps(identity))
+  mine = json.loads(json.dumps({'format': _FORMAT, **identity}))
   if not path.exists():
     serialization.write_json(path, mine)
     return
-  theirs = json.loads(path.read_text(encoding='utf-8'))
+  theirs = serialization.read_object(path, what='the settings of a run')
+  if theirs.pop('format', None) != _FORMAT:
+    raise ArgumentError(
+      f'the run in {folder} was begun by another version of eejax, whose '
+      'settings cannot be compared with these; if they are the same, remove '
+      f'{path} to go on with it, else name another folder.'
+    )
   different = differences(theirs, mine)
   if different:
     more = len(different) - _MOST_DIFFERENCES
@@ -87,24 +95,23 @@ def _check_identity(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
     )
 
 
-def differences(theirs: Any, mine: Any, *, name: str = '') -> list[str]:
-  """Return where two trees of plain values differ, each in a few words.
+def differences(
+  theirs: Mapping[str, Any], mine: Mapping[str, Any]
+) -> list[str]:
+  """Return which values differ by dotted names, each in a few words.
 
   What `theirs` does not know is no difference: a setting that a later version
   has learned, or a part of something that is named itself.
   """
-  if isinstance(theirs, dict) and isinstance(mine, dict):
-    found = []
-    for key in theirs:
-      inner = f'{name}.{key}' if name else str(key)
-      found += differences(theirs.get(key), mine.get(key), name=inner)
-    return found
-  if isinstance(theirs, list) and isinstance(mine, list):
-    if len(theirs) == len(mine) and theirs != mine:
-      pairs = enumerate(zip(theirs, mine, strict=True))
-      return [
-        d for i, (a, b) in pairs for d in differences(a, b, name=f'{name}[{i}]')
-      ]
-  if theirs == mine:
-    return []
-  return [f'{name} was {theirs!r} and is now {mine!r}']
+  different = []
+  for name, value in theirs.items():
+    if name in mine and mine[name] == value:
+      continue
+    now = repr(mine[name]) if name in mine else _without(name, mine)
+    different.append(f'{name} was {value!r} and is now {now}')
+  return different
+
+
+def _without(name: str, mine: Mapping[str, Any]) -> str:
+  has_parts = any(other.startswith(f'{name}.') for other in mine)
+  return 'something else' if has_parts else 'not there'

@@ -20,20 +20,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eejax.training import freeze
 from eejax.types import Params, PyTree
 
 
 @flax.struct.dataclass
 class TrainState:
-  """Hold everything a step changes, and nothing else.
+  """Everything a step changes, and nothing else.
 
-  A frozen backbone stays outside: it is an argument of the step, so it is
+  What is frozen stays outside: it is an argument of the step, so it is
   neither copied, donated nor written to a run checkpoint.
 
   Attributes:
     step: optimizer steps taken.
-    trainable: float32 parameters the optimizer updates.
-    opt_state: of the trainable leaves only.
+    trainable: float32 parameters the optimizer updates, `optax.MaskedNode`
+      where a leaf is frozen.
+    opt_state: of `freeze.freeze_around`, with leaves for what is trained.
   """
 
   # Not Int[Array, ''], which the tests would check: Orbax maps the state to
@@ -63,5 +65,28 @@ def create(
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     trainable=trainable,
-    opt_state=optimizer.init(trainable),
+    opt_state=freeze.freeze_around(optimizer, trainable).init(trainable),
   )
+
+
+def to_checkpoint(state: TrainState) -> TrainState:
+  """Return a state as a run folder keeps it: what is trained, and no mask.
+
+  Run folders of every version have this layout.
+  """
+  masked, _ = state.opt_state
+  return TrainState(
+    step=state.step,
+    trainable=freeze.without_masked(state.trainable),
+    opt_state=freeze.without_masked(masked.inner_state),
+  )
+
+
+def from_checkpoint(kept: TrainState, *, like: TrainState) -> TrainState:
+  """Return the state that `to_checkpoint` was given.
+
+  Args:
+    kept: what it returned, or what a run folder kept of it.
+    like: any state of the same run.
+  """
+  return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(kept))

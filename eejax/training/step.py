@@ -26,7 +26,7 @@ from eejax.axes import STAGE, batch_shards, constrain
 from eejax.config import EarlyExitConfig
 from eejax.errors import ArgumentError
 from eejax.models.decoder import LayerDropout
-from eejax.training import losses, weight_schedules
+from eejax.training import freeze, losses
 from eejax.training.objective import Forward, Objective
 from eejax.training.pipelined import mesh_sizes, pipelined_gradients
 from eejax.training.pipelined_config import PipelineConfig
@@ -76,16 +76,14 @@ class StepConfig:
 
 @flax.struct.dataclass
 class StepMetrics:
-  """Hold what a step reports.
+  """What a step reports.
 
   Attributes:
     sums: losses and counts over the batch.
     grad_norm: global norm of the gradient before clipping.
-    exit_weights: weight of every exit's loss, before the curriculum.
   """
 
   sums: LossSums
-  exit_weights: Float[AnyArray, 'E']
   grad_norm: Float[AnyArray, '']
 
 
@@ -100,14 +98,16 @@ def make_train_step(
   objective: Objective,
   optimizer: optax.GradientTransformation,
   settings: StepConfig,
+  mask: PyTree | None = None,
 ) -> TrainStep:
   """Return `(state, frozen, batch) -> (state, metrics)`, to be jitted.
 
   Args:
     config: the model with its exits.
     objective: what is minimised.
-    optimizer: of the trainable part alone.
+    optimizer: sees the trained leaves alone, through `freeze.freeze_around`.
     settings: how the step is computed.
+    mask: from `freeze.train_mask`, where a stack of blocks is frozen in part.
   """
 
   def train_step(state, frozen, batch):
@@ -120,22 +120,19 @@ def make_train_step(
       objective=objective,
       settings=settings,
     )
-    updates, opt_state = optimizer.update(
-      grads, state.opt_state, state.trainable
-    )
+    if mask is not None:
+      grads = freeze.zero_frozen_rows(grads, mask)
+    updates, opt_state = freeze.freeze_around(
+      optimizer, state.trainable
+    ).update(grads, state.opt_state, freeze.merge(state.trainable, frozen))
+    if mask is not None:
+      updates = freeze.zero_frozen_rows(updates, mask)
     new_state = TrainState(
       step=state.step + 1,
       trainable=optax.apply_updates(state.trainable, updates),
       opt_state=opt_state,
     )
-    weights = weight_schedules.weights_at(
-      state.step,
-      schedule=objective.exit_weights,
-      num_exits=len(config.exits),
-    )
-    return new_state, StepMetrics(
-      sums=sums, exit_weights=weights, grad_norm=optax.global_norm(grads)
-    )
+    return new_state, StepMetrics(sums=sums, grad_norm=optax.global_norm(grads))
 
   return train_step
 

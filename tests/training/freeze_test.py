@@ -36,11 +36,12 @@ from eejax.training.freeze import Regime
 )
 def test_split_and_merge(tiny_params, regime, trained, kept):
   trainable, frozen = freeze.split(tiny_params, regime=regime)
-  assert set(trainable) == trained
-  assert set(frozen) == kept
+  with_leaves = lambda tree: {k for k in tree if jax.tree.leaves(tree[k])}
+  assert with_leaves(trainable) == trained
+  assert with_leaves(frozen) == kept
   merged = freeze.merge(trainable, frozen)
   assert jax.tree.structure(merged) == jax.tree.structure(tiny_params)
-  mask = freeze.trainable_mask(tiny_params, regime=regime)
+  mask = freeze.train_mask(tiny_params, regime=regime)
   assert jax.tree.structure(mask) == jax.tree.structure(tiny_params)
   assert all(jax.tree.leaves({k: mask[k] for k in trained}))
   assert not any(jax.tree.leaves({k: mask[k] for k in kept}))
@@ -64,7 +65,7 @@ def test_optimizer_state_has_no_backbone_leaf(tiny_params):
 
 class TestFreeze:
   def test_frozen_leaves_stay_and_have_no_state(self, tiny_params):
-    mask = freeze.trainable_mask(tiny_params, regime=Regime.TUNE)
+    mask = freeze.train_mask(tiny_params, regime=Regime.TUNE)
     optimizer = freeze.freeze(optax.adamw(1e-2), mask=mask)
     opt_state = optimizer.init(tiny_params)
     grads = jax.tree.map(jnp.ones_like, tiny_params)
@@ -76,7 +77,7 @@ class TestFreeze:
 
   def test_masked_alone_would_not_freeze(self, tiny_params):
     # The trap that `freeze` avoids: raw gradients pass through.
-    mask = freeze.trainable_mask(tiny_params, regime=Regime.TUNE)
+    mask = freeze.train_mask(tiny_params, regime=Regime.TUNE)
     optimizer = optax.masked(optax.adamw(1e-2), mask)
     grads = jax.tree.map(jnp.ones_like, tiny_params)
     updates, _ = optimizer.update(
@@ -85,7 +86,7 @@ class TestFreeze:
     assert all(np.all(u == 1) for u in jax.tree.leaves(updates['backbone']))
 
   def test_clipping_sees_the_trainable_part_alone(self, tiny_params):
-    mask = freeze.trainable_mask(tiny_params, regime=Regime.TUNE)
+    mask = freeze.train_mask(tiny_params, regime=Regime.TUNE)
     inner = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0))
     optimizer = freeze.freeze(inner, mask=mask)
     grads = jax.tree.map(jnp.ones_like, tiny_params)
@@ -94,6 +95,67 @@ class TestFreeze:
     )
     norm = optax.global_norm(updates['exits'])
     np.testing.assert_allclose(norm, 1.0, rtol=1e-5)
+
+
+class TestPatterns:
+  def split(self, params, *patterns):
+    return freeze.split(params, regime=Regime.JOINT, frozen=patterns)
+
+  def test_what_matches_is_frozen(self, tiny_params):
+    trainable, frozen = self.split(
+      tiny_params, 'backbone/embedding/.*', 'backbone/blocks/.*/mlp/up/kernel'
+    )
+    kept = frozen['backbone']
+    assert jax.tree.leaves(kept['embedding'])
+    assert jax.tree.leaves(kept['blocks']['mlp']['up'])
+    assert not jax.tree.leaves(kept['blocks']['mlp']['down'])
+    assert not jax.tree.leaves(trainable['backbone']['embedding'])
+    merged = freeze.merge(trainable, frozen)
+    assert jax.tree.structure(merged) == jax.tree.structure(tiny_params)
+
+  def test_some_blocks_of_a_stack_have_a_mask_of_their_own(self, tiny_params):
+    mask = freeze.train_mask(
+      tiny_params, regime=Regime.JOINT, frozen=('backbone/blocks/(?!3/).*',)
+    )
+    for rows in jax.tree.leaves(mask['backbone']['blocks']):
+      assert rows.tolist() == [False, False, False, True]
+    assert all(x is True for x in jax.tree.leaves(mask['exits']))
+
+  @pytest.mark.parametrize(
+    'pattern, words',
+    [
+      (
+        'backbone/embeding/.*',
+        r'matches no parameter; there are .*'
+        r'backbone/blocks/0..3/mlp/up/kernel.* backbone/embedding/table',
+      ),
+      ('(', 'is no regular expression'),
+      ('.*', 'every parameter is frozen'),
+      ('embedding', 'matches no parameter'),
+    ],
+  )
+  def test_bad_patterns(self, tiny_params, pattern, words):
+    with pytest.raises(ArgumentError, match=words):
+      self.split(tiny_params, pattern)
+
+  def test_patterns_reach_no_further_than_the_regime(self, tiny_params):
+    with pytest.raises(ArgumentError, match='matches no parameter'):
+      freeze.split(tiny_params, regime=Regime.TUNE, frozen=('backbone/.*',))
+
+
+def test_state_on_disk_has_no_mask(tiny_params):
+  """Run folders keep what they kept when frozen leaves were left out."""
+  optimizer = optimizers.clipped_adamw(1e-3)
+  trainable, _ = freeze.split(tiny_params, regime=Regime.TUNE)
+  now = state.create(trainable, optimizer=optimizer)
+  kept = state.to_checkpoint(now)
+  exits = {'exits': tiny_params['exits']}
+  before = state.TrainState(
+    step=now.step, trainable=exits, opt_state=optimizer.init(exits)
+  )
+  assert jax.tree.structure(kept) == jax.tree.structure(before)
+  back = state.from_checkpoint(kept, like=now)
+  assert jax.tree.structure(back) == jax.tree.structure(now)
 
 
 def test_norms_and_biases_do_not_decay():

@@ -34,7 +34,7 @@ from eejax.training.freeze import Regime
 from eejax.training.loop import Ending, LoopConfig, Task
 from eejax.training.objective import Objective
 from eejax.training.optimizers import clipped_adamw
-from eejax.training.reporting import Silence
+from eejax.training.reporting import ProgressReporter
 from eejax.training.step import StepConfig
 from eejax.training.weight_schedules import Curriculum, ExitWeights
 
@@ -87,10 +87,11 @@ def lines(folder, kind=None):
   ]
 
 
-class Interruption(Silence):
+class Interruption(ProgressReporter):
   """Do something once so many steps have been reported."""
 
   def __init__(self, after, action):
+    super().__init__()
     self.left = after
     self.action = action
 
@@ -237,7 +238,7 @@ class TestResuming:
   def test_a_broken_checkpoint_is_passed_over(self, straight, tmp_path):
     heard = []
 
-    class Listener(Silence):
+    class Listener(ProgressReporter):
       def say(self, text):
         heard.append(text)
 
@@ -317,8 +318,8 @@ class TestRunFolder:
         assert held == tmp_path / 'run'
 
   def test_another_configuration_is_refused_by_name(self, tmp_path):
-    before = {'a': 1, 'b': {'c': 'x', 'd': [1, 2]}, 'e': 5}
-    after = {'a': 1, 'b': {'c': 'y', 'd': [1, 3]}, 'e': 5}
+    before = {'a': 1, 'b.c': 'x', 'b.d': [1, 2], 'e': 5}
+    after = {'a': 1, 'b.c': 'y', 'b.d': [1, 3], 'e': 5}
     with run_folder.claim(tmp_path, identity=before):
       pass
     with pytest.raises(ArgumentError) as caught:
@@ -326,7 +327,7 @@ class TestRunFolder:
         pass
     words = str(caught.value)
     assert "b.c was 'x' and is now 'y'" in words
-    assert 'b.d[1] was 2 and is now 3' in words
+    assert 'b.d was [1, 2] and is now [1, 3]' in words
     assert 'e was' not in words
 
   def test_long_lists_of_differences_are_cut(self, tmp_path):
@@ -339,7 +340,7 @@ class TestRunFolder:
   def test_a_setting_that_was_taken_away_is_named(self, tmp_path):
     with run_folder.claim(tmp_path, identity={'a': 1}):
       pass
-    with pytest.raises(ArgumentError, match='a was 1 and is now None'):
+    with pytest.raises(ArgumentError, match='a was 1 and is now not there'):
       with run_folder.claim(tmp_path, identity={}):
         pass
 
@@ -348,6 +349,15 @@ class TestRunFolder:
       pass
     with run_folder.claim(tmp_path, identity={'a': 1, 'new': 2}) as held:
       assert held == tmp_path
+
+  def test_a_run_of_another_version_says_what_to_do(self, tmp_path):
+    (tmp_path / 'config.json').write_text('{"STEPS": 3}')
+    with pytest.raises(ArgumentError, match='another version.*remove .*json'):
+      with run_folder.claim(tmp_path, identity={'steps': 3}):
+        pass
+    (tmp_path / 'config.json').unlink()
+    with run_folder.claim(tmp_path, identity={'steps': 3}):
+      pass
 
   def test_two_processes_do_not_share_a_folder(self, tmp_path):
     with run_folder.claim(tmp_path, identity={}):

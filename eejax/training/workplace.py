@@ -18,14 +18,14 @@ import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from eejax import serialization
 from eejax.axes import STAGE
-from eejax.cli import output, run_identity
 from eejax.errors import EejaxError
 from eejax.parallel import environment, multihost
 from eejax.parallel import mesh as mesh_lib
@@ -39,7 +39,7 @@ MeshChoice = MeshConfig | str | None
 
 @dataclasses.dataclass(frozen=True)
 class Workplace:
-  """Hold where a run works.
+  """Folder and devices of a run.
 
   Attributes:
     folder: of the run, held by this run.
@@ -55,10 +55,12 @@ def open_run(
   folder: str,
   *,
   mesh: MeshChoice,
-  extra: Mapping[str, Any],
+  identity: Mapping[str, Any],
   rows: int,
   step: StepConfig,
   blocks: int,
+  check: Callable[[Mesh | None], None] = lambda mesh: None,
+  attachments: Mapping[str, str] | None = None,
 ) -> Iterator[Workplace]:
   """Join the other hosts, arrange the devices, and hold the run's folder.
 
@@ -69,10 +71,13 @@ def open_run(
       is continued.
     mesh: the devices. None is the default device with one process, and
       copies of the model on all devices with several.
-    extra: what a run is besides what gin says, as the backbone's hash.
+    identity: plain values that decide the losses; all hosts must bring the
+      same, but for a `fingerprint` of files, which is the first host's.
     rows: of a batch.
     step: how a step is computed.
     blocks: that are run.
+    check: called with the devices before anything is written.
+    attachments: texts to be kept in the folder, by file name.
 
   Raises:
     EejaxError: hosts are missing or differ, the mesh does not fit the
@@ -81,13 +86,13 @@ def open_run(
   config = mesh_lib.parse_mesh(mesh) if isinstance(mesh, str) else mesh
   if config is not None:
     mesh_lib.simulate(config)
-  identity = {**run_identity.operative_values(), **extra}
   hosts = environment.from_environment()
   if hosts is not None:
-    multihost.initialize(hosts, identity=identity, on_loss=_end_at_once)
+    shared = {
+      k: v for k, v in identity.items() if not k.endswith('fingerprint')
+    }
+    multihost.initialize(hosts, identity=shared, on_loss=_end_at_once)
     config = config or MeshConfig()
-    if not multihost.is_first():
-      output.set_verbosity(output.Verbosity.QUIET)
   devices = None
   if config is not None:
     devices = mesh_lib.make_mesh(config)
@@ -96,15 +101,18 @@ def open_run(
     if devices.shape[STAGE] > 1 and step.pipeline is None:
       raise EejaxError(
         f'the mesh has {devices.shape[STAGE]} stages and no pipeline is set; '
-        'add --gin.StepConfig.pipeline=@PipelineConfig().'
+        'set StepConfig.pipeline, as in '
+        '--gin.StepConfig.pipeline=@PipelineConfig().'
       )
+  check(devices)
   with contextlib.ExitStack() as stack:
     if hosts is not None:
       stack.enter_context(_native_prints_on_stderr())
 
     def claim() -> None:
       own = stack.enter_context(run_folder.claim(folder, identity=identity))
-      run_identity.write_operative_config(own)
+      for name, text in (attachments or {}).items():
+        serialization.write_text(own / name, text)
 
     multihost.from_first(claim)
     try:
