@@ -47,6 +47,7 @@ from eejax.pipeline.program import (
   sent,
   stream_shape,
 )
+from eejax.pipeline.residuals import pull_back_of, residuals_of
 from eejax.pipeline.schedule import (
   Schedule,
   backward_microbatch,
@@ -265,9 +266,7 @@ class _KeepResiduals:
 
     def run(trainable, frozen, stream, turn):
       (stream, read), pull = self._run(trainable, frozen, stream, turn)
-      own_input = _flat_arguments(pull)[0][-1:]
-      held = [x for x in own_input if hasattr(x, 'shape')]
-      return stream, (read, jax.tree.leaves(_without_arguments(pull)), held)
+      return stream, (read, residuals_of(pull))
 
     return run_if(
       self._stage.idle, busy, run, self._trainable, self._frozen, stream, turn
@@ -277,37 +276,13 @@ class _KeepResiduals:
     self, memory: PyTree, gradient: Float[Array, 'B T D'], turn: Turn
   ) -> tuple[StageParams, Float[Array, 'B T D'], HeadResult]:
     """Return gradients, that of the input apart, and the heads' results."""
-    read, residuals, held = memory
+    read, residuals = memory
     gradients, moved, result = pull_back_heads(
       self._stage, self._problem, read, turn, turn.index >= 0
     )
-    wanted, structure = _flat_arguments(self._pull)
-    given = [*jax.tree.leaves(self._trainable), *(held or wanted[-1:])]
-    inputs = [
-      new if hasattr(old, 'shape') else old
-      for old, new in zip(wanted, given, strict=True)
-    ]
-    pull = jax.tree.unflatten(
-      jax.tree.structure(_without_arguments(self._pull)), residuals
-    )
-    pull.args_res = jax.tree.unflatten(structure, inputs)
+    pull = pull_back_of(residuals, weights=self._trainable, like=self._pull)
     of_body, gradient = pull((gradient, moved))
     return added(gradients, of_body), gradient, result
-
-
-def _without_arguments(pull: Any) -> Any:
-  return dataclasses.replace(pull, args_res=None)
-
-
-def _flat_arguments(pull: Any) -> tuple[list[Any], Any]:
-  """Return what a backward reads of its function's arguments, in order.
-
-  Where it reads one not at all stands a mark of JAX's, which has no leaves.
-  """
-  containers = (tuple, list, dict, StageParams)
-  return jax.tree.flatten(
-    pull.args_res, is_leaf=lambda x: not isinstance(x, containers)
-  )
 
 
 def pull_back(
