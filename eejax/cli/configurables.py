@@ -26,6 +26,7 @@ from typing import Any
 import gin
 import optax
 
+from eejax import architectures
 from eejax.cli import gin_training
 from eejax.config import (
   ExitConfig,
@@ -149,6 +150,9 @@ def _register() -> None:
   with gin.unlock_config():
     for configurable in OWN:
       gin.external_configurable(configurable, module='eejax')
+    gin.external_configurable(
+      architectures.read_model, 'architecture', module='eejax'
+    )
     for kind in ENUMS:
       gin.constants_from_enum(kind, module='eejax')
     for function in CONFIGURED:
