@@ -221,7 +221,8 @@ def _parts_of_a_tune_step(config, batch, optimizer):
         positions=positions,
         segment_ids=segments,
       )
-      kernel = output_kernel({**frozen, **exits}, exit=e, config=config.model)
+      whole = freeze.merge(exits, frozen)
+      kernel = output_kernel(whole, exit=e, config=config.model)
       losses = cross_entropy(
         ready.hidden, kernel=kernel, targets=batch.targets
       ).loss

@@ -24,6 +24,7 @@ import json
 from typing import Any
 
 from eejax.errors import ArgumentError
+from eejax.field_types import check_fields
 
 
 class RotaryScaling(enum.Enum):
@@ -73,6 +74,7 @@ class RotaryConfig:
   truncate: bool = True
 
   def __post_init__(self):
+    check_fields(self)
     if self.theta <= 1:
       raise ArgumentError(f'rotary theta must be above 1, not {self.theta}.')
     if self.factor < 1:
@@ -138,6 +140,7 @@ class ModelConfig:
   family: str = 'llama'
 
   def __post_init__(self):
+    check_fields(self)
     for name in (
       'vocab_size',
       'num_layers',
@@ -243,6 +246,7 @@ class ExitConfig:
   gate: GateKind = GateKind.NONE
 
   def __post_init__(self):
+    check_fields(self)
     if self.depth < 0:
       raise ArgumentError(f'an exit depth must be >= 0, not {self.depth}.')
     bottleneck = self.head is ExitHeadKind.BOTTLENECK_MLP

@@ -14,6 +14,7 @@
 """Test the gin files: every one is read, and what it describes is made."""
 
 import argparse
+import json
 import pathlib
 
 import gin
@@ -25,14 +26,12 @@ from eejax.cli import (
   analyse_configurables,  # noqa: F401  (registers what gin files may name)
   configurables,  # noqa: F401
   gin_config,
-  run_hosts,
-  run_identity,
 )
 from eejax.config import ModelConfig
 from eejax.errors import ArgumentError
-from eejax.recipes import stages
+from eejax.recipes import run_identity, stages
+from eejax.training import workplace
 from eejax.training.freeze import Regime
-from eejax.training.loop import LoopConfig
 from eejax.training.objective import Objective
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -87,15 +86,22 @@ def test_runs(file, monkeypatch):
   """Call the run up to the point where it takes its folder."""
   verbs = (v for v in ('analyse', 'tune') if v in file)
   verb = next(verbs, 'pretrain')
-  monkeypatch.setattr(run_hosts, 'open_run', _stop)
+  _pretend(monkeypatch)
+  parse([file], needed(file))
+  with pytest.raises(Stopped):
+    gin.get_configurable(verb)()
+
+
+def _pretend(monkeypatch):
+  monkeypatch.setattr(workplace, 'open_run', _stop)
   monkeypatch.setattr(stages, 'claimed', _stop)
   monkeypatch.setattr(checkpoint_folder, 'read_manifest', _some_manifest)
   monkeypatch.setattr(
     checkpoint_folder, 'read_config', lambda path: _some_manifest(path).config
   )
-  parse([file], needed(file))
-  with pytest.raises(Stopped):
-    gin.get_configurable(verb)()
+  monkeypatch.setattr(
+    run_identity, 'of_checkpoint', lambda path: {'backbone': 'some hash'}
+  )
 
 
 def _some_manifest(path):
@@ -131,7 +137,7 @@ def test_members_of_enums_and_optax_are_known():
   )
   objective = gin.get_configurable(Objective)()
   assert objective.regime is Regime.STANDARD
-  rate = gin.get_configurable('optax.warmup_cosine_decay_schedule')()
+  rate = gin.get_configurable('optax.warmup_cosine_decay_schedule')().make()
   assert float(rate(2)) == 1.0
 
 
@@ -142,21 +148,58 @@ def test_weights_may_be_a_list():
 
 
 class TestIdentity:
-  def values(self, *bindings):
-    parse(['runs/tune.gin'], [*REQUIRED, *bindings])
-    gin.get_configurable(Objective)()
-    gin.get_configurable(LoopConfig)()
-    return run_identity.operative_values()
+  @pytest.fixture
+  def values(self, monkeypatch):
+    _pretend(monkeypatch)
+    runs = []
 
-  def test_what_decides_the_losses_counts(self):
-    one = self.values('STEPS = 10')
-    assert one['STEPS'] == 10
-    assert one['Objective.temperature'] == '%TEMPERATURE'
-    assert one['TEMPERATURE'] == 1.0
-    assert one != self.values('STEPS = 11')
-    assert self.values('STEPS = 11') == self.values('STEPS = 11')
+    def open_run(*args, identity, **kwargs):
+      runs.append(identity)
+      raise Stopped
 
-  def test_bookkeeping_does_not(self):
-    one = self.values('STEPS = 10', 'LoopConfig.save_every = 3')
-    other = self.values('STEPS = 10', 'LoopConfig.save_every = 7')
-    assert one == other
+    monkeypatch.setattr(workplace, 'open_run', open_run)
+
+    def of(*bindings):
+      parse(['runs/tune.gin'], [*REQUIRED, *bindings])
+      with pytest.raises(Stopped):
+        gin.get_configurable('tune')()
+      return runs[-1]
+
+    return of
+
+  @pytest.mark.parametrize(
+    'binding, name, value',
+    [
+      ('STEPS = 11', 'steps', 11),
+      ('TEMPERATURE = 2.0', 'objective.temperature', 2.0),
+      ('LEARNING_RATE = 0.5', 'learning_rate.peak', 0.5),
+      ('warmup_cosine.end_fraction = 0.0', 'learning_rate.end_fraction', 0.0),
+      ('WEIGHT_DECAY = 0.5', 'optimizer.weight_decay', 0.5),
+      ('clipped_adamw.clip_norm = 3.0', 'optimizer.clip_norm', 3.0),
+      ('tune.optimizer = @optax.lion', 'optimizer.function', 'optax.lion'),
+      ('tune.learning_rate = 0.1', 'optimizer.learning_rate', 0.1),
+      ('BATCH_SIZE = 4', 'data.batch_size', 4),
+      ("DTYPE = 'bfloat16'", 'step.forward.dtype', 'bfloat16'),
+      ('SEED = 3', 'data.seed', 3),
+      ('tune.backbone = %FrozenBackbone.INT8', 'backbone', 'int8'),
+      ('tune.held_out_batches = 3', 'held_out_batches', 3),
+    ],
+  )
+  def test_what_decides_the_losses_counts(self, values, binding, name, value):
+    before, after = values(), values(binding)
+    assert after[name] == value != before.get(name)
+    assert values(binding) == after
+    json.dumps(after)
+
+  @pytest.mark.parametrize(
+    'binding',
+    [
+      'LoopConfig.save_every = 3',
+      'LoopConfig.log_every = 3',
+      "MESH = 'data=1'",
+      "RUN = 'runs/b'",
+      "tune.activation_cache = 'cache'",
+    ],
+  )
+  def test_bookkeeping_does_not(self, values, binding):
+    assert values() == values(binding)

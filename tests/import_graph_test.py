@@ -40,6 +40,7 @@ LEVELS = {
   'hardware': 0,
   'resources': 0,
   'environment': 0,
+  'field_types': 0,
   'formatting': 0,
   'progress': 0,
   'serialization': 0,

@@ -15,23 +15,25 @@
 
 A verb that is a gin run calls `add_gin_arguments` when it describes its flags
 and `parse` when it runs, after importing the modules whose functions it makes
-configurable. Everything gin complains about becomes an `ArgumentError` of one
-sentence that names the thing and, where there is one, a near match.
+configurable. Everything gin complains about becomes an `ArgumentError`: the
+first line of gin's message, and where gin found the fault.
 """
 
 import argparse
 import contextlib
+import difflib
 import logging
 import pathlib
+import re
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from eejax import resources
-from eejax.cli import gin_errors, gin_types
-from eejax.cli.gin_errors import FLAG
 from eejax.errors import ArgumentError
 from eejax.version import __version__
 
+FLAG = '--gin.'
 OPERATIVE_CONFIG = 'operative_config.gin'
 
 
@@ -118,8 +120,8 @@ def parse(args: argparse.Namespace, default_files: Sequence[str] = ()) -> None:
     for binding in args.gin_bindings:
       _parse_binding(binding)
     _refuse_unused_macros(args.gin_bindings, known)
+    _refuse_missing_values()
     _finalize()
-  gin_types.check_types()
 
 
 @contextlib.contextmanager
@@ -132,12 +134,11 @@ def missing_values_named() -> Iterator[None]:
   try:
     yield
   except (RuntimeError, TypeError) as error:
-    names = gin_errors.missing_parameters(str(error))
-    if not names:
+    line = _first_line(error)
+    if not re.search('Required bindings|missing .* required .*argument', line):
       raise
     raise ArgumentError(
-      f'{" and ".join(names)} must be given: {FLAG}{names[0]}=VALUE, or a '
-      'line in a gin file.'
+      f'{line}; give it as {FLAG}NAME.ARGUMENT=VALUE, or in a gin file.'
     ) from error
 
 
@@ -176,7 +177,7 @@ def _not_found(file: str, folders: Sequence[pathlib.Path]) -> str:
   known += [p.relative_to(own).as_posix() for p in own.rglob('*.gin')]
   return (
     f'there is no gin file {file!r} in {", ".join(searched)}'
-    f'{gin_errors.ending(file, known)}'
+    f'{_ending(file, known)}'
   )
 
 
@@ -218,33 +219,30 @@ def _parse_file(path: pathlib.Path) -> None:
   try:
     gin.parse_config_file(str(path.absolute()))
   except SyntaxError as error:
-    file = gin_errors.relative(error.filename or str(path))
+    place = f'{error.filename or path}, line {error.lineno},'
     raise ArgumentError(
-      f'{file}, line {error.lineno}, is not gin: '
-      f'{gin_errors.first_line(error.msg)}{gin_errors.quote_hint(error.msg)}.'
+      f'{place} is not gin: {_last_line(error)}; texts stand in quotes.'
     ) from error
   except tokenize.TokenError as error:
     raise ArgumentError(f'{path} is not gin: {error.args[0]}.') from error
   except (ValueError, KeyError, ImportError, OSError) as error:
-    raise ArgumentError(
-      f'{gin_errors.place(str(error), path)}{gin_errors.sentence_of(error)}'
-    ) from error
+    raise ArgumentError(f'{path}: {_sentence(error)}') from error
 
 
 def _parse_binding(binding: str) -> None:
   import gin
 
-  name, _, value = binding.partition('=')
-  flag = f'{FLAG}{name.strip()}={value.strip()}'
+  name, _, value = map(str.strip, binding.partition('='))
+  flag = f'{FLAG}{name}={value}'
   try:
     gin.parse_config(binding)
   except (SyntaxError, tokenize.TokenError) as error:
     raise ArgumentError(
-      f'{flag} is not gin: {gin_errors.first_line(error.args[0])}'
-      f'{gin_errors.quote_hint(error.args[0], binding)}.'
+      f'{flag} is not gin: {_last_line(error)}; a text needs quotes: '
+      f'{FLAG}{name}="\'{value}\'".'
     ) from error
   except (ValueError, KeyError, ImportError, OSError) as error:
-    raise ArgumentError(f'{flag}: {gin_errors.sentence_of(error)}') from error
+    raise ArgumentError(f'{flag}: {_sentence(error)}') from error
 
 
 def _finalize() -> None:
@@ -253,7 +251,46 @@ def _finalize() -> None:
   try:
     gin.finalize()
   except (ValueError, RuntimeError) as error:
-    raise ArgumentError(gin_errors.sentence_of(error)) from error
+    raise ArgumentError(_sentence(error)) from error
+
+
+def _sentence(error: Exception) -> str:
+  """Return what gin says in its first line, and where."""
+  places = re.findall(r'In file "(.+?)", line (\d+)', str(error))
+  where = ''.join(f' ({file}, line {line})' for file, line in places[:1])
+  return f'{_first_line(error)}{where}.'
+
+
+def _first_line(error: Exception) -> str:
+  text = str(error.args[0]) if error.args else str(error)
+  return text.split('\n')[0].strip().rstrip('.: ') or 'it cannot be read'
+
+
+def _last_line(error: Exception) -> str:
+  return str(error.args[0]).strip().split('\n')[-1].strip().rstrip('.')
+
+
+def _refuse_missing_values() -> None:
+  """Refuse what a gin file requires and nobody gave."""
+  import gin
+  from gin import config
+
+  for (scope, selector), values in config._CONFIG.items():
+    for parameter, value in values.items():
+      if value is not gin.REQUIRED and not _is_required(value):
+        continue
+      name = scope
+      if selector != 'gin.macro':
+        short = config._REGISTRY.minimal_selector(selector)
+        name = '/'.join(filter(None, (scope, f'{short}.{parameter}')))
+      raise ArgumentError(
+        f'{name} must be given: {FLAG}{name}=VALUE, or a line in a gin file.'
+      )
+
+
+def _is_required(value: Any) -> bool:
+  """Return whether a value is `%gin.REQUIRED` as a file writes it."""
+  return getattr(value, 'scoped_selector', '') == 'gin.REQUIRED/gin.constant'
 
 
 def _macros() -> set[str]:
@@ -281,5 +318,11 @@ def _refuse_unused_macros(bindings: Iterable[str], known: set[str]) -> None:
     if '.' not in name and name not in used | known:
       raise ArgumentError(
         f'{FLAG}{name} sets a name that no gin file of this run uses'
-        f'{gin_errors.ending(name, used | known)}'
+        f'{_ending(name, used | known)}'
       )
+
+
+def _ending(name: str, known: Iterable[str]) -> str:
+  """Return the end of a sentence: the nearest of `known`, or a full stop."""
+  close = difflib.get_close_matches(name, sorted(set(known)), n=1)
+  return f'; did you mean {close[0]!r}?' if close else '.'

@@ -18,6 +18,7 @@ import dataclasses
 from eejax.data.batch import Packing
 from eejax.data.corpus import TextUnit
 from eejax.errors import ArgumentError
+from eejax.field_types import check_fields
 
 STANDARD_LIBRARY = 'stdlib'
 SEQIO_PREFIX = 'seqio:'
@@ -53,6 +54,7 @@ class DataConfig:
   num_shards: int = 1
 
   def __post_init__(self):
+    check_fields(self)
     if self.sequence_length < 1 or self.batch_size < 1:
       raise ArgumentError(
         'sequence_length and batch_size must be at least 1, not '

@@ -27,6 +27,7 @@ from jax.sharding import AxisType, Mesh
 from eejax import resources
 from eejax.axes import BATCH_AXES, MESH_AXES
 from eejax.errors import EejaxError
+from eejax.field_types import check_fields
 
 REST = -1
 
@@ -55,6 +56,7 @@ class MeshConfig:
   simulated_devices: int = 0
 
   def __post_init__(self):
+    check_fields(self)
     sizes = self.sizes()
     for name, size in sizes.items():
       if size < 1 and size != REST:

@@ -29,6 +29,7 @@ from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint import streaming, surgery
 from eejax.checkpoint.folder import Existing
 from eejax.checkpoint.model import Model
+from eejax.checkpoint.tokenizer_files import find_tokenizer
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.data import batches as data_batches
 from eejax.data.corpus import Split
@@ -248,6 +249,8 @@ class _Start:
       config = surgery.planned(
         checkpoint_folder.read_config(self.source), add=heads
       )
+      # Raises where there is none, before anything is written.
+      _ = Model(config, {}, find_tokenizer(pathlib.Path(self.source))).tokenizer
     object.__setattr__(self, 'config', config)
 
   def identity(self) -> dict[str, Any]:
@@ -377,7 +380,7 @@ def _new_tokenizer(
   progress: Progress,
 ) -> Tokenizer:
   if source is not None:
-    tokenizer = Tokenizer.load(source)
+    tokenizer = Tokenizer.load(pathlib.Path(source))
   else:
     with progress.waiting('training a tokenizer'):
       texts = data_batches.read_texts(data, split=Split.TRAIN)

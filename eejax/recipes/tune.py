@@ -150,6 +150,7 @@ def tune(
       f'{name} has no exits to tune; add some with eejax.add_exits, or with '
       'eejax add-exits.'
     )
+  _ = source.tokenizer  # raises where there is none
   objective = objective or Objective(
     regime=Regime.TUNE,
     exit_weights=ExitWeights(weights=exit_weights),

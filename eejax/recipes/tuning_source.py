@@ -18,7 +18,7 @@ import dataclasses
 import enum
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -220,7 +220,7 @@ class CheckpointSource(TuningSource):
       kept = layout.converted({'backbone': params['backbone']})
       return {**params, **kept}
     mapped = streaming.map_checkpoint(self.path, depth=layout.depth).params
-    place = streaming.place
+    place: Callable[..., Params] = streaming.place
     if layout.precision is FrozenBackbone.INT8:
       place = streaming.place_quantized
     placed = place(

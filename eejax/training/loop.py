@@ -34,6 +34,7 @@ from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
 from eejax.data.sharded import ResumableBatches
 from eejax.errors import ArgumentError
+from eejax.field_types import check_fields
 from eejax.parallel import multihost, sharding
 from eejax.training import freeze, losses, metrics, run_folder, state, step
 from eejax.training.interrupt import StopRequest
@@ -66,6 +67,7 @@ class LoopConfig:
   keep: int = 2
 
   def __post_init__(self):
+    check_fields(self)
     for name, least in (
       ('steps', 1),
       ('log_every', 1),

@@ -18,6 +18,7 @@ import enum
 
 from eejax.config import EarlyExitConfig
 from eejax.errors import ArgumentError
+from eejax.field_types import check_fields
 from eejax.models.decoder import Rematerialization
 from eejax.ops.attention import AttentionImplementation
 from eejax.training import freeze
@@ -62,6 +63,7 @@ class Objective:
   chunk_size: int = 1024
 
   def __post_init__(self):
+    check_fields(self)
     if not 0 <= self.distillation_weight <= 1:
       raise ArgumentError(
         'distillation_weight is a share between 0 and 1, not '
@@ -101,3 +103,6 @@ class Forward:
   dtype: str = 'float32'
   rematerialization: Rematerialization = Rematerialization.NONE
   implementation: AttentionImplementation = AttentionImplementation.XLA
+
+  def __post_init__(self):
+    check_fields(self)

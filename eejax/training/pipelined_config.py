@@ -17,6 +17,7 @@ import dataclasses
 import enum
 
 from eejax.errors import ArgumentError
+from eejax.field_types import check_fields
 from eejax.pipeline.balance import Boundary
 from eejax.pipeline.cost import Keep
 from eejax.pipeline.schedule import ScheduleKind
@@ -63,6 +64,7 @@ class PipelineConfig:
   idle_work: IdleWork = IdleWork.SKIPPED
 
   def __post_init__(self):
+    check_fields(self)
     if isinstance(self.stage_blocks, list):  # as gin writes it
       object.__setattr__(self, 'stage_blocks', tuple(self.stage_blocks))
     if self.rounds < 1 or self.fillers < 0:

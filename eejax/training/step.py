@@ -25,6 +25,7 @@ import optax
 from eejax.axes import STAGE, batch_shards, constrain
 from eejax.config import EarlyExitConfig
 from eejax.errors import ArgumentError
+from eejax.field_types import check_fields
 from eejax.models.decoder import LayerDropout
 from eejax.training import freeze, losses
 from eejax.training.objective import Forward, Objective
@@ -64,6 +65,7 @@ class StepConfig:
   pipeline: PipelineConfig | None = None
 
   def __post_init__(self):
+    check_fields(self)
     if self.microbatches < 1:
       raise ArgumentError(
         f'microbatches must be at least 1, not {self.microbatches}.'

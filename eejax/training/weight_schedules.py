@@ -25,6 +25,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from eejax.errors import ArgumentError
+from eejax.field_types import check_fields
 from eejax.types import Array, Float, Int
 
 
@@ -74,6 +75,7 @@ class ExitWeights:
   gradual_steps: int = 0
 
   def __post_init__(self):
+    check_fields(self)
     for name in ('weights', 'initial'):
       if isinstance(getattr(self, name), list):  # as gin writes them
         object.__setattr__(self, name, tuple(getattr(self, name)))

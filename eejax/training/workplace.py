@@ -52,7 +52,7 @@ class Workplace:
 
 @contextlib.contextmanager
 def open_run(
-  folder: str,
+  folder: str | os.PathLike,
   *,
   mesh: MeshChoice,
   identity: Mapping[str, Any],

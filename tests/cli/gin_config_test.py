@@ -153,28 +153,27 @@ class TestComplaints:
   ):
     (workplace / 'a.gin').write_text("\ninclude 'gone.gin'\n")
     text = complaint('--gin_file=a.gin')
-    assert text.startswith('a.gin, line 2: ')
-    assert "'gone.gin'" in text
+    assert text.startswith('a.gin: ')
+    assert 'gone.gin' in text and 'a.gin, line 2' in text
     assert not caplog.records
 
   @pytest.mark.parametrize(
-    'binding, named, meant',
+    'binding, named',
     [
-      ('bakke.flour=1', "'bakke'", "'bake'"),
-      ('bake.flower=1', "'flower'", "'flour'"),
-      ('bake.flour=@ovn', "'ovn'", "'oven'"),
-      ('bake.flour=@ovn()', "'ovn'", "'oven'"),
+      ('bakke.flour=1', "'bakke'"),
+      ('bake.flower=1', "'flower'"),
+      ('bake.flour=@ovn', "'@ovn'"),
+      ('bake.flour=@ovn()', "'@ovn()'"),
     ],
   )
-  def test_unknown_names_on_the_command_line(self, binding, named, meant):
+  def test_unknown_names_on_the_command_line(self, binding, named):
     text = complaint(f'--gin.{binding}')
     assert text.startswith(f'--gin.{binding}: ')
     assert named in text
-    assert f'did you mean {meant}?' in text
 
   def test_unknown_names_in_a_file_give_the_line(self, workplace):
     (workplace / 'a.gin').write_text('\n\nbake.flower = 1\n')
-    assert complaint('--gin_file=a.gin').startswith('a.gin, line 3: ')
+    assert 'a.gin, line 3' in complaint('--gin_file=a.gin')
 
   def test_unknown_block_in_a_file(self, workplace):
     (workplace / 'a.gin').write_text('bakke:\n  flour = 1\n')
@@ -195,7 +194,7 @@ class TestComplaints:
   def test_syntax_error_in_a_file_gives_the_line(self, workplace):
     (workplace / 'a.gin').write_text('bake.sugar = 1\nbake.flour = rye\n')
     text = complaint('--gin_file=a.gin')
-    assert text.startswith('a.gin, line 2, is not gin: ')
+    assert 'a.gin, line 2, is not gin: ' in text
     assert 'quotes' in text
 
   def test_open_bracket(self, workplace):
@@ -209,8 +208,7 @@ class TestComplaints:
   def test_macro_without_a_value(self, workplace):
     (workplace / 'a.gin').write_text('bake.flour = %KINDS\nKIND = 1\n')
     text = complaint('--gin_file=a.gin')
-    assert '%KINDS' in text
-    assert "did you mean 'KIND'?" in text
+    assert "'KINDS/gin.macro'" in text
 
   @pytest.mark.parametrize('name', ['KIND', 'bake.flour'])
   def test_required_value_not_given(self, workplace, name):
@@ -242,25 +240,25 @@ class TestComplaints:
 class TestMissingValues:
   def test_required_argument_of_a_function(self):
     parse()
-    with pytest.raises(ArgumentError, match=r'bake\.flour must be given'):
+    with pytest.raises(ArgumentError, match="bake.*'flour'.*--gin"):
       with gin_config.missing_values_named():
         bake()
 
   def test_required_keyword_of_a_class(self):
     parse()
-    with pytest.raises(ArgumentError, match=r'Cake\.layers must be given'):
+    with pytest.raises(ArgumentError, match="Cake.*'layers'.*--gin"):
       with gin_config.missing_values_named():
         Cake()
 
   def test_required_argument_of_a_nested_configurable(self):
     parse('--gin.Cake.layers=2', '--gin.Cake.oven=@bake()')
-    with pytest.raises(ArgumentError, match=r'bake\.flour must be given'):
+    with pytest.raises(ArgumentError, match="bake.*'flour'.*--gin"):
       with gin_config.missing_values_named():
         Cake()
 
   def test_gin_required_in_a_call(self):
     parse()
-    with pytest.raises(ArgumentError, match=r'bake\.flour must be given'):
+    with pytest.raises(ArgumentError, match="bake.*'flour'.*--gin"):
       with gin_config.missing_values_named():
         bake(flour=gin.REQUIRED)
 

@@ -306,5 +306,5 @@ class TestSeveralProcesses:
     for log in said:
       last = log.strip().splitlines()[-1]
       assert 'host 1 was started with another configuration' in last
-      assert 'LEARNING_RATE is 0.5 there' in last
+      assert 'learning_rate.peak is 0.5 there' in last
     assert not (tmp_path / 'run').exists()

@@ -143,8 +143,8 @@ class TestPretrain:
     more = ['--learning-rate', '0.5', '--seed', '7']
     assert pretrain(pretrained, text, *more) == 2
     complaint = capsys.readouterr().err
-    assert 'LEARNING_RATE was 0.002 and is now 0.5' in complaint
-    assert 'SEED was 0 and is now 7' in complaint
+    assert 'learning_rate.peak was 0.002 and is now 0.5' in complaint
+    assert 'step.seed was 0 and is now 7' in complaint
     assert (pretrained / 'metrics.jsonl').read_bytes() == before
 
   def test_exits_may_be_dropped_at_the_end(self, text, tmp_path):

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Texts and models for calibration: with perfect exits, and with poor ones."""
+"""Texts and models of recipes: for training, and for calibration."""
 
 import jax
 import numpy as np
@@ -63,3 +63,30 @@ def calibration_models(calibration_folder):
     )
     models[name] = Model(configured, with_exits, tokenizer_folder=folder)
   return models
+
+
+@pytest.fixture(scope='session')
+def training_text(tmp_path_factory):
+  """Return a text of sixty paragraphs."""
+  random = np.random.default_rng(0)
+  file = tmp_path_factory.mktemp('text') / 'text.txt'
+  paragraphs = [f'{i} ' + ' '.join(random.choice(WORDS, 40)) for i in range(60)]
+  file.write_text('\n\n'.join(paragraphs))
+  return read_text(file, unit='paragraph')
+
+
+@pytest.fixture(scope='session')
+def untrained(training_text, tmp_path_factory):
+  """Return a tiny model in memory with exits at 1 and 3, and a tokenizer."""
+  folder = tmp_path_factory.mktemp('tokenizer')
+  tokenizer = train_bpe(training_text.documents(), vocab_size=300)
+  tokenizer.save(folder)
+  config = tiny.tiny_config(
+    '1:norm,3:mlp',
+    vocab_size=300,
+    bos_id=tokenizer.bos_id,
+    eos_ids=(),
+    max_length=64,
+  )
+  params = jax.tree.map(lambda x: 2 * x, tiny.tiny_params(config))
+  return Model(config, params, tokenizer_folder=folder)
