@@ -129,8 +129,11 @@ def of_checkpoint(path: str | os.PathLike) -> Values:
   """Return the same of a checkpoint, whose backbone is not read."""
   path = pathlib.Path(path)
   held = manifest.read_manifest(path)
+  # Mapped, for Orbax would start jax before the hosts of a run have joined.
+  how = partial.Reading.MAP
   exits = {
-    e.name: partial.read_exit(path, held, exit=e) for e in held.config.exits
+    e.name: partial.read_exit(path, held, exit=e, how=how)
+    for e in held.config.exits
   }
   return described(
     backbone=held.backbone_hash,
