@@ -47,13 +47,48 @@ from eejax.training.step import StepConfig
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 GIN = REPOSITORY / 'gin'
-RUNS = sorted(
-  p.stem
-  for p in GIN.glob('runs/*.gin')
-  if p.stem.startswith(('ee_llm_', 'tune_llama_'))
-)
+PRETRAINING = sorted(p.stem for p in GIN.glob('runs/ee_llm_*.gin'))
+# Of docs/parallelism.md: model and number of exits, to the devices, the mesh
+# and the microbatches of tune_llama.gin.
+TUNING = {
+  ('llama_2_7b', 1): (1, 'data=1', 4),
+  ('llama_2_7b', 8): (8, '8xH100', 1),
+  ('llama_2_13b', 1): (8, 'data=8', 1),
+  ('llama_2_13b', 8): (8, 'stage=4,model=2', 16),
+  ('llama_2_70b', 1): (4, 'fsdp=2,model=2', 1),
+  ('llama_2_70b', 8): (8, 'stage=2,model=4', 16),
+  ('llama_3_8b', 1): (8, 'data=8', 1),
+  ('llama_3_8b', 8): (8, '8xH100', 1),
+  ('llama_3_70b', 1): (4, 'fsdp=2,model=2', 1),
+  ('llama_3_70b', 8): (8, 'model=8', 4),
+}
+RUNS = [*PRETRAINING, *(f'{name}:{count}' for name, count in TUNING)]
 # The rest of a device's memory is the runtime's.
 USABLE = 0.9
+# The compiler of a CPU may need so much more than is planned for others.
+SLACK = 1.2
+
+
+def bindings_of(run: str) -> tuple[str, list[str]]:
+  """Return the gin file of a run, and what is set beside it."""
+  name, _, count = run.partition(':')
+  if not count:
+    return f'runs/{name}.gin', []
+  devices, mesh, microbatches = TUNING[name, int(count)]
+  depth = architectures.read_model(name).num_layers
+  step = depth // 4 if count == '1' else depth // 8
+  depths = range(step, step * int(count) + 1, step)
+  exits = ','.join(f'{d}:mlp:untied' for d in depths)
+  bindings = [
+    f'ARCHITECTURE = {name!r}',
+    f'EXITS = {exits!r}',
+    f'DEVICES = {devices}',
+    f'MESH = {mesh!r}',
+    f'MICROBATCHES = {microbatches}',
+  ]
+  if 'stage' in mesh:
+    bindings.append('StepConfig.pipeline = @PipelineConfig()')
+  return 'runs/tune_llama.gin', bindings
 
 
 @pytest.fixture(autouse=True)

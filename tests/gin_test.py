@@ -22,7 +22,6 @@ import pytest
 
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint.manifest import Manifest
-from eejax.checkpoint.model import Model
 from eejax.cli import (
   analyse_configurables,  # noqa: F401  (registers what gin files may name)
   configurables,  # noqa: F401
@@ -30,7 +29,7 @@ from eejax.cli import (
 )
 from eejax.config import ModelConfig
 from eejax.errors import ArgumentError
-from eejax.recipes import run_identity, stages
+from eejax.recipes import run_identity, stages, tuning_source
 from eejax.training import workplace
 from eejax.training.freeze import Regime
 from eejax.training.objective import Objective
@@ -100,7 +99,7 @@ def _pretend(monkeypatch):
   monkeypatch.setattr(
     checkpoint_folder, 'read_config', lambda path: _some_manifest(path).config
   )
-  monkeypatch.setattr(Model, 'tokenizer', None)
+  monkeypatch.setattr(tuning_source.CheckpointSource, 'tokenizer', 'tokenizer')
   monkeypatch.setattr(
     run_identity, 'of_checkpoint', lambda path: {'backbone': 'some hash'}
   )

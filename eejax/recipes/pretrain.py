@@ -41,18 +41,13 @@ from eejax.parallel import multihost, sharding
 from eejax.progress import SILENT, Progress
 from eejax.recipes import run_identity, run_result, training_runs
 from eejax.recipes.run_result import RunResult
-from eejax.recipes.text import Text, row_length
+from eejax.recipes.text import Text
 from eejax.recipes.training_runs import RunSettings
 from eejax.training import freeze, run_folder, workplace
 from eejax.training.freeze import Regime
 from eejax.training.loop import LoopConfig, TrainResult
-from eejax.training.objective import Forward, Objective
-from eejax.training.optimizers import (
-  Configured,
-  clipped_adamw,
-  configured,
-  warmup_cosine,
-)
+from eejax.training.objective import Objective
+from eejax.training.optimizers import Configured
 from eejax.training.step import StepConfig
 from eejax.training.weight_schedules import Curriculum, ExitWeights
 from eejax.training.workplace import MeshChoice, Workplace
@@ -175,34 +170,25 @@ def pretrain(
     distillation_weight=distillation,
   )
   _check_regime(objective.regime, start.config)
-  loop = loop or LoopConfig(steps=steps)
-  if not isinstance(learning_rate, Configured):
-    learning_rate = configured(
-      warmup_cosine,
-      peak=learning_rate,
-      steps=loop.steps,
-      warmup_steps=warmup_steps,
-    )
-  settings = RunSettings(
+  settings = training_runs.make_settings(
+    start.config,
+    text,
     objective=objective,
     learning_rate=learning_rate,
-    optimizer=optimizer or configured(clipped_adamw, weight_decay=weight_decay),
-    data=training_runs.training_data(
-      text,
-      sequence_length=row_length(Model(start.config, {}), sequence_length),
-      batch_size=batch_size,
-      seed=seed,
-    ),
-    loop=loop,
-    step=step
-    or StepConfig(
-      forward=Forward(dtype=dtype), microbatches=microbatches, seed=seed
-    ),
+    warmup_steps=warmup_steps,
+    optimizer=optimizer,
+    weight_decay=weight_decay,
+    loop=loop or LoopConfig(steps=steps),
+    step=step,
+    dtype=dtype,
+    microbatches=microbatches,
+    batch_size=batch_size,
+    sequence_length=sequence_length,
+    seed=seed,
     held_out_batches=held_out_batches,
     mesh=mesh,
-    frozen=tuple(frozen),
+    frozen=frozen,
   )
-  settings.check(start.config)
   with workplace.open_run(
     folder,
     mesh=mesh,

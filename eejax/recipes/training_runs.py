@@ -23,6 +23,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig
 from eejax.data import batches as data_batches
 from eejax.data.batch import Batch
@@ -36,11 +37,16 @@ from eejax.models import decoder
 from eejax.parallel import memory, sharding
 from eejax.progress import SILENT, Progress
 from eejax.recipes import run_identity
-from eejax.recipes.text import Text
+from eejax.recipes.text import Text, row_length
 from eejax.training import freeze, loop, state
 from eejax.training.loop import Ending, LoopConfig, Task, TrainResult
-from eejax.training.objective import Objective
-from eejax.training.optimizers import Configured
+from eejax.training.objective import Forward, Objective
+from eejax.training.optimizers import (
+  Configured,
+  clipped_adamw,
+  configured,
+  warmup_cosine,
+)
 from eejax.training.reporting import ProgressReporter
 from eejax.training.step import StepConfig
 from eejax.training.workplace import MeshChoice
@@ -151,7 +157,61 @@ class RunSettings:
     return self.optimizer.with_defaults(**rate).make()
 
 
-def training_data(
+def make_settings(
+  config: EarlyExitConfig,
+  text: Text | DataConfig | str | os.PathLike,
+  *,
+  objective: Objective,
+  learning_rate: float | Configured,
+  warmup_steps: int,
+  optimizer: Configured | None,
+  weight_decay: float,
+  loop: LoopConfig,
+  step: StepConfig | None,
+  dtype: str,
+  microbatches: int,
+  batch_size: int,
+  sequence_length: int | None,
+  seed: int,
+  held_out_batches: int | None,
+  mesh: MeshChoice,
+  frozen: Sequence[str] = (),
+) -> RunSettings:
+  """Return the settings of a run from what `tune` and `pretrain` are given.
+
+  Raises:
+    ArgumentError: they do not fit the model.
+  """
+  if not isinstance(learning_rate, Configured):
+    learning_rate = configured(
+      warmup_cosine,
+      peak=learning_rate,
+      steps=loop.steps,
+      warmup_steps=warmup_steps,
+    )
+  forward = Forward(dtype=dtype)
+  settings = RunSettings(
+    objective=objective,
+    learning_rate=learning_rate,
+    optimizer=optimizer or configured(clipped_adamw, weight_decay=weight_decay),
+    data=_training_data(
+      text,
+      sequence_length=row_length(Model(config, {}), sequence_length),
+      batch_size=batch_size,
+      seed=seed,
+    ),
+    loop=loop,
+    step=step
+    or StepConfig(forward=forward, microbatches=microbatches, seed=seed),
+    held_out_batches=held_out_batches,
+    mesh=mesh,
+    frozen=tuple(frozen),
+  )
+  settings.check(config)
+  return settings
+
+
+def _training_data(
   text: Text | DataConfig | str | os.PathLike,
   *,
   sequence_length: int,

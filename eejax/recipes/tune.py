@@ -25,7 +25,7 @@ from eejax.parallel import multihost
 from eejax.progress import SILENT, Progress
 from eejax.recipes import run_result, training_runs, tuning_cache
 from eejax.recipes.run_result import RunResult
-from eejax.recipes.text import Text, row_length
+from eejax.recipes.text import Text
 from eejax.recipes.training_runs import RunSettings
 from eejax.recipes.tuning_cache import CacheSettings
 from eejax.recipes.tuning_source import (
@@ -37,13 +37,8 @@ from eejax.recipes.tuning_source import (
 from eejax.training import run_folder, workplace
 from eejax.training.freeze import Regime
 from eejax.training.loop import LoopConfig
-from eejax.training.objective import Forward, Objective
-from eejax.training.optimizers import (
-  Configured,
-  clipped_adamw,
-  configured,
-  warmup_cosine,
-)
+from eejax.training.objective import Objective
+from eejax.training.optimizers import Configured
 from eejax.training.step import StepConfig
 from eejax.training.weight_schedules import ExitWeights
 from eejax.training.workplace import MeshChoice, Workplace
@@ -161,29 +156,21 @@ def tune(
     raise ArgumentError(
       'tune freezes the backbone: its objective has Regime.TUNE.'
     )
-  loop = loop or LoopConfig(steps=steps)
-  if not isinstance(learning_rate, Configured):
-    learning_rate = configured(
-      warmup_cosine,
-      peak=learning_rate,
-      steps=loop.steps,
-      warmup_steps=warmup_steps,
-    )
-  settings = RunSettings(
+  settings = training_runs.make_settings(
+    source.config,
+    text,
     objective=objective,
     learning_rate=learning_rate,
-    optimizer=optimizer or configured(clipped_adamw, weight_decay=weight_decay),
-    data=training_runs.training_data(
-      text,
-      sequence_length=row_length(Model(source.config, {}), sequence_length),
-      batch_size=batch_size,
-      seed=seed,
-    ),
-    loop=loop,
-    step=step
-    or StepConfig(
-      forward=Forward(dtype=dtype), microbatches=microbatches, seed=seed
-    ),
+    warmup_steps=warmup_steps,
+    optimizer=optimizer,
+    weight_decay=weight_decay,
+    loop=loop or LoopConfig(steps=steps),
+    step=step,
+    dtype=dtype,
+    microbatches=microbatches,
+    batch_size=batch_size,
+    sequence_length=sequence_length,
+    seed=seed,
     held_out_batches=held_out_batches,
     mesh=mesh,
   )
@@ -209,7 +196,6 @@ def _run(
   progress: Progress,
 ) -> TuneResult:
   config = source.config
-  settings.check(config)
   depth = config.model.num_layers
   if not settings.objective.full_depth(config):
     depth = config.deepest_exit

@@ -157,12 +157,6 @@ def test_bad_input_leaves_nothing(untrained, training_text, tmp_path):
     (
       untrained,
       training_text,
-      {'optimizer': optax.sgd},
-      'optimizer does not tell its values',
-    ),
-    (
-      untrained,
-      training_text,
       {'optimizer': configured(lambda learning_rate: optax.sgd(1.0))},
       'optimizer is a function without values',
     ),
