@@ -22,6 +22,7 @@ import pytest
 
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint.manifest import Manifest
+from eejax.checkpoint.model import Model
 from eejax.cli import (
   analyse_configurables,  # noqa: F401  (registers what gin files may name)
   configurables,  # noqa: F401
@@ -99,7 +100,8 @@ def _pretend(monkeypatch):
   monkeypatch.setattr(
     checkpoint_folder, 'read_config', lambda path: _some_manifest(path).config
   )
-  monkeypatch.setattr(tuning_source.CheckpointSource, 'tokenizer', 'tokenizer')
+  for kind in (Model, tuning_source.CheckpointSource):
+    monkeypatch.setattr(kind, 'tokenizer', 'some tokenizer')
   monkeypatch.setattr(
     run_identity, 'of_checkpoint', lambda path: {'backbone': 'some hash'}
   )

@@ -27,7 +27,7 @@ def through_sines(weights, x):
 
 
 def linear(weights, x):
-  return (x + 1.0) @ weights.own['a'] + weights.shared['b'][0]
+  return (x + 1.0) @ weights.own['a'] @ weights.shared['b']
 
 
 @pytest.mark.parametrize('function', [through_sines, linear])
