@@ -34,7 +34,7 @@ KV_STRATEGIES = (
   'mask',
   'monotone',
 )
-BATCHINGS = ('ride_along', 'depth_queue', 'reference', 'all_agree')
+BATCHINGS = ('ride_along', 'depth_queue', 'reference')
 
 _DRAFT_NAMES = ('draft_depth', 'draft_length', 'prompt_lookup')
 _NAMES = (
@@ -134,8 +134,7 @@ def add_drafting_arguments(group: argparse._ArgumentGroup) -> None:
     help=(
       'which rows of a batch wait for which: ride_along runs a block when any '
       'row needs it, depth_queue gathers rows that need depth until running it '
-      'pays, reference runs everything, all_agree exits only where all rows do '
-      '(default: ride_along)'
+      'pays, reference runs everything (default: ride_along)'
     ),
   )
   group.add_argument(

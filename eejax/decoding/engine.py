@@ -55,8 +55,8 @@ from eejax.decoding.loop.plan import bucket, make_plan
 from eejax.decoding.loop.prepare import Prepared, check_plan, prepare
 from eejax.decoding.loop.programs import decode_chunk, first_state
 from eejax.decoding.loop.scoring import with_scored_matrices
-from eejax.decoding.policy.batching import Batching
-from eejax.decoding.policy.policy import KVStrategy, Policy
+from eejax.decoding.policy.batching import PlatformCosts, platform_costs
+from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.threshold_values import Threshold, threshold_values
 from eejax.decoding.policy.use import (
   Use,
@@ -148,6 +148,7 @@ class Engine:
     dtype: DTypeLike = jnp.float32,
     frequent_ids: Sequence[int] | None = None,
     progress: Progress = SILENT,
+    platform: PlatformCosts | None = None,
   ):
     """Make an engine whose slots are all free.
 
@@ -162,6 +163,7 @@ class Engine:
       dtype: compute type, where parameters are not prepared yet.
       frequent_ids: see `eejax.decoding.generate.generate`.
       progress: is told while weights are hashed for a certified policy.
+      platform: see `eejax.decoding.generate.generate`.
 
     Raises:
       ArgumentError: something cannot be used as given, or the policy is
@@ -185,9 +187,13 @@ class Engine:
       params = model
     else:
       params = prepare(model, config=config, dtype=dtype)
-    self._plan, thresholds = make_plan(config, policy=policy, method=method)
+    self._plan, thresholds = make_plan(
+      config,
+      policy=policy,
+      method=method,
+      platform=platform or platform_costs(),
+    )
     check_plan(params, self._plan)
-    _check_served(policy)
     self._params = with_scored_matrices(
       params, plan=self._plan, token_ids=frequent_ids
     )
@@ -437,12 +443,3 @@ class Engine:
           f'a threshold must lie in [0, 1] or be never, not {value}.'
         )
     return threshold_values(thresholds)
-
-
-def _check_served(policy: Policy) -> None:
-  strategy, together = policy.kv_strategy, policy.batching
-  if strategy is KVStrategy.MONOTONE and together is Batching.ALL_AGREE:
-    raise ArgumentError(
-      'requests that start at different times cannot agree on a depth that '
-      'never rises; use another batching than all_agree with monotone.'
-    )

@@ -39,6 +39,7 @@ from eejax.decoding.loop.prepare import Prepared, check_plan, prepare
 from eejax.decoding.loop.programs import decode_chunk, first_state, prefill
 from eejax.decoding.loop.scoring import with_scored_matrices
 from eejax.decoding.loop.while_loop import Chunk
+from eejax.decoding.policy.batching import PlatformCosts, platform_costs
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.threshold_values import threshold_values
 from eejax.decoding.policy.use import check_uncertified
@@ -80,6 +81,7 @@ def generate(
   on_tokens: Callable[[TokenUpdate], None] | None = None,
   tokens_per_call: int | None = None,
   frequent_ids: Sequence[int] | None = None,
+  platform: PlatformCosts | None = None,
 ) -> DecodeResult:
   """Generate a continuation of every prompt, all in one batch.
 
@@ -106,6 +108,8 @@ def generate(
       `CHUNK_CAPACITY`; fewer show tokens sooner, more run faster.
     frequent_ids: the most frequent token first, for the scored vocabulary
       `frequent(k)`.
+    platform: what tokens cost on this machine, for adaptive drafting; by
+      default that of the device that programs run on.
 
   Raises:
     ArgumentError: something cannot be used as given.
@@ -121,7 +125,12 @@ def generate(
     raise ArgumentError('texts and prompts must be equally many.')
   if not isinstance(params, Prepared):
     params = prepare(params, config=config, dtype=dtype)
-  plan, thresholds = make_plan(config, policy=policy, method=sampling.method)
+  plan, thresholds = make_plan(
+    config,
+    policy=policy,
+    method=sampling.method,
+    platform=platform or platform_costs(),
+  )
   check_plan(params, plan)
   params = with_scored_matrices(params, plan=plan, token_ids=frequent_ids)
   eos = config.model.eos_ids if eos_ids is None else tuple(eos_ids)

@@ -26,7 +26,6 @@ import numpy as np
 
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
-from eejax.decoding.policy.criteria import Reads, get_criterion
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.decoding.replay import replay
 from eejax.errors import ArgumentError
@@ -143,11 +142,6 @@ def _check_policy(policy: Policy) -> None:
     raise ArgumentError(
       f'the mode {policy.mode.value} takes no exit for good, so there are no '
       'exit depths to compare; give a policy of mode early_exit.'
-    )
-  if get_criterion(policy.criterion).reads & Reads.FINAL:
-    raise ArgumentError(
-      f'criterion {policy.criterion} is an oracle and has no score along a '
-      'text; give another one.'
     )
   wanted = {
     'kv strategy': (policy.kv_strategy.value, KVStrategy.DEFERRED.value),

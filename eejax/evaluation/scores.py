@@ -125,11 +125,6 @@ def collect_scores(
     )
   for name in criteria:
     get_criterion(name).check(config.exits)
-    if get_criterion(name).reads & Reads.FINAL:
-      raise ArgumentError(
-        f'criterion {name} is an oracle and has no score along a text; what it '
-        'asks is in the agreement that every other criterion comes with.'
-      )
   score = functools.partial(
     score_batch,
     params,

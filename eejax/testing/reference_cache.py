@@ -69,7 +69,7 @@ class ApproximateKV(enum.Enum):
 
 @dataclasses.dataclass(eq=False)
 class _Cache:
-  """Hold one block's keys and values of a text.
+  """Keys and values of a text at one block.
 
   Attributes:
     depth: blocks a token must pass before it reaches this one.
@@ -172,7 +172,7 @@ class KeptText:
     final = HeadReadout(model.num_layers, logits, math.nan, stream, position)
     return [*readouts, final]
 
-  def leave(self, depth: int) -> None:
+  def exit_at(self, depth: int) -> None:
     """Replace what blocks beyond `depth` computed for the newest token."""
     position = len(self.tokens) - 1
     for cache in [*self._blocks, *self._exit_blocks.values()]:

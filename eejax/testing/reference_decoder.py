@@ -21,7 +21,6 @@ been taken.
 """
 
 import dataclasses
-import enum
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -42,7 +41,6 @@ from eejax.types import Array, Float, Int, Params
 
 __all__ = [
   'Judge',
-  'Leaving',
   'ReferencePolicy',
   'ReferenceText',
   'Score',
@@ -56,7 +54,7 @@ __all__ = [
 Score = Callable[[np.ndarray, float], float]
 
 # `(readouts, index) -> score`; readouts of the exits in use, the final head's
-# last, of which none but an oracle looks beyond `index`.
+# last, of which none looks beyond `index`.
 Judge = Callable[[Sequence[HeadReadout], int], float]
 
 # `(initial thresholds, start, limit) -> rule`: where the text's last prompt
@@ -64,16 +62,9 @@ Judge = Callable[[Sequence[HeadReadout], int], float]
 MakeThresholds = Callable[[Sequence[float | None], int, int], Thresholds]
 
 
-class Leaving(enum.Enum):
-  """Who decides that a row leaves: it ALONE, or all rows TOGETHER."""
-
-  ALONE = 'alone'
-  TOGETHER = 'together'
-
-
 @dataclasses.dataclass(frozen=True)
 class ReferencePolicy:
-  """Say when a row exits.
+  """Rule by which a row exits.
 
   Attributes:
     judge: says how safe an exit is; None decodes at full depth.
@@ -81,8 +72,7 @@ class ReferencePolicy:
       threshold. At 0 the model ends.
     window: every `window`-th token at the latest goes to full depth, where
       keys and values are exact.
-    approximate_kv: what stands in for keys and values of skipped blocks.
-    leaving: who decides.
+    approximate_kv: what is put in place of keys and values of skipped blocks.
     make_thresholds: how thresholds change; by default they do not.
   """
 
@@ -90,7 +80,6 @@ class ReferencePolicy:
   thresholds: Sequence[float | None] = ()
   window: int = 8
   approximate_kv: ApproximateKV = ApproximateKV.NOTHING
-  leaving: Leaving = Leaving.ALONE
   make_thresholds: MakeThresholds = ConstantThresholds
 
   def exits_in_use(
@@ -111,7 +100,7 @@ class ReferencePolicy:
 
 @dataclasses.dataclass
 class ReferenceText:
-  """Hold what the reference generated for one prompt.
+  """Text that the reference generated for one prompt.
 
   Attributes:
     tokens: the tokens.
@@ -181,11 +170,8 @@ def reference_batch(
   """
   rows = [_Row(params, config, policy, p, num_tokens) for p in prompts]
   for _ in range(num_tokens):
-    wishes = [row.wishes() for row in rows]
-    if policy.leaving is Leaving.TOGETHER:
-      wishes = [[all(w) for w in zip(*wishes, strict=True)]] * len(rows)
-    for row, wish in zip(rows, wishes, strict=True):
-      row.leave([*wish, True].index(True))
+    for row in rows:
+      row.step()
   return [row.result for row in rows]
 
 
@@ -197,7 +183,7 @@ class _Text(Protocol):
   def read_heads(self) -> list[HeadReadout]:
     """Return what every head says of the newest token, the final one last."""
 
-  def leave(self, depth: int) -> None:
+  def exit_at(self, depth: int) -> None:
     """Forget what blocks beyond `depth` computed for the newest token."""
 
 
@@ -231,8 +217,12 @@ class _Row:
     self._since_full, self._deepest = 0, len(self._used)
     self.result = ReferenceText()
 
-  def wishes(self) -> list[bool]:
-    """Return at which exits the row would leave."""
+  def step(self) -> None:
+    """Emit the token of the first head at which the row exits."""
+    self._exit_at([*self._exit_mask(), True].index(True))
+
+  def _exit_mask(self) -> list[bool]:
+    """Return at which exits the row would exit."""
     wanted = {exit.depth for exit, _ in self._used}
     *readouts, final = self._text.read_heads()
     self._readouts = [s for s in readouts if s.depth in wanted] + [final]
@@ -242,9 +232,9 @@ class _Row:
       self._scores = [judge(self._readouts, i) for i in range(len(self._used))]
     self._is_observed = self._thresholds.observes(position)
     thresholds = self._thresholds.at(position)
-    return [self._wish(i, thresholds[i]) for i in range(len(self._used))]
+    return [self._exits(i, thresholds[i]) for i in range(len(self._used))]
 
-  def _wish(self, index: int, threshold: float | None) -> bool:
+  def _exits(self, index: int, threshold: float | None) -> bool:
     if threshold == 0:
       return True
     is_forced = self._is_exact and self._since_full + 1 >= self._policy.window
@@ -257,7 +247,7 @@ class _Row:
       return True
     return threshold is not None and self._scores[index] >= threshold
 
-  def leave(self, index: int) -> None:
+  def _exit_at(self, index: int) -> None:
     """Emit the token of the head at `index`; the last one is the final."""
     readout = self._readouts[index]
     token = int(np.argmax(readout.logits))
@@ -265,7 +255,7 @@ class _Row:
       heads = self._readouts[: len(self._used)]
       agreed = [int(np.argmax(s.logits)) == token for s in heads]
       self._thresholds.learn(self._scores, agreed)
-    self._text.leave(readout.depth)
+    self._text.exit_at(readout.depth)
     self._text.tokens.append(token)
     leaves_at_exit = index < len(self._used) and self._used[index][1] != 0
     # An exit behind the last block leaves nothing to catch up.
@@ -316,7 +306,7 @@ class _WholeText:
     final = HeadReadout(depth, at(logits['final']), math.nan, stream, newest)
     return [*readouts, final]
 
-  def leave(self, depth: int) -> None:
+  def exit_at(self, depth: int) -> None:
     del depth  # There is nothing to forget.
 
 

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What the reference decoder sees of a token at one head."""
+"""Readouts of heads, as the reference decoder takes them."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class HeadReadout:
-  """Hold what one head says of the newest token.
+  """Readout of one head at the newest token.
 
   Attributes:
     depth: blocks that ran before it.

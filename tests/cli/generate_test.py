@@ -298,11 +298,11 @@ def test_drafting_asks_for_less_than_early_exit(place, capsys):
 
 
 def test_strategies_and_batchings_reach_the_policy(place, capsys):
-  flags = ('--kv-strategy', 'propagate', '--batching', 'all_agree')
+  flags = ('--kv-strategy', 'propagate', '--batching', 'depth_queue')
   rule = ('--threshold-rule', 'decaying(2)')
   found = run_json(capsys, place, *TWO, *EARLY, *flags, *rule)['policy']
   assert found['kv_strategy'] == 'propagate'
-  assert found['batching'] == 'all_agree'
+  assert found['batching'] == 'depth_queue'
   assert found['threshold_rule'] == 'decaying(2)'
 
 

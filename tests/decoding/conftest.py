@@ -23,13 +23,11 @@ import numpy as np
 import pytest
 
 from eejax.config import EarlyExitConfig
-from eejax.decoding.loop import plan as plan_lib
 from eejax.decoding.loop import programs
 from eejax.decoding.loop.cache import Request
 from eejax.decoding.loop.plan import make_plan
 from eejax.decoding.loop.prepare import prepare
-from eejax.decoding.policy.batching import Batching
-from eejax.decoding.policy.criteria import Evidence, Reads, get_criterion
+from eejax.decoding.policy.criteria import Evidence, get_criterion
 from eejax.decoding.policy.policy import Mode
 from eejax.decoding.policy.thresholds import (
   Adaptive,
@@ -40,7 +38,6 @@ from eejax.ops.sampling import SamplingConfig, row_sampling
 from eejax.testing import reference_thresholds, tiny
 from eejax.testing.reference_decoder import (
   ApproximateKV,
-  Leaving,
   ReferencePolicy,
   reference_batch,
 )
@@ -95,12 +92,6 @@ def prompts():
   return [[3, 17, 8, 25, 11], [7], [21, 4, 4, 19, 28, 13, 6, 9, 12], [5, 14]]
 
 
-@pytest.fixture
-def as_on_an_accelerator(monkeypatch):
-  """Let adaptive drafting believe that batches and windows cost little."""
-  monkeypatch.setattr(plan_lib, 'free_tokens', lambda: 200)
-
-
 # MARK: Against the reference
 
 
@@ -146,8 +137,6 @@ def judge_of(name):
       top_token=row(tops[index]),
       streak=row(streak),
       positions=row(here.position),
-      top1_by_exit=row(tops[:-1]),
-      final_top1=row(tops[-1]),
       exit_index=index,
       depth=here.depth,
       num_layers=final.depth,
@@ -178,9 +167,7 @@ def assert_is_reference():
     thresholds = policy.thresholds
     if len(thresholds) == 1:
       thresholds = thresholds * len(config.exits)
-    is_oracle = get_criterion(policy.criterion).reads & Reads.FINAL
     exact = policy.kv_strategy.is_exact
-    together = policy.batching is Batching.ALL_AGREE
     early = policy.mode is Mode.EARLY_EXIT
     approximate_kv = (
       ApproximateKV.NOTHING
@@ -195,9 +182,8 @@ def assert_is_reference():
       policy=ReferencePolicy(
         judge=judge_of(policy.criterion) if early else None,
         thresholds=thresholds,
-        window=10**6 if is_oracle else policy.window,
+        window=policy.window,
         approximate_kv=approximate_kv,
-        leaving=Leaving.TOGETHER if together else Leaving.ALONE,
         make_thresholds=_threshold_rule(policy),
       ),
     )

@@ -22,10 +22,9 @@ import pytest
 from eejax.decoding import admission
 from eejax.decoding.engine import Engine, EngineFull, EngineLimits
 from eejax.decoding.generate import generate
-from eejax.decoding.loop import plan as plan_lib
 from eejax.decoding.loop import programs
-from eejax.decoding.policy.batching import Batching
-from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
+from eejax.decoding.policy.batching import ACCELERATOR, CPU, Batching
+from eejax.decoding.policy.policy import Mode, Policy
 from eejax.decoding.results import FinishReason
 from eejax.errors import ArgumentError
 from eejax.ops.sampling import SamplingConfig, SamplingMethod
@@ -51,7 +50,7 @@ QUEUED = Policy(
 )
 
 
-def make_engine(model, policy=POLICY, *, slots=2, **limits):
+def make_engine(model, policy=POLICY, *, slots=2, platform=None, **limits):
   config, params = model
   return Engine(
     params,
@@ -59,6 +58,7 @@ def make_engine(model, policy=POLICY, *, slots=2, **limits):
     policy=policy,
     limits=EngineLimits(slots=slots, max_length=32, **limits),
     method=limits.pop('method', SamplingMethod.GREEDY),
+    platform=platform,
   )
 
 
@@ -111,19 +111,16 @@ def test_texts_that_share_slots_equal_texts_alone(model, policy):
   assert (looked_up > 0) == (policy is LOOKUP)
 
 
-@pytest.mark.parametrize('free_tokens', [2, 200])
-def test_a_text_that_joins_drafts_as_it_pays_for_all(
-  model, monkeypatch, free_tokens
-):
-  monkeypatch.setattr(plan_lib, 'free_tokens', lambda: free_tokens)
+@pytest.mark.parametrize('platform', [CPU, ACCELERATOR])
+def test_a_text_that_joins_drafts_as_it_pays_for_all(model, platform):
   adaptive = dataclasses.replace(LOOKUP, draft_length=None)
-  engine = make_engine(model, adaptive)
+  engine = make_engine(model, adaptive, platform=platform)
   # They end as they began, so there is something to be looked up at once.
   texts = [[3, 17, 8, 3, 17], [7, 4, 7, 4]] * 2
   ids = [engine.submit(text, max_new_tokens=6) for text in texts]
   drain(engine)
   drafted = [engine.result(request_id).accounting.drafted for request_id in ids]
-  assert (sum(drafted) > 0) == (free_tokens == 200)
+  assert (sum(drafted) > 0) == (platform is ACCELERATOR)
 
 
 def test_few_programs_are_compiled(model):
@@ -244,15 +241,3 @@ def test_bad_settings(model):
   assert engine.is_idle
   with pytest.raises(ArgumentError, match='slots must be at least 1'):
     EngineLimits(slots=0)
-
-
-def test_a_falling_depth_cannot_be_agreed_on(model):
-  policy = Policy(
-    Mode.EARLY_EXIT,
-    'max_prob',
-    (0.5,),
-    kv_strategy=KVStrategy.MONOTONE,
-    batching=Batching.ALL_AGREE,
-  )
-  with pytest.raises(ArgumentError, match='never rises'):
-    make_engine(model, policy)

@@ -104,7 +104,8 @@ def test_exits_are_compared_with_those_before_them():
 
 
 @pytest.mark.parametrize(
-  'name, message', [('cosine', 'depth 2 is not given'), ('stable', 'oracle')]
+  'name, message',
+  [('cosine', 'depth 2 is not given'), ('stable', 'is an oracle')],
 )
 def test_what_has_no_score_along_a_text_is_refused(name, message):
   config = tiny.tiny_config('1:norm,2:mlp')

@@ -30,7 +30,7 @@ def test_a_grid_combines_what_makes_sense():
     thresholds=(0.5, None),
     prompt_lookups=(None,),
     kv_strategies=(KVStrategy.DEFERRED, KVStrategy.COPY),
-    batchings=(Batching.RIDE_ALONG, Batching.ALL_AGREE),
+    batchings=(Batching.RIDE_ALONG, Batching.REFERENCE),
   )
   strategies = grid.strategies(CONFIG, batch_sizes=(1, 4), window=5)
   assert len(set(strategies)) == len(strategies)
@@ -40,7 +40,7 @@ def test_a_grid_combines_what_makes_sense():
   assert strategies[0] == Strategy(Policy(), 1) and strategies[0].is_full
   assert [count(Mode.FULL, n) for n in (1, 4)] == [1, 1]
   assert [count(Mode.EARLY_EXIT, n) for n in (1, 4)] == [8, 16]
-  # Speculation has exact keys and values, and no batching all_agree.
+  # Speculation has exact keys and values, and no batching reference.
   assert [count(Mode.SPECULATIVE, n) for n in (1, 4)] == [2, 2]
   assert {s.policy.window for s in strategies if not s.is_full} == {5}
 

@@ -53,13 +53,11 @@ from eejax.types import Array, Bool, Float, Int
 # back there where an exit is not tried, which is what tries it again.
 _MEMORY = 0.983
 _PRIOR_KEPT, _PRIOR_TRIED = 3.0, 4.0
-# What each further token of a window adds to its cost, of one token's.
-_WINDOW_COST = 0.06
 
 
 @flax.struct.dataclass
 class Choice:
-  """Say who drafts how many tokens of each row before they are verified.
+  """Choice of who drafts how many tokens before they are verified.
 
   Attributes:
     stage: the stage whose exit drafts.
@@ -74,7 +72,7 @@ class Choice:
 
 @flax.struct.dataclass
 class Draft:
-  """Hold a row's text and what it drafts since its last verification.
+  """Text of each row, and its drafts since its last verification.
 
   A source of drafts, of S, is the exit of a stage or, in the place of the
   last stage, the text. Column 0 of `scores` is the token emitted last; drafts
@@ -237,11 +235,12 @@ def _costs(plan: Plan, lengths: np.ndarray, *, rows: int) -> np.ndarray:
 
 def _cost_of_another_token(plan: Plan, *, rows: int) -> float:
   """Return what a longer window of each row adds, of what one token costs."""
+  costs = plan.platform
   # Windows of one row are taken for cheaper than they are: drafts are kept in
   # runs, so the longer ones yield more than a chance for each of them says.
   if rows == 1:
-    return _WINDOW_COST
-  return max(_WINDOW_COST, min(1.0, rows / plan.free_tokens))
+    return costs.window_cost
+  return max(costs.window_cost, min(1.0, rows / costs.free_tokens))
 
 
 def _chance_of_another(

@@ -31,7 +31,7 @@ from eejax.types import Array, Bool, Int
 
 @flax.struct.dataclass
 class Counts:
-  """Hold counts of a running loop; X stages.
+  """Counts of a running loop; X stages.
 
   Attributes:
     stage_runs: how often each stage ran, however many tokens it took.
@@ -68,7 +68,7 @@ def no_counts(*, batch_size: int, num_stages: int) -> Counts:
 
 @flax.struct.dataclass
 class StageEvent:
-  """Hold what happened at one stage in one step.
+  """Event of one stage in one step.
 
   Attributes:
     ran: whether the stage ran.
@@ -83,6 +83,13 @@ class StageEvent:
   logits_computed: Int[Array, 'B']
 
 
+def no_event(batch_size: int) -> StageEvent:
+  """Return the event of a stage that did not run."""
+  nobody = jnp.zeros((batch_size,), bool)
+  nothing = jnp.zeros((batch_size,), jnp.int32)
+  return StageEvent(jnp.zeros((), bool), nothing, nobody, nothing)
+
+
 def count_step(counts: Counts, events: tuple[StageEvent, ...]) -> Counts:
   """Return `counts` after one more step.
 
@@ -92,21 +99,21 @@ def count_step(counts: Counts, events: tuple[StageEvent, ...]) -> Counts:
   ran = jnp.stack([e.ran for e in events])  # [X]
   width = jnp.stack([e.width for e in events], axis=1)  # [B, X]
   active = jnp.stack([e.active for e in events], axis=1)
-  asked = jnp.stack([e.logits_computed for e in events], axis=1)
+  logits_computed = jnp.stack([e.logits_computed for e in events], axis=1)
   passes = jnp.where(ran[None], width, 0)
   return dataclasses.replace(
     counts,
     stage_runs=counts.stage_runs + ran,
-    head_runs=counts.head_runs + jnp.any(asked > 0, axis=0),
+    head_runs=counts.head_runs + jnp.any(logits_computed > 0, axis=0),
     passes=counts.passes + passes,
     catch_up=counts.catch_up + passes - (ran[None] & active),
-    head_calls=counts.head_calls + asked,
+    head_calls=counts.head_calls + logits_computed,
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class Accounting:
-  """Report the work of decoding one prompt or several.
+  """Work of decoding one prompt or several.
 
   A block-pass is one block run for one token of one row. Prefill counts
   nowhere.
@@ -146,7 +153,7 @@ class Accounting:
 
 @dataclasses.dataclass(frozen=True)
 class BatchAccounting:
-  """Report the work of a batch as the machine sees it.
+  """Work of a batch as the machine sees it.
 
   Attributes:
     block_reads: how often a block's weights were read; what time follows

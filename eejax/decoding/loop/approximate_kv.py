@@ -11,14 +11,13 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Stand-ins for the keys and values of blocks that a token skipped.
+"""Approximate keys and values of blocks that a token skipped.
 
 They are written at once, so no token waits and no window is needed; later
 tokens attend to something else than the whole model would have shown them.
 """
 
-import dataclasses
-
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -27,7 +26,6 @@ from eejax.config import ModelConfig
 from eejax.decoding.loop.cache import StageState, rows_at
 from eejax.decoding.loop.plan import Plan, Stage
 from eejax.decoding.loop.prepare import Prepared
-from eejax.decoding.loop.segments import StageOutput, Window
 from eejax.decoding.policy.policy import KVStrategy
 from eejax.models.exits import ExitInput
 from eejax.ops.norm import rms_norm
@@ -35,13 +33,29 @@ from eejax.ops.quant import kernel_product
 from eejax.ops.rotary import Rotation, rotate
 from eejax.types import Array, Bool, Float, Params, PyTree
 
-# What is remembered of an exit: the stream there (PROPAGATE), keys and values
-# of the last block that ran (COPY), or nothing.
+# What is kept of an exit: the stream there (PROPAGATE), keys and values of the
+# last block that ran (COPY), or nothing.
 KVSource = tuple[jax.Array, ...]
+
+# New keys and new values for each cache of a stage.
+KVRows = tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]
+
+
+@flax.struct.dataclass
+class SkippedRows:
+  """Rows that skip stages, and what approximates their keys and values.
+
+  Attributes:
+    mask: which rows.
+    source: what the rows left behind at their exits.
+  """
+
+  mask: Bool[Array, 'B']
+  source: KVSource
 
 
 def empty_source(embedded: Float[Array, 'B 1 D'], *, plan: Plan) -> KVSource:
-  """Return a stand-in with any values, before a row has exited."""
+  """Return a source with any values, before a row has exited."""
   c = plan.config.model
   match plan.kv_strategy:
     case KVStrategy.PROPAGATE:
@@ -91,42 +105,43 @@ def record_source(
 
 
 def override_skipped(
-  output: StageOutput,
-  window: Window,
+  computed: KVRows,
+  skipped: SkippedRows,
+  rotation: Rotation,
   *,
-  source: KVSource,
-  rows: Bool[Array, 'B'],
   params: Prepared,
   plan: Plan,
   stage: Stage,
-) -> StageOutput:
-  """Put stand-ins in place of what a stage computed for rows that skip it.
+) -> KVRows:
+  """Put approximate keys and values in place of those of skipped rows.
 
   Args:
-    output: of the stage.
-    window: one token of each row.
-    source: what the rows left behind at their exits.
-    rows: that skip the stage.
+    computed: keys and values that a stage computed for one token of each row,
+      one array a cache.
+    skipped: rows that skip the stage.
+    rotation: by the tokens' positions.
     params: the model.
     plan: what is decoded.
     stage: the stage.
   """
   if plan.kv_strategy is KVStrategy.MASK:
-    return output
-  made = lambda: _make(source, params, window.rotation, plan, stage)
-  filled = lax.cond(jnp.any(rows), made, lambda: (output.keys, output.values))
+    return computed
+  rows = skipped.mask
+  approximate = lambda: _approximate(
+    skipped.source, params, rotation, plan, stage
+  )
+  override = lax.cond(jnp.any(rows), approximate, lambda: computed)
   pick = lambda new, old: jnp.where(rows[:, None, None, None], new, old)
-  keys, values = jax.tree.map(pick, filled, (output.keys, output.values))
-  return dataclasses.replace(output, keys=keys, values=values)
+  return jax.tree.map(pick, override, computed)
 
 
-def _make(
+def _approximate(
   source: KVSource,
   params: Prepared,
-  turned: Rotation,
+  rotation: Rotation,
   plan: Plan,
   stage: Stage,
-) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+) -> KVRows:
   """Return keys and values for every cache of a stage."""
   if plan.kv_strategy is KVStrategy.COPY:
     keys, values = source
@@ -135,7 +150,7 @@ def _make(
   if stage.has_block_head:
     blocks.append(params.exits[stage.needed_exit.name]['block'])
   pairs = [
-    _project(block, source[0], turned, config=plan.config.model)
+    _project(block, source[0], rotation, config=plan.config.model)
     for block in blocks
   ]
   return tuple(k for k, _ in pairs), tuple(v for _, v in pairs)
@@ -144,7 +159,7 @@ def _make(
 def _project(
   block: Params,
   stream: Float[Array, 'B 1 D'],
-  turned: Rotation,
+  rotation: Rotation,
   *,
   config: ModelConfig,
 ) -> tuple[Float[Array, 'B K 1 H'], Float[Array, 'B K 1 H']]:
@@ -161,7 +176,7 @@ def _project(
   if c.qk_norm:
     scale = block['attention']['key_norm']['scale']
     key = rms_norm(key, scale=scale, epsilon=c.norm_epsilon)
-  key = rotate(key, positions=turned, config=c.rotary)
+  key = rotate(key, positions=rotation, config=c.rotary)
   return jnp.moveaxis(key, 2, 1), jnp.moveaxis(value, 2, 1)
 
 

@@ -31,7 +31,7 @@ from eejax.types import Array, Float, Int, Params
 
 @flax.struct.dataclass
 class StageBlocks:
-  """Hold what the blocks of a stage computed for some tokens.
+  """Results of the blocks of a stage for some tokens.
 
   Attributes:
     hidden: the stream after the stage.

@@ -45,7 +45,7 @@ SMALLEST_CACHE = 64
 
 @flax.struct.dataclass
 class StageState:
-  """Hold what one stage of a plan remembers.
+  """Caches of one stage of a plan, and the tokens that wait for it.
 
   Invariants: keys and values are those of a full-depth pass (or what the
   plan's strategy puts in their place) for all slots below `cache_length`, and
@@ -75,7 +75,7 @@ class StageState:
 
 @flax.struct.dataclass
 class Request:
-  """Hold what stays the same while a batch is decoded.
+  """Settings that stay the same while a batch is decoded.
 
   Attributes:
     eos: tokens that end a row.
@@ -90,7 +90,7 @@ class Request:
 
 @flax.struct.dataclass
 class DecodeState:
-  """Hold what changes from step to step.
+  """State that changes from step to step.
 
   Attributes:
     length: tokens of each row that were fed; the position of the next one.
@@ -131,7 +131,7 @@ class DecodeState:
 
 @flax.struct.dataclass
 class Emission:
-  """Hold what each row emitted in one step: its first `num` entries.
+  """Tokens that each row emitted in one step: its first `num` entries.
 
   Attributes:
     token: the tokens.

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Heads of a plan: scores, and the tokens of rows that leave."""
+"""Heads of a plan: scores, exit decisions, and the tokens of rows that exit."""
 
 import flax.struct
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ from eejax.decoding.loop.cache import Request
 from eejax.decoding.loop.plan import Plan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.scoring import (
-  FinalPredictions,
   HeadInput,
   ScoreInputs,
   compute_score_inputs,
@@ -30,51 +29,59 @@ from eejax.decoding.loop.scoring import (
   frequent_logits,
   ready_state,
   whole_logits,
-  with_scored_matrices,
 )
-from eejax.decoding.policy.criteria import (
-  Memory,
-  Reads,
-  get_criterion,
-  remember,
-)
+from eejax.decoding.policy.criteria import Memory, get_criterion, remember
 from eejax.ops.sampling import choose, greedy, log_probability
 from eejax.types import Array, Bool, Float, Int
 
-__all__ = [
-  'HeadOutput',
-  'HeadInput',
-  'FinalPredictions',
-  'run_exit_head',
-  'run_last_head',
-  'empty_memory',
-  'top1_token',
-  'with_scored_matrices',
-]
+
+@flax.struct.dataclass
+class ExitRows:
+  """Rows that came to a stage's head, and what the head reads of them.
+
+  Attributes:
+    mask: which rows; the others mean nothing.
+    head_input: what the head reads.
+  """
+
+  mask: Bool[Array, 'B']
+  head_input: HeadInput
 
 
 @flax.struct.dataclass
 class HeadOutput:
-  """Hold what a head said of every row.
+  """Output of a head for every row.
 
   Attributes:
-    token: the chosen token, meaningless for rows that do not leave.
+    token: the chosen token, meaningless for rows that do not exit.
     log_prob: its log-probability, untempered.
     score: the exit's score; NaN at the final head.
-    exit_mask: rows that leave here.
-    logits_computed: rows for which the whole head's logits were needed.
-    memory: what deeper exits may recall of the rows' tokens.
   """
 
   token: Int[Array, 'B']
   log_prob: Float[Array, 'B']
   score: Float[Array, 'B']
+
+
+@flax.struct.dataclass
+class ExitDecision:
+  """Decision at one head: which rows exit there, and with what.
+
+  Attributes:
+    exit_mask: rows that exit here.
+    output: what they emit.
+    logits_computed: rows for which the logits of the whole vocabulary were
+      needed.
+    memory: what deeper exits may recall of the rows' tokens.
+  """
+
   exit_mask: Bool[Array, 'B']
+  output: HeadOutput
   logits_computed: Bool[Array, 'B']
   memory: Memory
 
 
-def run_exit_head(
+def decide_exit(
   params: Prepared,
   request: Request,
   head_input: HeadInput,
@@ -82,60 +89,56 @@ def run_exit_head(
   plan: Plan,
   index: int,
   may_exit: Bool[Array, 'B'],
-) -> HeadOutput:
-  """Score rows at the exit of stage `index`; let those that pass leave.
+) -> ExitDecision:
+  """Score rows at the exit of stage `index`; those that pass exit.
 
-  A criterion that reads logits needs a head for every row that may leave,
-  the others only for rows that do.
+  A criterion that reads logits needs a head for every row that may exit, the
+  others only for rows that do.
   """
-  threshold = jnp.broadcast_to(request.thresholds[..., index], may_exit.shape)
   memory = _memory(params, head_input, plan)
 
-  def ask():
+  def decide() -> ExitDecision:
     inputs = compute_score_inputs(
       params, head_input, memory, plan=plan, index=index
     )
     score = _score(inputs, plan, may_exit)
-    take = may_exit & (score >= threshold)
+    exit_mask = may_exit & (score >= request.thresholds[..., index])
     token, log_prob = _choose_if(
-      jnp.any(take),
+      jnp.any(exit_mask),
       lambda: _choose(
         _whole_logits(params, head_input, inputs, plan, index),
         request,
         head_input,
         plan,
       ),
-      take.shape,
+      exit_mask.shape,
     )
-    asked = take if inputs.logits is None else may_exit
-    if drafts_frequent(plan):
-      asked = jnp.zeros_like(take)
-    remembered = _remember(memory, inputs, head_input, may_exit)
-    return HeadOutput(token, log_prob, score, take, asked, remembered)
+    return ExitDecision(
+      exit_mask,
+      HeadOutput(token, log_prob, score),
+      _logits_computed(inputs, exit_mask, may_exit, plan),
+      _remember(memory, inputs, head_input, may_exit),
+    )
 
   if not get_criterion(plan.criterion).reads.asks_head:
-    return ask()
-  return lax.cond(jnp.any(may_exit), ask, lambda: _silence(may_exit, memory))
+    return decide()
+  stay = lambda: _no_exit(may_exit, memory)
+  return lax.cond(jnp.any(may_exit), decide, stay)
 
 
-def run_last_head(
-  params: Prepared,
-  request: Request,
-  head_input: HeadInput,
-  *,
-  plan: Plan,
-  active: Bool[Array, 'B'],
-) -> HeadOutput:
-  """Let all rows that are left leave at the last stage's head.
+def decide_last(
+  params: Prepared, request: Request, rows: ExitRows, *, plan: Plan
+) -> ExitDecision:
+  """Let all rows that came to the last stage's head exit there.
 
   It is the final head, or an exit that is always taken; the latter has a
   score to report.
   """
-  exit = plan.stages[-1].exit
+  exit, mask, head_input = plan.stages[-1].exit, rows.mask, rows.head_input
   memory = _memory(params, head_input, plan)
 
-  def ask():
-    score = jnp.full(active.shape, jnp.nan, jnp.float32)
+  def decide() -> ExitDecision:
+    score = jnp.full(mask.shape, jnp.nan, jnp.float32)
     if exit is None:
       ready = ready_state(params, head_input, plan=plan, exit=None)
       logits = whole_logits(params, ready, plan=plan, exit=None)
@@ -145,13 +148,12 @@ def run_last_head(
         params, head_input, memory, plan=plan, index=index
       )
       logits = _whole_logits(params, head_input, inputs, plan, index)
-      # Where the model ends at an exit, an oracle has nothing to compare with.
-      if not get_criterion(plan.criterion).reads & Reads.FINAL:
-        score = _score(inputs, plan, active)
+      score = _score(inputs, plan, mask)
     token, log_prob = _choose(logits, request, head_input, plan)
-    return HeadOutput(token, log_prob, score, active, active, memory)
+    output = HeadOutput(token, log_prob, score)
+    return ExitDecision(mask, output, logits_computed=mask, memory=memory)
 
-  return lax.cond(jnp.any(active), ask, lambda: _silence(active, memory))
+  return lax.cond(jnp.any(mask), decide, lambda: _no_exit(mask, memory))
 
 
 def top1_token(
@@ -161,6 +163,23 @@ def top1_token(
   exit = plan.stages[index].exit
   ready = ready_state(params, head_input, plan=plan, exit=exit)
   return greedy(whole_logits(params, ready, plan=plan, exit=exit))
+
+
+def _logits_computed(
+  inputs: ScoreInputs,
+  exit_mask: Bool[Array, 'B'],
+  may_exit: Bool[Array, 'B'],
+  plan: Plan,
+) -> Bool[Array, 'B']:
+  """Return the rows for which the whole head was needed.
+
+  Where the score reads its logits, these are all rows that may exit, and no
+  more are needed to choose a token; elsewhere the rows that exit. Drafts of a
+  frequent vocabulary need none.
+  """
+  if drafts_frequent(plan):
+    return jnp.zeros_like(exit_mask)
+  return exit_mask if inputs.logits is None else may_exit
 
 
 def _memory(params: Prepared, head_input: HeadInput, plan: Plan) -> Memory:
@@ -234,8 +253,9 @@ def _choose_if(is_needed, choose_tokens, shape):
   return lax.cond(is_needed, choose_tokens, nothing)
 
 
-def _silence(rows: Bool[Array, 'B'], memory: Memory) -> HeadOutput:
-  """Return the output of a head that nobody asked."""
+def _no_exit(rows: Bool[Array, 'B'], memory: Memory) -> ExitDecision:
+  """Return the decision at a head to which no row came."""
   nobody, zeros = jnp.zeros_like(rows), jnp.zeros(rows.shape, jnp.float32)
   token = jnp.zeros(rows.shape, jnp.int32)
-  return HeadOutput(token, zeros, zeros, nobody, nobody, memory)
+  output = HeadOutput(token, zeros, zeros)
+  return ExitDecision(nobody, output, logits_computed=nobody, memory=memory)

@@ -21,15 +21,15 @@ the end whatever its scores are, and all exits are asked about it.
 
 import dataclasses
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from eejax.decoding.loop.cache import DecodeState, Request
-from eejax.decoding.loop.heads import run_exit_head, top1_token
+from eejax.decoding.loop.heads import ExitRows, decide_exit, top1_token
 from eejax.decoding.loop.plan import Plan
 from eejax.decoding.loop.prepare import Prepared
-from eejax.decoding.loop.scoring import HeadInput
 from eejax.decoding.policy.criteria import Memory
 from eejax.decoding.policy.thresholds import (
   Constant,
@@ -40,50 +40,22 @@ from eejax.decoding.policy.thresholds import (
 from eejax.types import Array, Bool, Float, Int
 
 
+@flax.struct.dataclass
 class Observation:
-  """Gather what exits say of tokens that are observed; see the module.
+  """What exits say of tokens that are observed, see the module; X exits.
 
   Attributes:
     rows: whose newest token is observed.
-    scores: of these tokens, an array [B] for each exit that was passed.
+    scores: of these tokens at each exit that was passed.
     tokens: likeliest tokens, likewise.
     memory: what the exits passed saw of them. They ask for nothing else in
       this step, so nobody else remembers it.
   """
 
-  def __init__(self, rows: Bool[Array, 'B'], memory: Memory):
-    self.rows = rows
-    self.memory = memory
-    self.scores: list[Float[Array, B]] = []
-    self.tokens: list[Int[Array, B]] = []
-
-  def observe(
-    self,
-    params: Prepared,
-    request: Request,
-    head_input: HeadInput,
-    plan: Plan,
-    index: int,
-    passed: Bool[Array, 'B'],
-  ) -> None:
-    """Ask the exit of stage `index` about the rows that passed it."""
-    rows = passed & self.rows
-    never = jnp.full_like(request.thresholds, jnp.inf)
-    unmoved = dataclasses.replace(request, thresholds=never)
-    shown = dataclasses.replace(head_input, memory=self.memory)
-
-    def ask():
-      output = run_exit_head(
-        params, unmoved, shown, plan=plan, index=index, may_exit=rows
-      )
-      top = top1_token(params, shown, plan=plan, index=index)
-      return output.score, top, output.memory
-
-    nothing = jnp.zeros(rows.shape, jnp.float32)
-    silence = (nothing, nothing.astype(jnp.int32), self.memory)
-    score, token, self.memory = lax.cond(jnp.any(rows), ask, lambda: silence)
-    self.scores.append(score)
-    self.tokens.append(token)
+  rows: Bool[Array, 'B']
+  scores: Float[Array, 'B X']
+  tokens: Int[Array, 'B X']
+  memory: Memory
 
 
 def rule_of(plan: Plan) -> ThresholdRule:
@@ -128,13 +100,61 @@ def with_current_thresholds(
   return dataclasses.replace(request, thresholds=values)
 
 
-def begin(
+def begin_observation(
   state: DecodeState, *, position: Int[Array, 'B'], plan: Plan
 ) -> Observation | None:
   """Return which rows are observed in this step; None if nobody learns."""
   if state.rule is None or state.rule.moments is None:
     return None
-  return Observation(position % plan.window == 0, state.memory)
+  shape = (position.shape[0], plan.num_exits)
+  return Observation(
+    rows=position % plan.window == 0,
+    scores=jnp.zeros(shape, jnp.float32),
+    tokens=jnp.zeros(shape, jnp.int32),
+    memory=state.memory,
+  )
+
+
+def observe(
+  observation: Observation,
+  params: Prepared,
+  request: Request,
+  rows: ExitRows,
+  *,
+  plan: Plan,
+  index: int,
+) -> Observation:
+  """Return the observation with what the exit of stage `index` says.
+
+  Args:
+    observation: of the exits before.
+    params: the model.
+    request: settings of the rows.
+    rows: that came to the exit; of the others nothing is noted.
+    plan: what is decoded.
+    index: which stage.
+  """
+  mask = rows.mask & observation.rows
+  never = jnp.full_like(request.thresholds, jnp.inf)
+  unmoved = dataclasses.replace(request, thresholds=never)
+  head_input = dataclasses.replace(rows.head_input, memory=observation.memory)
+
+  def ask():
+    decision = decide_exit(
+      params, unmoved, head_input, plan=plan, index=index, may_exit=mask
+    )
+    top1 = top1_token(params, head_input, plan=plan, index=index)
+    return decision.output.score, top1, decision.memory
+
+  blank = jnp.zeros(mask.shape, jnp.float32)
+  nothing = (blank, blank.astype(jnp.int32), observation.memory)
+  score, token, memory = lax.cond(jnp.any(mask), ask, lambda: nothing)
+  return dataclasses.replace(
+    observation,
+    scores=observation.scores.at[:, index].set(score),
+    tokens=observation.tokens.at[:, index].set(token),
+    memory=memory,
+  )
 
 
 def learn(
@@ -156,11 +176,11 @@ def learn(
   """
   if observation is None or state.rule is None:
     return state.rule
-  said = jnp.stack(observation.tokens, axis=1)
-  seen = (observation.rows & rows)[:, None]
+  agreed = observation.tokens == token[:, None]
+  observed = (observation.rows & rows)[:, None]
   return rule_of(plan).update(
     state.rule,
-    scores=jnp.stack(observation.scores, axis=1),
-    agreed=said == token[:, None],
-    observed=jnp.broadcast_to(seen, said.shape),
+    scores=observation.scores,
+    agreed=agreed,
+    observed=jnp.broadcast_to(observed, agreed.shape),
   )

@@ -22,8 +22,12 @@ import dataclasses
 import enum
 
 from eejax.config import EarlyExitConfig, ExitConfig, ExitHeadKind
-from eejax.decoding.policy.batching import Batching, free_tokens, head_in_blocks
-from eejax.decoding.policy.criteria import Reads, get_criterion
+from eejax.decoding.policy.batching import (
+  CPU,
+  Batching,
+  PlatformCosts,
+  head_in_blocks,
+)
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy, Threshold
 from eejax.errors import ArgumentError
 from eejax.ops.sampling import SamplingMethod
@@ -42,7 +46,7 @@ class Drafting(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """Describe a segment of blocks and the head that stands after it.
+  """Segment of blocks and the head that stands after it.
 
   Attributes:
     first: first block of the segment, 0-based.
@@ -73,7 +77,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Describe a decoding program.
+  """Static shape of a decoding program.
 
   Invariants: stages touch; every stage but the last has an exit; a row that
   takes no earlier exit takes the last stage's head.
@@ -95,8 +99,7 @@ class Plan:
     scored_vocabulary: which tokens a score is computed over.
     patience: steps after which a stage runs whenever some row needs it, under
       DEPTH_QUEUE; None where the window sees to that.
-    free_tokens: how many tokens cost a block what one does; adaptive drafting
-      asks.
+    platform: what tokens cost on the machine; adaptive drafting asks.
   """
 
   config: EarlyExitConfig
@@ -113,7 +116,7 @@ class Plan:
   threshold_rule: str = 'constant'
   scored_vocabulary: str = 'whole'
   patience: int | None = None
-  free_tokens: int = 1
+  platform: PlatformCosts = CPU
 
   @property
   def depth(self) -> int:
@@ -124,13 +127,6 @@ class Plan:
   def num_exits(self) -> int:
     """Return how many stages a row may leave before the last."""
     return len(self.stages) - 1
-
-  @property
-  def has_oracle(self) -> bool:
-    """Return whether its criterion compares with what the model will say."""
-    if not self.criterion or not self.num_exits:
-      return False
-    return bool(get_criterion(self.criterion).reads & Reads.FINAL)
 
   @property
   def costs(self) -> tuple[float, ...]:
@@ -144,6 +140,7 @@ def make_plan(
   *,
   policy: Policy,
   method: SamplingMethod,
+  platform: PlatformCosts = CPU,
 ) -> tuple[Plan, tuple[Threshold, ...]]:
   """Return the program a policy asks for, and the thresholds it reads.
 
@@ -156,6 +153,8 @@ def make_plan(
     config: the model.
     policy: when to exit.
     method: how tokens are chosen.
+    platform: what tokens cost on the machine that will run it; see
+      `eejax.decoding.policy.batching.platform_costs`.
 
   Returns:
     The plan, and a threshold for each of its exits but a last one.
@@ -193,7 +192,7 @@ def make_plan(
     threshold_rule=policy.threshold_rule,
     scored_vocabulary=policy.scored_vocabulary,
     patience=None if policy.kv_strategy.is_exact else policy.window,
-    free_tokens=free_tokens(),
+    platform=platform,
   )
   return plan, thresholds
 

@@ -39,7 +39,7 @@ from eejax.types import Array, DTypeLike, Float, Int, Params, PyTree
 @typing.no_type_check
 @flax.struct.dataclass
 class Prepared:
-  """Hold a model ready for decoding.
+  """Parameters of a model, ready for decoding.
 
   Attributes:
     table: embedding, its dtype is the compute dtype.

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What a head is shown, and what of it is shown to a criterion."""
+"""Inputs of heads and of scores, and the matrices that they are read with."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -54,21 +54,8 @@ _FREQUENT, _ROWS = '/frequent', '/rows'
 
 
 @flax.struct.dataclass
-class FinalPredictions:
-  """Hold what only the whole model knows of a token; oracles read it.
-
-  Attributes:
-    top1_by_exit: likeliest token at every exit of the plan.
-    final_top1: likeliest token of the final head.
-  """
-
-  top1_by_exit: Int[Array, 'B X']
-  final_top1: Int[Array, 'B']
-
-
-@flax.struct.dataclass
 class HeadInput:
-  """Hold what a head is shown.
+  """Inputs of a head.
 
   Attributes:
     last: what the backbone computed for the newest token.
@@ -76,20 +63,17 @@ class HeadInput:
     positions: position of the newest token in each row's text.
     memory: what earlier exits of the plan saw of the same token; None is
       nothing.
-    final_predictions: given to oracles, by a decoder that computes everything
-      first.
   """
 
   last: ExitInput
   ready: Float[Array, 'B 1 D'] | None
   positions: Int[Array, 'B']
   memory: Memory | None = None
-  final_predictions: FinalPredictions | None = None
 
 
 @flax.struct.dataclass
 class ScoreInputs:
-  """Hold what was looked at for a score.
+  """Inputs of a score, and what was computed for them.
 
   Attributes:
     evidence: what the criterion is shown.
@@ -213,12 +197,6 @@ def compute_score_inputs(
       config=plan.config.model,
     )
     evidence = dataclasses.replace(evidence, gate_logit=logit)
-  if reads & Reads.FINAL and head_input.final_predictions is not None:
-    evidence = dataclasses.replace(
-      evidence,
-      top1_by_exit=head_input.final_predictions.top1_by_exit,
-      final_top1=head_input.final_predictions.final_top1,
-    )
   inputs = ScoreInputs(evidence)
   if reads.asks_head:
     inputs = _with_logits(params, head_input, memory, inputs, plan, index)

@@ -26,7 +26,6 @@ branch of the conditional would make every step return rows as wide.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -34,6 +33,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from eejax.decoding.loop import backbone
+from eejax.decoding.loop.approximate_kv import SkippedRows, override_skipped
 from eejax.decoding.loop.cache import as_stored
 from eejax.decoding.loop.plan import Plan, Stage
 from eejax.decoding.loop.prepare import Prepared
@@ -46,7 +46,7 @@ from eejax.types import Array, Bool, Float, Int, PyTree
 
 @flax.struct.dataclass
 class Window:
-  """Hold the tokens a stage runs over.
+  """Tokens that a stage runs over.
 
   Attributes:
     hidden: their streams, padded on the right.
@@ -64,7 +64,7 @@ class Window:
 
 @flax.struct.dataclass
 class StageOutput:
-  """Hold what a run of a stage computed for a window of tokens.
+  """Output of a run of a stage over a window of tokens.
 
   Attributes:
     keys: new rows for each of the stage's caches.
@@ -83,7 +83,7 @@ class StageOutput:
 
 @flax.struct.dataclass
 class Buffers:
-  """Hold what a stage writes to.
+  """Buffers that a stage writes to.
 
   Attributes:
     keys: its caches.
@@ -99,7 +99,7 @@ class Buffers:
 
 @flax.struct.dataclass
 class StageResult:
-  """Hold what is left of a run of a stage.
+  """Result of a run of a stage, its output written.
 
   Attributes:
     buffers: with the new rows and streams; where the stage did not run, what
@@ -115,7 +115,7 @@ class StageResult:
 
 @dataclasses.dataclass(frozen=True)
 class StageRun:
-  """Describe one call of a stage.
+  """Arguments of one run of a stage.
 
   Attributes:
     params: the model.
@@ -127,7 +127,8 @@ class StageRun:
     count: how many there are.
     following_at: where each row's first one goes in `Buffers.following`.
     visible: slots that may be seen, or None for all below the base.
-    kv_override: changes the rows of a narrow window before they are written.
+    skipped: rows of a narrow window whose keys and values are approximated, or
+      None for none.
   """
 
   params: Prepared
@@ -139,7 +140,7 @@ class StageRun:
   count: Int[Array, 'B']
   following_at: Int[Array, 'B']
   visible: Bool[Array, 'B S'] | None = None
-  kv_override: Callable[[StageOutput, Window], StageOutput] | None = None
+  skipped: SkippedRows | None = None
 
 
 def run_stage(run: StageRun, buffers: Buffers) -> StageResult:
@@ -159,18 +160,21 @@ def _run_narrow(
   """Run a stage over one token of each row."""
   window = _window(run, width=1)
   output = _run_if(run, runs, window, buffers)
-  if run.kv_override is not None:
-    output = run.kv_override(output, window)
-  following = buffers.following
-  if following is not None:
-    following = write_at(following, output.hidden, run.following_at, axis=0)
+  if run.skipped is not None:
+    keys, values = override_skipped(
+      (output.keys, output.values),
+      run.skipped,
+      window.rotation,
+      params=run.params,
+      plan=run.plan,
+      stage=run.stage,
+    )
+    output = dataclasses.replace(output, keys=keys, values=values)
   write = lambda cache, rows: write_at(cache, rows, run.base, axis=1)
   keys, values = jax.tree.map(
     write, (buffers.keys, buffers.values), _stored_rows(output, buffers)
   )
-  return StageResult(
-    Buffers(keys, values, following), output.last, output.ready
-  )
+  return _result(run, output, keys, values, buffers.following)
 
 
 def _run_wide(
@@ -199,12 +203,21 @@ def _run_wide(
   # Rows of padding would cost as much to write as any.
   caches = (buffers.keys, buffers.values)
   keys, values = lax.fori_loop(0, longest, write_token, caches)
-  following = buffers.following
+  return _result(run, output, keys, values, buffers.following)
+
+
+def _result(
+  run: StageRun,
+  output: StageOutput,
+  keys: PyTree,
+  values: PyTree,
+  following: Float[Array, 'B two_W D'] | None,
+) -> StageResult:
+  """Hand the streams on to what follows, beside the caches written."""
   if following is not None:
     following = write_at(following, output.hidden, run.following_at, axis=0)
-  return StageResult(
-    Buffers(keys, values, following), output.last, output.ready
-  )
+  buffers = Buffers(keys, values, following)
+  return StageResult(buffers, output.last, output.ready)
 
 
 def _stored_rows(output: StageOutput, buffers: Buffers) -> PyTree:

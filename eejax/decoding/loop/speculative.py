@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A step of lossless self-speculation: exits draft, the whole model verifies.
+"""The step of lossless self-speculation: exits draft, the whole model verifies.
 
 Each row feeds itself the tokens that its exit proposes, until the exit is
 unsure or the window is full. Then the deeper stages run once over the window,
@@ -39,61 +39,35 @@ seed. With TV their distance in total variation, they agree with probability
 
 import dataclasses
 
-import flax.struct
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from eejax.decoding.drafting import adaptive
 from eejax.decoding.drafting.adaptive import Draft
 from eejax.decoding.drafting.prompt_lookup import propose
 from eejax.decoding.loop.accounting import Counts, count_step
 from eejax.decoding.loop.cache import DecodeState, Emission, Request
-from eejax.decoding.loop.heads import run_exit_head
+from eejax.decoding.loop.carry import (
+  StepCarry,
+  StepInputs,
+  begin_step,
+  commit,
+  exit_rows,
+  record,
+  run_segment,
+)
+from eejax.decoding.loop.heads import decide_exit
 from eejax.decoding.loop.plan import Plan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.segments import write_at
-from eejax.decoding.loop.walk import StepInputs, Walk
-from eejax.models.exits import output_matrix_name
-from eejax.ops.norm import rms_norm
-from eejax.ops.sampling import choose, log_probability
-from eejax.types import Array, Bool, Float, Int
-
-
-@flax.struct.dataclass
-class TargetTokens:
-  """Hold what the final head says of a window.
-
-  Attributes:
-    tokens: what follows each token of the window.
-    log_probs: their log-probabilities, untempered.
-  """
-
-  tokens: Int[Array, 'B W']
-  log_probs: Float[Array, 'B W']
-
-
-@flax.struct.dataclass
-class AcceptanceResult:
-  """Hold what became of the windows of a step.
-
-  Attributes:
-    verified: rows whose window was verified.
-    fed: tokens of each row's window so far, the newest included.
-    kept: drafts of each row that stand.
-    emission: what follows from it, before ends are looked for.
-  """
-
-  verified: Bool[Array, 'B']
-  fed: Int[Array, 'B']
-  kept: Int[Array, 'B']
-  emission: Emission
+from eejax.decoding.loop.verification import AcceptanceResult, accept, verify
+from eejax.types import Array, Bool, Int
 
 
 def speculative_step(
   params: Prepared, request: Request, state: DecodeState, *, plan: Plan
 ) -> tuple[DecodeState, Emission]:
-  """Move every row by a step: it drafts a token, or has its drafts verified.
+  """Return the state after a step: rows draft a token, or are verified.
 
   Args:
     params: the model.
@@ -102,37 +76,74 @@ def speculative_step(
     plan: the static shape of the program.
   """
   assert state.draft is not None
-  draft, entering = _feed(state.draft, state, plan=plan)
-  walk = Walk(params, state, plan=plan, fed=entering)
+  draft, inputs = _feed(state.draft, state, plan=plan)
+  carry = begin_step(params, state, plan=plan, inputs=inputs)
   # Tokens fed since the last verification, the newest included.
-  fed = walk.length - state.stages[-1].cache_length
-  nobody = jnp.zeros_like(state.live)
-  scores, newest = draft.scores, state.tokens
-  may_draft = fed <= draft.choice.limit
+  fed = carry.length - state.stages[-1].cache_length
+  carry = _draft(params, request, carry, draft, fed, plan=plan)
+  has_drafted = carry.emission.num > 0
+  score, token = carry.emission.score[:, 0], carry.emission.token[:, 0]
+  scores = _put(draft.scores, score, at=fed, rows=has_drafted)
+  draft = dataclasses.replace(draft, scores=scores)
+  carry, verified = _run_to_the_end(params, carry, fed, plan=plan)
+  first = state.stages[-1].cache_length
+  assert carry.waiting[-1] is not None
+  target = verify(
+    params,
+    request,
+    carry.waiting[-1],
+    first=first,
+    count=jnp.where(verified, fed, 0),
+    plan=plan,
+  )
+  accepted = accept(
+    draft, target, first=first, verified=verified, fed=fed, plan=plan
+  )
+  next_token = jnp.where(
+    verified,
+    accepted.next_token,
+    jnp.where(has_drafted, token, state.tokens),
+  )
+  return _finish_step(
+    carry, request, state, draft, accepted, next_token, plan=plan
+  )
+
+
+def _draft(
+  params: Prepared,
+  request: Request,
+  carry: StepCarry,
+  draft: Draft,
+  fed: Int[Array, 'B'],
+  *,
+  plan: Plan,
+) -> StepCarry:
+  """Run the stages with exits; rows whose exit is sure emit a draft there."""
+  nobody = jnp.zeros_like(carry.live)
+  has_room = fed <= draft.choice.limit
   for index in range(plan.num_exits):
-    passed = walk.pass_stage(rides=nobody)
-    output = run_exit_head(
+    carry, rows = run_segment(params, carry, index, plan=plan, rides=nobody)
+    decision = decide_exit(
       params,
       request,
-      walk.head_input(),
+      rows.head_input,
       plan=plan,
       index=index,
-      may_exit=passed & (draft.choice.stage == index) & may_draft,
+      may_exit=rows.mask & (draft.choice.stage == index) & has_room,
     )
-    walk.hear(output)
-    walk.leave(passed, output.exit_mask)
-    newest = jnp.where(output.exit_mask, output.token, newest)
-    scores = _put(scores, output.score, at=fed, rows=output.exit_mask)
-  verified = walk.pass_stage(rides=nobody)
-  walk.count_logits(jnp.where(verified, fed, 0))
-  walk.leave(verified, verified)
-  draft = dataclasses.replace(draft, scores=scores)
-  target = _target_tokens(
-    params, request, state, walk, verified, fed, plan=plan
-  )
-  acceptance = _accept(draft, state, target, verified, fed, plan=plan)
-  tokens = jnp.where(verified, _last_token(acceptance), newest)
-  return _advance(walk, request, state, draft, acceptance, tokens, plan=plan)
+    carry = commit(carry, rows, decision, index, plan=plan)
+  return carry
+
+
+def _run_to_the_end(
+  params: Prepared, carry: StepCarry, fed: Int[Array, 'B'], *, plan: Plan
+) -> tuple[StepCarry, Bool[Array, 'B']]:
+  """Run the last stage; return the rows whose window has come to the end."""
+  last, nobody = plan.num_exits, jnp.zeros_like(carry.live)
+  carry, rows = run_segment(params, carry, last, plan=plan, rides=nobody)
+  carry = record(carry, jnp.where(rows.mask, fed, 0), last)
+  carry = exit_rows(carry, rows, rows.mask, last, plan=plan)
+  return carry, rows.mask
 
 
 def _feed(
@@ -176,158 +187,55 @@ def _put(
   return jnp.where(chosen, value[:, None], table)
 
 
-def _target_tokens(
-  params: Prepared,
-  request: Request,
-  state: DecodeState,
-  walk: Walk,
-  verified: Bool[Array, 'B'],
-  fed: Int[Array, 'B'],
-  *,
-  plan: Plan,
-) -> TargetTokens:
-  """Ask the final head about windows, in the narrowest width compiled."""
-  hidden, first = walk.verify_hidden, state.stages[-1].cache_length
-  assert hidden is not None
-  count = jnp.max(jnp.where(verified, fed, 0))
-
-  def ask(width: int):
-    return lambda: _ask(params, request, hidden, first, width, plan)
-
-  blank = jnp.zeros((verified.shape[0], plan.window), jnp.float32)
-  silent = lambda: TargetTokens(blank.astype(jnp.int32), blank)
-  which = jnp.searchsorted(jnp.array(plan.widths), count) + 1
-  return lax.switch(
-    jnp.where(count > 0, which, 0), [silent, *map(ask, plan.widths)]
-  )
-
-
-def _ask(
-  params: Prepared,
-  request: Request,
-  hidden: Float[Array, 'B two_W D'],
-  first: Int[Array, 'B'],
-  width: int,
-  plan: Plan,
-) -> TargetTokens:
-  """Return what follows the first `width` tokens of every window."""
-  config = plan.config.model
-  ready = rms_norm(
-    hidden[:, :width],
-    scale=params.final_norm,
-    epsilon=config.norm_epsilon,
-  )
-  flat = ready.reshape(-1, config.embed_dim)
-  logits = jnp.einsum(
-    'BD,DV->BV',
-    flat,
-    params.kernels[output_matrix_name(None, config=config)],
-    preferred_element_type=jnp.float32,
-  )
-  after = first[:, None] + 1 + jnp.arange(width)[None]
-  tokens = choose(
-    logits,
-    method=plan.method,
-    sampling=jax.tree.map(lambda x: jnp.repeat(x, width), request.sampling),
-    positions=after.reshape(-1),
-  )
-  log_probs = log_probability(logits, tokens)
-  shape = lambda x: jnp.pad(
-    x.reshape(-1, width), ((0, 0), (0, plan.window - width))
-  )
-  return TargetTokens(shape(tokens), shape(log_probs))
-
-
-def _accept(
-  draft: Draft,
-  state: DecodeState,
-  target: TargetTokens,
-  verified: Bool[Array, 'B'],
-  fed: Int[Array, 'B'],
-  *,
-  plan: Plan,
-) -> AcceptanceResult:
-  """Return how many drafts of each row stand, and what follows."""
-  window = plan.window
-  index = jnp.arange(window)[None]
-  drafted = index < fed[:, None] - 1
-  first = state.stages[-1].cache_length[:, None]
-  at = jnp.minimum(first + 1 + index, draft.text.shape[1] - 1)
-  following = jnp.take_along_axis(draft.text, at, axis=1)
-  alike = (target.tokens == following) & drafted
-  kept = jnp.sum(jnp.cumprod(alike.astype(jnp.int32), axis=1), axis=1)
-  is_draft = index < kept[:, None]
-  depths = jnp.array([s.last for s in plan.stages[:-1]], jnp.int32)
-  scores = jnp.pad(draft.scores[:, 1:], ((0, 0), (0, 1)))
-  # A token from the text went through no block before it was proposed.
-  proposed = jnp.where(
-    jnp.isnan(scores), 0, depths[draft.choice.stage][:, None]
-  )
-  emission = Emission(
-    token=target.tokens,
-    depth=jnp.where(is_draft, proposed, plan.depth),
-    score=jnp.where(is_draft, scores, jnp.nan),
-    log_prob=target.log_probs,
-    num=jnp.where(verified, kept + 1, 0),
-  )
-  kept = jnp.where(verified, kept, 0)
-  return AcceptanceResult(verified, fed, kept, emission)
-
-
-def _last_token(acceptance: AcceptanceResult) -> Int[Array, 'B']:
-  """Return the token that each verified row goes on from."""
-  at = acceptance.kept[:, None]
-  return jnp.take_along_axis(acceptance.emission.token, at, axis=1)[:, 0]
-
-
-def _advance(
-  walk: Walk,
+def _finish_step(
+  carry: StepCarry,
   request: Request,
   state: DecodeState,
   draft: Draft,
-  acceptance: AcceptanceResult,
-  tokens: Int[Array, 'B'],
+  accepted: AcceptanceResult,
+  next_token: Int[Array, 'B'],
   *,
   plan: Plan,
 ) -> tuple[DecodeState, Emission]:
   """Return the state after a step, and what was emitted for good.
 
   Args:
-    walk: the step.
+    carry: behind the last stage.
     request: settings of the rows.
     state: before it.
     draft: with what this step proposed.
-    acceptance: what became of the windows.
-    tokens: of each row, what it is fed next.
+    accepted: what became of the windows.
+    next_token: of each row, what it is fed next.
     plan: what is decoded.
   """
-  verified, fed, kept = acceptance.verified, acceptance.fed, acceptance.kept
-  num, failed, ended = _cut(acceptance.emission, request, state)
+  verified, fed, kept = accepted.verified, accepted.fed, accepted.kept
+  num, failed, ended = _cut(accepted.emission, request, state)
   live = state.live & ~failed & ~ended
   # Where a row's text ends now: behind what stands of its window.
   length = jnp.where(
-    verified, state.stages[-1].cache_length + kept + 1, walk.length
+    verified, state.stages[-1].cache_length + kept + 1, carry.length
   )
-  counts = _count(state.counts, walk, draft, acceptance, plan=plan)
+  counts = _count(state.counts, carry, draft, accepted, plan=plan)
+  is_halfway = carry.next_stage < len(plan.stages)
   new_state = dataclasses.replace(
     state,
     length=length,
-    tokens=tokens,
-    resume_stage=jnp.where(live & (walk.at < len(plan.stages)), walk.at, 0),
+    tokens=next_token,
+    resume_stage=jnp.where(live & is_halfway, carry.next_stage, 0),
     live=live,
     failed=state.failed | failed,
     remaining=state.remaining - num,
     stages=tuple(
       dataclasses.replace(s, cache_length=jnp.minimum(s.cache_length, length))
-      for s in walk.stages
+      for s in carry.stages
     ),
-    cycles=tuple(walk.cycles),
+    cycles=carry.cycles,
     counts=counts,
-    memory=walk.memory,
-    verify_hidden=walk.verify_hidden,
+    memory=carry.memory,
+    verify_hidden=carry.waiting[-1],
     draft=adaptive.learn(draft, rows=verified, fed=fed, kept=kept, plan=plan),
   )
-  return new_state, dataclasses.replace(acceptance.emission, num=num)
+  return new_state, dataclasses.replace(accepted.emission, num=num)
 
 
 def _cut(
@@ -352,23 +260,23 @@ def _cut(
 
 def _count(
   counts: Counts,
-  walk: Walk,
+  carry: StepCarry,
   draft: Draft,
-  acceptance: AcceptanceResult,
+  accepted: AcceptanceResult,
   *,
   plan: Plan,
 ) -> Counts:
   """Return the counts after a step, drafts by who proposed them."""
-  counts = count_step(counts, tuple(walk.events))
+  counts = count_step(counts, carry.events)
   column = jnp.arange(plan.window)[None]
-  rows = acceptance.verified[:, None] & (column > 0)
+  rows = accepted.verified[:, None] & (column > 0)
   up_to = lambda last: rows & (column <= last[:, None])
-  drafted, accepted = (
+  drafted, kept = (
     adaptive.by_source(draft, up_to(last), plan=plan)
-    for last in (acceptance.fed - 1, acceptance.kept)
+    for last in (accepted.fed - 1, accepted.kept)
   )
   return dataclasses.replace(
     counts,
     drafted=counts.drafted + drafted,
-    accepted=counts.accepted + accepted,
+    accepted=counts.accepted + kept,
   )

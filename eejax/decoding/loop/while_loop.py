@@ -32,7 +32,7 @@ State = Any
 
 @flax.struct.dataclass
 class Chunk:
-  """Hold what rows emitted in one call of the loop.
+  """Emissions of all rows in one call of the loop.
 
   Attributes:
     emitted: leaves [C, ...], one entry a step.
@@ -45,7 +45,7 @@ class Chunk:
 
 @flax.struct.dataclass
 class _Carry:
-  """Hold the loop's carry.
+  """Carry of the loop.
 
   Attributes:
     state: what is stepped.

@@ -234,8 +234,7 @@ def _exits_taken(config: EarlyExitConfig, policy: Policy) -> dict[int, float]:
       'a pipeline computes all keys and values; leave the K/V strategy at '
       f'deferred instead of {policy.kv_strategy.value}.'
     )
-  reads = get_criterion(policy.criterion).reads
-  if reads.remembers or reads & Reads.FINAL:
+  if get_criterion(policy.criterion).reads.remembers:
     raise ArgumentError(
       f'criterion {policy.criterion} looks beyond one exit, which stages do '
       'not show one another; use gate, max_prob, margin or entropy.'

@@ -17,9 +17,10 @@ A stage costs about the same for one row as for all: its weights are read
 once. So a row that wants depth alone is dear, and rows that want it together
 are cheap. A policy says at each stage whether it runs now, or whether the
 rows that stand before it wait while the others go on with shallow work. No
-policy changes what a row emits, `ALL_AGREE` excepted.
+policy changes what a row emits.
 """
 
+import dataclasses
 import enum
 import functools
 import math
@@ -30,11 +31,9 @@ import jax
 import jax.numpy as jnp
 
 from eejax.config import EarlyExitConfig
+from eejax.errors import ArgumentError
 from eejax.models import decoder
 from eejax.types import Array, Bool, Float, Int
-
-_FREE_TOKENS = {'cpu': 2}
-_FREE_TOKENS_OF_ACCELERATORS = 200
 
 
 class Batching(enum.Enum):
@@ -44,19 +43,49 @@ class Batching(enum.Enum):
   RIDE_ALONG: a stage runs when some row needs it, and what waits in any row
   is taken along.
   DEPTH_QUEUE: rows that need depth wait until running it pays.
-  ALL_AGREE: an exit is taken only where all rows take it, as other decoders
-  with batches do; kept to compare with.
   """
 
   REFERENCE = 'reference'
   RIDE_ALONG = 'ride_along'
   DEPTH_QUEUE = 'depth_queue'
-  ALL_AGREE = 'all_agree'
+
+
+@dataclasses.dataclass(frozen=True)
+class PlatformCosts:
+  """Costs of a block's tokens on the machine that decodes.
+
+  Attributes:
+    free_tokens: how many tokens, 1 at least, cost a block what one does: those
+      that are computed in the time in which its weights are read (the roofline
+      model, Williams et al. 2009).
+    window_cost: what each further token of a row's window adds at least, in
+      [0, 1] of what one token costs.
+
+  Raises:
+    ArgumentError: a cost is out of its range.
+  """
+
+  free_tokens: int
+  window_cost: float = 0.06
+
+  def __post_init__(self):
+    if self.free_tokens < 1:
+      raise ArgumentError(
+        f'free tokens must be at least 1, not {self.free_tokens}.'
+      )
+    if not 0 <= self.window_cost <= 1:
+      raise ArgumentError(
+        f'a window cost must lie in [0, 1], not {self.window_cost}.'
+      )
+
+
+CPU = PlatformCosts(free_tokens=2)
+ACCELERATOR = PlatformCosts(free_tokens=200)
 
 
 @flax.struct.dataclass
 class Cycle:
-  """Hold what was done upstream of a stage since it last ran.
+  """Work done upstream of a stage since it last ran.
 
   Attributes:
     spent: cost of the stages before it, in blocks.
@@ -119,14 +148,18 @@ def pays(
   return is_due | (cycle.steps >= patience)
 
 
-def free_tokens() -> int:
-  """Return how many tokens cost a block what one does, on this machine.
+def platform_costs(device: jax.Device | None = None) -> PlatformCosts:
+  """Return the costs on a device; by default the one that programs run on.
 
-  It computes them in the time in which its weights are read (the roofline
-  model, Williams et al. 2009). Measured on CPUs, where two rows leave little;
-  of today's accelerators, what they compute over what they read.
+  CPUs were measured: two rows leave little of what they could compute. Today's
+  accelerators compute about 200 tokens while they read a block's weights, by
+  the peaks that their makers state.
+
+  Args:
+    device: any device of the machine.
   """
-  return _FREE_TOKENS.get(jax.default_backend(), _FREE_TOKENS_OF_ACCELERATORS)
+  platform = jax.default_backend() if device is None else device.platform
+  return CPU if platform == 'cpu' else ACCELERATOR
 
 
 @functools.cache

@@ -33,7 +33,7 @@ class Mode(enum.Enum):
 class KVStrategy(enum.Enum):
   """What stands in for keys and values of blocks a token skipped.
 
-  DEFERRED: they are computed later, exactly; see `eejax.decoding.loop.step`.
+  DEFERRED: they are computed later, exactly; see `eejax.decoding.loop.carry`.
   RECOMPUTE: exactly, too, by running every token since the last one at full
   depth from the embedding on (EE-LLM, arXiv 2312.04916, KV recomputation).
   PROPAGATE: each skipped block projects the stream at the exit (CALM, arXiv
@@ -58,5 +58,5 @@ class KVStrategy(enum.Enum):
 
   @property
   def fills(self) -> bool:
-    """Return whether a stand-in is written where a token skips a block."""
+    """Return whether approximate keys and values are written for skips."""
     return self in (KVStrategy.PROPAGATE, KVStrategy.COPY, KVStrategy.MASK)

@@ -24,7 +24,7 @@ from eejax.config import EarlyExitConfig, ExitConfig
 from eejax.decoding.policy import certificate as certificate_lib
 from eejax.decoding.policy.batching import Batching
 from eejax.decoding.policy.certificate import Certificate
-from eejax.decoding.policy.criteria import Reads, get_criterion
+from eejax.decoding.policy.criteria import get_criterion
 from eejax.decoding.policy.modes import KVStrategy, Mode
 from eejax.decoding.policy.threshold_values import (
   NEVER,
@@ -126,12 +126,6 @@ class Policy:
         f'criterion {self.criterion} reads no logits, so the scored vocabulary '
         f'{vocabulary.notation} changes nothing; leave it out.'
       )
-    is_oracle = reads & Reads.FINAL and self.mode is not Mode.FULL
-    if is_oracle and self.batching is not Batching.REFERENCE:
-      raise ArgumentError(
-        f'criterion {self.criterion} is an oracle, which needs the final '
-        'output beforehand; use it with the batching reference.'
-      )
 
   def _check_modes(self) -> None:
     if self.draft_length is not None and self.draft_length < 1:
@@ -163,11 +157,6 @@ class Policy:
       )
 
   def _check_learning(self) -> None:
-    if get_criterion(self.criterion).reads & Reads.FINAL:
-      raise ArgumentError(
-        f'criterion {self.criterion} is an oracle and has nothing to learn; '
-        'use it with the threshold rule constant.'
-      )
     if not self.kv_strategy.is_exact:
       raise ArgumentError(
         'adaptive thresholds learn from tokens at full depth, which the kv '
@@ -192,7 +181,7 @@ class Policy:
         'speculative decoding verifies with exact keys and values; use the '
         f'kv strategy deferred, not {self.kv_strategy.value}.'
       )
-    if self.batching in (Batching.REFERENCE, Batching.ALL_AGREE):
+    if self.batching is Batching.REFERENCE:
       raise ArgumentError(
         'speculative decoding knows the batchings ride_along and '
         f'depth_queue, not {self.batching.value}.'

@@ -21,7 +21,12 @@ import pytest
 
 from eejax.decoding.drafting import adaptive
 from eejax.decoding.loop.plan import Drafting, make_plan
-from eejax.decoding.policy.batching import Batching, head_in_blocks
+from eejax.decoding.policy.batching import (
+  ACCELERATOR,
+  CPU,
+  Batching,
+  head_in_blocks,
+)
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.ops.sampling import SamplingMethod
 from eejax.testing.tiny import tiny_config
@@ -153,26 +158,26 @@ def chosen_by(plan, kept, tried):
   return [x.tolist() for x in (choice.stage, choice.limit, choice.lookup_limit)]
 
 
-def plan_for(free_tokens, **fields):
+def plan_for(platform, **fields):
   plan = plan_of('2:norm,6:norm', prompt_lookup=2, **fields)
-  return dataclasses.replace(plan, free_tokens=free_tokens)
+  return dataclasses.replace(plan, platform=platform)
 
 
 @pytest.mark.parametrize('rows', [2, 3, 8])
 def test_a_batch_of_a_processor_bound_by_arithmetic_drafts_nothing(rows):
   kept = [[999.0, 999.0, 999.0]] * rows
   tried = [[1000.0, 1000.0, 1000.0]] * rows
-  _, limits, lookup_limits = chosen_by(plan_for(2), kept, tried)
+  _, limits, lookup_limits = chosen_by(plan_for(CPU), kept, tried)
   assert limits == lookup_limits == [0] * rows
 
 
 def test_a_batch_drafts_where_windows_cost_little():
   kept, tried = [[800.0, 800.0, 999.0]] * 8, [[1000.0] * 3] * 8
-  _, limits, lookup_limits = chosen_by(plan_for(200), kept, tried)
+  _, limits, lookup_limits = chosen_by(plan_for(ACCELERATOR), kept, tried)
   # Somebody always verifies, so exits save nothing; the text does.
   assert limits == [0] * 8
   assert lookup_limits == [WINDOW - 1] * 8
-  queue = plan_for(200, batching=Batching.DEPTH_QUEUE)
+  queue = plan_for(ACCELERATOR, batching=Batching.DEPTH_QUEUE)
   _, limits, _ = chosen_by(queue, kept, tried)
   assert min(limits) > 0
 
@@ -181,14 +186,14 @@ def test_a_batch_of_many_pays_for_its_windows():
   lengths = []
   for rows in (8, 50, 100, 190):
     kept, tried = [[0.0, 0.0, 900.0]] * rows, [[1000.0] * 3] * rows
-    *_, lookup_limits = chosen_by(plan_for(200), kept, tried)
+    *_, lookup_limits = chosen_by(plan_for(ACCELERATOR), kept, tried)
     lengths.append(lookup_limits[0])
   assert lengths == sorted(lengths, reverse=True)
   assert lengths[0] == WINDOW - 1 and lengths[-1] == 0
 
 
 def test_rows_choose_by_what_all_of_them_had_kept():
-  plan = plan_for(200)
+  plan = plan_for(ACCELERATOR)
   tried = [[0.0, 0.0, 1000.0]] * 2
   unequal = chosen_by(plan, [[0.0, 0.0, 990.0], [0.0, 0.0, 10.0]], tried)
   assert unequal == chosen_by(plan, [[0.0, 0.0, 500.0]] * 2, tried)
@@ -236,7 +241,7 @@ def test_drafts_that_wait_to_be_verified_teach_nothing(two):
 
 @pytest.mark.parametrize('width', [0, 4])
 def test_a_text_with_nothing_to_say_lost_a_draft_in_a_wide_tick(width):
-  plan = plan_for(200)
+  plan = plan_for(ACCELERATOR)
   draft = first_draft(plan, rows=2)
   assert (draft.choice.lookup_limit > 0).all()
   draft = dataclasses.replace(

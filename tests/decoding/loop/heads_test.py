@@ -23,35 +23,33 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from eejax.decoding.loop import heads
 from eejax.decoding.loop.cache import Request
-from eejax.decoding.loop.heads import (
-  FinalPredictions,
-  HeadInput,
-  run_exit_head,
-  run_last_head,
-)
+from eejax.decoding.loop.heads import ExitRows, decide_exit, decide_last
 from eejax.decoding.loop.plan import make_plan
 from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.loop.scoring import (
+  HeadInput,
+  empty_memory,
+  with_scored_matrices,
+)
 from eejax.decoding.policy import vocabulary
 from eejax.decoding.policy.criteria import (
   Evidence,
   criterion_names,
   get_criterion,
 )
-from eejax.decoding.policy.policy import Batching, Mode, Policy
+from eejax.decoding.policy.policy import Mode, Policy
 from eejax.errors import ArgumentError
 from eejax.models.exits import ExitInput, apply_exit_head, output_kernel
 from eejax.ops.sampling import SamplingConfig, SamplingMethod, row_sampling
 
 NEVER = np.inf
-ORACLES = ('first_match', 'stable')
 SETTLED = ('static', 'schedule')
 LOGIT_CRITERIA = ('max_prob', 'margin', 'entropy', 'patience', 'js', 'kl')
 ROWS = 4
 
 # Called as it is, a conditional is lowered and compiled anew each time.
-_ANSWER = jax.jit(run_exit_head, static_argnames=('plan', 'index'))
+_DECIDE = jax.jit(decide_exit, static_argnames=('plan', 'index'))
 
 
 class Heads:
@@ -59,19 +57,14 @@ class Heads:
 
   def __init__(self, model, criterion, *, rows=ROWS, token_ids=None, **fields):
     self.config, self.tree = model
-    batching = Batching.RIDE_ALONG
-    if criterion in ORACLES:
-      batching = Batching.REFERENCE
-    policy = Policy(
-      Mode.EARLY_EXIT, criterion, (0.5,), batching=batching, **fields
-    )
+    policy = Policy(Mode.EARLY_EXIT, criterion, (0.5,), **fields)
     self.plan, _ = make_plan(
       self.config,
       policy=policy,
       method=SamplingMethod.GREEDY,
     )
     prepared = prepare(self.tree, config=self.config)
-    self.params = heads.with_scored_matrices(
+    self.params = with_scored_matrices(
       prepared, plan=self.plan, token_ids=token_ids
     )
     random = np.random.default_rng(7)
@@ -94,7 +87,7 @@ class Heads:
     return self.plan.num_exits
 
   def blank(self):
-    return heads.empty_memory(
+    return empty_memory(
       self.plan, batch_size=len(self.rows), params=self.params
     )
 
@@ -108,19 +101,11 @@ class Heads:
 
   def input(self, index, memory=None):
     hidden = ExitInput(hidden=self.streams[index])
-    final_predictions = (
-      self.final_predictions() if self.plan.criterion in ORACLES else None
-    )
-    return HeadInput(hidden, None, self.positions, memory, final_predictions)
-
-  def final_predictions(self):
-    """Return the final_predictions if the last exit were the final head."""
-    tokens = [np.argmax(self.logits(x), -1) for x in range(self.num_exits)]
-    return FinalPredictions(jnp.stack(tokens, -1), jnp.asarray(tokens[-1]))
+    return HeadInput(hidden, None, self.positions, memory)
 
   def ask(self, index, thresholds=NEVER, *, memory=None, may_exit=True):
     may_exit = jnp.broadcast_to(jnp.asarray(may_exit), (len(self.rows),))
-    return _ANSWER(
+    return _DECIDE(
       self.params,
       self.request(thresholds),
       self.input(index, memory),
@@ -130,12 +115,12 @@ class Heads:
     )
 
   def walk(self, thresholds=NEVER, **fields):
-    """Return the answers of all exits, one after the other."""
-    answers, memory = [], self.blank()
+    """Return the decisions at all exits, one after the other."""
+    decisions, memory = [], self.blank()
     for index in range(self.num_exits):
-      answers.append(self.ask(index, thresholds, memory=memory, **fields))
-      memory = answers[-1].memory
-    return answers
+      decisions.append(self.ask(index, thresholds, memory=memory, **fields))
+      memory = decisions[-1].memory
+    return decisions
 
   def logits(self, index):
     """Return an exit's logits from the parameters as they are on disk."""
@@ -157,8 +142,8 @@ def make(lively):
   return functools.partial(Heads, model)
 
 
-def scores(answers):
-  return np.array([a.score for a in answers])
+def scores(decisions):
+  return np.array([d.output.score for d in decisions])
 
 
 class TestScores:
@@ -218,23 +203,6 @@ class TestScores:
     found = scores(model.walk())
     assert found.tolist() == [[0] * ROWS, [1] * ROWS]
 
-  @pytest.mark.parametrize('name', ORACLES)
-  def test_oracles_read_the_outcome(self, make, name):
-    model = make(name)
-    model.streams = model.streams.at[1, 0].set(model.streams[0, 0])
-    final_predictions = model.final_predictions()
-    criterion = get_criterion(name)
-    for index, output in enumerate(model.walk()):
-      expected = criterion.score(
-        Evidence(
-          top1_by_exit=final_predictions.top1_by_exit,
-          final_top1=final_predictions.final_top1,
-          exit_index=index,
-        )
-      )
-      np.testing.assert_array_equal(output.score, expected)
-    assert output.score.all()  # the last exit stands for the final head
-
   def test_the_depths_are_the_exits(self, make):
     assert scores(make('static(2)').walk())[:, 0].tolist() == [0, 1, 1]
     model = make('schedule(4, 1)')  # positions 3, 4, 5, 6 of 4 blocks
@@ -253,30 +221,32 @@ class TestThresholds:
   def test_0_takes_every_row_that_may_and_never_takes_none(self, make, name):
     model = make(name)
     may_exit = np.array([True, False, True, True])
-    for output in model.walk(0.0, may_exit=may_exit):
-      np.testing.assert_array_equal(output.exit_mask, may_exit)
-    for output in model.walk(NEVER):
-      assert not output.exit_mask.any()
+    for decision in model.walk(0.0, may_exit=may_exit):
+      np.testing.assert_array_equal(decision.exit_mask, may_exit)
+    for decision in model.walk(NEVER):
+      assert not decision.exit_mask.any()
 
   @pytest.mark.parametrize('name', criterion_names())
   def test_1_takes_what_scores_1(self, make, name):
-    for output in make(name).walk(1.0):
-      np.testing.assert_array_equal(output.exit_mask, output.score == 1)
+    for decision in make(name).walk(1.0):
+      np.testing.assert_array_equal(
+        decision.exit_mask, decision.output.score == 1
+      )
 
   @pytest.mark.parametrize('name', ['gate', 'margin', 'js'])
   def test_a_score_that_equals_the_threshold_is_enough(self, make, name):
     model = make(name)
     found = scores(model.walk())
-    assert all(a.exit_mask.all() for a in model.walk(found.T))
+    assert all(d.exit_mask.all() for d in model.walk(found.T))
     # The next number after 0 is so small that it may be taken for 0.
     above = np.maximum(np.nextafter(found.T, np.float32(2)), 1e-30)
-    assert not any(a.exit_mask.any() for a in model.walk(above))
+    assert not any(d.exit_mask.any() for d in model.walk(above))
 
   def test_each_row_has_its_own_thresholds(self, make):
     model = make('max_prob')
     thresholds = np.full((ROWS, 3), NEVER)
     thresholds[2, 1] = thresholds[0, 2] = 0.0
-    takes = [a.exit_mask.tolist() for a in model.walk(thresholds)]
+    takes = [d.exit_mask.tolist() for d in model.walk(thresholds)]
     assert takes == [
       [False] * 4,
       [False, False, True, False],
@@ -286,12 +256,12 @@ class TestThresholds:
   @pytest.mark.parametrize('name', criterion_names())
   def test_the_token_is_the_exit_s_own(self, make, name):
     model = make(name)
-    for index, output in enumerate(model.walk(0.0)):
+    for index, decision in enumerate(model.walk(0.0)):
       logits = model.logits(index)
       expected = np.argmax(logits, axis=-1)
-      np.testing.assert_array_equal(output.token, expected)
+      np.testing.assert_array_equal(decision.output.token, expected)
       log_prob = jax.nn.log_softmax(logits)[np.arange(ROWS), expected]
-      np.testing.assert_allclose(output.log_prob, log_prob, rtol=1e-3)
+      np.testing.assert_allclose(decision.output.log_prob, log_prob, rtol=1e-3)
 
 
 class TestMemory:
@@ -309,7 +279,7 @@ class TestMemory:
     ahead.streams = model.streams
     second = ahead.ask(1, memory=memory, may_exit=~others)
     np.testing.assert_allclose(
-      second.score[1], expected[1, 1], rtol=1e-5, atol=1e-7
+      second.output.score[1], expected[1, 1], rtol=1e-5, atol=1e-7
     )
 
   @pytest.mark.parametrize('name', ['patience', 'cosine', 'js', 'kl'])
@@ -317,7 +287,7 @@ class TestMemory:
     model = make(name)
     memory = model.ask(0, memory=model.blank()).memory
     model.positions = model.positions + 1
-    assert not model.ask(1, memory=memory).score.any()
+    assert not model.ask(1, memory=memory).output.score.any()
 
   def test_criteria_of_one_exit_carry_nothing(self, make):
     for name in ('gate', 'max_prob', 'static', 'schedule'):
@@ -331,8 +301,8 @@ class TestMemory:
     ]
     memory = describe(model.blank())
     for may_exit in (True, False):
-      for output in model.walk(may_exit=may_exit):
-        assert describe(output.memory) == memory
+      for decision in model.walk(may_exit=may_exit):
+        assert describe(decision.memory) == memory
 
 
 class TestFrequent:
@@ -363,17 +333,17 @@ class TestFrequent:
 
   def test_tokens_come_from_the_whole_head(self, make):
     model = make('margin', scored_vocabulary='frequent(2)')
-    for index, output in enumerate(model.walk(0.0)):
+    for index, decision in enumerate(model.walk(0.0)):
       expected = np.argmax(model.logits(index), axis=-1)
-      np.testing.assert_array_equal(output.token, expected)
+      np.testing.assert_array_equal(decision.output.token, expected)
       assert (expected >= 2).any()
 
   def test_only_rows_that_leave_ask_the_whole_head(self, make):
     model = make('margin', scored_vocabulary='frequent(4)')
     thresholds = np.full((ROWS, 3), NEVER)
     thresholds[1] = 0.0
-    for output in model.walk(thresholds):
-      assert output.logits_computed.tolist() == [False, True, False, False]
+    for decision in model.walk(thresholds):
+      assert decision.logits_computed.tolist() == [False, True, False, False]
 
 
 class TestCandidates:
@@ -410,20 +380,20 @@ class TestCandidates:
 
   def test_tokens_come_from_the_whole_head(self, make):
     model = make('margin', scored_vocabulary='candidates(2)')
-    for index, output in enumerate(model.walk(0.0)):
+    for index, decision in enumerate(model.walk(0.0)):
       expected = np.argmax(model.logits(index), axis=-1)
-      np.testing.assert_array_equal(output.token, expected)
+      np.testing.assert_array_equal(decision.output.token, expected)
 
   def test_a_row_without_candidates_of_its_own_is_not_safe(self, make):
     model = make('max_prob', scored_vocabulary='candidates(3)')
     some = np.array([True, False, True, False])
     memory = model.ask(0, memory=model.blank(), may_exit=some).memory
-    found = np.asarray(model.ask(1, memory=memory).score)
+    found = np.asarray(model.ask(1, memory=memory).output.score)
     np.testing.assert_array_equal(found > 0, some)
 
   def test_the_first_exit_alone_asks_its_whole_head(self, make):
     model = make('margin', scored_vocabulary='candidates(3)')
-    asked = [a.logits_computed.tolist() for a in model.walk()]
+    asked = [d.logits_computed.tolist() for d in model.walk()]
     assert asked == [[True] * 4, [False] * 4, [False] * 4]
 
 
@@ -433,20 +403,19 @@ class TestTheLastHead:
     head_input = HeadInput(
       ExitInput(hidden=model.streams[-1]), None, model.positions, model.blank()
     )
-    return run_last_head(
+    return decide_last(
       model.params,
       model.request(0.5),
-      head_input,
+      ExitRows(active, head_input),
       plan=model.plan,
-      active=active,
     )
 
   @pytest.mark.parametrize('name', criterion_names())
   def test_it_has_no_score_and_takes_all(self, make, name):
     active = np.array([True, True, False, True])
-    output = self.last(make(name), active)
-    np.testing.assert_array_equal(output.exit_mask, active)
-    assert np.isnan(output.score).all()
+    decision = self.last(make(name), active)
+    np.testing.assert_array_equal(decision.exit_mask, active)
+    assert np.isnan(decision.output.score).all()
 
   @pytest.mark.parametrize('name', criterion_names())
   def test_an_exit_that_is_always_taken_has_one(self, make, name):
@@ -454,12 +423,12 @@ class TestTheLastHead:
     # The model ends after its first exit.
     model.plan = dataclasses.replace(model.plan, stages=model.plan.stages[:1])
     model.streams = model.streams[:1]
-    output = self.last(model)
-    assert output.exit_mask.all()
+    decision = self.last(model)
+    assert decision.exit_mask.all()
     np.testing.assert_array_equal(
-      output.token, np.argmax(model.logits(0), axis=-1)
+      decision.output.token, np.argmax(model.logits(0), axis=-1)
     )
-    assert np.isfinite(output.score).all() == (name not in ORACLES)
+    assert np.isfinite(decision.output.score).all()
 
 
 class TestWhatIsComputed:
@@ -504,16 +473,6 @@ class TestWhatIsComputed:
 
 
 class TestRefusals:
-  def test_an_oracle_without_the_reference(self):
-    with pytest.raises(ArgumentError, match='is an oracle'):
-      Policy(Mode.EARLY_EXIT, 'stable', (0.5,))
-
-  def test_an_oracle_that_is_shown_no_outcome(self, make):
-    model = make('stable')
-    model.final_predictions = lambda: None
-    with pytest.raises(ArgumentError, match='reference batch policy'):
-      model.walk()
-
   def test_matrices_that_are_not_there(self, make):
     model = make('margin', scored_vocabulary='frequent(4)')
     model.params = prepare(model.tree, config=model.config)

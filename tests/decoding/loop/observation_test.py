@@ -135,10 +135,6 @@ def test_nothing_is_donated_twice(case, session):
     ({'threshold_rule': 'rising(3)'}, "no threshold rule 'rising'"),
     ({'kv_strategy': KVStrategy.MONOTONE}, 'monotone does not force'),
     ({'kv_strategy': KVStrategy.PROPAGATE}, 'propagate does not force'),
-    (
-      {'criterion': 'stable', 'batching': Batching.REFERENCE},
-      'an oracle and has nothing to learn',
-    ),
   ],
 )
 def test_rules_that_cannot_be_followed(fields, message):

@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 
 from eejax.decoding.generate import generate
-from eejax.decoding.loop import plan as plan_lib
-from eejax.decoding.policy.batching import Batching
+from eejax.decoding.policy.batching import ACCELERATOR, CPU, Batching
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.decoding.results import FinishReason
 from eejax.decoding.text import TextStream
@@ -153,14 +152,13 @@ WAYS = [
 
 
 @pytest.mark.parametrize('ways', WAYS, ids=['ride_along', 'depth_queue'])
-@pytest.mark.usefixtures('as_on_an_accelerator')
 def test_random_cases_equal_the_reference(case, assert_is_reference, ways):
   kept = rejected = 0
   for seed in range(3):
     model, prompts, thresholds = case(seed)
     model = with_weak_blocks(model, after=1, share=0.1)
     policy = speculative(*thresholds, **ways)
-    result = run(model, prompts, policy)
+    result = run(model, prompts, policy, platform=ACCELERATOR)
     assert_is_reference(model, result)
     for row in result.rows:
       # What an exit proposed is said with its depth and score.
@@ -229,24 +227,21 @@ def test_adaptive_drafting_follows_what_is_kept(agreeing, disagreeing, prompts):
     assert row.exit_depths.count(4) <= 32 // 3
 
 
-def test_a_batch_decodes_in_full_where_drafts_do_not_pay(
-  agreeing, prompts, monkeypatch
-):
+def test_a_batch_decodes_in_full_where_drafts_do_not_pay(agreeing, prompts):
   full = run(agreeing, prompts, Policy(), 24)
   texts = [row.tokens for row in full.rows]
   policy = speculative(0.0, draft_depth=2, window=4, prompt_lookup=1)
   drafted = {}
-  for free in (2, 200):
-    monkeypatch.setattr(plan_lib, 'free_tokens', lambda free=free: free)
-    result = run(agreeing, prompts, policy, 24)
+  for platform in (CPU, ACCELERATOR):
+    result = run(agreeing, prompts, policy, 24, platform=platform)
     assert [row.tokens for row in result.rows] == texts
-    drafted[free] = result.accounting.drafted
-    if free == 2:
+    drafted[platform] = result.accounting.drafted
+    if platform is CPU:
       # The very blocks and heads of full decoding.
       assert result.accounting.blocks_run == full.accounting.blocks_run
       assert result.batch.block_reads == full.batch.block_reads
       assert result.batch.head_reads == full.batch.head_reads
-  assert drafted[2] == 0 < drafted[200]
+  assert drafted[CPU] == 0 < drafted[ACCELERATOR]
 
 
 @pytest.mark.parametrize('share', [0.0, 0.1])
@@ -626,7 +621,7 @@ def test_models_that_cannot_speculate(lively, exits, fields, message):
     ({'draft_length': 0}, 'draft length must be at least 1'),
     ({'prompt_lookup': 0}, 'prompt lookup must be at least 1'),
     ({'kv_strategy': KVStrategy.PROPAGATE}, 'kv strategy deferred'),
-    ({'batching': Batching.ALL_AGREE}, 'ride_along and depth_queue'),
+    ({'batching': Batching.REFERENCE}, 'ride_along and depth_queue'),
     ({'threshold_rule': 'decaying(4)'}, 'thresholds stay constant'),
     ({'criterion': 'js'}, 'js compares exits'),
     ({'scored_vocabulary': 'candidates(3)'}, 'settled by the first exit'),

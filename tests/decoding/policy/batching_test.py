@@ -14,14 +14,26 @@
 """Tests of batch policies: rows stay apart, deep stages wait, none starves."""
 
 import dataclasses
+from unittest import mock
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eejax.decoding.generate import generate
-from eejax.decoding.policy.batching import Batching, Cycle, new_cycle, pays
+from eejax.decoding.policy.batching import (
+  ACCELERATOR,
+  CPU,
+  Batching,
+  Cycle,
+  PlatformCosts,
+  new_cycle,
+  pays,
+  platform_costs,
+)
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
+from eejax.errors import ArgumentError
 
 NEVER = float('inf')
 ALWAYS = 1e-30
@@ -124,17 +136,13 @@ def test_each_row_follows_its_own_scores(case, session, batching):
 def test_rows_of_a_queue_equal_their_single_row_runs(case):
   model, prompts, _ = case(1)
   fields = {'thresholds': (0.3, 0.4, 0.45), 'window': WINDOW}
-  queue, alone, agree = (
+  queue, alone = (
     Policy(Mode.EARLY_EXIT, 'max_prob', batching=b, **fields)
-    for b in (Batching.DEPTH_QUEUE, Batching.RIDE_ALONG, Batching.ALL_AGREE)
+    for b in (Batching.DEPTH_QUEUE, Batching.RIDE_ALONG)
   )
   together = run(model, prompts, queue).rows
   singles = [run(model, [p], alone).rows[0] for p in prompts]
   assert_rows_equal(together, singles)
-  # Where there is one row, all agree when it does.
-  assert_rows_equal(
-    [run(model, [p], agree).rows[0] for p in prompts[:2]], singles[:2]
-  )
 
 
 # MARK: Waiting
@@ -198,3 +206,27 @@ def longest_wait(num):
     if row.sum() < 30:
       gaps.append(len(row) - int(at[-1]))
   return max(gaps)
+
+
+# MARK: Platforms
+
+
+@pytest.mark.parametrize(
+  'platform, costs', [('cpu', CPU), ('gpu', ACCELERATOR), ('tpu', ACCELERATOR)]
+)
+def test_a_device_says_what_tokens_cost(platform, costs):
+  device = mock.Mock(spec=jax.Device, platform=platform)
+  assert platform_costs(device) is costs
+  assert platform_costs() is CPU
+
+
+@pytest.mark.parametrize(
+  'costs, message',
+  [
+    ({'free_tokens': 0}, 'free tokens must be at least 1'),
+    ({'free_tokens': 2, 'window_cost': 1.5}, 'window cost must lie in'),
+  ],
+)
+def test_costs_out_of_range_are_refused(costs, message):
+  with pytest.raises(ArgumentError, match=message):
+    PlatformCosts(**costs)

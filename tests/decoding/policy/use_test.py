@@ -97,7 +97,7 @@ def test_every_edit_of_its_file_is_refused(name):
     {'criterion': 'margin'},
     {'kv_strategy': KVStrategy.COPY},
     {'minimum_depth': 2},
-    {'batching': Batching.ALL_AGREE},
+    {'batching': Batching.REFERENCE},
     {'mode': Mode.SPECULATIVE},
     {'mode': Mode.FULL},
     {'prompt_lookup': 2},

@@ -23,8 +23,9 @@
     entropy      likewise                       likewise
     patience     likewise, of several exits     likewise
     js, kl       the logits of two exits        likewise
-    first_match  the final output               oracles, for comparison only
-    stable       likewise
+
+Oracles compare with the final output, so nothing can be decoded by them; see
+`eejax.evaluation.oracle_decoding`.
 
 Add your own with `register`: one class with `name`, `reads` and `score`.
 """
@@ -49,12 +50,6 @@ from eejax.decoding.policy.criteria.neighbours import (
   KullbackLeibler,
   Patience,
 )
-from eejax.decoding.policy.criteria.oracles import (
-  FirstMatch,
-  Stable,
-  matches_final,
-  stays_final,
-)
 from eejax.decoding.policy.criteria.registry import (
   criterion_names,
   default_criterion,
@@ -67,7 +62,6 @@ __all__ = [
   'Criterion',
   'Entropy',
   'Evidence',
-  'FirstMatch',
   'GateScore',
   'JensenShannon',
   'KullbackLeibler',
@@ -77,15 +71,12 @@ __all__ = [
   'Patience',
   'Reads',
   'Schedule',
-  'Stable',
   'Static',
   'blank_memory',
   'criterion_names',
   'default_criterion',
   'get_criterion',
-  'matches_final',
   'recall',
   'register',
   'remember',
-  'stays_final',
 ]

@@ -16,7 +16,7 @@
 A score lies in [0, 1] and higher is safer; a row exits when its score reaches
 the threshold. What a criterion reads decides what it costs: the stream is
 there, the logits of an exit are a pass over the output matrix for every row
-that asks (design 5.5).
+that asks.
 """
 
 import abc
@@ -44,7 +44,6 @@ class Reads(enum.Flag):
   PREVIOUS_STREAM = enum.auto()
   STREAK = enum.auto()
   POSITIONS = enum.auto()
-  FINAL = enum.auto()
 
   @property
   def asks_head(self) -> bool:
@@ -79,8 +78,6 @@ class Evidence:
     streak: how many exits in a row, this one the last, hold the same token
       the likeliest; 1 where there is no previous exit.
     positions: position of the newest token in its row's text.
-    top1_by_exit: likeliest token at every exit; oracles only.
-    final_top1: likeliest token of the full model; oracles only.
     exit_index: place of the exit among those in use, 0 the shallowest.
     depth: blocks run before the exit.
     num_layers: blocks of the full model.
@@ -95,8 +92,6 @@ class Evidence:
   top_token: Int[Array, '*rows'] | None = None
   streak: Int[Array, '*rows'] | None = None
   positions: Int[Array, '*rows'] | None = None
-  top1_by_exit: Int[Array, '*rows X'] | None = None
-  final_top1: Int[Array, '*rows'] | None = None
   exit_index: int = flax.struct.field(pytree_node=False, default=0)
   depth: int = flax.struct.field(pytree_node=False, default=0)
   num_layers: int = flax.struct.field(pytree_node=False, default=0)

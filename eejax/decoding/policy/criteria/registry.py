@@ -31,11 +31,13 @@ from eejax.decoding.policy.criteria.neighbours import (
   KullbackLeibler,
   Patience,
 )
-from eejax.decoding.policy.criteria.oracles import FirstMatch, Stable
 from eejax.decoding.policy.notation import parse_notation
 from eejax.errors import ArgumentError
 
 _CRITERIA: dict[str, Criterion] = {}
+
+# They look like criteria and compare with what the whole model will say.
+_ORACLES = ('first_match', 'stable')
 
 
 def register(criterion: Criterion) -> str:
@@ -83,6 +85,12 @@ def get_criterion(text: str) -> Criterion:
     ArgumentError: there is none of that name, or it refuses the settings.
   """
   name, settings = parse_notation(text)
+  if name in _ORACLES:
+    raise ArgumentError(
+      f'{name} is an oracle: it compares with the final output, so nothing is '
+      'decoded by it; use another criterion, or ask '
+      'eejax.evaluation.oracle_decoding where it would have exited.'
+    )
   if name not in _CRITERIA:
     raise ArgumentError(
       f'there is no criterion {name!r}; there are '
@@ -108,7 +116,5 @@ for _criterion in (
   KullbackLeibler(),
   Static(),
   Schedule(),
-  FirstMatch(),
-  Stable(),
 ):
   register(_criterion)

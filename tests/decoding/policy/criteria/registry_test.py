@@ -62,8 +62,6 @@ def test_all_that_are_promised_are_there():
     'kl',
     'static',
     'schedule',
-    'first_match',
-    'stable',
   )
 
 
@@ -83,6 +81,12 @@ def test_every_criterion_says_what_it_is(name):
 def test_an_unknown_criterion_is_refused_with_the_known_ones():
   with pytest.raises(ArgumentError, match='gate, max_prob, margin, entropy'):
     criteria.get_criterion('confidence')
+
+
+@pytest.mark.parametrize('name', ['first_match', 'stable'])
+def test_an_oracle_is_no_criterion(name):
+  with pytest.raises(ArgumentError, match='evaluation.oracle_decoding'):
+    criteria.get_criterion(name)
 
 
 @pytest.mark.parametrize(
@@ -133,8 +137,6 @@ def test_what_is_read_says_what_it_costs():
     'cosine',
     'static',
     'schedule',
-    'first_match',
-    'stable',
   ]
   remembering = [n for n, r in reads.items() if r.remembers]
   assert remembering == ['patience', 'cosine', 'js', 'kl']

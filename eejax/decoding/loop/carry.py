@@ -1,0 +1,414 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The carry of one decode step, and its transitions from stage to stage.
+
+    carry = begin_step(params, state)
+    for index in stages:
+      carry, rows = run_segment(params, carry, index)
+      decision = decide_exit(params, request, rows)   # see `heads`
+      carry = commit(carry, rows, decision, index)
+
+Keys and values are exact by deferred catch-up. A token that exits leaves its
+stream at the entrance of the next stage. When some row needs that stage, it
+runs for the whole batch, over all tokens that wait there, in one window.
+
+    position     0 1 2 3 4 5 6
+    stage 0      # # # # # # #     every token
+    stage 1      # # # # # #       ran last at 5, for the tokens 3, 4 and 5
+    stage 2      # # #             tokens 3 to 6 have still to come
+
+Each row has its own lines. Rows do not influence one another: a row that
+rides along gets the same keys and values, only sooner.
+"""
+
+import dataclasses
+from typing import TypeVar
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from eejax.decoding.loop import approximate_kv
+from eejax.decoding.loop.accounting import StageEvent, no_event
+from eejax.decoding.loop.approximate_kv import SkippedRows
+from eejax.decoding.loop.cache import (
+  DecodeState,
+  Emission,
+  StageState,
+  blank_emission,
+)
+from eejax.decoding.loop.heads import ExitDecision, ExitRows
+from eejax.decoding.loop.plan import Plan
+from eejax.decoding.loop.prepare import Prepared
+from eejax.decoding.loop.scoring import HeadInput
+from eejax.decoding.loop.segments import (
+  Buffers,
+  StageRun,
+  at_index,
+  run_stage,
+  write_at,
+)
+from eejax.decoding.policy import batching
+from eejax.decoding.policy.batching import Batching, Cycle
+from eejax.decoding.policy.criteria import Memory
+from eejax.models.exits import ExitInput
+from eejax.types import Array, Bool, Float, Int
+
+Item = TypeVar('Item')
+
+
+@flax.struct.dataclass
+class StepInputs:
+  """Tokens that enter a step; rows whose token waits halfway feed none.
+
+  Attributes:
+    tokens: of each row, the one to be fed next first.
+    count: how many of them, 1 at least, are fed.
+  """
+
+  tokens: Int[Array, 'B N']
+  count: Int[Array, 'B']
+
+
+@flax.struct.dataclass
+class StepCarry:
+  """State of one decode step between two stages; X stages.
+
+  Attributes:
+    live: rows that generate.
+    next_stage: the stage that each row's newest token goes through next; X
+      where there is nothing to do for it in this step any more.
+    length: tokens of each row that were fed, this step's included.
+    available: the first slot of each row that has not come to the next stage.
+    waiting: streams at the entrance of each stage and, last, those behind the
+      last stage; None where none is kept.
+    exit_input: what the newest stage that ran left for its head.
+    ready: state of that stage's BLOCK head, else None.
+    skipped: rows that go no further, and what approximate keys and values of
+      their token are made of.
+    stages: states of the stages, new up to the one that ran last.
+    cycles: likewise, under DEPTH_QUEUE, else none.
+    events: likewise.
+    spent: cost of the stages that ran, in blocks.
+    fed: tokens fed, over all rows.
+    memory: what exits saw of each row's newest token.
+    emission: what the rows that left emit.
+    exit_stage: the stage at whose head each did; 0 for rows that have not.
+  """
+
+  live: Bool[Array, 'B']
+  next_stage: Int[Array, 'B']
+  length: Int[Array, 'B']
+  available: Int[Array, 'B']
+  waiting: tuple[Float[Array, 'B _ D'] | None, ...]
+  exit_input: ExitInput
+  ready: Float[Array, 'B 1 D'] | None
+  skipped: SkippedRows
+  stages: tuple[StageState, ...]
+  cycles: tuple[Cycle, ...]
+  events: tuple[StageEvent, ...]
+  spent: Float[Array, '']
+  fed: Int[Array, '']
+  memory: Memory
+  emission: Emission
+  exit_stage: Int[Array, 'B']
+
+  @property
+  def position(self) -> Int[Array, 'B']:
+    """Position of each row's newest token."""
+    return self.length - 1
+
+
+def begin_step(
+  params: Prepared,
+  state: DecodeState,
+  *,
+  plan: Plan,
+  inputs: StepInputs | None = None,
+) -> StepCarry:
+  """Return the carry before the first stage.
+
+  Args:
+    params: the model.
+    state: where the rows stand.
+    plan: the static shape of the program.
+    inputs: tokens to feed; by default the one that each row emitted last.
+  """
+  if inputs is None:
+    inputs = StepInputs(state.tokens[:, None], jnp.ones_like(state.length))
+  rows, num_stages = state.live.shape[0], len(plan.stages)
+  next_stage = jnp.where(state.live, state.resume_stage, num_stages)
+  num_fed = jnp.where(next_stage == 0, inputs.count, 0)
+  length = state.length + num_fed
+  embedded = params.table[inputs.tokens]  # [B, N, D]
+  newest = at_index(embedded, inputs.count - 1)
+  return StepCarry(
+    live=state.live,
+    next_stage=next_stage,
+    length=length,
+    available=length,
+    waiting=_enqueue(state, embedded, plan=plan),
+    exit_input=ExitInput(hidden=newest),
+    ready=None,
+    skipped=SkippedRows(
+      mask=jnp.zeros_like(state.live),
+      source=approximate_kv.empty_source(newest, plan=plan),
+    ),
+    stages=state.stages,
+    cycles=state.cycles,
+    events=(no_event(rows),) * num_stages,
+    spent=jnp.zeros((), jnp.float32),
+    fed=jnp.sum(num_fed),
+    memory=state.memory,
+    emission=blank_emission(rows),
+    exit_stage=jnp.zeros((rows,), jnp.int32),
+  )
+
+
+def run_segment(
+  params: Prepared,
+  carry: StepCarry,
+  index: int,
+  *,
+  plan: Plan,
+  rides: Bool[Array, 'B'],
+) -> tuple[StepCarry, ExitRows]:
+  """Run stage `index` if that is due.
+
+  Args:
+    params: the model.
+    carry: of the step, up to the stage.
+    index: which stage.
+    plan: the static shape of the program.
+    rides: rows whose waiting tokens are taken along if it runs.
+
+  Returns:
+    The carry behind the stage, and the rows that came to its head; the others
+    stay where they are.
+  """
+  here, before = carry.next_stage == index, carry.stages[index]
+  runs, carry = _schedule(carry, index, here, plan=plan)
+  base = before.cache_length
+  count = jnp.where(here | rides, carry.available - base, 0)
+  if plan.stages[index].num_caches:
+    carry = _run(params, carry, index, count, runs, plan=plan)
+  done = jnp.where(runs, count, 0)
+  available = base + jnp.where(carry.skipped.mask, 1, done)
+  after = dataclasses.replace(carry.stages[index], cache_length=available)
+  if before.waiting is not None:
+    after = dataclasses.replace(after, waiting=carry.waiting[index])
+  event = StageEvent(runs, done, here, jnp.zeros_like(count))
+  carry = dataclasses.replace(
+    carry,
+    available=available,
+    stages=_with(carry.stages, index, after),
+    events=_with(carry.events, index, event),
+  )
+  return carry, ExitRows(here & runs, _head_input(carry))
+
+
+def commit(
+  carry: StepCarry,
+  rows: ExitRows,
+  decision: ExitDecision,
+  index: int,
+  *,
+  plan: Plan,
+) -> StepCarry:
+  """Return the carry after a decision at stage `index`.
+
+  Rows that exit emit their token and are done for this step, the others that
+  came to the head go on.
+  """
+  carry = record(carry, decision.logits_computed, index)
+  carry = exit_rows(carry, rows, decision.exit_mask, index, plan=plan)
+  emission = _merge(carry.emission, decision, depth=plan.stages[index].last)
+  return dataclasses.replace(
+    carry,
+    memory=decision.memory,
+    emission=emission,
+    exit_stage=jnp.where(decision.exit_mask, index, carry.exit_stage),
+  )
+
+
+def exit_rows(
+  carry: StepCarry,
+  rows: ExitRows,
+  exit_mask: Bool[Array, 'B'],
+  index: int,
+  *,
+  plan: Plan,
+) -> StepCarry:
+  """Part the rows that came to the head of stage `index`.
+
+  Args:
+    carry: behind the stage.
+    rows: that came to its head.
+    exit_mask: those of them that go no further.
+    index: which stage.
+    plan: the static shape of the program.
+  """
+  following = jnp.where(exit_mask, len(plan.stages), index + 1)
+  next_stage = jnp.where(rows.mask, following, carry.next_stage)
+  skipped = carry.skipped
+  if plan.kv_strategy.fills and index < plan.num_exits:
+    skipped = SkippedRows(
+      mask=skipped.mask | exit_mask,
+      source=approximate_kv.record_source(
+        skipped.source,
+        exit_mask,
+        carry.exit_input,
+        carry.stages[index],
+        plan=plan,
+        stage=plan.stages[index],
+      ),
+    )
+  return dataclasses.replace(carry, next_stage=next_stage, skipped=skipped)
+
+
+def record(
+  carry: StepCarry,
+  logits_computed: Int[Array, 'B'] | Bool[Array, 'B'],
+  index: int,
+) -> StepCarry:
+  """Record how often each row needed the logits of stage `index`."""
+  event = dataclasses.replace(
+    carry.events[index], logits_computed=logits_computed.astype(jnp.int32)
+  )
+  return dataclasses.replace(carry, events=_with(carry.events, index, event))
+
+
+def _merge(before: Emission, decision: ExitDecision, *, depth: int) -> Emission:
+  """Return `before` with the tokens of rows that exit at `depth`."""
+  output, mask = decision.output, decision.exit_mask
+  pick = lambda new, old: jnp.where(mask[:, None], new, old)
+  return Emission(
+    token=pick(output.token[:, None], before.token),
+    depth=pick(depth, before.depth),
+    score=pick(output.score[:, None], before.score),
+    log_prob=pick(output.log_prob[:, None], before.log_prob),
+    num=jnp.where(mask, 1, before.num),
+  )
+
+
+# MARK: Which stages run
+
+
+def _schedule(
+  carry: StepCarry, index: int, here: Bool[Array, 'B'], *, plan: Plan
+) -> tuple[Bool[Array, ''], StepCarry]:
+  """Return whether stage `index` runs, and the carry with what that costs."""
+  match plan.batching:
+    case Batching.REFERENCE:
+      return jnp.any(carry.live), carry
+    case Batching.RIDE_ALONG:
+      return jnp.any(here), carry
+  cycle = carry.cycles[index].after_step(spent=carry.spent, fed=carry.fed)
+  is_moving = (carry.next_stage < index) | (
+    carry.next_stage == len(plan.stages)
+  )
+  runs = jnp.any(here)
+  if index:
+    runs &= batching.pays(
+      cycle,
+      cost=plan.costs[index],
+      upstream=jnp.sum(is_moving & carry.live),
+      patience=plan.patience,
+    )
+  carry = dataclasses.replace(
+    carry,
+    cycles=_with(carry.cycles, index, cycle.renewed_if(runs)),
+    spent=carry.spent + jnp.where(runs, plan.costs[index], 0.0),
+  )
+  return runs, carry
+
+
+# MARK: Streams
+
+
+def _enqueue(
+  state: DecodeState, embedded: Float[Array, 'B N D'], *, plan: Plan
+) -> tuple[jax.Array | None, ...]:
+  """Return what waits at each entrance once new tokens are embedded.
+
+  Behind the last stage waits what the final head verifies.
+  """
+  waiting = (*(s.waiting for s in state.stages), state.verify_hidden)
+  first = 0 if plan.stages[0].num_caches else 1
+  before = waiting[first]
+  if before is not None:
+    at = state.length - state.stages[first].cache_length
+    embedded = write_at(before, embedded, at, axis=0)
+  return _with(waiting, first, embedded)
+
+
+def _run(
+  params: Prepared,
+  carry: StepCarry,
+  index: int,
+  count: Int[Array, 'B'],
+  runs: Bool[Array, ''],
+  *,
+  plan: Plan,
+) -> StepCarry:
+  """Run the blocks of stage `index`, if it `runs`, over `count` tokens."""
+  state, entering = carry.stages[index], carry.waiting[index]
+  assert entering is not None
+  at, base = jnp.zeros_like(count), state.cache_length
+  if index + 1 < len(plan.stages):
+    at = base - carry.stages[index + 1].cache_length
+  run = StageRun(
+    params=params,
+    plan=plan,
+    stage=plan.stages[index],
+    runs=runs,
+    entering=entering,
+    base=base,
+    count=count,
+    following_at=at,
+    visible=state.visible,
+    skipped=carry.skipped if index and plan.kv_strategy.fills else None,
+  )
+  result = run_stage(
+    run, Buffers(state.keys, state.values, carry.waiting[index + 1])
+  )
+  visible = state.visible
+  if visible is not None:
+    mask = carry.skipped.mask
+    visible = write_at(visible, ~mask[:, None], base, axis=0)
+  after = dataclasses.replace(
+    state,
+    keys=result.buffers.keys,
+    values=result.buffers.values,
+    visible=visible,
+  )
+  return dataclasses.replace(
+    carry,
+    waiting=_with(carry.waiting, index + 1, result.buffers.following),
+    exit_input=result.last,
+    ready=result.ready,
+    stages=_with(carry.stages, index, after),
+  )
+
+
+def _head_input(carry: StepCarry) -> HeadInput:
+  """Return what the head of the newest stage reads."""
+  return HeadInput(
+    carry.exit_input, carry.ready, carry.position, memory=carry.memory
+  )
+
+
+def _with(items: tuple[Item, ...], index: int, item: Item) -> tuple[Item, ...]:
+  """Return a tuple with another item at `index`."""
+  return (*items[:index], item, *items[index + 1 :])
