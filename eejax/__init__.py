@@ -58,6 +58,7 @@ if TYPE_CHECKING:
   from eejax.recipes.generate import generate
   from eejax.recipes.plan import plan
   from eejax.recipes.pretrain import pretrain
+  from eejax.recipes.probe import probe
   from eejax.recipes.save import save
   from eejax.recipes.text import Text, read_text
   from eejax.recipes.tune import tune
@@ -95,6 +96,7 @@ _HOMES = {
   'recipes.plan': ('plan',),
   'recipes.pretrain': ('pretrain',),
   'recipes.save': ('save',),
+  'recipes.probe': ('probe',),
   'recipes.text': ('Text', 'read_text'),
   'recipes.tune': ('tune',),
   'recipes.verify': ('verify',),
@@ -136,6 +138,7 @@ __all__ = [
   'parse_exits',
   'plan',
   'pretrain',
+  'probe',
   'read_text',
   'save',
   'tune',

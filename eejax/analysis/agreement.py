@@ -42,10 +42,6 @@ from eejax.stats.bootstrap import DEFAULT, METHOD, Bootstrap, Interval
 from eejax.types import Float, Int, Params
 
 LEVEL = 'empirical, teacher-forced'
-# Below this share of blocks, an exit's own cost eats what it saves: reading a
-# depth costs about as much as a block even where the vocabulary is small.
-_HARDLY = 0.05
-_SOME = 0.20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,37 +91,6 @@ class NaturalExits:
   def num_layers(self) -> int:
     """Return L."""
     return self.depths[-1].depth
-
-  def verdict(self) -> str:
-    """Return in plain words what early exit could save at best."""
-    best, low, high = (
-      round(100 * x) for x in dataclasses.astuple(self.saved_if_stable)
-    )
-    depth = self._depth_of_agreement(0.9)
-    if depth < self.num_layers:
-      when = f'nine tokens in ten are settled at depth {depth}'
-    else:
-      when = 'no depth before the last settles nine tokens in ten'
-    return (
-      f'{self._opening()}: at best {best} % of the blocks (interval {low} to '
-      f'{high} %) could be skipped without changing a token. That is the '
-      f'stable-depth ceiling over {self.tokens} tokens, which only an oracle '
-      f'reaches; {when} (of {self.num_layers}). Level: {self.level}; heads, '
-      'gates and key/value work are not counted. Trained exits can do better.'
-    )
-
-  def _opening(self) -> str:
-    share = self.saved_if_stable.value
-    if share < _HARDLY:
-      return 'Early exit will not pay on this model as it is'
-    if share < _SOME:
-      return 'Early exit can save little on this model as it is'
-    return 'Early exit has room on this model as it is'
-
-  def _depth_of_agreement(self, share: float) -> int:
-    """Return the first depth by which `share` of the tokens are stable."""
-    reached = np.cumsum([d.stable for d in self.depths])
-    return self.depths[int(np.argmax(reached >= share - 1e-9))].depth
 
 
 def natural_exits(

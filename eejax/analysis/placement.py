@@ -19,8 +19,8 @@ which, with the best threshold of a ladder, raises the predicted speed most
 while the agreement with the full model stays above the target; an exit that
 was chosen before may change its threshold instead. Prediction replays
 decoding token by token (`eejax.decoding.replay`), so windows and catch-up are
-in it. Exits are chosen on every other row of the text and reported on the
-rest, with intervals over rows.
+in it. Exits are chosen on one text and reported on another, with intervals
+over rows.
 """
 
 import dataclasses
@@ -44,8 +44,8 @@ CostOf = Callable[[tuple[int, ...]], DecodeCost]
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidates:
-  """Hold what candidate exits would do at every token of a text.
+class CandidateExits:
+  """Candidate exits: what each would do at every token of a text.
 
   Attributes:
     names: of the candidates, with their scores.
@@ -61,21 +61,8 @@ class Candidates:
   agree: Bool[np.ndarray, 'C rows T']
   counted: Bool[np.ndarray, 'rows T']
 
-  def halves(self) -> tuple['Candidates', 'Candidates']:
-    """Return every other row, and the rest.
-
-    Raises:
-      ArgumentError: there are not two rows.
-    """
-    filled = np.flatnonzero(self.counted.any(axis=1))
-    if len(filled) < 2:
-      raise ArgumentError(
-        'exits are chosen on one half of the text and reported on the other, '
-        'and this text fills only one row; give more text.'
-      )
-    return self._rows(filled[::2]), self._rows(filled[1::2])
-
-  def _rows(self, rows) -> 'Candidates':
+  def at_rows(self, rows: np.ndarray) -> 'CandidateExits':
+    """Return the same of some rows of the text, by number or by mask."""
     return dataclasses.replace(
       self,
       scores=self.scores[:, rows],
@@ -86,7 +73,7 @@ class Candidates:
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-  """Say what exits may cost.
+  """Budget of a search: what exits may cost.
 
   Attributes:
     agreement: with the full model, to be kept, in (0, 1].
@@ -109,7 +96,7 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """Hold exits that were chosen, and their worth on other rows.
+  """Placement: exits that were chosen, and their worth on another text.
 
   Attributes:
     chosen: numbers of the candidates, shallowest first; empty where none pays.
@@ -131,7 +118,7 @@ class Placement:
 
 @dataclasses.dataclass(frozen=True)
 class _Setting:
-  """Hold exits with their thresholds."""
+  """Setting: exits with their thresholds."""
 
   exits: tuple[int, ...] = ()
   thresholds: tuple[float, ...] = ()
@@ -144,7 +131,8 @@ class _Setting:
 
 
 def search(
-  candidates: Candidates,
+  chosen_on: CandidateExits,
+  reported_on: CandidateExits,
   *,
   cost_of: CostOf,
   window: int,
@@ -154,7 +142,8 @@ def search(
   """Return the exits that pay most within a budget.
 
   Args:
-    candidates: of at least two rows of text.
+    chosen_on: candidates on the text that exits are chosen on.
+    reported_on: the same candidates on another text.
     cost_of: what decoding costs with some of them; two of one depth are never
       asked for together.
     window: of the decoder.
@@ -162,20 +151,24 @@ def search(
     bootstrap: how intervals are made.
 
   Raises:
-    ArgumentError: there are too few rows.
+    ArgumentError: one of the texts has no token.
   """
-  chosen_on, reported_on = candidates.halves()
+  if not (chosen_on.counted.any() and reported_on.counted.any()):
+    raise ArgumentError(
+      'exits are chosen on one part of the text and reported on another, and '
+      'one of them is empty; give more text.'
+    )
   best, worth = _Setting(), (1.0, 1.0)
   for _ in range(budget.exits):
-    found = _best_next(chosen_on, best, worth, cost_of, window, budget)
-    if found is None:
+    better = _best_next(chosen_on, best, worth, cost_of, window, budget)
+    if better is None:
       break
-    best, worth = found
+    best, worth = better
   return _report(reported_on, best, worth, cost_of, window, bootstrap)
 
 
 def _best_next(
-  text: Candidates,
+  text: CandidateExits,
   setting: _Setting,
   worth: tuple[float, float],
   cost_of: CostOf,
@@ -202,15 +195,15 @@ def _best_next(
   return None if best is None else (best, worth)
 
 
-def _ladder(text: Candidates, exit: int, count: int) -> list[float]:
-  found = text.scores[exit][text.counted]
-  ladder = np.quantile(found, np.linspace(0.02, 0.995, count))
+def _ladder(text: CandidateExits, exit: int, count: int) -> list[float]:
+  scores = text.scores[exit][text.counted]
+  ladder = np.quantile(scores, np.linspace(0.02, 0.995, count))
   # Exactly 0 would end the model at the exit.
   return [float(x) for x in np.unique(np.clip(ladder, 1e-6, 1.0))]
 
 
 def _replay(
-  text: Candidates, settings: Sequence[_Setting], window: int
+  text: CandidateExits, settings: Sequence[_Setting], window: int
 ) -> Replay:
   """Replay settings of the same exits."""
   exits = list(settings[0].exits)
@@ -222,7 +215,7 @@ def _replay(
   )
 
 
-def _right(text: Candidates, setting: _Setting, taken) -> np.ndarray:
+def _right(text: CandidateExits, setting: _Setting, taken) -> np.ndarray:
   """Return where the head that was asked says what the full model says."""
   always = np.ones((1, *text.counted.shape), bool)
   said = np.concatenate([text.agree[list(setting.exits)], always])
@@ -230,13 +223,13 @@ def _right(text: Candidates, setting: _Setting, taken) -> np.ndarray:
   return np.take_along_axis(said, stage, axis=0)[0] & text.counted
 
 
-def _agreement(text: Candidates, setting: _Setting, taken) -> float:
+def _agreement(text: CandidateExits, setting: _Setting, taken) -> float:
   right = _right(text, setting, taken)
   return float(right.sum() / text.counted.sum())
 
 
 def _report(
-  text: Candidates,
+  text: CandidateExits,
   setting: _Setting,
   worth: tuple[float, float],
   cost_of: CostOf,
@@ -255,7 +248,7 @@ def _report(
   )
   # The time of each row over its tokens: a ratio over rows, then turned round.
   per_row = [
-    _replay(text._rows([row]), [setting], window).work[0]
+    _replay(text.at_rows(np.array([row])), [setting], window).work[0]
     for row in range(len(counts))
   ]
   times = np.array([cost.of(work) for work in per_row])

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from eejax.analysis.exit_scores import readable_criteria
 from eejax.analysis.natural import gates as natural_gates
 from eejax.analysis.natural import subwords as subwords_lib
 from eejax.analysis.natural.alignment import alignment
@@ -163,7 +164,7 @@ def gates(captured: Captured, settings: SectionSettings) -> dict[str, Any]:
 
 def _natural_gates(captured: Captured) -> tuple[str, ...]:
   # Natural read-outs have no trained gate.
-  names = natural_gates.gate_names(captured)
+  names = readable_criteria(captured)
   return tuple(n for n in names if n != 'gate')
 
 

@@ -11,235 +11,261 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Will early exit pay on a model: the best of each way, with intervals.
+"""The verdict: does early exit pay on a model, here, and with what promise.
 
-Three statements, each at its own level:
+A candidate (`eejax.analysis.candidate`) pays where its promise holds and the
+lower end of its measured speed-up is above the noise, which is full decoding
+timed against itself in the same turns. The answer is `yes` where one pays,
+`undecided` where more prompts might show that one does, else `no`.
 
-  ceiling   blocks an oracle could skip without changing a token
-  lossless  self-speculation: exits draft, the full model verifies (exact)
-  lossy     early exit within a budget of tokens that differ (empirical;
-            `eejax calibrate` certifies)
-
-Speed is predicted from what the model said along a text, given that text
-(teacher-forced), and what the parts of decoding cost; `judging` finds it.
+What was not measured is a forecast, and so is every answer about a model
+without trained exits, which will be judged anew when it has some.
 """
 
 import dataclasses
-import enum
+from typing import Any
 
-from eejax.analysis.agreement import NaturalExits
+from eejax import serialization
+from eejax.analysis.candidate import Answer, Candidate, Promise
 from eejax.stats.bootstrap import Interval
-
-# A speed-up up to this is called none.
-PAYS = 1.05
-# More sequences than this are not worth naming.
-_MOST = 5000
-
-
-class Answer(enum.Enum):
-  """Whether early exit pays.
-
-  YES: the whole interval of a speed-up is above 1.05. UNCLEAR: the estimate
-  is, its interval is not. NO: not even the estimate is.
-  """
-
-  YES = 'yes'
-  UNCLEAR = 'unclear'
-  NO = 'no'
-
-  @classmethod
-  def of(cls, speedup: Interval) -> 'Answer':
-    """Return the answer that a speed-up gives."""
-    if speedup.low > PAYS:
-      return cls.YES
-    return cls.UNCLEAR if speedup.value > PAYS else cls.NO
-
-
-@dataclasses.dataclass(frozen=True)
-class Way:
-  """Hold a way to decode with exits.
-
-  Attributes:
-    name: of the way.
-    level: how strong the statement about its text is.
-    source: natural depths or trained exits.
-    depths: of the exits it takes; empty where none pays.
-    criterion: score that is asked; '' where there is none.
-    thresholds: of the exits.
-    speedup: predicted, over full decoding.
-    agreement: share of tokens that are the full model's.
-    drafts: tokens drafted a round; 0 without speculation.
-    measured: speed-up by the clock, over prompts; None where nobody timed it.
-  """
-
-  name: str
-  level: str
-  source: str
-  depths: tuple[int, ...]
-  criterion: str
-  thresholds: tuple[float, ...]
-  speedup: Interval
-  agreement: Interval
-  drafts: int = 0
-  measured: Interval | None = None
-
-  @property
-  def answer(self) -> Answer:
-    """Return whether it pays; what was measured outweighs a prediction."""
-    predicted = Answer.of(self.speedup)
-    if self.measured is None or self.measured.value > PAYS:
-      return predicted
-    return Answer.NO if self.measured.value <= 1 else Answer.UNCLEAR
-
-  @property
-  def best_known(self) -> float:
-    """Return the measured speed-up, or the predicted one."""
-    return (self.measured or self.speedup).value
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """Hold whether and how early exit pays on a model.
+  """Verdict on a model: every candidate, and the one answer.
 
   Attributes:
-    natural: every depth, and the ceiling.
-    lossless: the best self-speculation.
-    lossy: the best early exit within the budget.
-    loss: share of tokens that may differ.
-    needed: by depth, the share of tokens a natural exit there must take to
-      pay alone, asked by its head; None where even all are too few.
-    settled: by depth, the share of tokens whose stable depth is there or
-      before.
-    sequences: how many would certify the early exit, if its sequences lose
-      what its tokens lost here; None where none would.
-    head_in_blocks: what reading the final head costs.
-    window_factor: what the widest window costs over one token.
-    machine: where costs come from.
+    candidates: what was looked at.
+    budget: loss that was allowed where a promise is empirical.
+    noise: full decoding against itself, in turns with the candidates; None
+      where nothing was measured.
+    prompts: held-out prompts that were measured on, one at a time.
+    new_tokens: generated after each.
+    machine: whose speed it is, in words.
+    has_trained_exits: whether the model has exits of its own.
   """
 
-  natural: NaturalExits
-  lossless: Way
-  lossy: Way
-  loss: float
-  needed: dict[int, float | None]
-  settled: dict[int, float]
-  sequences: int | None
-  head_in_blocks: float
-  window_factor: float
+  candidates: tuple[Candidate, ...]
+  budget: float
+  noise: Interval | None
+  prompts: int
+  new_tokens: int
   machine: str
+  has_trained_exits: bool
 
   @property
   def answer(self) -> Answer:
-    """Return the better answer of both ways."""
-    answers = (self.lossless.answer, self.lossy.answer)
-    return next(a for a in Answer if a in answers)
+    """Return the one answer."""
+    return Answer.best_of([self.answer_of(c) for c in self.candidates])
 
-  def headline(self) -> str:
-    """Return the answer in one sentence."""
-    best = max((self.lossless, self.lossy), key=lambda w: w.best_known)
-    match self.answer:
-      case Answer.YES:
-        paying = [
-          w for w in (self.lossless, self.lossy) if w.answer is Answer.YES
-        ]
-        best = max(paying, key=lambda w: w.best_known)
-        how = (
-          'with exactly the text of the full model'
-          if best.drafts
-          else f'where {self.loss:.0%} of the tokens may differ'
-        )
-        return f'Yes, early exit should pay here, {how}: {_speed(best)}.'
-      case Answer.UNCLEAR:
-        return (
-          f'Perhaps: the best that was found is {_speed(best)}, which may be '
-          'no gain; probe more text (--max-tokens), on an idle machine.'
-        )
-      case Answer.NO:
-        found = (
-          f'the best that was found is {_speed(best)}'
-          if best.best_known > 1
-          else 'nothing that was tried saves time'
-        )
-        return (
-          'No: early exit will not pay on this model as it is, on '
-          f'{self.machine}; {found}.'
-        )
+  @property
+  def by_promise(self) -> dict[Promise, Answer]:
+    """Return the answer of each promise that a candidate makes."""
+    return {
+      promise: Answer.best_of(
+        [self.answer_of(c) for c in self.candidates if c.promise is promise]
+      )
+      for promise in Promise
+      if any(c.promise is promise for c in self.candidates)
+    }
+
+  @property
+  def needs(self) -> int | None:
+    """Return how many prompts would probably decide it; None if none would."""
+    if self.answer is not Answer.UNDECIDED:
+      return None
+    every = [
+      c.needs(budget=self.budget, noise=self.noise, prompts=self.prompts)
+      for c in self.candidates
+    ]
+    return min((n for n in every if n is not None), default=None)
+
+  @property
+  def best(self) -> Candidate | None:
+    """Return the candidate that the answer speaks of: the fastest of it."""
+    speed = lambda c: 0.0 if c.speedup is None else c.speedup.low
+    answer = self.answer
+    alike = [c for c in self.candidates if self.answer_of(c) is answer]
+    usable = [c for c in alike if c.policy is not None]
+    return max(usable, key=speed, default=None)
+
+  @property
+  def is_forecast(self) -> bool:
+    """Return whether the answer is a forecast."""
+    return self.noise is None or not self.has_trained_exits
+
+  def answer_of(self, candidate: Candidate) -> Answer:
+    """Return whether a candidate pays."""
+    noise = None if candidate.measured is None else self.noise
+    return candidate.answer(budget=self.budget, noise=noise)
+
+  def sentence(self) -> str:
+    """Return the answer in one sentence; a forecast says that it is one."""
+    best, answer = self.best, self.answer
+    words = {
+      Answer.YES: f'yes, early exit pays on {self.machine}',
+      Answer.NO: f'no, early exit does not pay on {self.machine}',
+      Answer.UNDECIDED: f'undecided: {self._wanted()}',
+    }[answer]
+    if best is None:
+      words += '; nothing was found that saves time'
+    elif answer is Answer.YES:
+      words += f', {self._promise(best)}: {_way(best)} {_speed(best)}'
+    else:
+      words += f'; the best that was found, {_way(best)}, {_speed(best)}'
+    if self.noise is not None:
+      words += f', where full decoding against itself is {_range(self.noise)}'
+    if self.is_forecast:
+      why = (
+        'nothing was measured'
+        if self.noise is None
+        else 'the model has no trained exits yet'
+      )
+      return f'Forecast ({why}): {words}.'
+    return f'{words[0].upper()}{words[1:]}.'
 
   def sentences(self) -> list[str]:
-    """Return what stands behind the answer."""
-    found = [
-      f'Ceiling: {self.natural.verdict()}',
-      f'Lossless: {_speculation(self.lossless)}',
-      f'With loss: {self._early_exit()}',
-      f'Costs on {self.machine}: reading the head takes as long as '
-      f'{self.head_in_blocks:.1f} blocks, and catching up a whole window '
-      f'{self.window_factor:.1f} times as long as one token.',
+    """Return the answer of every promise, a sentence each."""
+    return [
+      self._promise_sentence(promise, answer)
+      for promise, answer in self.by_promise.items()
     ]
-    if self.answer is Answer.NO:
-      found.append(self._why_not())
-    return found
 
-  def _early_exit(self) -> str:
-    way = self.lossy
-    if not way.depths:
-      return (
-        f'no exits were found that save time while at most {self.loss:.0%} of '
-        'the tokens differ.'
-      )
-    places = ', '.join(str(d) for d in way.depths)
-    certified = (
-      'is too close to the budget to be certified for it; ask for less --loss'
-      if self.sequences is None or self.sequences > _MOST
-      else f'would take about {self.sequences} sequences to certify '
-      '(eejax calibrate)'
-    )
-    return (
-      f'{way.source} at depth {places}, asked by {way.criterion}, should run '
-      f'at {_speed(way)}, while '
-      f'{way.agreement.value:.1%} of the tokens (interval '
-      f'{way.agreement.low:.1%} to {way.agreement.high:.1%}) are the full '
-      f"model's. This is empirical and teacher-forced; it {certified}."
+  def rows(self) -> list[dict[str, Any]]:
+    """Return the lines of a table of all candidates."""
+    return [
+      {
+        'candidate': c.name,
+        'promise': _promise_text(c),
+        'exits': (
+          f'{c.source} at {", ".join(map(str, c.depths))}' if c.depths else None
+        ),
+        'score': _score(c),
+        'forecast speed-up': _optional(c.forecast, 'speedup'),
+        'measured speed-up': _optional(c.measured, 'speedup'),
+        'forecast loss %': _optional(c.forecast, 'loss', 100),
+        'measured loss %': _optional(c.measured, 'loss', 100),
+        'pays': self.answer_of(c).value,
+      }
+      for c in self.candidates
+    ]
+
+  def to_json(self) -> dict[str, Any]:
+    """Return plain values: the one answer, and all it rests on."""
+    return serialization.plain(
+      {
+        'answer': self.answer,
+        'is_forecast': self.is_forecast,
+        'headline': self.sentence(),
+        'sentences': self.sentences(),
+        'by_promise': self.by_promise,
+        'needs_prompts': self.needs,
+        'noise': self.noise,
+        'budget': self.budget,
+        'prompts': self.prompts,
+        'new_tokens': self.new_tokens,
+        'machine': self.machine,
+        'candidates': [self._candidate_values(c) for c in self.candidates],
+      }
     )
 
-  def _why_not(self) -> str:
-    gaps = {
-      d: (share, self.settled[d])
-      for d, share in self.needed.items()
-      if share is not None
+  def __str__(self) -> str:
+    return self.sentence()
+
+  def _candidate_values(self, candidate: Candidate) -> dict[str, Any]:
+    policy = candidate.policy
+    needs = candidate.needs(
+      budget=self.budget, noise=self.noise, prompts=self.prompts
+    )
+    return {
+      'name': candidate.name,
+      'promise': candidate.promise,
+      'source': candidate.source,
+      'depths': candidate.depths,
+      'policy': None if policy is None else policy.to_json(),
+      'forecast': candidate.forecast,
+      'measured': candidate.measured,
+      'answer': self.answer_of(candidate),
+      'needs_prompts': needs,
     }
-    if not gaps:
-      return (
-        'Why not: catching up skipped blocks costs so much here that no exit '
-        'would pay even if every token took it.'
-      )
-    depth, (share, settled) = min(
-      gaps.items(), key=lambda item: item[1][0] - item[1][1]
+
+  def _promise_sentence(self, promise: Promise, answer: Answer) -> str:
+    name = promise.value.capitalize()
+    fastest, speed = None, 0.0
+    for c in self.candidates:
+      if c.promise is promise and self.answer_of(c) is answer and c.speedup:
+        if c.speedup.low > speed:
+          fastest, speed = c, c.speedup.low
+    if fastest is None or fastest.loss is None:
+      return f'{name}: {answer.value}; nothing was found that saves time.'
+    lost = (
+      ''
+      if promise is Promise.EXACT
+      else f', loss {_range(fastest.loss, 100)} %'
     )
-    return (
-      f'Why not: an exit at depth {depth} alone would have to take '
-      f'{share:.0%} of the tokens to pay, and {settled:.0%} are settled '
-      'there; nobody knows which without asking. Trained exits settle more: '
-      'eejax add-exits, then eejax tune.'
-    )
+    return f'{name}: {answer.value}; {_way(fastest)} {_speed(fastest)}{lost}.'
+
+  def _wanted(self) -> str:
+    if self.noise is None:
+      return 'the forecast is too near to 1; measure on the machine itself'
+    if self.needs is None:
+      return 'so near to the noise that a quieter machine is needed'
+    return f'about {self.needs} prompts would be needed'
+
+  def _promise(self, best: Candidate) -> str:
+    match best.promise:
+      case Promise.EXACT:
+        return 'with exactly the text of full decoding'
+      case Promise.CERTIFIED:
+        return f'with a loss that is {_promise_text(best)}'
+      case Promise.EMPIRICAL:
+        return f'where {self.budget:.0%} of the tokens may differ'
 
 
-def _times(speedup: Interval) -> str:
-  return f'{speedup.value:.2f} ({speedup.low:.2f} to {speedup.high:.2f})'
+def _promise_text(candidate: Candidate) -> str:
+  policy = candidate.policy
+  if policy is None or policy.certificate is None:
+    return candidate.promise.value
+  held = policy.certificate
+  delta = 'on average' if held.delta is None else f'delta {held.delta:g}'
+  return f'certified: risk {held.risk:g}, {delta}, n {held.sequences}'
 
 
-def _speed(way: Way) -> str:
-  words = f'{_times(way.speedup)} times full decoding, predicted'
-  if way.measured is None:
+def _way(candidate: Candidate) -> str:
+  if not candidate.depths:
+    return candidate.name
+  places = ', '.join(map(str, candidate.depths))
+  return f'{candidate.name} ({candidate.source} exits at depth {places})'
+
+
+def _speed(candidate: Candidate) -> str:
+  forecast, measured = candidate.forecast, candidate.measured
+  if measured is None:
+    if forecast is None:
+      return 'has no forecast'
+    return f'should be {_range(forecast.speedup)} times as fast'
+  words = f'is {_range(measured.speedup)} times as fast'
+  if forecast is None:
     return words
-  return f'{words}, and {_times(way.measured)} measured'
+  return f'{words} (forecast {forecast.speedup.value:.2f})'
 
 
-def _count(drafts: int) -> str:
-  return 'a token' if drafts == 1 else f'{drafts} tokens'
-
-
-def _speculation(way: Way) -> str:
-  return (
-    f'self-speculation drafting {_count(way.drafts)} at depth {way.depths[0]} '
-    f'({way.source}) should run at {_speed(way)}, with exactly its text.'
+def _score(candidate: Candidate) -> str | None:
+  policy = candidate.policy
+  if policy is None or candidate.promise is Promise.EXACT:
+    return None
+  values = ', '.join(
+    'never' if t is None else f'{t:.3g}' for t in policy.thresholds
   )
+  return f'{policy.criterion} >= {values}'
+
+
+def _optional(known: Any, name: str, scale: float = 1) -> str | None:
+  return None if known is None else _range(getattr(known, name), scale)
+
+
+def _range(interval: Interval, scale: float = 1) -> str:
+  value, low, high = (
+    scale * x for x in (interval.value, interval.low, interval.high)
+  )
+  return f'{value:.2f} ({low:.2f} to {high:.2f})'

@@ -41,6 +41,7 @@ from eejax.config import (
   ExitConfig,
   GateKind,
 )
+from eejax.decoding.policy.criteria import Evidence, GateScore
 from eejax.models import decoder
 from eejax.models.exits import (
   apply_exit_head,
@@ -289,7 +290,9 @@ def _gate_scores(
   none = jnp.full((positions,), jnp.nan, jnp.float32)
   return jnp.stack(
     [
-      jax.nn.sigmoid(gates[r.name]) if r.name in gates else none
+      GateScore().score(Evidence(gate_logit=gates[r.name]))
+      if r.name in gates
+      else none
       for r in how.readouts
     ]
   )

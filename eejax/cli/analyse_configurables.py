@@ -22,7 +22,6 @@ import gin
 
 from eejax.analysis.manifest import read_manifest
 from eejax.analysis.sections import DEFAULTS, SectionSettings
-from eejax.analysis.suitability.gate_scores import Gate
 from eejax.analysis.suitability.score import (
   DepthRange,
   ScoreSettings,
@@ -31,9 +30,9 @@ from eejax.analysis.suitability.score import (
 from eejax.analysis.suitability.skip import SweepSettings
 from eejax.capture.captured import ReadoutKind
 from eejax.cli import output
-from eejax.cli.analysing_verdict import judged
 from eejax.recipes import analyse as recipe
 from eejax.recipes.analysis.result import AnalysisResult
+from eejax.recipes.analysis.verdict import verdict_section
 from eejax.recipes.text import read_text
 from eejax.stats.bootstrap import Bootstrap
 
@@ -71,7 +70,9 @@ def analyse(
     batch_size=batch_size,
     dtype=dtype,
     settings=settings,
-    judge=functools.partial(judged, dtype=dtype),
+    judge=functools.partial(
+      verdict_section, dtype=dtype, progress=output.reporter()
+    ),
     command=(
       f'eejax analyse {checkpoint} --data {data} --max-tokens {max_tokens} '
       f'--out {out}'
@@ -85,7 +86,7 @@ def _names(text: str) -> list[str]:
 
 
 OWN = (Bootstrap, ScoreSettings, SectionSettings, SweepSettings, analyse)
-ENUMS = (DepthRange, Gate, ReadoutKind, Similarity)
+ENUMS = (DepthRange, ReadoutKind, Similarity)
 
 
 def _register() -> None:

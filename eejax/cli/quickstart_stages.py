@@ -34,7 +34,6 @@ from eejax.cli import (
   main,
   measuring,
   output,
-  probe,
   quickstart_decoding,
   quickstart_words,
   tune,
@@ -49,9 +48,12 @@ from eejax.cli.quickstart_settings import (
 )
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.data.batch import Packing
+from eejax.data.corpus import Split, TextUnit
 from eejax.errors import ArgumentError
 from eejax.evaluation import perplexity
+from eejax.recipes.probe import probe
 from eejax.recipes.stages import Stages, fingerprint
+from eejax.recipes.text import Text
 from eejax.training import metrics
 from eejax.version import __version__
 
@@ -175,10 +177,17 @@ def _import(source: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _probe(settings: Settings, models: Models) -> dict[str, Any]:
-  question = probe.Question(loss=1 - settings.target, window=settings.window)
-  found = probe.probe(models.backbone, settings.text('test'), question)
-  output.say(found.headline())
-  return probe.values(found)
+  text = settings.text('test')
+  result = probe(
+    models.backbone,
+    Text(text.data, Split(text.part), TextUnit(text.unit)),
+    loss=1 - settings.target,
+    window=settings.window,
+    max_tokens=text.max_tokens,
+    progress=output.reporter(),
+  )
+  output.say(result.summary())
+  return {**result.to_json(), 'sentences': result.sentences()}
 
 
 def _add_exits(folder: pathlib.Path, exits: str, seed: int) -> dict[str, Any]:

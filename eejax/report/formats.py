@@ -22,10 +22,10 @@ _GATES = {
   'max_prob': 'largest probability',
   'margin': 'margin',
   'entropy': 'entropy',
-  'patience': 'patience',
+  'patience(2)': 'patience',
   'hidden_cosine': 'hidden cosine',
   'js': 'JS to the depth before',
-  'trained': 'trained gate',
+  'gate': 'trained gate',
 }
 
 

@@ -15,53 +15,105 @@
 
 from collections.abc import Mapping
 
-from eejax.analysis.verdict import Answer, Verdict, Way
+from eejax.analysis.candidate import Answer, Promise
+from eejax.analysis.candidate_search import CandidateSearch
+from eejax.analysis.verdict import Verdict
 from eejax.report import page
 from eejax.report.svg import Axis, Format, Series, line_chart
-from eejax.stats.bootstrap import Interval
 
-_WORDS = ('its text is', 'exits', 'score', 'thresholds')
-_KINDS = {Answer.YES: 'yes', Answer.UNCLEAR: 'maybe', Answer.NO: 'no'}
+# Columns of words, not of numbers.
+_WORDS = ('candidate', 'promise', 'exits', 'score', 'pays')
+KINDS = {Answer.YES: 'yes', Answer.UNDECIDED: 'maybe', Answer.NO: 'no'}
+# More sequences than this are not worth naming.
+_MOST = 5000
 
 
-def render(found: Verdict, facts: Mapping[str, object]) -> str:
+def render(
+  verdict: Verdict, search: CandidateSearch, facts: Mapping[str, object]
+) -> str:
   """Return the whole page.
 
   Args:
-    found: the verdict.
+    verdict: the answer.
+    search: what it was chosen from.
     facts: what was probed, by name.
   """
   parts = [
     '<h1>Does early exit pay here?</h1>',
-    page.verdict(found.headline(), kind=_KINDS[found.answer]),
-    page.cards(_cards(found)),
-    page.bullets(found.sentences()),
-    page.section('Ways to decode', page.table(way_rows(found), words=_WORDS)),
+    page.verdict(verdict.sentence(), kind=KINDS[verdict.answer]),
+    page.cards(_cards(verdict, search)),
+    page.bullets([*verdict.sentences(), *reasons(search)]),
+    page.section('Ways to decode', page.table(verdict.rows(), words=_WORDS)),
     page.section(
-      'What every depth says', _charts(found), page.table(depth_rows(found))
+      'What every depth says', _charts(search), page.table(depth_rows(search))
     ),
     page.section('What was probed', page.facts(facts), _method()),
   ]
   return page.page('eejax probe', '\n'.join(parts))
 
 
-def way_rows(found: Verdict) -> list[dict[str, object]]:
-  """Return the lines of a table of both ways."""
-  return [_way_row(way) for way in (found.lossless, found.lossy)]
+def reasons(search: CandidateSearch) -> list[str]:
+  """Return what stands behind an answer, a sentence each."""
+  ceiling = search.natural.saved_if_stable
+  lines = [
+    f'Ceiling: {_percent(ceiling.value)} of the blocks '
+    f'({_percent(ceiling.low)} to {_percent(ceiling.high)}) could be skipped '
+    'by an oracle that knew the stable depth of every token; nobody does.',
+    'Costs: reading the head takes as long as '
+    f'{search.head_in_blocks:.1f} blocks, and catching up a whole window '
+    f'{search.window_factor:.1f} times as long as one token.',
+  ]
+  lossy = any(
+    c.promise is Promise.EMPIRICAL and c.policy for c in search.candidates
+  )
+  if lossy:
+    count = search.certify_sequences
+    lines.append(
+      'The early exit that was found is too close to the budget to be '
+      'certified for it; allow a larger loss.'
+      if count is None or count > _MOST
+      else f'It would take about {count} sequences to certify the early exit '
+      'that was found (calibrate).'
+    )
+  else:
+    lines.append(_why_not(search))
+  return lines
 
 
-def depth_rows(found: Verdict) -> list[dict[str, object]]:
+def _why_not(search: CandidateSearch) -> str:
+  gaps = {
+    depth: (share, search.settled[depth])
+    for depth, share in search.needed.items()
+    if share is not None
+  }
+  if not gaps:
+    return (
+      'No early exit was found: catching up skipped blocks costs so much here '
+      'that no exit would pay even if every token took it.'
+    )
+  depth, (share, settled) = min(
+    gaps.items(), key=lambda item: item[1][0] - item[1][1]
+  )
+  return (
+    f'No early exit was found: one at depth {depth} alone would have to take '
+    f'{share:.0%} of the tokens to pay, and {settled:.0%} are settled there; '
+    'nobody knows which without asking. Trained exits settle more (add_exits, '
+    'then tune).'
+  )
+
+
+def depth_rows(search: CandidateSearch) -> list[dict[str, object]]:
   """Return the lines of a table of every depth."""
   rows = []
-  for d in found.natural.depths:
-    needed = found.needed.get(d.depth)
-    inside = 0 < d.depth < found.natural.num_layers
+  for d in search.natural.depths:
+    needed = search.needed.get(d.depth)
+    inside = 0 < d.depth < search.natural.num_layers
     rows.append(
       {
         'depth': d.depth,
         'loss, nats': f'{d.loss.value:.3f}',
         'agrees with final': _percent(d.agreement.value),
-        'settled by here': _percent(found.settled[d.depth]),
+        'settled by here': _percent(search.settled[d.depth]),
         'must take to pay': (
           None
           if not inside
@@ -74,26 +126,8 @@ def depth_rows(found: Verdict) -> list[dict[str, object]]:
   return rows
 
 
-def _way_row(way: Way) -> dict[str, object]:
-  return {
-    'way': way.name,
-    'its text is': way.level,
-    'exits': (
-      f'{way.source} at {", ".join(map(str, way.depths))}'
-      if way.depths
-      else 'none that pay'
-    ),
-    'score': way.criterion or None,
-    'thresholds': ', '.join(f'{t:.3g}' for t in way.thresholds) or None,
-    'tokens as in full': _percent(way.agreement.value),
-    'predicted speed': _range(way.speedup),
-    'measured': None if way.measured is None else _range(way.measured),
-    'pays': way.answer.value,
-  }
-
-
-def _cards(found: Verdict) -> list[tuple[str, str]]:
-  ceiling = found.natural.saved_if_stable
+def _cards(verdict: Verdict, search: CandidateSearch) -> list[tuple[str, str]]:
+  ceiling = search.natural.saved_if_stable
   low, high = _percent(ceiling.low), _percent(ceiling.high)
   cards = [
     (
@@ -101,22 +135,32 @@ def _cards(found: Verdict) -> list[tuple[str, str]]:
       f'of the blocks an oracle could skip ({low} to {high})',
     )
   ]
-  for way, words in ((found.lossless, 'lossless'), (found.lossy, 'with loss')):
-    speed = way.speedup
+  best = verdict.best
+  if best is not None and best.speedup is not None:
+    speed = best.speedup
+    kind = 'forecast' if best.measured is None else 'measured'
     cards.append(
       (
         f'{speed.value:.2f}x',
-        f'predicted speed, {words} ({speed.low:.2f} to {speed.high:.2f})',
+        f'{kind} speed, {best.name} ({speed.low:.2f} to {speed.high:.2f})',
+      )
+    )
+  if verdict.noise is not None:
+    noise = verdict.noise
+    cards.append(
+      (
+        f'{noise.value:.2f}x',
+        f'full decoding against itself ({noise.low:.2f} to {noise.high:.2f})',
       )
     )
   cards.append(
-    (f'{found.head_in_blocks:.1f}', 'blocks of time to read the head once')
+    (f'{search.head_in_blocks:.1f}', 'blocks of time to read the head once')
   )
   return cards
 
 
-def _charts(found: Verdict) -> str:
-  depths = found.natural.depths
+def _charts(search: CandidateSearch) -> str:
+  depths = search.natural.depths
   x = [float(d.depth) for d in depths]
   agree = Series(
     'agrees with the final token',
@@ -125,13 +169,13 @@ def _charts(found: Verdict) -> str:
     ends=[(d.agreement.low, d.agreement.high) for d in depths],
   )
   settled = Series(
-    'settled by here', x, [found.settled[d.depth] for d in depths]
+    'settled by here', x, [search.settled[d.depth] for d in depths]
   )
-  inside = [d.depth for d in depths if d.depth in found.needed]
+  inside = [d.depth for d in depths if d.depth in search.needed]
   needed = Series(
     'must take to pay',
     [float(d) for d in inside],
-    [found.needed[d] for d in inside],
+    [search.needed[d] for d in inside],
     dashed=True,
   )
   share = Axis('share of tokens', Format.PERCENT, low=0.0, high=1.0)
@@ -159,18 +203,14 @@ def _charts(found: Verdict) -> str:
 def _method() -> str:
   return page.paragraph(
     "Every depth is read with the model's own final norm and head, and "
-    'trained exits with theirs, given the text so far (teacher-forced). '
-    'Exits, scores and thresholds were chosen on every other row of the text; '
-    'agreement and speed are of the other rows, with 95 % intervals over '
-    'rows. Speed is predicted by replaying decoding token by token with the '
-    'cost of its parts, one prompt at a time; measured, where there is such '
-    'a figure, is the wall clock of texts generated freely, the least of '
-    'several times, with the range over prompts.'
+    'trained exits with theirs, given the text so far (teacher-forced). Exits, '
+    'scores and thresholds were chosen on one part of the text and forecast '
+    'on another, by replaying decoding token by token with the cost of its '
+    'parts, one prompt at a time. Measured speed is the wall clock of texts '
+    'that are generated freely after prompts of a third part, in turns with '
+    'full decoding, and measured loss the share of their tokens that the full '
+    'model would not have chosen. Intervals are 95 %, over rows and prompts.'
   )
-
-
-def _range(speed: Interval) -> str:
-  return f'{speed.value:.2f} ({speed.low:.2f}-{speed.high:.2f})'
 
 
 def _percent(share: float) -> str:

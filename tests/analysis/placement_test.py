@@ -19,7 +19,7 @@ import pytest
 from eejax.analysis import placement
 from eejax.analysis.cost_model import DecodeCost
 from eejax.analysis.part_costs import ModelCost
-from eejax.analysis.placement import Budget, Candidates
+from eejax.analysis.placement import Budget, CandidateExits
 from eejax.errors import ArgumentError
 
 DEPTHS = (2, 4, 6, 8)
@@ -45,7 +45,7 @@ def candidates(settled, *, noise=0.0):
   depth = random.choice(settled, size=(ROWS, LENGTH))
   agree = np.stack([d >= depth for d in DEPTHS])
   scores = np.where(agree, 0.9, 0.3) + noise * random.normal(size=agree.shape)
-  return Candidates(
+  return CandidateExits(
     tuple(f'depth {d}' for d in DEPTHS),
     DEPTHS,
     np.clip(scores, 0.01, 0.99),
@@ -55,8 +55,11 @@ def candidates(settled, *, noise=0.0):
 
 
 def search(text, agreement=0.99, exits=3, **more):
+  halves = (
+    text.at_rows(np.arange(first, len(text.counted), 2)) for first in (0, 1)
+  )
   return placement.search(
-    text,
+    *halves,
     cost_of=lambda chosen: cost_of(chosen, **more),
     window=4,
     budget=Budget(agreement, exits),
@@ -96,7 +99,7 @@ def test_the_budget_is_kept_and_a_looser_one_is_faster():
     assert found.agreement.value == pytest.approx(found.searched[0], abs=0.08)
 
 
-def test_exits_are_reported_on_other_rows():
+def test_exits_are_reported_on_another_text():
   # Every other row lies: what looked perfect there is not on the rest.
   text = candidates([4, 10])
   agree = text.agree.copy()
@@ -107,7 +110,7 @@ def test_exits_are_reported_on_other_rows():
 
 def test_two_scores_of_one_depth_are_never_chosen_together():
   text = candidates([2, 10])
-  twice = Candidates(
+  twice = CandidateExits(
     ('a', 'b'),
     (2, 2),
     text.scores[[0, 0]],
@@ -115,7 +118,7 @@ def test_two_scores_of_one_depth_are_never_chosen_together():
     text.counted,
   )
   found = placement.search(
-    twice, cost_of=lambda chosen: cost_of((0,)), window=4
+    twice, twice, cost_of=lambda chosen: cost_of((0,)), window=4
   )
   assert len(found.chosen) == 1
 
@@ -128,7 +131,7 @@ def test_wrong_input_is_refused():
     agree=text.agree[:, :1],
     counted=text.counted[:1],
   )
-  with pytest.raises(ArgumentError, match='fills only one row'):
+  with pytest.raises(ArgumentError, match='one of them is empty'):
     search(single)
   for more in ({'agreement': 0.0}, {'agreement': 1.2}, {'exits': 0}):
     with pytest.raises(ArgumentError):

@@ -33,7 +33,9 @@ SHORT = ('--max-tokens', '96', '--sequence-length', '16')
 @pytest.fixture(autouse=True)
 def untimed(monkeypatch):
   """Take the verdict as given; what times it has its own tests."""
-  monkeypatch.setattr(analyse_configurables, 'judged', lambda *_, **__: VERDICT)
+  monkeypatch.setattr(
+    analyse_configurables, 'verdict_section', lambda *_, **__: VERDICT
+  )
 
 
 @pytest.fixture(scope='module')

@@ -123,15 +123,16 @@ class TestProbe:
     assert depths[-1]['agreement']['value'] == 1.0
     assert sum(d['stable'] for d in depths) == pytest.approx(1)
     assert found['natural_exits']['level'] == 'empirical, teacher-forced'
-    assert 'of the blocks' in found['verdict']
     assert found['head_in_blocks'] > 0
-    # The contexts of these models have no room for the texts that are timed.
-    assert found['lossy']['measured'] is None
-    assert found['answer'] in ('yes', 'unclear', 'no')
-    assert found['lossless']['level'] == 'exact'
+    assert found['answer'] in ('yes', 'undecided', 'no')
+    # The contexts of these models have no room for what is measured.
+    assert found['is_forecast'] and found['noise'] is None
+    assert found['headline'].startswith('Forecast (nothing was measured)')
+    candidates = found['candidates']
+    assert all(c['measured'] is None for c in candidates)
+    assert {c['promise'] for c in candidates} == {'exact', 'empirical'}
+    assert {c['source'] for c in candidates} <= {'natural', 'trained'}
     assert found['machine'] == 'this machine'
-    sources = {found[way]['source'] for way in ('lossless', 'lossy')}
-    assert sources <= {'natural exits', 'the exits of the model'}
 
   def test_a_page_is_written_for_another_machine(self, place, capsys):
     code, out, err = run(
@@ -145,15 +146,17 @@ class TestProbe:
     found = json.loads(out)
     assert found['machine'] == 'H100 80GB SXM (roofline)'
     assert found['window_factor'] == 1.0
-    assert len(found['lossy']['depths']) <= 1
+    lossy = [c for c in found['candidates'] if c['promise'] == 'empirical']
+    assert all(len(c['depths']) <= 1 for c in lossy)
+    assert found['is_forecast']
     text = (place / 'probe.html').read_text()
     assert found['headline'].split(':')[0] in text
 
   @pytest.mark.parametrize(
     'more, words',
     [
-      (('--loss', 1), '--loss must lie in'),
-      (('--loss', 'nan'), '--loss must lie in'),
+      (('--loss', 1), 'loss must lie in'),
+      (('--loss', 'nan'), 'loss must lie in'),
       (('--window', 0), 'must be at least 1'),
       (('--max-exits', 0), 'must be at least 1'),
       (('--hardware', 'abacus'), "no hardware 'abacus'"),
@@ -169,7 +172,8 @@ class TestProbe:
     code, out, _ = run(capsys, 'probe', place / 'model', *arguments(place))
     assert code == 0
     assert 'stable from here %' in out
-    assert 'Level: empirical, teacher-forced' in out
+    assert 'Ceiling: ' in out and 'Forecast' in out
+    assert 'measured speed-up' in out
 
   def test_the_standard_library_is_the_default_text(self, place, capsys):
     code, out, _ = run(
@@ -216,4 +220,3 @@ def test_idle_blocks_show_in_the_verdict(place, capsys, tmp_path):
   assert code == 0
   found = json.loads(out)
   assert found['natural_exits']['saved_if_stable']['value'] >= 0.75
-  assert found['verdict'].startswith('Early exit has room')

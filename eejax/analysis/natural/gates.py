@@ -40,8 +40,7 @@ Gates (higher is safer, all in [0, 1]), by what a capture holds:
   js              1 - JS / log 2 with the read-out before
   gate            the trained gate of an exit
 
-The first four are those of `eejax.decoding.policy.criteria`. `hidden_cosine` is
-close to its `cosine`, which reads the stream before the norm.
+Scores are those of `eejax.analysis.exit_scores`, hence of the decoder.
 
 Reference:
   Fawcett (2006), An introduction to ROC analysis, section 7 (AUROC).
@@ -55,6 +54,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from eejax.analysis.exit_scores import exit_scores, readable_criteria
 from eejax.analysis.natural.curves import row_counts
 from eejax.analysis.natural.depths import Ceiling, mean_over, places
 from eejax.capture.captured import Captured
@@ -69,7 +69,6 @@ from eejax.types import Bool, Float, Int
 
 # Scores are told apart by so many levels where there are more.
 _LEVELS = 1000
-PATIENCE = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,83 +102,18 @@ class Operation:
   overshoot: Interval
 
 
-def gate_names(captured: Captured) -> tuple[str, ...]:
-  """Return the gates that a capture has the arrays for."""
-  names = []
-  if 'top_log_probs' in captured:
-    names.append('max_prob')
-    if captured.facts.num_candidates > 1:
-      names.append('margin')
-  if 'entropy' in captured:
-    names.append('entropy')
-  if 'top_tokens' in captured:
-    names.append(f'patience({PATIENCE})')
-  if 'hidden_cosine_previous' in captured:
-    names.append('hidden_cosine')
-  if 'js_previous' in captured:
-    names.append('js')
-  if 'gate_score' in captured:
-    gated = ~np.isnan(captured.gate_score[:-1]).any(axis=1)
-    if len(gated) and gated.all():
-      names.append('gate')
-  return tuple(names)
-
-
-def gate_scores(captured: Captured, gate: str) -> Float[np.ndarray, 'E N']:
-  """Return the scores of a gate at every read-out but the last.
-
-  Where a gate compares with the read-out before and there is none, it scores
-  0. "Before" is as captured: read-outs that were left out since count.
+def _scores(captured: Captured, gate: str) -> Float[np.ndarray, 'E N']:
+  """Return the scores of every read-out but the last.
 
   Raises:
-    ArgumentError: there is no such gate, or the capture lacks its arrays.
+    ArgumentError: the capture cannot serve the gate at some read-out.
   """
-  if gate.startswith('patience'):
-    patience = gate.removeprefix('patience').strip('()') or str(PATIENCE)
-    if not patience.isdigit() or int(patience) < 1:
-      raise ArgumentError(f'{gate} is not a patience; write patience(2).')
-    return _streaks(captured.top1[:-1], int(patience))
-  log_probs = lambda place: captured.top_log_probs[:-1, :, place]
-  match gate:
-    case 'max_prob':
-      return np.exp(log_probs(0).astype(float))
-    case 'margin':
-      if captured.facts.num_candidates < 2:
-        raise ArgumentError(
-          'margin needs two candidates; capture the text with more.'
-        )
-      first, second = (np.exp(log_probs(i).astype(float)) for i in (0, 1))
-      return first - second
-    case 'entropy':
-      most = math.log(max(captured.facts.vocab_size, 2))
-      return np.clip(1 - captured.entropy[:-1].astype(float) / most, 0, 1)
-    case 'hidden_cosine':
-      cosine = captured.hidden_cosine_previous[:-1].astype(float)
-      return np.clip(np.nan_to_num(cosine, nan=0.0), 0, 1)
-    case 'js':
-      apart = captured.js_previous[:-1].astype(float) / math.log(2)
-      return np.clip(1 - np.nan_to_num(apart, nan=1.0), 0, 1)
-    case 'gate':
-      scores = captured.gate_score[:-1].astype(float)
-      if np.isnan(scores).any():
-        raise ArgumentError(
-          'some read-outs have no gate; look at the gated exits alone.'
-        )
-      return scores
-  raise ArgumentError(
-    f'there is no gate {gate!r}; there are max_prob, margin, entropy, '
-    'patience(n), hidden_cosine, js and gate.'
-  )
-
-
-def _streaks(
-  top1: Int[np.ndarray, 'E N'], patience: int
-) -> Float[np.ndarray, 'E N']:
-  agreements = np.zeros(top1.shape)
-  for i in range(1, len(top1)):
-    repeats = top1[i] == top1[i - 1]
-    agreements[i] = np.where(repeats, agreements[i - 1] + 1, 0)
-  return np.minimum(agreements / patience, 1.0)
+  scores = exit_scores(captured, gate)[:-1].astype(float)
+  if np.isnan(scores).any():
+    raise ArgumentError(
+      'some read-outs have no gate; look at the gated exits alone.'
+    )
+  return scores
 
 
 def is_deep_enough(captured: Captured) -> Bool[np.ndarray, 'E N']:
@@ -205,7 +139,7 @@ def detection(
     bootstrap: how intervals are made. They are of scores rounded to a
       thousand levels, the estimates of the scores as they are.
   """
-  scores = gate_scores(captured, gate)
+  scores = _scores(captured, gate)
   positive = is_deep_enough(captured)
   weight = np.broadcast_to(np.asarray(captured.weight, float), scores.shape)
   level = _levels(scores)
@@ -307,7 +241,7 @@ def operation(
   bootstrap: Bootstrap = DEFAULT,
 ) -> Operation:
   """Return what a gate does at a threshold, along the text as it is."""
-  left = leaves_at(gate_scores(captured, gate), threshold)
+  left = leaves_at(_scores(captured, gate), threshold)
   stable = places(captured, Ceiling.STABLE)
   depth = captured.facts.depths
   said = np.take_along_axis(captured.top1, left[None], axis=0)[0]
@@ -342,7 +276,7 @@ def threshold_for(captured: Captured, gate: str, *, agreement: float) -> float:
     gate: its name.
     agreement: share of positions, in [0, 1].
   """
-  scores = gate_scores(captured, gate)
+  scores = _scores(captured, gate)
   weight = np.asarray(captured.weight, float)
   total = weight.sum()
   candidates = np.unique(scores)
@@ -366,7 +300,7 @@ def compare(
   bootstrap: Bootstrap = DEFAULT,
 ) -> Mapping[str, Detection]:
   """Return how well each gate detects, best AUROC first."""
-  names = gate_names(captured) if gates is None else gates
+  names = readable_criteria(captured) if gates is None else gates
   found = [detection(captured, g, bootstrap=bootstrap) for g in names]
   found.sort(key=lambda d: -d.auroc.value)
   return {d.gate: d for d in found}

@@ -33,12 +33,9 @@ import dataclasses
 
 import numpy as np
 
+from eejax.analysis.exit_scores import exit_scores
 from eejax.analysis.natural.depths import Ceiling, depths
-from eejax.analysis.natural.gates import (
-  gate_scores,
-  leaves_at,
-  threshold_for,
-)
+from eejax.analysis.natural.gates import leaves_at, threshold_for
 from eejax.capture.captured import Captured
 from eejax.errors import ArgumentError
 from eejax.stats.bootstrap import (
@@ -137,7 +134,7 @@ def joint_against_plain(
     for ceiling in Ceiling
   }
   left = [
-    leaves_at(gate_scores(c, gate), t)
+    leaves_at(exit_scores(c, gate)[:-1], t)
     for c, t in zip(reported, thresholds, strict=True)
   ]
   gate_skip = compare_rest(

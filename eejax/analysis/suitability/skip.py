@@ -38,10 +38,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eejax.analysis.suitability.gate_scores import Gate, gate_scores
+from eejax.analysis import exit_scores
 from eejax.analysis.suitability.headroom import headroom
 from eejax.capture.captured import Captured, ReadoutKind
-from eejax.errors import ArgumentError
+from eejax.errors import ArgumentError, EejaxError
 from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,
@@ -77,7 +77,7 @@ class SweepSettings:
     readouts: natural depths, or trained exits.
   """
 
-  gates: tuple[Gate, ...] = tuple(Gate)
+  gates: tuple[str, ...] = exit_scores.ALL
   thresholds: int = 48
   first_depth: int = 1
   readouts: ReadoutKind = ReadoutKind.NATURAL
@@ -108,7 +108,7 @@ class Point:
     heads: output matrices read a token, that which emits it among them.
   """
 
-  gate: Gate
+  gate: str
   threshold: float
   skip: float
   agreement: float
@@ -138,12 +138,12 @@ class Sweep:
   full_accuracy: Float[np.ndarray, 'rows']
   num_layers: int
 
-  def of(self, gate: Gate) -> tuple[Point, ...]:
+  def of(self, gate: str) -> tuple[Point, ...]:
     """Return the points of one gate."""
-    return tuple(p for p in self.points if p.gate is gate)
+    return tuple(p for p in self.points if p.gate == gate)
 
   @property
-  def gates(self) -> tuple[Gate, ...]:
+  def gates(self) -> tuple[str, ...]:
     """Return the gates that were swept."""
     return tuple(dict.fromkeys(p.gate for p in self.points))
 
@@ -174,7 +174,7 @@ class Skip:
 
   budget: float
   quality: Quality
-  gate: Gate
+  gate: str
   threshold: float
   skip: Interval
   drop: float
@@ -204,7 +204,7 @@ def sweep(
   skip_of = (1 - depths / ready.num_layers).astype(np.float32)
   points: list[Point] = []
   sums: list[np.ndarray] = []
-  for gate, scores in gate_scores(ready, settings.gates).items():
+  for gate, scores in _scores(ready, settings.gates).items():
     reached = np.maximum.accumulate(scores, axis=0)
     for threshold in thresholds_of(reached, settings.thresholds):
       left = (reached < threshold).sum(axis=0)
@@ -245,6 +245,35 @@ def _exits(captured: Captured, settings: SweepSettings) -> Captured:
   return kept.at_readouts((*places, len(depths) - 1))
 
 
+def _scores(
+  ready: Captured, gates: Sequence[str]
+) -> dict[str, Float[np.ndarray, 'X N']]:
+  """Return the scores of every read-out but the last, by gate.
+
+  Gates that the capture does not serve are left out.
+
+  Raises:
+    EejaxError: a score is not finite.
+  """
+  by_gate = {}
+  for gate in gates:
+    if not exit_scores.is_served(ready, gate):
+      continue
+    scores = exit_scores.exit_scores(ready, gate)[:-1]
+    if gate == 'gate':
+      missing = np.asarray(np.isnan(scores).all(axis=1))
+      # An exit without a gate is never taken.
+      scores = np.where(missing[:, None], -np.inf, scores)
+    if np.isnan(scores).any():
+      raise EejaxError(
+        f'the model returns numbers that are not finite (gate {gate}); the '
+        'checkpoint is damaged, or its numbers do not fit the compute dtype '
+        '(try float32).'
+      )
+    by_gate[gate] = scores
+  return by_gate
+
+
 def _at(values, left):
   return np.take_along_axis(values, left[None], axis=0)[0]
 
@@ -265,8 +294,8 @@ def _point(gate, threshold, by_row, counts, left, ready: Captured) -> Point:
   )
 
 
-def _heads(gate: Gate, left, ready: Captured) -> float:
-  if not gate.reads_logits:
+def _heads(gate: str, left, ready: Captured) -> float:
+  if not exit_scores.asks_head(gate):
     return 1.0
   return float(np.average(left + 1, weights=ready.weight))
 
@@ -296,7 +325,7 @@ def skip_at(
   budget: float,
   *,
   quality: Quality = Quality.AGREEMENT,
-  gates: Sequence[Gate] | None = None,
+  gates: Sequence[str] | None = None,
   bootstrap: Bootstrap = DEFAULT,
 ) -> Skip:
   """Return the largest skip whose drop stays within a budget.
@@ -375,7 +404,7 @@ class Regret:
     regret: SAT - SKIP@0.
   """
 
-  gate: Gate | None
+  gate: str | None
   skip: float
   regret: float
 

@@ -20,7 +20,6 @@ import jax
 
 from eejax.analysis.natural.kv_damage import kv_damage
 from eejax.analysis.sections import SectionSettings
-from eejax.analysis.suitability.gate_scores import Gate
 from eejax.analysis.suitability.skip import (
   Skip,
   SweepSettings,
@@ -122,9 +121,7 @@ def _skip_at_budget(
       if r.depth in config.exit_depths and i != last
     ]
     at_exits = at_exits.at_readouts((*chosen, last))
-  swept = sweep(
-    at_exits, settings=SweepSettings((Gate.MAX_PROB,), readouts=kind)
-  )
+  swept = sweep(at_exits, settings=SweepSettings(('max_prob',), readouts=kind))
   return skip_at(swept, BUDGET, bootstrap=settings.bootstrap)
 
 

@@ -19,6 +19,7 @@ import math
 import numpy as np
 import pytest
 
+from eejax.analysis.exit_scores import exit_scores, readable_criteria
 from eejax.analysis.natural import gates
 from eejax.capture.captured import ReadoutKind
 from eejax.errors import ArgumentError
@@ -76,7 +77,7 @@ def precision_by_threshold(scores, positive):
 
 def test_detection_by_counting_pairs(noisy):
   found = gates.detection(noisy, 'max_prob', bootstrap=FEW)
-  scores = gates.gate_scores(noisy, 'max_prob').reshape(-1)
+  scores = exit_scores(noisy, 'max_prob')[:-1].reshape(-1)
   positive = gates.is_deep_enough(noisy).reshape(-1)
   assert found.auroc.value == pytest.approx(pairs_won(scores, positive))
   assert found.average_precision.value == pytest.approx(
@@ -138,7 +139,7 @@ class TestPlanted:
 
   def test_confidence_tells_guess_from_answer(self, captured):
     natural = captured.only(ReadoutKind.NATURAL)
-    assert gates.gate_names(natural) == tuple(ALL)
+    assert readable_criteria(natural) == tuple(ALL)
     found = gates.compare(natural, bootstrap=FEW)
     assert found['max_prob'].auroc.value == 1.0
     assert found['entropy'].auroc.value == 1.0
@@ -157,7 +158,7 @@ class TestScores:
       plan.guess_confidence,
     )
     rest = (1 - confidence) / 10
-    score = lambda name: gates.gate_scores(natural, name)
+    score = lambda name: exit_scores(natural, name)[:-1]
     close = lambda name, wanted: np.testing.assert_allclose(
       score(name), wanted, atol=1e-5
     )
@@ -174,13 +175,13 @@ class TestScores:
   def test_patience_counts_repetitions(self, by_hand):
     top1 = np.array([[1], [1], [1], [2], [2]])
     captured = by_hand(top1)
-    assert gates.gate_scores(captured, 'patience(2)')[:, 0].tolist() == [
+    assert exit_scores(captured, 'patience(2)')[:-1][:, 0].tolist() == [
       0.0,
       0.5,
       1.0,
       0.0,
     ]
-    assert gates.gate_scores(captured, 'patience(1)')[:, 0].tolist() == [
+    assert exit_scores(captured, 'patience(1)')[:-1][:, 0].tolist() == [
       0.0,
       1.0,
       1.0,
@@ -189,21 +190,22 @@ class TestScores:
 
   def test_what_cannot_be_scored(self, by_hand, captured):
     plain = by_hand([[1, 1], [1, 1]])
-    assert gates.gate_names(plain) == ('patience(2)',)
+    assert readable_criteria(plain) == ('patience(2)',)
     for name, sentence in {
-      'luck': 'no gate',
-      'patience(0)': 'not a patience',
+      'luck': 'no criterion',
+      'patience(0)': 'at least 1 agreement',
+      'kl': 'cannot be read from a captured text',
       'max_prob': 'no top_log_probs',
     }.items():
       with pytest.raises(ArgumentError, match=sentence):
-        gates.gate_scores(plain, name)
+        exit_scores(plain, name)
     with pytest.raises(ArgumentError, match='gated exits alone'):
-      gates.gate_scores(captured, 'gate')
+      gates.operation(captured, 'gate', 0.5, bootstrap=FEW)
 
 
 class TestThresholds:
   def test_the_lowest_that_agrees_often_enough(self, noisy):
-    scores = gates.gate_scores(noisy, 'max_prob')
+    scores = exit_scores(noisy, 'max_prob')[:-1].astype(float)
     for wanted in (0.5, 0.8, 0.95):
       threshold = gates.threshold_for(noisy, 'max_prob', agreement=wanted)
       reach = lambda t: (

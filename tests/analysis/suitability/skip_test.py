@@ -18,11 +18,7 @@ import math
 import numpy as np
 import pytest
 
-from eejax.analysis.suitability.gate_scores import (
-  Gate,
-  gate_scores,
-  patience,
-)
+from eejax.analysis.exit_scores import ALL, exit_scores
 from eejax.analysis.suitability.headroom import headroom
 from eejax.analysis.suitability.skip import (
   Quality,
@@ -53,9 +49,9 @@ def walk(captured, scores, threshold):
   return np.array(left)
 
 
-@pytest.mark.parametrize('gate', [Gate.MAX_PROB, Gate.JS, Gate.ENTROPY])
+@pytest.mark.parametrize('gate', ['max_prob', 'js', 'entropy'])
 def test_points_are_those_of_a_walk(mixed, swept, gate):
-  scores = gate_scores(mixed)[gate]
+  scores = exit_scores(mixed, gate)
   tokens = np.arange(96)
   for point in swept.of(gate)[::7]:
     left = walk(mixed, scores, point.threshold)
@@ -82,7 +78,7 @@ def test_a_perfect_gate_reaches_the_ceiling(mixed, swept):
   # A depth is sure (5 against 2) where it says the final token, and it never
   # unsays it: the largest probability knows the stable depth.
   ceiling = headroom(mixed).stable.value
-  best = skip_at(swept, 0.0, gates=[Gate.MAX_PROB])
+  best = skip_at(swept, 0.0, gates=['max_prob'])
   assert best.skip.value == pytest.approx(ceiling)
   assert best.drop == pytest.approx(0, abs=1e-9)
   assert best.held_out_skip > 0
@@ -94,7 +90,7 @@ def test_a_perfect_gate_reaches_the_ceiling(mixed, swept):
 
 
 def test_a_budget_buys_skip(swept):
-  gates = [Gate.PATIENCE]
+  gates = ['patience(2)']
   skips = [
     skip_at(swept, e, gates=gates).skip.value for e in (0.0, 0.1, 0.5, 1.0)
   ]
@@ -122,21 +118,13 @@ def test_the_interval_holds_the_estimate(swept):
   assert found.skip.low < found.skip.high
 
 
-def test_patience_by_hand():
-  tokens = np.array([[1], [1], [2], [2], [2]])
-  assert patience(tokens)[:, 0] * 5 == pytest.approx([1, 2, 1, 2, 3])
-
-
-def test_scores_by_their_definitions(planted):
+def test_gates_that_a_capture_does_not_serve_are_left_out(planted):
   logits = np.log(np.array([[[0.5, 0.3, 0.2]], [[0.6, 0.1, 0.3]]]))
-  captured = planted.of_logits(logits, k=3)
-  scores = gate_scores(captured)
-  assert scores[Gate.MAX_PROB][0, 0] == pytest.approx(0.5)
-  assert scores[Gate.MARGIN][0, 0] == pytest.approx(0.2)
-  entropy = -sum(p * math.log(p) for p in (0.5, 0.3, 0.2))
-  assert scores[Gate.ENTROPY][0, 0] == pytest.approx(1 - entropy / math.log(3))
+  text = planted.of_logits(logits, k=3)
   # The one read-out that could be left at has none before it.
-  assert not {Gate.JS, Gate.HIDDEN_COSINE, Gate.TRAINED} & set(scores)
+  served = set(sweep(text, settings=SweepSettings(first_depth=0)).gates)
+  assert served == {'max_prob', 'margin', 'entropy', 'patience(2)'}
+  assert served < set(ALL)
 
 
 def test_trained_exits_and_their_gates(mixed, planted):
@@ -147,7 +135,7 @@ def test_trained_exits_and_their_gates(mixed, planted):
   gate = np.full((5, 96), np.nan)
   gate[1] = mixed.agree[1]
   captured = planted.with_arrays(captured, gate_score=gate)
-  settings = SweepSettings(gates=(Gate.TRAINED,), readouts=trained)
+  settings = SweepSettings(gates=('gate',), readouts=trained)
   found = sweep(captured, settings=settings)
   assert found.depths == (1, 3, 4)
   # Depth 3 has no gate, so nothing leaves there.
@@ -165,7 +153,7 @@ def test_what_cannot_be_swept_is_said(mixed, planted):
   with pytest.raises(ArgumentError, match='no natural read-out from depth 4'):
     sweep(mixed, settings=SweepSettings(first_depth=4))
   with pytest.raises(ArgumentError, match='none of the gates'):
-    sweep(mixed, settings=SweepSettings(gates=(Gate.TRAINED,)))
+    sweep(mixed, settings=SweepSettings(gates=('gate',)))
   with pytest.raises(ArgumentError, match='budget'):
     skip_at(sweep(mixed), 1.5)
   with pytest.raises(ArgumentError, match='no gate'):

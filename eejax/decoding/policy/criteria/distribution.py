@@ -15,6 +15,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eejax.decoding.policy.criteria.criterion import Criterion, Evidence, Reads
 from eejax.types import Array, Float
@@ -37,7 +38,7 @@ class MaxProbability(Criterion):
     """Return the highest probability."""
     logits = needed_logits(evidence)
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
-    return clip(jnp.exp(jnp.max(logits, axis=-1) - log_normalizer))
+    return probability_score(jnp.max(logits, axis=-1) - log_normalizer)
 
 
 class Margin(Criterion):
@@ -62,10 +63,7 @@ class Margin(Criterion):
     is_top = logits == first[..., None]
     below = jnp.max(jnp.where(is_top, -jnp.inf, logits), axis=-1)
     second = jnp.where(jnp.sum(is_top, axis=-1) > 1, first, below)
-    difference = jnp.exp(first - log_normalizer) - jnp.exp(
-      second - log_normalizer
-    )
-    return clip(difference)
+    return margin_score(first - log_normalizer, second - log_normalizer)
 
 
 class Entropy(Criterion):
@@ -87,8 +85,33 @@ class Entropy(Criterion):
     p = jnp.exp(log_p)
     # Probabilities that underflow have an infinite logarithm and no weight.
     entropy = -jnp.sum(jnp.where(p > 0, p * log_p, 0.0), axis=-1)
-    most = jnp.log(jnp.float32(max(log_p.shape[-1], 2)))
-    return clip(1.0 - entropy / most)
+    return entropy_score(entropy, vocab_size=log_p.shape[-1])
+
+
+# What the scores are made of; who has kept no logits calls these.
+
+
+def probability_score(
+  log_prob: Float[Array | np.ndarray, '*rows'],
+) -> Float[Array, '*rows']:
+  """Return the score `max_prob` of the highest log-probability."""
+  return clip(jnp.exp(log_prob))
+
+
+def margin_score(
+  first: Float[Array | np.ndarray, '*rows'],
+  second: Float[Array | np.ndarray, '*rows'],
+) -> Float[Array, '*rows']:
+  """Return the score `margin` of the two highest log-probabilities."""
+  return clip(jnp.exp(first) - jnp.exp(second))
+
+
+def entropy_score(
+  entropy: Float[Array | np.ndarray, '*rows'], *, vocab_size: int
+) -> Float[Array, '*rows']:
+  """Return the score `entropy` of an entropy in nats."""
+  share = entropy / jnp.log(jnp.float32(max(vocab_size, 2)))
+  return clip(jnp.asarray(1.0 - share))
 
 
 def needed_logits(evidence: Evidence) -> Float[Array, '*rows V']:

@@ -24,11 +24,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eejax.decoding.policy.criteria.criterion import Criterion, Evidence, Reads
 from eejax.decoding.policy.criteria.distribution import clip, needed_logits
 from eejax.errors import ArgumentError
-from eejax.types import Array, Float
+from eejax.types import Array, Bool, Float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ class JensenShannon(Criterion):
     log_p, log_q = _log_probabilities(evidence)
     log_middle = jnp.logaddexp(log_p, log_q) - math.log(2)
     divergence = _divergence(log_p, log_middle) + _divergence(log_q, log_middle)
-    return _where_compared(evidence, 1 - divergence / (2 * math.log(2)))
+    return _where_compared(evidence, similarity_score(divergence / 2))
 
 
 class KullbackLeibler(Criterion):
@@ -165,4 +166,23 @@ def _where_compared(
   evidence: Evidence, score: Float[Array, '*rows']
 ) -> Float[Array, '*rows']:
   assert evidence.has_previous is not None
-  return jnp.where(evidence.has_previous, clip(score), 0.0)
+  return compared_score(score, has_previous=evidence.has_previous)
+
+
+# What the scores are made of; who has kept no logits calls these.
+
+
+def similarity_score(
+  divergence: Float[Array | np.ndarray, '*rows'],
+) -> Float[Array, '*rows']:
+  """Return the score `js` of a Jensen-Shannon divergence in nats."""
+  return clip(1 - jnp.asarray(divergence) / math.log(2))
+
+
+def compared_score(
+  score: Float[Array | np.ndarray, '*rows'],
+  *,
+  has_previous: Bool[Array | np.ndarray, '*rows'],
+) -> Float[Array, '*rows']:
+  """Return a score in [0, 1]; 0 where nothing was there to compare with."""
+  return jnp.where(has_previous, clip(jnp.asarray(score)), 0.0)
