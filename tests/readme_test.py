@@ -203,9 +203,10 @@ def test_commands_and_the_python_example_run_in_order(place, capsys):
   (example,) = fenced(README, 'python')
   names = {}
   exec(compile(example, 'README.md', 'exec'), names)
-  tokens = names['result'].rows[0].tokens
-  assert 0 < len(tokens) <= 64
-  assert capsys.readouterr().out == names['tokenizer'].decode(tokens) + '\n'
+  out = names['out']
+  row = out.rows[0]
+  assert 0 < len(row.tokens) == len(row.exit_depths) <= 64
+  assert capsys.readouterr().out == f'{out.texts[0]} {row.exit_depths}\n'
 
 
 def test_the_verbs_named_are_the_verbs_there_are():
