@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     weights=args.weights,
     kv=args.kv,
     batch_size=args.batch_size,
+    mesh=args.mesh,
     progress=generate_display.reporter(is_streaming=args.stream),
     on_tokens=None if stream is None else stream.take,
     tokens_per_call=STREAM_EVERY if args.stream else None,
@@ -85,4 +86,9 @@ def _check_numbers(args: argparse.Namespace, num_prompts: int) -> None:
   if args.stream and num_prompts != 1:
     raise ArgumentError(
       f'--stream shows one prompt, and there are {num_prompts}; leave it out.'
+    )
+  if args.stream and args.mesh:
+    raise ArgumentError(
+      'a pipeline returns its texts when all have ended, so --stream does not '
+      'go with --mesh; leave one of them out.'
     )

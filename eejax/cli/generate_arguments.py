@@ -66,6 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default='float32',
     help='what is computed in (default: float32)',
   )
+  parser.add_argument(
+    '--mesh',
+    metavar='MESH',
+    help='lay the blocks over devices, as in stage=4 or stage=2,model=2: a '
+    'token that exits starts the next one at once; JAX_NUM_CPU_DEVICES=4 in '
+    'the environment simulates devices',
+  )
   for flag, what in (
     ('--weights', 'weights of the blocks'),
     ('--kv', 'caches'),

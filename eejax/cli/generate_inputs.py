@@ -81,7 +81,8 @@ def open_model(
   """Return the model and the policy that arguments name.
 
   Of an eejax checkpoint nothing beyond an exit that is always taken is read,
-  unless the policy has a certificate, which is checked on the whole model.
+  unless the policy has a certificate, which is checked on the whole model, or
+  the model is laid over a mesh.
 
   Args:
     args: of the command line.
@@ -101,7 +102,8 @@ def open_model(
   stored = folder.read_manifest(path)
   policy = chosen_policy(args, stored.config)
   plan, _ = make_plan(stored.config, policy=policy, method=method)
-  depth = None if policy.certificate is not None else plan.depth
+  is_whole = policy.certificate is not None or args.mesh
+  depth = None if is_whole else plan.depth
   with output.waiting(f'reading {path}'):
     model = folder.load(
       path, depth=depth, layout=folder.Layout.UNSTACKED, dtype=args.dtype

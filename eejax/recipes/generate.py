@@ -25,6 +25,7 @@ from eejax.checkpoint.model import Model
 from eejax.data.tokenizer import IncrementalDecoder
 from eejax.decoding import generate as decoding
 from eejax.decoding.loop.prepare import Prepared, prepare
+from eejax.decoding.pipelined.generate import NO_WINDOW, Pipeline
 from eejax.decoding.policy import defaults
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.decoding.policy.threshold_values import (
@@ -32,14 +33,16 @@ from eejax.decoding.policy.threshold_values import (
   parse_threshold,
   parse_thresholds,
 )
-from eejax.decoding.policy.use import Use, check_use
+from eejax.decoding.policy.use import Use, check_uncertified, check_use
 from eejax.decoding.results import DecodeResult, TokenUpdate
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError
 from eejax.ops.quant import Quantization
 from eejax.ops.sampling import SamplingConfig
 from eejax.progress import SILENT, Bar, Progress
+from eejax.recipes import pipelined
 from eejax.recipes.generated import GenerateResult
+from eejax.recipes.pipelined import MeshChoice
 
 # Dtypes that are computed in.
 DTYPES = ('float32', 'bfloat16')
@@ -66,6 +69,7 @@ def generate(
   weights: str | None = None,
   kv: str | None = None,
   batch_size: int = 8,
+  mesh: MeshChoice | None = None,
   progress: Progress = SILENT,
   on_tokens: Callable[[TokenUpdate], None] | None = None,
   tokens_per_call: int | None = None,
@@ -98,6 +102,10 @@ def generate(
     weights: `int8` keeps kernels of the blocks in a byte a number.
     kv: `int8` keeps keys and values in a byte a number.
     batch_size: prompts that are decoded together.
+    mesh: lays the blocks over several devices: axes as in `stage=4` or
+      `stage=2,model=2`, a `MeshConfig` or a mesh of jax. A token that exits
+      at a stage starts the next one at once while deeper stages go on, so
+      the policy's window and batching do not matter. None takes one device.
     progress: is told while weights are hashed, programs compiled and tokens
       generated.
     on_tokens: called with what a prompt's text grew by; its `row` is the
@@ -133,10 +141,20 @@ def generate(
     temperature=temperature,
     max_new_tokens=max_new_tokens,
   )
+  if mesh is not None:
+    pipelined.check_arguments(
+      use, stop=stop, on_tokens=on_tokens, tokens_per_call=tokens_per_call
+    )
+    check_uncertified(policy, NO_WINDOW)
   check_use(policy, model, use, progress=progress)
+  decoder: Prepared | Pipeline
+  if mesh is None:
+    decoder = prepared(model, dtype=dtype, weights=use.weights, kv=use.kv)
+  else:
+    decoder = pipelined.pipeline(model, mesh, policy=policy, dtype=dtype)
   batches = _Batches(
     model,
-    prepared(model, dtype=dtype, weights=use.weights, kv=use.kv),
+    decoder,
     policy.without_certificate(),
     sampling,
     max_new_tokens,
@@ -212,7 +230,7 @@ class _Batches:
   """What all batches share; see `eejax.decoding.generate.generate`."""
 
   model: Model
-  params: Prepared
+  decoder: Prepared | Pipeline
   policy: Policy
   sampling: SamplingConfig
   max_new_tokens: int
@@ -231,14 +249,24 @@ class _Batches:
     def renumbered(update: TokenUpdate) -> None:
       on_tokens(dataclasses.replace(update, row=first + update.row))
 
+    seeds = [self.sampling.seed + first + i for i in range(len(prompts))]
+    if isinstance(self.decoder, Pipeline):
+      return self.decoder.generate(
+        prompts,
+        sampling=self.sampling,
+        max_new_tokens=self.max_new_tokens,
+        seeds=seeds,
+        texts=self._streams(prompts),
+        on_tokens=renumbered,
+      )
     return decoding.generate(
-      self.params,
+      self.decoder,
       config=self.model.config,
       prompts=prompts,
       policy=self.policy,
       sampling=self.sampling,
       max_new_tokens=self.max_new_tokens,
-      seeds=[self.sampling.seed + first + i for i in range(len(prompts))],
+      seeds=seeds,
       texts=self._streams(prompts),
       on_tokens=renumbered,
       tokens_per_call=self.tokens_per_call,

@@ -14,12 +14,15 @@
 """What `eejax.generate` returns: texts, their exits, times and work."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eejax import serialization
 from eejax.checkpoint.model import Model
 from eejax.decoding.loop.accounting import Accounting, BatchAccounting
+from eejax.decoding.pipelined.results import PipelinedResult, PipelineSteps
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.decoding.results import (
   DecodeResult,
@@ -48,6 +51,7 @@ class GenerateResult(Result):
     batch: what the batches read from memory.
     policy: the policy that was followed.
     levels: depths at which tokens can be emitted, full depth last.
+    pipeline: steps of the pipeline, where tokens were decoded on a mesh.
   """
 
   # Other results have a method of this name, the rows of their table; this one
@@ -57,6 +61,7 @@ class GenerateResult(Result):
   batch: BatchAccounting
   policy: Policy
   levels: tuple[int, ...]
+  pipeline: PipelineSteps | None = None
 
   title = 'Generated text'
 
@@ -81,6 +86,7 @@ class GenerateResult(Result):
       timing=sum((r.timing for r in results), start=Timing()),
       batch=sum((r.batch for r in results), start=BatchAccounting()),
       policy=policy,
+      pipeline=_pipeline_steps(results),
       levels=(*(d for d in model.config.exit_depths if d < full), full),
     )
 
@@ -102,6 +108,8 @@ class GenerateResult(Result):
   def notes(self) -> list[str]:
     """Return the sentences of the summary."""
     notes = [self._speed()]
+    if self.pipeline is not None:
+      notes.append(self.pipeline.sentence())
     certificate = self.policy.certificate
     if certificate is not None:
       notes.append(certificate.sentence())
@@ -121,18 +129,22 @@ class GenerateResult(Result):
 
   def to_json(self) -> dict[str, Any]:
     """Return everything as plain values; it is what `--json` prints."""
-    return serialization.plain(
-      {
-        'results': [_row_values(row) for row in self.rows],
-        'timing': self.timing,
-        'accounting': {
-          **_work_values(self.accounting),
-          **dataclasses.asdict(self.batch),
-        },
-        'mode': self.policy.mode,
-        'policy': self.policy.to_json(),
+    values = {
+      'results': [_row_values(row) for row in self.rows],
+      'timing': self.timing,
+      'accounting': {
+        **_work_values(self.accounting),
+        **dataclasses.asdict(self.batch),
+      },
+      'mode': self.policy.mode,
+      'policy': self.policy.to_json(),
+    }
+    if self.pipeline is not None:
+      values['pipeline'] = {
+        **dataclasses.asdict(self.pipeline),
+        'speedup': self.pipeline.speedup,
       }
-    )
+    return serialization.plain(values)
 
   def draw(self, axes: 'Axes') -> None:
     """Draw how many tokens were emitted at each depth."""
@@ -172,6 +184,11 @@ class GenerateResult(Result):
       for row in self.rows
     ]
     return '\n\n'.join([*texts, self.summary()])
+
+
+def _pipeline_steps(results: Sequence[DecodeResult]) -> PipelineSteps | None:
+  steps = [r.pipeline for r in results if isinstance(r, PipelinedResult)]
+  return functools.reduce(operator.add, steps) if steps else None
 
 
 def _as_pieces(tokens: Sequence[int]) -> list[str]:

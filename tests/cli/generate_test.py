@@ -143,6 +143,20 @@ def test_a_painter_tells_depths_apart():
   assert painter.paint(['', ''], [2, 4]) == ''
 
 
+def test_a_mesh_gives_the_same_text_and_counts_steps(place, capsys):
+  whole, _ = run(capsys, place, '--prompt', 'alpha')
+  out, err = run(capsys, place, '--prompt', 'alpha', '--mesh', 'stage=4')
+  assert out == whole
+  assert '36 pipeline steps on 4 stages, 0 fewer than without exits' in err
+  for flags, message in (
+    (('--stream',), '--stream does not go with --mesh'),
+    (('--kv', 'int8'), 'kv does not go with mesh'),
+  ):
+    mesh = ('--prompt', 'alpha', '--mesh', 'stage=4')
+    _, err = run(capsys, place, *mesh, *flags, expect=1)
+    assert message in err
+
+
 # MARK: What is decoded
 
 

@@ -22,24 +22,29 @@ import pytest
 from jax.sharding import AxisType
 
 from eejax.decoding.generate import generate
-from eejax.decoding.pipelined import Pipeline, pipelined_generate
+from eejax.decoding.pipelined.generate import Pipeline
 from eejax.decoding.pipelined.latency import (
-  decode_ticks,
-  prefill_ticks,
-  speedup,
+  decode_steps,
+  full_decode_steps,
+  prefill_steps,
+  stage_steps,
 )
 from eejax.decoding.pipelined.layout import make_layout
-from eejax.decoding.pipelined.rows import Request, Rows
-from eejax.decoding.pipelined.ticks import decode
+from eejax.decoding.pipelined.mesh import pipeline_mesh
+from eejax.decoding.pipelined.programs import decode
+from eejax.decoding.pipelined.rows import PipelineRequest, Rows
+from eejax.decoding.policy.batching import Batching
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.decoding.results import FinishReason
-from eejax.errors import ArgumentError
+from eejax.errors import ArgumentError, EejaxError
 from eejax.models import decoder
 from eejax.ops.sampling import SamplingConfig, SamplingMethod, row_sampling
+from eejax.parallel.mesh import MeshConfig, make_mesh
 from eejax.testing.reference_decoder import reference_generate
 
 NUM_TOKENS = 10
 NO_WINDOW = 10**6
+FULL = Policy()
 
 
 def mesh(stages, model=None):
@@ -49,6 +54,22 @@ def mesh(stages, model=None):
   kinds = (AxisType.Auto,) * len(shape)
   devices = jax.devices()[: math.prod(shape)]
   return jax.make_mesh(shape, names, axis_types=kinds, devices=devices)
+
+
+def generate_on(
+  params, *, config, mesh, prompts, policy=FULL, dtype=jnp.float32,
+  stage_ends=None, **settings,
+):  # fmt: skip
+  """Lay a model out over a mesh and generate once."""
+  pipeline = Pipeline(
+    params,
+    config=config,
+    mesh=mesh,
+    policy=policy,
+    dtype=dtype,
+    stage_ends=stage_ends,
+  )
+  return pipeline.generate(prompts, **settings)
 
 
 @pytest.fixture
@@ -83,7 +104,7 @@ SCORES = {f.__name__: f for f in (max_prob, margin, entropy, gate)}
 
 
 def assert_is_reference(result, params, config, policy, prompts):
-  """Hold every row against a decoder that keeps nothing between tokens."""
+  """Check every row by a decoder that keeps nothing between tokens."""
   thresholds = policy.thresholds
   if len(thresholds) == 1:
     thresholds = thresholds * len(config.exits)
@@ -113,28 +134,32 @@ def depths(result):
 
 class TestLatencyModel:
   def test_hand_computed_cases(self):
-    # Stages are counted from 0: 1 + 3 + 1 ticks, and 2 + 2.
-    assert decode_ticks([[0, 2, 0], [1, 1]]) == 5
-    assert speedup([[0, 2, 0], [1, 1]], num_stages=3) == 9 / 5
-    assert speedup([[0, 0]], num_stages=4) == 4
-    assert speedup([[3, 3, 3]], num_stages=4) == 1
-    assert decode_ticks([]) == 0
-    assert prefill_ticks(0, chunk=4, num_stages=3) == 0
-    assert prefill_ticks(9, chunk=4, num_stages=3) == 5
+    # Stages are counted from 0: 1 + 3 + 1 steps, and 2 + 2.
+    assert decode_steps([[0, 2, 0], [1, 1]]) == 5
+    assert full_decode_steps([3, 2], num_stages=3) == 9
+    assert decode_steps([]) == full_decode_steps([], num_stages=4) == 0
+    assert prefill_steps(0, chunk=4, num_stages=3) == 0
+    assert prefill_steps(9, chunk=4, num_stages=3) == 5
+
+  def test_a_stage_has_work_where_a_token_of_some_row_is(self):
+    # The picture in the package's docstring, and one row that goes deep.
+    assert stage_steps([[0] * 4, [1, 0]], num_stages=2) == ((4, 3), (4, 1))
+    assert stage_steps([[2, 0]], num_stages=3) == ((2, 1, 1), (2, 1, 1))
+    assert stage_steps([], num_stages=2) == ((0, 0), (0, 0))
 
   @pytest.mark.parametrize('num_stages', [1, 2, 5])
   def test_it_agrees_with_a_play_of_the_pipeline(self, num_stages):
     rng = np.random.default_rng(num_stages)
     rows = [rng.integers(0, num_stages, n).tolist() for n in (1, 7, 12)]
-    assert decode_ticks(rows) == max(play(row, num_stages) for row in rows)
+    assert decode_steps(rows) == max(play(row, num_stages) for row in rows)
 
 
 def play(exit_stages, num_stages):
-  """Move one row's tokens through stages; return ticks to the last answer."""
+  """Move one row's tokens through stages; return steps to the last answer."""
   at = [None] * num_stages  # the token each stage works on
-  entering, ticks = 0, 0
+  entering, steps = 0, 0
   while True:
-    ticks += 1
+    steps += 1
     at = [entering, *at[:-1]]
     entering = None
     held = [token for token in at if token is not None]
@@ -142,7 +167,7 @@ def play(exit_stages, num_stages):
     for stage, token in enumerate(at):
       if token is not None and exit_stages[token] == stage:
         if token == len(exit_stages) - 1:
-          return ticks
+          return steps
         entering = token + 1
 
 
@@ -153,7 +178,7 @@ class TestEqualsTheReference:
   def test_four_stages(self, lively, prompts, criterion, threshold):
     config, params = lively()
     policy = early_exit((threshold,), criterion)
-    result = pipelined_generate(
+    result = generate_on(
       params,
       config=config,
       mesh=mesh(4),
@@ -163,13 +188,18 @@ class TestEqualsTheReference:
     )
     assert_is_reference(result, params, config, policy, prompts)
     assert len(depths(result)) >= 3
-    assert result.decode_ticks == result.predicted_decode_ticks
-    assert result.decode_ticks < 4 * NUM_TOKENS
-    assert result.prefill_ticks == result.predicted_prefill_ticks == 4
+    assert (
+      result.pipeline.decode_steps == result.pipeline.predicted_decode_steps
+    )
+    assert result.pipeline.decode_steps < 4 * NUM_TOKENS
+    assert (
+      result.pipeline.prefill_steps
+      == result.pipeline.predicted_prefill_steps
+      == 4
+    )
 
   @pytest.mark.parametrize('stage_ends, thresholds', [
     (None, (None, 0.3, 0.3)),  # 2, 1 and 1 blocks
-    ((1, 2, 4), (0.3, 0.3, None)),
     ((1, 3, 4), (0.3, None, None)),  # a stage without an exit
   ])  # fmt: skip
   def test_three_stages_of_unequal_length(
@@ -177,7 +207,7 @@ class TestEqualsTheReference:
   ):
     config, params = lively()
     policy = early_exit(thresholds)
-    result = pipelined_generate(
+    result = generate_on(
       params,
       config=config,
       mesh=mesh(3),
@@ -188,13 +218,15 @@ class TestEqualsTheReference:
     )
     assert_is_reference(result, params, config, policy, pair)
     assert len(depths(result)) == 1 + sum(t is not None for t in thresholds)
-    assert result.decode_ticks == result.predicted_decode_ticks
+    assert (
+      result.pipeline.decode_steps == result.pipeline.predicted_decode_steps
+    )
 
-  @pytest.mark.parametrize('stages, model', [(1, None), (2, 2), (1, 4)])
+  @pytest.mark.parametrize('stages, model', [(2, 2), (1, 4)])
   def test_tensor_parallelism_inside_a_stage(self, lively, pair, stages, model):
     config, params = lively('2:mlp:gate')
     policy = early_exit((0.25 if stages > 1 else None,))
-    result = pipelined_generate(
+    result = generate_on(
       params,
       config=config,
       mesh=mesh(stages, model),
@@ -204,7 +236,9 @@ class TestEqualsTheReference:
     )
     assert_is_reference(result, params, config, policy, pair)
     assert len(depths(result)) == stages
-    assert result.decode_ticks == result.predicted_decode_ticks
+    assert (
+      result.pipeline.decode_steps == result.pipeline.predicted_decode_steps
+    )
 
   @pytest.mark.parametrize('exits, thresholds', [
     ('1:bottleneck_mlp(5),2:block,3:bottleneck_mlp(3):untied', (0.3,)),
@@ -213,7 +247,7 @@ class TestEqualsTheReference:
   def test_every_kind_of_head(self, lively, pair, exits, thresholds):
     config, params = lively(exits)
     policy = early_exit(thresholds)
-    result = pipelined_generate(
+    result = generate_on(
       params,
       config=config,
       mesh=mesh(4),
@@ -227,7 +261,7 @@ class TestEqualsTheReference:
   def test_gates_of_both_kinds(self, lively, pair):
     config, params = lively('1:norm:gate,2:norm:mlp_gate')
     policy = early_exit((0.6,), 'gate')
-    result = pipelined_generate(
+    result = generate_on(
       params,
       config=config,
       mesh=mesh(3),
@@ -244,7 +278,7 @@ class TestEqualsTheReference:
       '1:norm,2:norm', sliding_window=4, full_attention_blocks=1
     )
     policy = early_exit((0.4,))
-    result = pipelined_generate(
+    result = generate_on(
       params,
       config=config,
       mesh=mesh(3),
@@ -257,7 +291,7 @@ class TestEqualsTheReference:
 
   def test_full_mode_needs_no_exits(self, lively, pair):
     config, params = lively('')
-    result = pipelined_generate(
+    result = generate_on(
       params,
       config=config,
       mesh=mesh(2),
@@ -265,8 +299,8 @@ class TestEqualsTheReference:
       max_new_tokens=NUM_TOKENS,
     )
     assert_is_reference(result, params, config, Policy(), pair)
-    assert result.decode_ticks == 2 * NUM_TOKENS
-    assert result.speedup == 1
+    assert result.pipeline.decode_steps == 2 * NUM_TOKENS
+    assert result.pipeline.speedup == 1
 
 
 class TestEqualsTheUnpipelinedDecoder:
@@ -280,7 +314,7 @@ class TestEqualsTheUnpipelinedDecoder:
       max_new_tokens=NUM_TOKENS,
       **settings,
     )
-    result = pipelined_generate(params, mesh=mesh(2), **alike)
+    result = generate_on(params, mesh=mesh(2), **alike)
     expected = generate(params, **alike)
     for row, like in zip(result.rows, expected.rows, strict=True):
       assert row.tokens == like.tokens
@@ -288,7 +322,9 @@ class TestEqualsTheUnpipelinedDecoder:
       assert row.finish_reason == like.finish_reason
       np.testing.assert_allclose(row.logprobs, like.logprobs, atol=1e-4)
     assert depths(result) == {2, 4}
-    assert result.decode_ticks == result.predicted_decode_ticks
+    assert (
+      result.pipeline.decode_steps == result.pipeline.predicted_decode_steps
+    )
     return result
 
   def test_greedy_and_end_tokens(self, lively, pair):
@@ -315,7 +351,7 @@ def calm(params):
 def test_bfloat16(lively, pair):
   config, params = lively('2:mlp:gate')
   params = calm(params)
-  run = lambda dtype, stages: pipelined_generate(
+  run = lambda dtype, stages: generate_on(
     params,
     config=config,
     mesh=mesh(stages),
@@ -339,7 +375,7 @@ def test_bfloat16(lively, pair):
       assert abs(row.logprobs[index] - expected) < 0.1
   # Stages hand on in bfloat16 what one device would have kept.
   whole = [r.tokens for r in run(jnp.bfloat16, 1).rows]
-  split = pipelined_generate(
+  split = generate_on(
     params,
     config=config,
     mesh=mesh(4),
@@ -359,15 +395,15 @@ def pipeline(lively):
 
 
 class TestRows:
-  def test_each_takes_the_ticks_it_takes_alone(self, pipeline, prompts):
+  def test_each_takes_the_steps_it_takes_alone(self, pipeline, prompts):
     together = pipeline.generate(prompts, max_new_tokens=NUM_TOKENS)
     alone = [pipeline.generate([p], max_new_tokens=NUM_TOKENS) for p in prompts]
     for row, single in zip(together.rows, alone, strict=True):
       assert row.tokens == single.rows[0].tokens
       assert row.exit_depths == single.rows[0].exit_depths
-    ticks = [single.decode_ticks for single in alone]
-    assert len(set(ticks)) > 1
-    assert together.decode_ticks == max(ticks)
+    steps = [single.pipeline.decode_steps for single in alone]
+    assert len(set(steps)) > 1
+    assert together.pipeline.decode_steps == max(steps)
 
   def test_an_end_token_ends_one_row_and_not_the_others(
     self, pipeline, prompts
@@ -395,7 +431,11 @@ class TestRows:
 
   def test_prompts_of_one_token_need_no_prefill(self, pipeline):
     result = pipeline.generate([[7], [9]], max_new_tokens=2)
-    assert result.prefill_ticks == result.predicted_prefill_ticks == 0
+    assert (
+      result.pipeline.prefill_steps
+      == result.pipeline.predicted_prefill_steps
+      == 0
+    )
 
 
 def test_prompts_in_chunks_are_prompts_in_one_piece(lively, prompts):
@@ -412,8 +452,8 @@ def test_prompts_in_chunks_are_prompts_in_one_piece(lively, prompts):
   ]
   assert results[0].rows[2].tokens == results[1].rows[2].tokens
   # Prompts are 8 tokens long at most, without their last: 3 chunks.
-  assert [r.prefill_ticks for r in results] == [3 + 3, 1 + 3]
-  assert [r.predicted_prefill_ticks for r in results] == [6, 4]
+  assert [r.pipeline.prefill_steps for r in results] == [3 + 3, 1 + 3]
+  assert [r.pipeline.predicted_prefill_steps for r in results] == [6, 4]
 
 
 @pytest.mark.parametrize('threshold, stages_run', [(0.0, 1), (1.0, 4)])
@@ -421,7 +461,7 @@ def test_latency_lies_between_one_stage_and_all(
   lively, prompts, threshold, stages_run
 ):
   config, params = lively()
-  result = pipelined_generate(
+  result = generate_on(
     params,
     config=config,
     mesh=mesh(4),
@@ -429,14 +469,14 @@ def test_latency_lies_between_one_stage_and_all(
     policy=early_exit((threshold,)),
     max_new_tokens=NUM_TOKENS,
   )
-  assert result.decode_ticks == stages_run * NUM_TOKENS
-  assert result.speedup == 4 / stages_run
+  assert result.pipeline.decode_steps == stages_run * NUM_TOKENS
+  assert result.pipeline.speedup == 4 / stages_run
 
 
 def run_decode(pipeline, prompts, num_tokens):
   """Return what was emitted, and the caches that are left."""
   caches, _ = pipeline.prefill(prompts, room=num_tokens)
-  request = Request(
+  request = PipelineRequest(
     eos=jnp.zeros(0, jnp.int32),
     thresholds=jnp.array([0.4, 0.4, 0.4, jnp.inf]),
     sampling=row_sampling(SamplingConfig(), seeds=[0] * len(prompts)),
@@ -479,12 +519,12 @@ def test_keys_and_values_are_those_of_a_full_pass(pipeline, prompts):
         )
 
 
-@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('seed', range(2))
 def test_random_thresholds(lively, pair, seed):
   config, params = lively()
   thresholds = np.random.default_rng(seed).uniform(0.1, 0.5, 3)
   policy = early_exit(tuple(thresholds.tolist()))
-  result = pipelined_generate(
+  result = generate_on(
     params,
     config=config,
     mesh=mesh(4),
@@ -493,7 +533,56 @@ def test_random_thresholds(lively, pair, seed):
     max_new_tokens=NUM_TOKENS,
   )
   assert_is_reference(result, params, config, policy, pair)
-  assert result.decode_ticks == result.predicted_decode_ticks
+  assert result.pipeline.decode_steps == result.pipeline.predicted_decode_steps
+
+
+def test_a_mesh_takes_the_first_devices_that_it_needs():
+  from_text = pipeline_mesh('stage=2,model=2')
+  assert dict(from_text.shape) == {'stage': 2, 'model': 2}
+  assert from_text.devices.ravel().tolist() == jax.devices()[:4]
+  assert dict(pipeline_mesh('stage=-1').shape) == {'stage': 8, 'model': 1}
+  assert pipeline_mesh(MeshConfig(stage=2, model=2)) == from_text
+  # Devices that training arranged have all four axes.
+  config = MeshConfig(data=1, stage=2, model=2)
+  arranged = make_mesh(config, devices=jax.devices()[:4])
+  assert pipeline_mesh(arranged) == from_text
+
+
+def test_the_accounting_is_that_of_the_whole_model(lively, pair):
+  config, params = lively('1:norm,2:block')
+  result = generate_on(
+    params,
+    config=config,
+    mesh=mesh(3),
+    prompts=pair,
+    policy=early_exit((0.4,)),
+    stage_ends=(1, 2, 4),
+    max_new_tokens=NUM_TOKENS,
+  )
+  for row, stages in zip(result.rows, result.pipeline.exit_stages, strict=True):
+    work = row.accounting
+    assert work.blocks_run == work.blocks_full == 4 * NUM_TOKENS
+    assert work.catch_up_blocks == sum(4 - d for d in row.exit_depths)
+    assert work.exit_blocks_run == NUM_TOKENS
+    assert work.head_calls == sum(stage + 1 for stage in stages)
+    assert row.exit_depths == tuple((1, 2, 4)[s] for s in stages)
+  assert result.batch.stage_runs[0] <= result.pipeline.decode_steps
+  assert result.batch.stage_head_reads[0] == result.batch.stage_runs[0]
+
+
+def test_a_row_ends_before_logits_that_are_no_numbers(lively):
+  config, params = lively('2:norm')
+  head = {**params['backbone']['final_norm'], 'scale': jnp.full(16, jnp.nan)}
+  broken = {**params, 'backbone': {**params['backbone'], 'final_norm': head}}
+  row = generate_on(
+    broken,
+    config=config,
+    mesh=mesh(2),
+    prompts=[[3, 17]],
+    max_new_tokens=3,
+  ).rows[0]
+  assert row.tokens == ()
+  assert row.finish_reason is FinishReason.NON_FINITE
 
 
 class TestPlacement:
@@ -561,7 +650,7 @@ class TestPlacement:
     return decode.lower(
       pipeline.params,
       caches,
-      Request(
+      PipelineRequest(
         jnp.zeros(0, jnp.int32),
         jnp.ones(4),
         row_sampling(SamplingConfig(), seeds=[0, 0]),
@@ -586,6 +675,8 @@ class TestBadInput:
     (4, dict(policy=Policy(Mode.SPECULATIVE)), 'mode full or early_exit'),
     (4, dict(policy=early_exit((0.5,), kv_strategy=KVStrategy.COPY)),
      'leave the K/V strategy at deferred'),
+    (4, dict(policy=early_exit((0.5,), batching=Batching.ALL_AGREE)),
+     'leave the batching at ride_along'),
     (4, dict(policy=early_exit((0.5,), 'patience')), 'looks beyond one exit'),
     (4, dict(policy=early_exit((0.5,), threshold_rule='decaying(4)')),
      'no threshold rule decaying'),
@@ -607,10 +698,20 @@ class TestBadInput:
     with pytest.raises(ArgumentError, match="an axis 'stage'.*: data"):
       Pipeline(params, config=config, mesh=other)
 
+  @pytest.mark.parametrize('text, message', [
+    ('data=2,stage=2', 'and this one has data=2'),
+    ('stage=2,fsdp=2', 'and this one has fsdp=2'),
+    ('stage=9', 'needs 9 devices and there are 8.*JAX_NUM_CPU_DEVICES=9'),
+    ('stages=2', "'stages=2' is no axis of a mesh"),
+  ])  # fmt: skip
+  def test_meshes(self, text, message):
+    with pytest.raises(EejaxError, match=message):
+      pipeline_mesh(text)
+
   @pytest.mark.parametrize('settings, message', [
     (dict(prompts=[]), 'there is no prompt'),
     (dict(prompts=[[99]]), 'token 99'),
-    (dict(max_new_tokens=0), 'max-new-tokens must be at least 1'),
+    (dict(max_new_tokens=0), 'max_new_tokens must be at least 1'),
     (dict(seeds=[1, 2]), 'there are 2 seeds for 1 prompts'),
   ])  # fmt: skip
   def test_requests(self, pipeline, settings, message):

@@ -25,11 +25,13 @@ from eejax.checkpoint.model import Model
 from eejax.data.tokenizer import train_bpe
 from eejax.decoding import generate as decoding
 from eejax.decoding.loop.prepare import prepare
-from eejax.decoding.policy.policy import Mode, Policy
+from eejax.decoding.policy.certificate import LEARN_THEN_TEST, Certificate
+from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.errors import ArgumentError
 from eejax.ops.quant import Quantization
 from eejax.progress import Bar, Progress
 from eejax.recipes import generate as recipe
+from eejax.recipes import pipelined
 from eejax.testing import tiny
 
 EARLY = Policy(Mode.EARLY_EXIT, 'max_prob', (1e-9, None))
@@ -276,3 +278,122 @@ def test_int8_reaches_the_decoder(model):
   )
   assert again is kept
   assert recipe.prepared(model) is not kept
+
+
+# MARK: On a mesh
+
+
+@pytest.fixture(scope='module')
+def some_exit(out):
+  """Return a policy by which some tokens exit, with a window without end."""
+  scores = [s for row in out.rows for s in row.scores if s is not None]
+  threshold = float(np.median(scores))
+  return Policy(Mode.EARLY_EXIT, 'max_prob', (threshold, None), window=64)
+
+
+@pytest.fixture(scope='module')
+def on_mesh(model, some_exit):
+  """Return the continuations on four stages of simulated devices."""
+  return eejax.generate(
+    model,
+    PROMPTS,
+    policy=some_exit,
+    max_new_tokens=6,
+    batch_size=2,
+    mesh='stage=4',
+  )
+
+
+def test_a_mesh_gives_what_one_device_gives(model, some_exit, on_mesh):
+  wanted = eejax.generate(
+    model, PROMPTS, policy=some_exit, max_new_tokens=6, batch_size=2
+  )
+  for ours, theirs in zip(on_mesh.rows, wanted.rows, strict=True):
+    for name in ('prompt', 'text', 'pieces', 'tokens', 'exit_depths'):
+      assert getattr(ours, name) == getattr(theirs, name)
+    assert ours.finish_reason is theirs.finish_reason
+    as_numbers = lambda row: [-1 if s is None else s for s in row.scores]
+    np.testing.assert_allclose(as_numbers(ours), as_numbers(theirs), atol=1e-4)
+  assert {d for row in on_mesh.rows for d in row.exit_depths} == {1, 4}
+  assert wanted.pipeline is None and 'pipeline' not in wanted.to_json()
+
+
+def test_a_mesh_says_how_many_steps_exits_saved(on_mesh):
+  steps = on_mesh.pipeline
+  assert steps.decode_steps == steps.predicted_decode_steps
+  assert steps.prefill_steps == steps.predicted_prefill_steps
+  # Two batches, of six tokens a row.
+  assert steps.full_decode_steps == 2 * 4 * 6
+  assert len(steps.exit_stages) == 3
+  saved = steps.full_decode_steps - steps.decode_steps
+  assert saved > 0
+  assert f'{saved} fewer than without exits' in on_mesh.summary()
+  assert 'not in measured time' in on_mesh.summary()
+  values = json.loads(json.dumps(on_mesh.to_json()))['pipeline']
+  assert values['speedup'] == steps.full_decode_steps / steps.decode_steps
+  assert on_mesh.accounting.blocks_run == on_mesh.accounting.blocks_full
+
+
+def test_a_pipeline_is_laid_out_once(model, some_exit, on_mesh, monkeypatch):
+  monkeypatch.setattr(pipelined, 'Pipeline', None)
+  again = eejax.generate(
+    model, PROMPTS[:2], policy=some_exit, max_new_tokens=6, mesh='stage=4'
+  )
+  assert [r.tokens for r in again.rows] == [r.tokens for r in on_mesh.rows[:2]]
+
+
+def test_two_stages_decode_at_full_depth(model, out):
+  prompt = [list(out.rows[1].prompt_tokens)]
+  options = {'max_new_tokens': 3}
+  found = eejax.generate(model, prompt, mesh='stage=2', **options)
+  wanted = eejax.generate(model, prompt, **options)
+  assert found.rows[0].tokens == wanted.rows[0].tokens
+  assert found.pipeline.speedup == 1
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    ({'mode': 'speculative'}, 'mode full or early_exit, not speculative'),
+    ({'kv': 'int8'}, 'so kv does not go with mesh'),
+    ({'weights': 'int8'}, 'so weights does not go with mesh'),
+    ({'stop': ['x']}, 'so stop does not go with mesh'),
+    ({'on_tokens': print}, 'so on_tokens does not go with mesh'),
+    ({'tokens_per_call': 2}, 'so tokens_per_call does not go with mesh'),
+    ({'criterion': 'patience'}, 'looks beyond one exit'),
+    (
+      {'policy': dataclasses.replace(EARLY, kv_strategy=KVStrategy.PROPAGATE)},
+      'leave the K/V strategy at deferred',
+    ),
+    ({'policy': EARLY, 'mesh': 'stage=2'}, 'the exit at depth 1 does not'),
+    ({'mesh': 'stage=2,data=2'}, 'this one has data=2'),
+    ({'mesh': 'stage=9'}, 'needs 9 devices and there are 8'),
+    ({'mesh': 'stage=5'}, '5 stages are more than the 4 blocks'),
+  ],
+  ids=str,
+)
+def test_what_a_pipeline_cannot_do_is_one_sentence(model, fields, message):
+  with pytest.raises(ArgumentError, match=message) as caught:
+    eejax.generate(model, 'alpha', **{'mesh': 'stage=4', **fields})
+  assert '. ' not in str(caught.value)
+
+
+def test_a_certificate_does_not_cover_a_pipeline(model):
+  certificate = Certificate(
+    method=LEARN_THEN_TEST,
+    risk=0.05,
+    delta=0.05,
+    bound='hoeffding_bentkus',
+    measure='local',
+    sequences=200,
+    mean_loss=0.01,
+    p_value=0.03,
+    prompt_tokens=8,
+    max_new_tokens=128,
+    dtype='float32',
+    data={'name': 'text.txt'},
+    versions={'eejax': '0'},
+  )
+  policy = dataclasses.replace(EARLY, certificate=certificate)
+  with pytest.raises(ArgumentError, match='does not cover a pipeline'):
+    eejax.generate(model, 'alpha', policy=policy, mesh='stage=4')

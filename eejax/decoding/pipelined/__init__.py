@@ -18,12 +18,12 @@ a stage starts the next token on the first stage at once, while the deeper
 stages go on and fill the exited token's keys and values. The work a token
 costs is that of the whole model; what is saved is its latency.
 
-Rows of a batch do not queue. A stage runs once a tick, for every row that has
-a token there, and a row's tokens move on by one stage every tick; so each row
-takes as many ticks as if it were alone. Two stages (A, B), two rows; row 0
-exits at stage A with every token, row 1 with its second only:
+Rows of a batch do not queue. In a step every stage runs once, for each row
+that has a token there, and a row's tokens move on by one stage every step; so
+each row takes as many steps as if it were alone. Two stages (A, B), two rows;
+row 0 exits at stage A with every token, row 1 with its second only:
 
-    tick         0    1    2    3
+    step         0    1    2    3
     row 0    A   t0   t1   t2   t3
              B        t0   t1   t2     keys and values of exited tokens
     row 1    A   u0        u1   u2
@@ -36,8 +36,3 @@ pass, with no window to bound how many tokens wait for theirs.
 Reference:
   Chen et al. (2023), EE-LLM (arXiv 2312.04916), pipeline-based inference.
 """
-
-from eejax.decoding.pipelined.generate import Pipeline, pipelined_generate
-from eejax.decoding.pipelined.results import PipelinedResult, PipelinedRow
-
-__all__ = ['Pipeline', 'PipelinedResult', 'PipelinedRow', 'pipelined_generate']

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What stages hand to one another, and what only some of them do.
+"""Communication between stages, and work that only some of them do.
 
 All of this runs inside `shard_map`.
 """
@@ -23,19 +23,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from eejax.decoding.pipelined.layout import MODEL_AXIS, STAGE_AXIS
+from eejax.axes import MODEL, STAGE
 from eejax.types import Array, Bool, DTypeLike, Float, Int, PyTree
 
 
 @flax.struct.dataclass
 class Packet:
-  """Hold the tokens that one stage hands to the next.
+  """The tokens that one stage sends to the next.
 
   Attributes:
     hidden: their streams.
     base: position of each row's first token.
     count: how many tokens of each row there are; 0 is none.
-    emitted: rows whose newest token has been answered by an exit.
+    emitted: rows that have emitted after their newest token.
   """
 
   hidden: Float[Array, 'B T D']
@@ -59,19 +59,19 @@ def no_packet(
 
 def received(inbox: Packet, entering: Packet) -> Packet:
   """Return what a stage works on: the first takes what enters."""
-  is_first = lax.axis_index(STAGE_AXIS) == 0
+  is_first = lax.axis_index(STAGE) == 0
   return jax.tree.map(
     lambda new, old: jnp.where(is_first, new, old), entering, inbox
   )
 
 
 def sent(packet: Packet, *, num_stages: int) -> Packet:
-  """Hand packets on; return what this stage receives.
+  """Send packets on; return what this stage receives.
 
   What the last stage sends goes nowhere, and the first receives zeros.
   """
   pairs = [(i, i + 1) for i in range(num_stages - 1)]
-  send = lambda x: lax.ppermute(x, STAGE_AXIS, pairs)
+  send = lambda x: lax.ppermute(x, STAGE, pairs)
   return jax.tree.map(send, packet)
 
 
@@ -82,13 +82,13 @@ def if_any(
 
   Caches are only read inside the conditional, which thereby orders the reads
   before the write that follows; without it the compiler copies every cache in
-  every tick. Where a stage's matrices are split, collectives over the axis
+  every step. Where a stage's matrices are split, collectives over the axis
   `model` stand inside, so all stages run if one does: a collective that some
   devices never reach may wait for them.
   """
   is_needed = jnp.any(rows)
-  if jax.sharding.get_abstract_mesh().shape.get(MODEL_AXIS, 1) > 1:
-    is_needed = lax.psum(is_needed.astype(jnp.int32), STAGE_AXIS) > 0
+  if jax.sharding.get_abstract_mesh().shape.get(MODEL, 1) > 1:
+    is_needed = lax.psum(is_needed.astype(jnp.int32), STAGE) > 0
   shapes = jax.eval_shape(run, *operands)
   nothing = lambda *_: jax.tree.map(
     lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes
@@ -98,7 +98,7 @@ def if_any(
 
 def of_stage(values: Sequence[int | float]) -> jax.Array:
   """Return this stage's one of static values, one a stage."""
-  return jnp.asarray(values)[lax.axis_index(STAGE_AXIS)]
+  return jnp.asarray(values)[lax.axis_index(STAGE)]
 
 
 def own(tree: PyTree) -> PyTree:

@@ -11,38 +11,49 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Pipelined generation from prompts: what callers use.
+"""Pipelined generation from prompts: `Pipeline`.
+
+`eejax.generate(model, prompts, mesh='stage=4')` calls it.
 
 Example:
   pipeline = Pipeline(
-    checkpoint.params,
-    config=checkpoint.config,
+    model.params,
+    config=model.config,
     mesh=jax.make_mesh((4,), ('stage',)),
     policy=Policy(Mode.EARLY_EXIT, 'gate', (0.9,)),
   )
   result = pipeline.generate([tokenizer.encode('def ', add_bos=True)])
-  print(result.rows[0].tokens, result.decode_ticks, result.speedup)
+  print(result.rows[0].tokens, result.pipeline.speedup)
 """
 
-import math
-from collections.abc import Sequence
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from eejax.config import EarlyExitConfig
 from eejax.decoding.generate import check_prompts
 from eejax.decoding.loop.plan import bucket
-from eejax.decoding.pipelined.layout import make_layout, stages_of_mesh
+from eejax.decoding.pipelined import results
+from eejax.decoding.pipelined.layout import make_layout
+from eejax.decoding.pipelined.mesh import num_stages, pipeline_mesh
 from eejax.decoding.pipelined.parameters import place_params
-from eejax.decoding.pipelined.results import PipelinedResult, PipelinedRow
-from eejax.decoding.pipelined.rows import Record, Request, Rows
+from eejax.decoding.pipelined.programs import decode, empty_caches, prefill
+from eejax.decoding.pipelined.results import PipelinedResult, PipelineSteps
+from eejax.decoding.pipelined.rows import PipelineRequest, Record, Rows
 from eejax.decoding.pipelined.stage import Caches
-from eejax.decoding.pipelined.ticks import decode, empty_caches, prefill
 from eejax.decoding.policy.policy import Policy
-from eejax.decoding.results import FinishReason
+from eejax.decoding.policy.use import check_uncertified
+from eejax.decoding.results import (
+  RowProgress,
+  Timing,
+  TokenUpdate,
+)
+from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError
 from eejax.ops.sampling import SamplingConfig, row_sampling
 from eejax.types import DTypeLike, Params, PyTree
@@ -50,13 +61,16 @@ from eejax.types import DTypeLike, Params, PyTree
 PREFILL_CHUNK = 64
 # Room for tokens grows in these steps, so that few programs are compiled.
 SMALLEST_ROOM = 32
+# Why a certificate does not cover this: tokens exit that a window, which was
+# part of what was certified, would have brought to full depth.
+NO_WINDOW = 'a pipeline, where no window brings tokens to full depth'
 
 FULL_DEPTH = Policy()
 GREEDY = SamplingConfig()
 
 
 class Pipeline:
-  """Generate on a model that is laid out over the stages of a mesh.
+  """A model laid out over the stages of a mesh, which generates there.
 
   Attributes:
     layout: which stage runs what.
@@ -92,17 +106,17 @@ class Pipeline:
     Raises:
       ArgumentError: something cannot be used as given.
     """
-    _check_positive('prefill-chunk', prefill_chunk)
+    _check_positive('prefill_chunk', prefill_chunk)
     self._config, self._dtype, self._chunk = config, dtype, prefill_chunk
+    check_uncertified(policy, NO_WINDOW)
+    self.mesh = pipeline_mesh(mesh)
+    self._policy = policy
     self.layout, self._thresholds = make_layout(
       config,
       policy=policy,
-      num_stages=stages_of_mesh(mesh),
+      num_stages=num_stages(self.mesh),
       stage_ends=stage_ends,
     )
-    # The compiler splits what is not a stage's, whatever kind of axis is given.
-    kinds = (AxisType.Auto,) * len(mesh.axis_names)
-    self.mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=kinds)
     self.params = place_params(
       params, config=config, layout=self.layout, mesh=self.mesh, dtype=dtype
     )
@@ -115,8 +129,14 @@ class Pipeline:
     max_new_tokens: int = 128,
     eos_ids: Sequence[int] | None = None,
     seeds: Sequence[int] | None = None,
+    texts: Sequence[TextStream] | None = None,
+    on_tokens: Callable[[TokenUpdate], None] | None = None,
   ) -> PipelinedResult:
     """Generate a continuation of every prompt, all in one batch.
+
+    Rows get the tokens, exit depths and scores that
+    `eejax.decoding.generate.generate` gives them with the same thresholds and
+    a window without end, up to float rounding.
 
     Args:
       prompts: token ids; an empty one becomes the start token.
@@ -125,37 +145,40 @@ class Pipeline:
         sooner.
       eos_ids: tokens that end a row, which keeps them; by default the model's.
       seeds: one a row, by default `sampling.seed` and the numbers that follow.
+      texts: one a row, to get text; without stop strings.
+      on_tokens: called once for each row, when all have ended.
 
     Raises:
       ArgumentError: something cannot be used as given.
     """
-    _check_positive('max-new-tokens', max_new_tokens)
+    _check_positive('max_new_tokens', max_new_tokens)
     model = self._config.model
     tokens = check_prompts(prompts, config=model)
+    count = len(tokens)
     if seeds is None:
-      seeds = [sampling.seed + i for i in range(len(tokens))]
-    if len(seeds) != len(tokens):
-      raise ArgumentError(
-        f'there are {len(seeds)} seeds for {len(tokens)} prompts.'
-      )
+      seeds = [sampling.seed + i for i in range(count)]
+    if len(seeds) != count:
+      raise ArgumentError(f'there are {len(seeds)} seeds for {count} prompts.')
     eos = model.eos_ids if eos_ids is None else tuple(eos_ids)
     limits = [min(max_new_tokens, model.max_length - len(p)) for p in tokens]
-    request = Request(
+    request = PipelineRequest(
       eos=jnp.array(eos, jnp.int32),
       thresholds=jnp.array(self._thresholds, jnp.float32),
       sampling=row_sampling(sampling, seeds=seeds),
     )
-    caches, ticks = self.prefill(tokens, room=max(limits))
-    record, _ = decode(
-      self.params,
-      caches,
-      *self._everywhere((request, _first_rows(tokens, limits))),
-      layout=self.layout,
-      mesh=self.mesh,
-      method=sampling.method,
-      capacity=bucket(max(limits), smallest=SMALLEST_ROOM),
-    )
-    return self._result(tokens, record, eos, ticks)
+    record, steps, timing = self._run(request, tokens, limits, sampling)
+    streams = texts if texts is not None else [None] * count
+    rows = []
+    for number, stream in enumerate(streams):
+      row = RowProgress(number, stream, eos_ids=eos)
+      emitted, is_broken = results.emitted_tokens(
+        record, number, layout=self.layout
+      )
+      update = row.take(emitted, is_live=False, has_failed=is_broken)
+      if on_tokens is not None:
+        on_tokens(update)
+      rows.append(row)
+    return self._result(tokens, rows, record, steps, timing)
 
   def prefill(
     self, prompts: Sequence[Sequence[int]], *, room: int
@@ -167,8 +190,15 @@ class Pipeline:
       room: how many tokens the caches are to hold besides.
 
     Returns:
-      The caches, and how many ticks it took.
+      The caches, and how many steps it took.
     """
+    padded, lengths, caches = self._start(prompts, room)
+    return self._prefill(caches, padded, lengths)
+
+  def _start(
+    self, prompts: Sequence[Sequence[int]], room: int
+  ) -> tuple[np.ndarray, np.ndarray, Caches]:
+    """Return prompts [B, T] without their last tokens, lengths and caches."""
     longest, width = max(map(len, prompts)) - 1, self._chunk
     chunks = bucket(-(-longest // width), smallest=1) if longest else 0
     padded = np.zeros((len(prompts), chunks * width), np.int32)
@@ -183,18 +213,64 @@ class Pipeline:
       size=bucket(size, smallest=SMALLEST_ROOM),
       dtype=self._dtype,
     )
-    if not longest:
+    lengths = np.array([len(p) - 1 for p in prompts], np.int32)
+    return padded, lengths, caches
+
+  def _prefill(
+    self, caches: Caches, padded: np.ndarray, lengths: np.ndarray
+  ) -> tuple[Caches, int]:
+    if not padded.shape[1]:
       return caches, 0
-    lengths = jnp.array([len(p) - 1 for p in prompts], jnp.int32)
-    caches, ticks = prefill(
+    caches, steps = prefill(
       self.params,
       caches,
       *self._everywhere((padded, lengths)),
       layout=self.layout,
       mesh=self.mesh,
-      width=width,
+      width=self._chunk,
     )
-    return caches, int(ticks)
+    return caches, int(steps)
+
+  def _run(
+    self,
+    request: PipelineRequest,
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    sampling: SamplingConfig,
+  ) -> tuple[Record, int, Timing]:
+    """Return what rows emitted, the steps of prefill, and times.
+
+    Both programs are compiled by calls that have no token to work on, so
+    that the times of the calls that follow are those of the work.
+    """
+    padded, lengths, caches = self._start(prompts, max(limits))
+    rows = _first_rows(prompts, limits)
+
+    def run(caches: Caches, rows: Rows) -> tuple[Record, Caches]:
+      return decode(
+        self.params,
+        caches,
+        *self._everywhere((request, rows)),
+        layout=self.layout,
+        mesh=self.mesh,
+        method=sampling.method,
+        capacity=bucket(max(limits), smallest=SMALLEST_ROOM),
+      )
+
+    clock = time.perf_counter()
+    caches, _ = self._prefill(caches, padded, np.zeros_like(lengths))
+    nobody = jnp.zeros(len(prompts), bool)
+    _, caches = run(caches, dataclasses.replace(rows, live=nobody))
+    jax.block_until_ready(caches)
+    compiled = time.perf_counter()
+    caches, steps = self._prefill(caches, padded, lengths)
+    jax.block_until_ready(caches)
+    filled = time.perf_counter()
+    record, _ = run(caches, rows)
+    num_tokens = int(record.counts.sum())
+    timing = Timing(compile_s=compiled - clock, prefill_s=filled - compiled)
+    decode_s = time.perf_counter() - filled
+    return record, steps, timing.with_decoding(decode_s, num_tokens=num_tokens)
 
   def _everywhere(self, tree: PyTree) -> PyTree:
     """Put arrays on all devices."""
@@ -203,92 +279,30 @@ class Pipeline:
   def _result(
     self,
     prompts: Sequence[Sequence[int]],
+    rows: Sequence[RowProgress],
     record: Record,
-    eos_ids: Sequence[int],
-    prefill_ticks: int,
+    prefill_steps: int,
+    timing: Timing,
   ) -> PipelinedResult:
-    ends = [stage.last for stage in self.layout.stages]
-    emitted = record.emitted
-    fields = (emitted.token, emitted.stage, emitted.score, emitted.log_prob)
-    columns = [np.asarray(field) for field in fields]
-    rows = []
-    for row, prompt in enumerate(prompts):
-      kept = slice(int(record.counts[row]))
-      tokens, stages, scores, logprobs = (
-        c[row, kept].tolist() for c in columns
-      )
-      is_eos = tokens[-1] in eos_ids
-      rows.append(
-        PipelinedRow(
-          prompt_tokens=tuple(prompt),
-          tokens=tuple(tokens),
-          exit_depths=tuple(ends[s] for s in stages),
-          exit_stages=tuple(stages),
-          scores=tuple(None if math.isnan(s) else s for s in scores),
-          logprobs=tuple(logprobs),
-          finish_reason=FinishReason.EOS if is_eos else FinishReason.LENGTH,
-        )
-      )
+    layout = self.layout
+    stages = results.exit_stages(record)
     return PipelinedResult(
-      rows=tuple(rows),
-      num_stages=len(ends),
-      prefill_chunk=self._chunk,
-      prefill_ticks=prefill_ticks,
-      decode_ticks=int(record.ticks),
+      rows=tuple(
+        row.result(prompt, results.row_accounting(exits, layout=layout))
+        for row, prompt, exits in zip(rows, prompts, stages, strict=True)
+      ),
+      timing=timing,
+      batch=results.batch_accounting(stages, layout=layout),
+      policy=self._policy,
+      pipeline=PipelineSteps.of(
+        stages,
+        layout=layout,
+        prefill_length=max(map(len, prompts)) - 1,
+        prefill_chunk=self._chunk,
+        prefill_steps=prefill_steps,
+        decode_steps=int(record.steps),
+      ),
     )
-
-
-def pipelined_generate(
-  params: Params,
-  *,
-  config: EarlyExitConfig,
-  mesh: Mesh,
-  prompts: Sequence[Sequence[int]],
-  policy: Policy = FULL_DEPTH,
-  sampling: SamplingConfig = GREEDY,
-  max_new_tokens: int = 128,
-  eos_ids: Sequence[int] | None = None,
-  seeds: Sequence[int] | None = None,
-  dtype: DTypeLike = jnp.float32,
-  stage_ends: Sequence[int] | None = None,
-) -> PipelinedResult:
-  """Lay a model out over a mesh and generate once; see `Pipeline`.
-
-  Rows get the tokens, exit depths and scores that
-  `eejax.decoding.generate.generate` gives them with the same thresholds and a
-  window without end, up to float rounding.
-
-  Args:
-    params: the model, as loaded.
-    config: the model with its exits.
-    mesh: has an axis `stage`, and `model` for tensor parallelism.
-    prompts: token ids; an empty one becomes the start token.
-    policy: when to exit early.
-    sampling: how tokens are chosen.
-    max_new_tokens: tokens to emit at most, a row.
-    eos_ids: tokens that end a row; by default the model's.
-    seeds: one a row, by default `sampling.seed` and the numbers that follow.
-    dtype: compute type.
-    stage_ends: depth each stage ends at; by default about equal stages.
-
-  Raises:
-    ArgumentError: something cannot be used as given.
-  """
-  pipeline = Pipeline(
-    params,
-    config=config,
-    mesh=mesh,
-    policy=policy,
-    dtype=dtype,
-    stage_ends=stage_ends,
-  )
-  return pipeline.generate(
-    prompts,
-    sampling=sampling,
-    max_new_tokens=max_new_tokens,
-    eos_ids=eos_ids,
-    seeds=seeds,
-  )
 
 
 def _first_rows(

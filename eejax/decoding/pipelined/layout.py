@@ -17,8 +17,6 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
-import jax
-
 from eejax.config import (
   EarlyExitConfig,
   ExitConfig,
@@ -26,18 +24,15 @@ from eejax.config import (
   GateKind,
   ModelConfig,
 )
+from eejax.decoding.policy.batching import Batching
 from eejax.decoding.policy.criteria import Reads, get_criterion
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.errors import ArgumentError
 
-STAGE_AXIS = 'stage'
-# Tensor parallelism inside a stage, where a mesh has this axis.
-MODEL_AXIS = 'model'
-
 
 @dataclasses.dataclass(frozen=True)
 class PipelineStage:
-  """Describe what one stage runs.
+  """One stage: its blocks and its head.
 
   Attributes:
     first: first block, 0-based.
@@ -62,6 +57,11 @@ class PipelineStage:
     return self.is_final or self.exit is not None
 
   @property
+  def has_block_head(self) -> bool:
+    """Return whether its exit has a block of its own."""
+    return self.head_kind is ExitHeadKind.BLOCK
+
+  @property
   def head_kind(self) -> ExitHeadKind | None:
     """Return what stands before its output matrix, None without a head.
 
@@ -73,8 +73,8 @@ class PipelineStage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-  """Describe a pipelined decoding program.
+class PipelineLayout:
+  """The static shape of a pipelined decoding program.
 
   All stages run one program, so what differs between them is data, and what a
   stage lacks is there as zeros: blocks up to those of the longest stage, and
@@ -145,7 +145,7 @@ def make_layout(
   policy: Policy,
   num_stages: int,
   stage_ends: Sequence[int] | None = None,
-) -> tuple[Layout, tuple[float, ...]]:
+) -> tuple[PipelineLayout, tuple[float, ...]]:
   """Return the program a policy asks for, and a threshold for each stage.
 
   An exit that is never taken is left out.
@@ -178,23 +178,8 @@ def make_layout(
     for first, last in zip(starts, ends, strict=True)
   )
   criterion = policy.criterion if taken else ''
-  layout = Layout(config.model, stages, criterion)
+  layout = PipelineLayout(config.model, stages, criterion)
   return layout, tuple(taken.get(s.last, float('inf')) for s in stages)
-
-
-def stages_of_mesh(mesh: jax.sharding.Mesh) -> int:
-  """Return the number of stages a mesh has.
-
-  Raises:
-    ArgumentError: it has no axis for them.
-  """
-  if STAGE_AXIS not in mesh.axis_names:
-    have = ', '.join(map(str, mesh.axis_names)) or 'none'
-    raise ArgumentError(
-      f'pipelined decoding needs a mesh with an axis {STAGE_AXIS!r}; the axes '
-      f'of this one: {have}.'
-    )
-  return mesh.shape[STAGE_AXIS]
 
 
 def _stage_ends(
@@ -239,6 +224,11 @@ def _exits_taken(config: EarlyExitConfig, policy: Policy) -> dict[int, float]:
       f'criterion {policy.criterion} looks beyond one exit, which stages do '
       'not show one another; use gate, max_prob, margin or entropy.'
     )
+  if policy.batching is Batching.ALL_AGREE:
+    raise ArgumentError(
+      'rows of a pipeline do not wait for one another; leave the batching at '
+      f'ride_along instead of {policy.batching.value}.'
+    )
   for name in ('threshold_rule', 'scored_vocabulary'):
     value, plain = getattr(policy, name), getattr(Policy, name)
     if value != plain:
@@ -246,8 +236,8 @@ def _exits_taken(config: EarlyExitConfig, policy: Policy) -> dict[int, float]:
         f'a pipeline knows no {name.replace("_", " ")} {value}; leave it at '
         f'{plain}.'
       )
-  usable = policy.usable_exits(config)
-  return {e.depth: t for e, t in usable if t is not None}
+  thresholds = zip(config.exit_depths, policy.resolve(config), strict=True)
+  return {depth: float(t) for depth, t in thresholds if t < float('inf')}
 
 
 def _check_exits(taken: dict[int, float], ends: tuple[int, ...]) -> None:

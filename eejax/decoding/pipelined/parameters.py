@@ -28,15 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from eejax.axes import MODEL, STAGE
 from eejax.config import EarlyExitConfig, ExitHeadKind, GateKind
 from eejax.decoding.pipelined.layout import (
-  MODEL_AXIS,
-  STAGE_AXIS,
-  Layout,
+  PipelineLayout,
   PipelineStage,
 )
 from eejax.models.exits import output_kernel
-from eejax.models.stacking import num_blocks
+from eejax.models.stacking import unstack
 from eejax.types import Array, DTypeLike, Float, Params, PyTree
 
 # Which dimension of a leaf is split over the axis `model`, by the leaf's path.
@@ -59,7 +58,7 @@ _MODEL_DIMENSION = {
 
 @flax.struct.dataclass
 class StageParams:
-  """Hold a model laid out over stages; leaves are `[P, ...]`.
+  """A model laid out over stages; leaves are `[P, ...]`.
 
   Attributes:
     table: a share of the embedding's rows for every stage, padded to be
@@ -81,7 +80,7 @@ def place_params(
   params: Params,
   *,
   config: EarlyExitConfig,
-  layout: Layout,
+  layout: PipelineLayout,
   mesh: Mesh,
   dtype: DTypeLike = jnp.float32,
 ) -> StageParams:
@@ -99,7 +98,9 @@ def place_params(
   host = jax.tree.map(np.asarray, params)
   stages = layout.stages
   lay = lambda trees, dtype=dtype: _lay(trees, mesh=mesh, dtype=dtype)
-  blocks = _blocks(host['backbone']['blocks'])
+  blocks = host['backbone']['blocks']
+  if isinstance(blocks, Mapping):
+    blocks = unstack(blocks)
   of_stage = lambda stage, index: (
     blocks[stage.first + index] if index < stage.num_blocks else None
   )
@@ -125,15 +126,8 @@ def place_params(
 
 def model_partition(mesh: Mesh, *, size: int) -> str | None:
   """Return the axis a dimension of this size is split over, if any."""
-  shards = mesh.shape.get(MODEL_AXIS, 1)
-  return MODEL_AXIS if shards > 1 and size % shards == 0 else None
-
-
-def _blocks(blocks: PyTree) -> Sequence[PyTree]:
-  if not isinstance(blocks, Mapping):
-    return blocks
-  count = num_blocks(blocks)
-  return [jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(count)]
+  shards = mesh.shape.get(MODEL, 1)
+  return MODEL if shards > 1 and size % shards == 0 else None
 
 
 def _table_shares(host: Params, num_stages: int) -> list[np.ndarray]:
@@ -221,4 +215,4 @@ def _spec(path: tuple, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     model_partition(mesh, size=size) if dimension == split else None
     for dimension, size in enumerate(shape)
   ]
-  return PartitionSpec(STAGE_AXIS, *axes)
+  return PartitionSpec(STAGE, *axes)

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Where rows stand, and what they have emitted; the same on all devices."""
+"""The state of rows and their tokens; the same on all devices."""
 
 import typing
 
@@ -20,14 +20,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from eejax.decoding.pipelined.layout import STAGE_AXIS
+from eejax.axes import STAGE
 from eejax.ops.sampling import RowSampling
 from eejax.types import Array, Bool, Float, Int
 
 
 @flax.struct.dataclass
-class Request:
-  """Hold what stays the same while a batch is decoded.
+class PipelineRequest:
+  """Settings of a batch that stay the same while it is decoded.
 
   Attributes:
     eos: tokens that end a row.
@@ -44,7 +44,7 @@ class Request:
 @typing.no_type_check
 @flax.struct.dataclass
 class Emitted:
-  """Hold what rows emitted; the same on all devices.
+  """Tokens that rows emitted; the same on all devices.
 
   Attributes:
     token: the token.
@@ -61,12 +61,12 @@ class Emitted:
 
 @flax.struct.dataclass
 class Rows:
-  """Hold where every row stands; the same on all devices.
+  """The state of every row; the same on all devices.
 
   Attributes:
     token: the newest token.
     position: where it stands in the row's text.
-    enters: whether it enters the first stage in the coming tick.
+    enters: whether it enters the first stage in the coming step.
     live: rows that still generate.
     remaining: tokens each row may still emit.
   """
@@ -80,37 +80,37 @@ class Rows:
 
 @flax.struct.dataclass
 class Record:
-  """Hold what a generation left behind.
+  """Everything a batch emitted.
 
   Attributes:
     emitted: what each row emitted, in order.
     counts: how many tokens each row emitted.
-    ticks: how many ticks it took.
+    steps: how many steps it took.
   """
 
   emitted: Emitted
   counts: Int[Array, 'B']
-  ticks: Int[Array, '']
+  steps: Int[Array, '']
 
 
 def gather(
-  leaves: Bool[Array, 'B'], said: Emitted
+  leaves: Bool[Array, 'B'], candidate: Emitted
 ) -> tuple[Bool[Array, 'B'], Emitted]:
   """Return on all stages which rows emit, and what.
 
-  At most one stage answers a row, so a sum over stages takes its answer.
+  A row emits at one stage at most, so a sum over stages takes its token.
   """
-  take = lambda value: lax.psum(jnp.where(leaves, value, 0), STAGE_AXIS)
-  return take(leaves.astype(jnp.int32)) > 0, jax.tree.map(take, said)
+  take = lambda value: lax.psum(jnp.where(leaves, value, 0), STAGE)
+  return take(leaves.astype(jnp.int32)) > 0, jax.tree.map(take, candidate)
 
 
 def next_rows(
   rows: Rows,
   emits: Bool[Array, 'B'],
   emitted: Emitted,
-  request: Request,
+  request: PipelineRequest,
 ) -> Rows:
-  """Return where rows stand after a tick."""
+  """Return where rows stand after a step."""
   ended = jnp.isin(emitted.token, request.eos)
   remaining = rows.remaining - emits
   live = rows.live & ~(emits & (ended | (remaining <= 0)))
@@ -130,7 +130,7 @@ def empty_record(batch_size: int, capacity: int) -> Record:
   return Record(
     emitted=Emitted(token=number, stage=number, score=real, log_prob=real),
     counts=jnp.zeros((batch_size,), jnp.int32),
-    ticks=jnp.zeros((), jnp.int32),
+    steps=jnp.zeros((), jnp.int32),
   )
 
 
@@ -145,5 +145,5 @@ def recorded(
   return Record(
     emitted=jax.tree.map(append, record.emitted, emitted),
     counts=record.counts + emits,
-    ticks=record.ticks + 1,
+    steps=record.steps + 1,
   )

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What one stage does in a tick: blocks, caches and its head.
+"""The forward pass of one stage: blocks, caches and its head.
 
 All of this runs inside `shard_map`, where a stage sees its own parameters and
 caches, without the leading P.
@@ -24,9 +24,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from eejax.axes import STAGE
 from eejax.config import ExitHeadKind
 from eejax.decoding.pipelined.exchange import Packet, of_stage
-from eejax.decoding.pipelined.layout import STAGE_AXIS, Layout
+from eejax.decoding.pipelined.layout import PipelineLayout
 from eejax.decoding.pipelined.parameters import StageParams
 from eejax.models.block import Block, BlockOutput, Context
 from eejax.models.exits import (
@@ -43,7 +44,7 @@ from eejax.types import Array, Float, Int
 @typing.no_type_check
 @flax.struct.dataclass
 class Caches:
-  """Hold keys and values, one cache for each block of the longest stage.
+  """Keys and values, one cache for each block of the longest stage.
 
   A BLOCK exit's own comes last, if any stage has one. Slot s of a row is for
   the token at position s of its text.
@@ -60,8 +61,8 @@ class Caches:
 # Unchecked, for a conditional's shapes come as trees of what are no arrays.
 @typing.no_type_check
 @flax.struct.dataclass
-class StageOutput:
-  """Hold what a stage computed.
+class PipelineStageOutput:
+  """The output of one stage.
 
   Attributes:
     hidden: the stream at the stage's end.
@@ -75,8 +76,8 @@ class StageOutput:
 
 
 def run_stage(
-  params: StageParams, packet: Packet, caches: Caches, *, layout: Layout
-) -> StageOutput:
+  params: StageParams, packet: Packet, caches: Caches, *, layout: PipelineLayout
+) -> PipelineStageOutput:
   """Run a stage's blocks and what stands before its output matrix.
 
   Args:
@@ -85,23 +86,23 @@ def run_stage(
     caches: of this stage; `write_rows` adds what is new.
     layout: the static shape of the program.
   """
-  passage = _Passage(packet, caches, layout)
+  forward = _StageForward(packet, caches, layout)
   num_blocks = of_stage([s.num_blocks for s in layout.stages])
   x = packet.hidden
   read = ExitInput(x, x, x)
   for index in range(layout.num_blocks):
-    out = passage.run_block(params, x, index)
-    found = ExitInput(out.hidden, out.mlp_residual, out.mlp_input)
+    out = forward.run_block(params, x, index)
+    inputs = ExitInput(out.hidden, out.mlp_residual, out.mlp_input)
     is_there = index < num_blocks
     read = jax.tree.map(
       lambda new, old, is_there=is_there: jnp.where(is_there, new, old),
-      found,
+      inputs,
       read,
     )
     assert read.hidden is not None
     x = read.hidden
-  ready = passage.run_heads(params, read)
-  return StageOutput(x, ready, passage.rows)
+  ready = forward.run_heads(params, read)
+  return PipelineStageOutput(x, ready, forward.rows)
 
 
 def write_rows(caches: Caches, rows: Caches, packet: Packet) -> Caches:
@@ -109,7 +110,7 @@ def write_rows(caches: Caches, rows: Caches, packet: Packet) -> Caches:
 
   What is written for tokens that are not there is what stood there before.
   """
-  is_there = _steps(packet) < packet.count[:, None]  # [B, T]
+  is_there = _offsets(packet) < packet.count[:, None]  # [B, T]
 
   def write_row(cache, rows, base, is_there):
     start = (0, base, 0)
@@ -129,29 +130,29 @@ def embed(
 ) -> Float[Array, 'B T D']:
   """Return the stream at depth 0, on all stages.
 
-  Each stage looks in its share of the table; one finds the token, and adding
-  zeros to what it finds is exact.
+  Each stage looks in its share of the table; one has the token, and adding
+  zeros to its row is exact.
   """
   share = params.table.shape[0]
-  index = tokens - lax.axis_index(STAGE_AXIS) * share
+  index = tokens - lax.axis_index(STAGE) * share
   is_here = (index >= 0) & (index < share)
-  found = params.table[jnp.clip(index, 0, share - 1)]
-  found = jnp.where(is_here[..., None], found, 0)
+  rows = params.table[jnp.clip(index, 0, share - 1)]
+  rows = jnp.where(is_here[..., None], rows, 0)
   # Sums of bfloat16 over devices abort on CPU (jaxlib 0.10.2).
-  whole = lax.psum(found.astype(jnp.float32), STAGE_AXIS)
+  whole = lax.psum(rows.astype(jnp.float32), STAGE)
   return whole.astype(params.table.dtype)
 
 
-class _Passage:
-  """Take one packet through a stage, block by block."""
+class _StageForward:
+  """The forward pass of one packet through a stage, block by block."""
 
-  def __init__(self, packet: Packet, caches: Caches, layout: Layout):
+  def __init__(self, packet: Packet, caches: Caches, layout: PipelineLayout):
     self._caches = caches
     self._keys: list[jax.Array] = []
     self._values: list[jax.Array] = []
     self._packet, self._layout = packet, layout
     config = layout.config
-    self._positions = packet.base[:, None] + _steps(packet)  # [B, T]
+    self._positions = packet.base[:, None] + _offsets(packet)  # [B, T]
     self._rotation = rotation(
       self._positions, config=config.rotary, head_dim=config.head_dim
     )
@@ -235,5 +236,5 @@ class _Passage:
     self._values.append(values)
 
 
-def _steps(packet: Packet) -> Int[Array, '1 T']:
+def _offsets(packet: Packet) -> Int[Array, '1 T']:
   return jnp.arange(packet.hidden.shape[1])[None]

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Heads of stages: scores, and tokens for rows that are answered."""
+"""The heads of stages: scores, exit decisions and tokens."""
 
 import dataclasses
 
@@ -19,35 +19,36 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from eejax.axes import STAGE
 from eejax.decoding.pipelined.exchange import Packet, of_stage
-from eejax.decoding.pipelined.layout import STAGE_AXIS, Layout
+from eejax.decoding.pipelined.layout import PipelineLayout
 from eejax.decoding.pipelined.parameters import StageParams
-from eejax.decoding.pipelined.rows import Emitted, Request
-from eejax.decoding.pipelined.stage import StageOutput
+from eejax.decoding.pipelined.rows import Emitted, PipelineRequest
+from eejax.decoding.pipelined.stage import PipelineStageOutput
 from eejax.decoding.policy.criteria import Evidence, get_criterion
 from eejax.models.exits import gate_logit
 from eejax.ops.sampling import SamplingMethod, choose, log_probability
 from eejax.types import Array, Bool, Float, Int
 
 
-def answer(
+def decide_exit(
   params: StageParams,
-  request: Request,
+  request: PipelineRequest,
   packet: Packet,
-  out: StageOutput,
+  out: PipelineStageOutput,
   asks: Bool[Array, 'B'],
   *,
-  layout: Layout,
+  layout: PipelineLayout,
   method: SamplingMethod,
 ) -> tuple[Bool[Array, 'B'], Emitted]:
-  """Return which rows are answered at this stage, and what it would say.
+  """Return which rows emit at this stage, and the token its head chooses.
 
-  A row's newest token is answered once: by the first exit whose score
-  reaches its threshold, or by the final head.
+  A row emits once after each token: at the first exit whose score reaches
+  its threshold, or at the final head.
   """
   logits = _logits(params, out.ready[:, 0])
   score = _score(params, out.hidden[:, 0], logits, packet.base, layout=layout)
-  threshold = request.thresholds[lax.axis_index(STAGE_AXIS)]
+  threshold = request.thresholds[lax.axis_index(STAGE)]
   is_final = of_stage([s.is_final for s in layout.stages])
   token = choose(
     logits,
@@ -55,13 +56,13 @@ def answer(
     sampling=request.sampling,
     positions=packet.base + 1,
   )
-  said = Emitted(
+  emitted = Emitted(
     token=token,
-    stage=jnp.full_like(token, lax.axis_index(STAGE_AXIS)),
+    stage=jnp.full_like(token, lax.axis_index(STAGE)),
     score=score,
     log_prob=log_probability(logits, token),
   )
-  return asks & (is_final | (score >= threshold)), said
+  return asks & (is_final | (score >= threshold)), emitted
 
 
 def _logits(
@@ -85,7 +86,7 @@ def _score(
   logits: Float[Array, 'B V'],
   positions: Int[Array, 'B'],
   *,
-  layout: Layout,
+  layout: PipelineLayout,
 ) -> Float[Array, 'B']:
   """Return the score of this stage's exit; where there is none, NaN.
 
@@ -113,7 +114,7 @@ def _score(
 
 
 def _gate_logit(
-  params: StageParams, hidden: Float[Array, 'B D'], *, layout: Layout
+  params: StageParams, hidden: Float[Array, 'B D'], *, layout: PipelineLayout
 ) -> Float[Array, 'B']:
   result = jnp.zeros(hidden.shape[:1], jnp.float32)
   for kind in layout.gate_kinds:

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The two compiled programs: prompts in chunks, and the loop of ticks.
+"""The two compiled programs: prompts in chunks, and the loop of steps.
 
 Both are one `shard_map` over the stages; what is left to the compiler is
 tensor parallelism inside a stage.
@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from eejax.decoding.pipelined.answers import answer
+from eejax.axes import STAGE
 from eejax.decoding.pipelined.exchange import (
   Packet,
   if_any,
@@ -37,11 +37,12 @@ from eejax.decoding.pipelined.exchange import (
   sent,
   shared,
 )
-from eejax.decoding.pipelined.layout import STAGE_AXIS, Layout
+from eejax.decoding.pipelined.heads import decide_exit
+from eejax.decoding.pipelined.layout import PipelineLayout
 from eejax.decoding.pipelined.parameters import StageParams, model_partition
 from eejax.decoding.pipelined.rows import (
+  PipelineRequest,
   Record,
-  Request,
   Rows,
   empty_record,
   gather,
@@ -52,12 +53,12 @@ from eejax.decoding.pipelined.stage import Caches, embed, run_stage, write_rows
 from eejax.ops.sampling import SamplingMethod
 from eejax.types import Array, DTypeLike, Int
 
-_SPLIT, _WHOLE = PartitionSpec(STAGE_AXIS), PartitionSpec()
+_SPLIT, _WHOLE = PartitionSpec(STAGE), PartitionSpec()
 
 
 @flax.struct.dataclass
 class _Carry:
-  """Hold the loop's carry.
+  """The carry of the decode loop.
 
   Attributes:
     rows: where rows stand.
@@ -73,7 +74,7 @@ class _Carry:
 
 
 def empty_caches(
-  layout: Layout,
+  layout: PipelineLayout,
   *,
   mesh: Mesh,
   batch_size: int,
@@ -90,7 +91,7 @@ def empty_caches(
     c.head_dim,
   )
   heads = model_partition(mesh, size=c.num_kv_heads)
-  sharding = NamedSharding(mesh, PartitionSpec(STAGE_AXIS, None, heads))
+  sharding = NamedSharding(mesh, PartitionSpec(STAGE, None, heads))
   make = lambda: tuple(
     jnp.zeros(shape, dtype, device=sharding) for _ in range(layout.num_caches)
   )
@@ -108,7 +109,7 @@ def prefill(
   tokens: Int[Array, 'B T'],
   lengths: Int[Array, 'B'],
   *,
-  layout: Layout,
+  layout: PipelineLayout,
   mesh: Mesh,
   width: int,
 ) -> tuple[Caches, Int[Array, '']]:
@@ -125,7 +126,7 @@ def prefill(
     width: tokens of a chunk.
 
   Returns:
-    The caches, filled, and how many ticks it took.
+    The caches, filled, and how many steps it took.
   """
   run = functools.partial(_prefill_on_stage, layout=layout, width=width)
   specs = (_SPLIT, _SPLIT, _WHOLE, _WHOLE)
@@ -143,10 +144,10 @@ def prefill(
 def decode(
   params: StageParams,
   caches: Caches,
-  request: Request,
+  request: PipelineRequest,
   rows: Rows,
   *,
-  layout: Layout,
+  layout: PipelineLayout,
   mesh: Mesh,
   method: SamplingMethod,
   capacity: int,
@@ -186,7 +187,7 @@ def _over_stages(run, mesh: Mesh, *, in_specs, out_specs):
   return jax.shard_map(
     run,
     mesh=mesh,
-    axis_names={STAGE_AXIS},
+    axis_names={STAGE},
     in_specs=in_specs,
     out_specs=out_specs,
     check_vma=False,
@@ -199,7 +200,7 @@ def _prefill_on_stage(
   tokens: Int[Array, 'B T'],
   lengths: Int[Array, 'B'],
   *,
-  layout: Layout,
+  layout: PipelineLayout,
   width: int,
 ) -> tuple[Caches, Int[Array, '']]:
   params = own(params)
@@ -208,10 +209,10 @@ def _prefill_on_stage(
   run = functools.partial(run_stage, params, layout=layout)
 
   def advance(
-    tick: Int[Array, ''], carry: tuple[Caches, Packet]
+    step: Int[Array, ''], carry: tuple[Caches, Packet]
   ) -> tuple[Caches, Packet]:
     caches, inbox = carry
-    start = tick * width
+    start = step * width
     # Past the last chunk nothing is left of any row.
     count = jnp.clip(lengths - start, 0, width)
     chunk = lax.dynamic_slice_in_dim(tokens, start, width, axis=1)
@@ -224,19 +225,19 @@ def _prefill_on_stage(
     return caches, sent(packet, num_stages=layout.num_stages)
 
   num_chunks = -(-jnp.max(lengths) // width)
-  num_ticks = num_chunks + layout.num_stages - 1
+  num_steps = num_chunks + layout.num_stages - 1
   inbox = _empty_inbox(params, layout, batch_size=batch_size, width=width)
-  caches, _ = lax.fori_loop(0, num_ticks, advance, (own(caches), inbox))
-  return shared(caches), num_ticks
+  caches, _ = lax.fori_loop(0, num_steps, advance, (own(caches), inbox))
+  return shared(caches), num_steps
 
 
 def _decode_on_stage(
   params: StageParams,
   caches: Caches,
-  request: Request,
+  request: PipelineRequest,
   rows: Rows,
   *,
-  layout: Layout,
+  layout: PipelineLayout,
   method: SamplingMethod,
   capacity: int,
 ) -> tuple[Record, Caches]:
@@ -244,11 +245,13 @@ def _decode_on_stage(
   batch_size = rows.token.shape[0]
 
   run = functools.partial(run_stage, params, layout=layout)
-  say = functools.partial(answer, params, request, layout=layout, method=method)
+  decide = functools.partial(
+    decide_exit, params, request, layout=layout, method=method
+  )
   has_head = of_stage([s.has_head for s in layout.stages])
 
   def advance(carry: _Carry) -> _Carry:
-    """Take one tick."""
+    """Return the carry after one step."""
     rows = carry.rows
     entering = Packet(
       hidden=embed(params, rows.token[:, None]),
@@ -259,11 +262,11 @@ def _decode_on_stage(
     packet = received(carry.inbox, entering)
     out = if_any(packet.count > 0, run, packet, carry.caches)
     asks = has_head & (packet.count > 0) & ~packet.emitted
-    leaves, said = if_any(asks, say, packet, out, asks)
+    leaves, candidate = if_any(asks, decide, packet, out, asks)
     packet = dataclasses.replace(
       packet, hidden=out.hidden, emitted=packet.emitted | leaves
     )
-    emits, emitted = gather(leaves, said)
+    emits, emitted = gather(leaves, candidate)
     return _Carry(
       rows=next_rows(rows, emits, emitted, request),
       record=recorded(carry.record, emits, emitted),
@@ -285,7 +288,7 @@ def _decode_on_stage(
 
 
 def _empty_inbox(
-  params: StageParams, layout: Layout, *, batch_size: int, width: int
+  params: StageParams, layout: PipelineLayout, *, batch_size: int, width: int
 ) -> Packet:
   return no_packet(
     batch_size=batch_size,
