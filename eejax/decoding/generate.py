@@ -120,7 +120,7 @@ def generate(
     raise ArgumentError(
       f'max_new_tokens must be at least 1, not {max_new_tokens}.'
     )
-  seeds = _default_seeds(seeds, sampling, len(tokens))
+  seeds = default_seeds(seeds, sampling, len(tokens))
   if texts is not None and len(texts) != len(tokens):
     raise ArgumentError('texts and prompts must be equally many.')
   if not isinstance(params, Prepared):
@@ -198,9 +198,14 @@ def padded_prompts(prompts: Sequence[Sequence[int]]) -> np.ndarray:
   return padded
 
 
-def _default_seeds(
+def default_seeds(
   seeds: Sequence[int] | None, sampling: SamplingConfig, count: int
 ) -> Sequence[int]:
+  """Return a seed for each of `count` rows, by default those that follow.
+
+  Raises:
+    ArgumentError: there is another number of seeds than of rows.
+  """
   if seeds is None:
     return [sampling.seed + i for i in range(count)]
   if len(seeds) != count:

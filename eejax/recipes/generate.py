@@ -162,7 +162,10 @@ def generate(
     tokens_per_call,
   )
   results = []
-  with _shown(progress, len(ids) * max_new_tokens, on_tokens) as listen:
+  # Of a pipeline nothing is heard before all rows of a batch have ended.
+  wait = 'compiling' if mesh is None else 'compiling and generating'
+  total = len(ids) * max_new_tokens
+  with _shown(progress, total, on_tokens, wait=wait) as listen:
     for first in range(0, len(ids), batch_size):
       batch = ids[first : first + batch_size]
       results.append(batches.decode(batch, first=first, on_tokens=listen))
@@ -365,10 +368,12 @@ def _shown(
   progress: Progress,
   total: int,
   on_tokens: Callable[[TokenUpdate], None] | None,
+  *,
+  wait: str,
 ) -> Iterator[Callable[[TokenUpdate], None]]:
   """Give what shows tokens as they come, and the wait for the first ones."""
   with contextlib.ExitStack() as bars, contextlib.ExitStack() as compiling:
-    compiling.enter_context(progress.waiting('compiling'))
+    compiling.enter_context(progress.waiting(wait))
     shown: list[Bar] = []
 
     def listen(update: TokenUpdate) -> None:

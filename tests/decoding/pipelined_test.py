@@ -33,7 +33,6 @@ from eejax.decoding.pipelined.layout import make_layout
 from eejax.decoding.pipelined.mesh import pipeline_mesh
 from eejax.decoding.pipelined.programs import decode
 from eejax.decoding.pipelined.rows import PipelineRequest, Rows
-from eejax.decoding.policy.batching import Batching
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.decoding.results import FinishReason
 from eejax.errors import ArgumentError, EejaxError
@@ -675,8 +674,6 @@ class TestBadInput:
     (4, dict(policy=Policy(Mode.SPECULATIVE)), 'mode full or early_exit'),
     (4, dict(policy=early_exit((0.5,), kv_strategy=KVStrategy.COPY)),
      'leave the K/V strategy at deferred'),
-    (4, dict(policy=early_exit((0.5,), batching=Batching.ALL_AGREE)),
-     'leave the batching at ride_along'),
     (4, dict(policy=early_exit((0.5,), 'patience')), 'looks beyond one exit'),
     (4, dict(policy=early_exit((0.5,), threshold_rule='decaying(4)')),
      'no threshold rule decaying'),

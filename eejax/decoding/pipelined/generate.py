@@ -36,7 +36,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from eejax.config import EarlyExitConfig
-from eejax.decoding.generate import check_prompts
+from eejax.decoding.generate import (
+  FULL_DEPTH,
+  GREEDY,
+  check_prompts,
+  default_seeds,
+)
 from eejax.decoding.loop.plan import bucket
 from eejax.decoding.pipelined import results
 from eejax.decoding.pipelined.layout import make_layout
@@ -44,7 +49,12 @@ from eejax.decoding.pipelined.mesh import num_stages, pipeline_mesh
 from eejax.decoding.pipelined.parameters import place_params
 from eejax.decoding.pipelined.programs import decode, empty_caches, prefill
 from eejax.decoding.pipelined.results import PipelinedResult, PipelineSteps
-from eejax.decoding.pipelined.rows import PipelineRequest, Record, Rows
+from eejax.decoding.pipelined.rows import (
+  PipelineRequest,
+  Record,
+  Rows,
+  first_rows,
+)
 from eejax.decoding.pipelined.stage import Caches
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.use import check_uncertified
@@ -64,9 +74,6 @@ SMALLEST_ROOM = 32
 # Why a certificate does not cover this: tokens exit that a window, which was
 # part of what was certified, would have brought to full depth.
 NO_WINDOW = 'a pipeline, where no window brings tokens to full depth'
-
-FULL_DEPTH = Policy()
-GREEDY = SamplingConfig()
 
 
 class Pipeline:
@@ -155,10 +162,7 @@ class Pipeline:
     model = self._config.model
     tokens = check_prompts(prompts, config=model)
     count = len(tokens)
-    if seeds is None:
-      seeds = [sampling.seed + i for i in range(count)]
-    if len(seeds) != count:
-      raise ArgumentError(f'there are {len(seeds)} seeds for {count} prompts.')
+    seeds = default_seeds(seeds, sampling, count)
     eos = model.eos_ids if eos_ids is None else tuple(eos_ids)
     limits = [min(max_new_tokens, model.max_length - len(p)) for p in tokens]
     request = PipelineRequest(
@@ -244,7 +248,7 @@ class Pipeline:
     that the times of the calls that follow are those of the work.
     """
     padded, lengths, caches = self._start(prompts, max(limits))
-    rows = _first_rows(prompts, limits)
+    rows = first_rows(prompts, limits)
 
     def run(caches: Caches, rows: Rows) -> tuple[Record, Caches]:
       return decode(
@@ -303,20 +307,6 @@ class Pipeline:
         decode_steps=int(record.steps),
       ),
     )
-
-
-def _first_rows(
-  prompts: Sequence[Sequence[int]], limits: Sequence[int]
-) -> Rows:
-  """Return rows whose last prompt token is about to enter."""
-  everyone = jnp.ones(len(prompts), bool)
-  return Rows(
-    token=jnp.array([p[-1] for p in prompts], jnp.int32),
-    position=jnp.array([len(p) - 1 for p in prompts], jnp.int32),
-    enters=everyone,
-    live=everyone,
-    remaining=jnp.array(limits, jnp.int32),
-  )
 
 
 def _check_positive(name: str, value: int) -> None:

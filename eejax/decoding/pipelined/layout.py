@@ -24,7 +24,6 @@ from eejax.config import (
   GateKind,
   ModelConfig,
 )
-from eejax.decoding.policy.batching import Batching
 from eejax.decoding.policy.criteria import Reads, get_criterion
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.errors import ArgumentError
@@ -223,11 +222,6 @@ def _exits_taken(config: EarlyExitConfig, policy: Policy) -> dict[int, float]:
     raise ArgumentError(
       f'criterion {policy.criterion} looks beyond one exit, which stages do '
       'not show one another; use gate, max_prob, margin or entropy.'
-    )
-  if policy.batching is Batching.ALL_AGREE:
-    raise ArgumentError(
-      'rows of a pipeline do not wait for one another; leave the batching at '
-      f'ride_along instead of {policy.batching.value}.'
     )
   for name in ('threshold_rule', 'scored_vocabulary'):
     value, plain = getattr(policy, name), getattr(Policy, name)

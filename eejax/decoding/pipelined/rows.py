@@ -14,6 +14,7 @@
 """The state of rows and their tokens; the same on all devices."""
 
 import typing
+from collections.abc import Sequence
 
 import flax.struct
 import jax
@@ -91,6 +92,18 @@ class Record:
   emitted: Emitted
   counts: Int[Array, 'B']
   steps: Int[Array, '']
+
+
+def first_rows(prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> Rows:
+  """Return rows whose last prompt token is about to enter."""
+  everyone = jnp.ones(len(prompts), bool)
+  return Rows(
+    token=jnp.array([p[-1] for p in prompts], jnp.int32),
+    position=jnp.array([len(p) - 1 for p in prompts], jnp.int32),
+    enters=everyone,
+    live=everyone,
+    remaining=jnp.array(limits, jnp.int32),
+  )
 
 
 def gather(
