@@ -153,7 +153,7 @@ def test_a_mesh_gives_the_same_text_and_counts_steps(place, capsys):
     (('--kv', 'int8'), 'kv does not go with mesh'),
   ):
     mesh = ('--prompt', 'alpha', '--mesh', 'stage=4')
-    _, err = run(capsys, place, *mesh, *flags, expect=1)
+    _, err = run(capsys, place, *mesh, *flags, expect=2)
     assert message in err
 
 
