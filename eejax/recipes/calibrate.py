@@ -43,7 +43,11 @@ from eejax.recipes.calibration import speed as speed_lib
 from eejax.recipes.calibration.continuations import Continuations, Part
 from eejax.recipes.calibration.path import PathStep, PolicyPath
 from eejax.recipes.calibration.request import CalibrationRequest, read_prompts
-from eejax.recipes.calibration.result import CalibrationResult, ForecastSpeed
+from eejax.recipes.calibration.result import (
+  CalibrationError,
+  CalibrationResult,
+  ForecastSpeed,
+)
 from eejax.recipes.text import Text
 from eejax.version import __version__
 
@@ -72,6 +76,7 @@ def calibrate(
   search_text: Text | None = None,
   folder: str | os.PathLike | None = None,
   allow_slower: bool = False,
+  required: bool = False,
   times: PartTimes | None = None,
   progress: Progress = SILENT,
   clock: Clock = wall_clock,
@@ -81,7 +86,8 @@ def calibrate(
   With a chance of at least 1 - `delta` over the sequences that were drawn, the
   mean loss of a sequence drawn like them is at most `risk`; a sequence is a
   prompt cut from the text and its greedy continuation. The policy carries a
-  certificate of that, and everything it depends on.
+  certificate of that, and everything it depends on. Where no such policy pays,
+  full decoding is returned, whose `note` says why and what it would take.
   `eejax.recipes.calibrate.run_calibration` returns all that was looked at.
 
   Args:
@@ -115,15 +121,18 @@ def calibrate(
       from there; None keeps nothing.
     allow_slower: return a certified policy though it is measured to be no
       faster than full decoding.
+    required: raise where there is no certified policy that pays, instead of
+      returning full decoding.
     times: of the parts of decoding on this machine, for forecasts; measured
       where they are not given.
     progress: is told how far it has come.
     clock: returns the times that a decoding took.
 
   Raises:
-    CalibrationError: no thresholds save time, none can be certified with these
-      sequences, or those that are do not pay; the message says what it would
-      take, and the error's `result` has all that was looked at.
+    CalibrationError: a policy is `required`, and no thresholds save time, none
+      can be certified with these sequences, or those that are do not pay; the
+      message says what it would take, and the error's `result` has all that
+      was looked at.
     EejaxError: an argument cannot be used, the text is too short, the model
       has no exits or tokenizer, or the folder cannot be written.
 
@@ -148,7 +157,7 @@ def calibrate(
     seed=seed,
     dtype=dtype,
   )
-  return run_calibration(
+  result = run_calibration(
     model,
     text,
     request,
@@ -157,7 +166,13 @@ def calibrate(
     times=times,
     progress=progress,
     clock=clock,
-  ).policy(allow_slower=allow_slower)
+  )
+  try:
+    return result.policy(allow_slower=allow_slower)
+  except CalibrationError as error:
+    if required:
+      raise
+    return Policy(note=str(error))
 
 
 def run_calibration(

@@ -20,7 +20,7 @@ import pytest
 
 import eejax
 from eejax.analysis import certify
-from eejax.decoding.policy.policy import Mode
+from eejax.decoding.policy.policy import Mode, Policy
 from eejax.decoding.results import Timing
 from eejax.errors import ArgumentError, EejaxError
 from eejax.evaluation.part_times import PartTimes
@@ -67,8 +67,8 @@ def go(calibration_models, calibration_text):
   def run(model='perfect', text=calibration_text, clock=half, **more):
     if isinstance(model, str):
       model = calibration_models[model]
-    given = {'times': TIMES, 'clock': clock, **SMALL, **more}
-    return calibrate(model, text, **given)
+    given = {'times': TIMES, 'clock': clock, 'required': True}
+    return calibrate(model, text, **{**given, **SMALL, **more})
 
   return run
 
@@ -150,7 +150,7 @@ def test_perfect_exits_are_certified_and_measured(result):
   assert result.report_loss == 0
   assert 'certified at 0.95' in result.summary()
   assert 'So it pays' in result.summary()
-  taken = [r for r in result.rows() if r['certified'] == 'yes, taken']
+  taken = [r for r in result.table() if r['certified'] == 'yes, taken']
   assert [r['measured speed'] for r in taken] == [2.0]
 
 
@@ -205,6 +205,16 @@ def test_random_exits_are_not_certified(go):
     assert 'nothing can be certified' in result.summary()
 
 
+def test_without_a_certificate_full_decoding_is_returned(go, tmp_path):
+  policy = go('random', criterion='max_prob', required=False)
+  assert policy.mode is Mode.FULL and policy.certificate is None
+  with pytest.raises(CalibrationError) as caught:
+    go('random', criterion='max_prob')
+  assert policy.note == str(caught.value)
+  policy.save(tmp_path / 'policy.json')
+  assert Policy.load(tmp_path / 'policy.json') == policy
+
+
 def test_too_few_sequences_say_how_many_are_needed(go):
   # A loss of 0.25 for each sequence is certified below 0.4 by enough of them.
   with pytest.raises(CalibrationError, match=r'about \d\d sequences would'):
@@ -213,7 +223,7 @@ def test_too_few_sequences_say_how_many_are_needed(go):
 
 def test_exits_that_save_no_time_are_said_to(look):
   result = look(model='random', criterion='max_prob', window=1)
-  assert result.certification is None and result.rows() == []
+  assert result.certification is None and result.table() == []
   assert 'no thresholds save time' in result.summary()
   assert result.to_json()['certified'] is False
   assert result.plot().axes[0].get_title() == 'nothing to certify'

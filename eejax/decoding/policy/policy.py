@@ -74,6 +74,7 @@ class Policy:
       `eejax.decoding.policy.use.backbone_identity`.
     certificate: what the thresholds were certified for, or None; see
       `eejax.decoding.policy.use`.
+    note: what whoever made the policy says of it, for people.
 
   Example:
     >>> policy = Policy(Mode.EARLY_EXIT, 'max_prob', (0.9, None))
@@ -95,6 +96,7 @@ class Policy:
   scored_vocabulary: str = 'whole'
   backbone_hash: str | None = None
   certificate: Certificate | None = None
+  note: str = ''
 
   def __post_init__(self):
     numbers = tuple(None if t is None else float(t) for t in self.thresholds)
