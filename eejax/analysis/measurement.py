@@ -152,7 +152,8 @@ class _Run:
     self._prepared = prepared
     if candidate is not None:
       assert candidate.policy is not None
-      self._policy = candidate.policy
+      # Whoever gives a policy checks its certificate.
+      self._policy = candidate.policy.without_certificate()
       self._prepared, self._config = _with_exits(prepared, model, candidate)
     self._last: DecodeResult | None = None
     self.rows: list[GeneratedRow] = []

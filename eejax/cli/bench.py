@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     progress=output.reporter(),
   )
   page = result.save(path.with_suffix('.html'))
-  output.show(formatting.table(result.rows()))
+  output.show(formatting.table(result.table()))
   for line in result.peer_rows():
     output.show(f'{line["decoder"]}: {line["tokens/s, prefill included"]}')
   output.show(f'\nwrote {path} and {page}')

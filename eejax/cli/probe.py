@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     "the model's own final norm and head\n"
   )
   output.show(formatting.table(result.depth_rows()))
-  output.show('\n' + formatting.table(result.rows()))
+  output.show('\n' + formatting.table(result.table()))
   output.show('\n' + result.summary())
   for sentence in result.sentences():
     output.show(f'- {sentence}')

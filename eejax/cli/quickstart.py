@@ -14,10 +14,9 @@
 """eejax quickstart: the whole path on one small model, with a report."""
 
 import argparse
-import pathlib
 from typing import Any
 
-from eejax import formatting, serialization
+from eejax import formatting
 
 HELP = 'the whole path on the embedded model: probe, tune, decode, report'
 EXAMPLE = 'eejax quickstart --backbone models/SmolLM2-135M --steps 200'
@@ -40,10 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--backbone',
+    default='default',
     metavar='PATH',
     help=(
-      'a Hugging Face folder or an eejax checkpoint (default: the model that '
-      'is shipped with eejax)'
+      'a Hugging Face folder, an eejax checkpoint or a name on the hub '
+      '(default: the model that is shipped with eejax)'
     ),
   )
   parser.add_argument(
@@ -72,11 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ),
   )
   parser.add_argument(
-    '--target',
+    '--risk',
     type=float,
-    default=0.97,
-    metavar='SHARE',
-    help='agreement with full decoding to calibrate for (default: 0.97)',
+    default=0.03,
+    metavar='X',
+    help='share of tokens that may differ from full decoding (default: 0.03)',
   )
   parser.add_argument(
     '--seed', type=int, default=0, help='of everything random (default: 0)'
@@ -90,7 +90,7 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
     ('--steps', 250, 'optimizer steps of tuning'),
     ('--eval-tokens', 16_000, 'tokens of held-out text each measurement reads'),
     ('--prompts', 6, 'prompts that are timed'),
-    ('--new-tokens', 64, 'tokens generated for each'),
+    ('--new-tokens', 48, 'tokens generated for each'),
     ('--repeats', 3, 'rounds of timing'),
     ('--window', 8, 'tokens that wait for deeper blocks, at most'),
   ):
@@ -112,34 +112,31 @@ def _positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.cli import quickstart_stages
-  from eejax.recipes import stages
-  from eejax.report import quickstart_page
-
-  settings = quickstart_stages.Settings.of(args)
-  with stages.claimed(args.out) as folder:
-    if args.force:
-      stages.forget(folder)
-    summary = quickstart_stages.run_all(settings, folder)
-    serialization.write_text(
-      folder / 'summary.json', serialization.dumps(summary, indent=1) + '\n'
-    )
-    serialization.write_text(
-      folder / 'report.html', quickstart_page.render(summary)
-    )
-  say_summary(summary, folder)
-  return summary
-
-
-def say_summary(summary: dict[str, Any], folder: pathlib.Path) -> None:
-  """Print what came out, and where more of it is."""
   from eejax.cli import output
+  from eejax.recipes.quickstart import QuickstartSettings, quickstart
+  from eejax.recipes.text import read_text
 
-  output.show('')
-  for line in summary['meaning']:
-    output.show(line)
-  took = sum(stage['seconds'] for stage in summary['stages'])
-  output.show(
-    f'\nall stages took {formatting.duration(took)}; figures: '
-    f'{folder / "summary.json"}\nopen in a browser: {folder / "report.html"}'
+  unit = args.unit or ('file' if args.data == 'stdlib' else 'paragraph')
+  settings = QuickstartSettings(
+    backbone=args.backbone,
+    text=read_text(args.data, unit=unit),
+    exits=args.exits,
+    risk=args.risk,
+    steps=args.steps,
+    max_tokens=args.eval_tokens,
+    prompts=args.prompts,
+    new_tokens=args.new_tokens,
+    repeats=args.repeats,
+    window=args.window,
+    seed=args.seed,
   )
+  result = quickstart(
+    settings, folder=args.out, force=args.force, progress=output.reporter()
+  )
+  took = formatting.duration(sum(result.seconds.values()))
+  output.show(
+    f'\n{result}\n\nall stages took {took}; figures: '
+    f'{result.folder / "summary.json"}\n'
+    f'open in a browser: {result.folder / "report.html"}'
+  )
+  return result.to_json()

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     progress=output.reporter(),
   )
   output.show(result.work())
-  if rows := result.rows():
+  if rows := result.table():
     output.show(f'\n{formatting.table(rows)}\n')
   values = {'checkpoint': args.checkpoint, **result.to_json()}
   if not result.is_lossless:

@@ -89,7 +89,7 @@ class BenchResult(Result):
       f'{noise} times itself (noise).'
     )
 
-  def rows(self) -> list[dict[str, Any]]:
+  def table(self) -> list[dict[str, Any]]:
     """Return a line for each strategy."""
     return bench_page.rows(serialization.plain(self.measured))
 
@@ -188,7 +188,7 @@ def bench(
     ...   batch_sizes=[1],
     ...   max_new_tokens=4,
     ... )
-    >>> [row['strategy'] for row in result.rows()]
+    >>> [row['strategy'] for row in result.table()]
     ['full', 'early exit max_prob 0.9']
   """
   if repeats < 1:

@@ -119,7 +119,7 @@ class EvaluateResult(Result):
       'with the final head is teacher-forced.'
     )
 
-  def rows(self) -> list[dict[str, Any]]:
+  def table(self) -> list[dict[str, Any]]:
     """Return a line for each head."""
     return [
       {
@@ -173,8 +173,9 @@ class EvaluateResult(Result):
     assert self.sweep is not None
     return self.sweep.rows(self.quality.heads[-1].depth)
 
-  def _content(self) -> str:
-    content = super()._content()
+  def content(self) -> str:
+    """Return what a page shows of the result, as HTML."""
+    content = super().content()
     if self.sweep is None:
       return content
     return content + page.section(

@@ -54,9 +54,7 @@ class GenerateResult(Result):
     pipeline: steps of the pipeline, where tokens were decoded on a mesh.
   """
 
-  # Other results have a method of this name, the rows of their table; this one
-  # shows its rows as texts.
-  rows: tuple[GeneratedRow, ...] = dataclasses.field()  # type: ignore[assignment]
+  rows: tuple[GeneratedRow, ...]
   timing: Timing
   batch: BatchAccounting
   policy: Policy
@@ -154,7 +152,8 @@ class GenerateResult(Result):
     axes.set_xlabel(f'depth at which a token was emitted ({names[-1]} is full)')
     axes.set_ylabel('tokens')
 
-  def _content(self) -> str:
+  def content(self) -> str:
+    """Return what a page shows of the result, as HTML."""
     shown = self.rows[:MOST_SHOWN]
     content = [page.paragraph(note) for note in self.notes()]
     content.append(page.depth_legend(self.levels))

@@ -90,7 +90,7 @@ class PlanResult(Result):
       'more devices, a smaller batch or fewer exits with matrices of their own.'
     )
 
-  def rows(self) -> list[dict[str, Any]]:
+  def table(self) -> list[dict[str, Any]]:
     """Return a line for each layout that fits."""
     return [table.row(p) for p in self.layouts.fitting[: self.best]]
 
@@ -139,8 +139,9 @@ class PlanResult(Result):
       (f'{count} meshes do not fit', self.too_large_rows()),
     ]
 
-  def _content(self) -> str:
-    parts = [super()._content()]
+  def content(self) -> str:
+    """Return what a page shows of the result, as HTML."""
+    parts = [super().content()]
     parts += [
       page.section(title, page.table(rows))
       for title, rows in self._tables()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eejax import serialization
+from eejax.analysis.candidate import Candidate, Promise
 from eejax.analysis.candidate_search import (
   FIELDS,
   NUM_CANDIDATES,
@@ -31,6 +32,7 @@ from eejax.analysis.candidate_search import (
 )
 from eejax.analysis.cost_model import decode_cost
 from eejax.analysis.measurement import (
+  TRAINED,
   Clock,
   MeasurementSettings,
   Prompt,
@@ -46,6 +48,9 @@ from eejax.capture.captured import Captured
 from eejax.checkpoint.model import Model
 from eejax.data.batch import Batch
 from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy.modes import Mode
+from eejax.decoding.policy.policy import Policy
+from eejax.decoding.policy.use import Use, check_use
 from eejax.errors import ArgumentError
 from eejax.evaluation.part_times import PartTimes, part_times
 from eejax.hardware import read_hardware
@@ -112,7 +117,7 @@ class ProbeResult(Result):
     """Return the answer in a sentence."""
     return self.verdict.sentence()
 
-  def rows(self) -> list[dict[str, Any]]:
+  def table(self) -> list[dict[str, Any]]:
     """Return the lines of a table of all candidates."""
     return self.verdict.rows()
 
@@ -194,6 +199,7 @@ def probe(
   num_prompts: int = NUM_PROMPTS,
   new_tokens: int = NEW_TOKENS,
   repeats: int = REPEATS,
+  policy: Policy | None = None,
   dtype: str = 'float32',
   times: PartTimes | None = None,
   progress: Progress = SILENT,
@@ -222,6 +228,8 @@ def probe(
     num_prompts: prompts to measure on, of 24 tokens.
     new_tokens: generated after each.
     repeats: rounds that are timed.
+    policy: one more candidate, such as `eejax.calibrate` returns; it must have
+      been fitted on another text.
     dtype: what is computed in.
     times: of the parts of decoding, where they are known.
     progress: told of what is done.
@@ -239,6 +247,11 @@ def probe(
     no
   """
   question = Question(loss, max_exits, window, hardware)
+  given = []
+  if policy is not None:
+    use = Use(dtype=dtype, max_new_tokens=new_tokens)
+    check_use(policy, model, use, progress=progress)
+    given.append(_candidate(model, policy))
   if model.config.model.num_layers < 2:
     raise ArgumentError(
       'a model of one block has no depth to exit at; take a deeper one.'
@@ -272,6 +285,7 @@ def probe(
     search_rows=_filled_rows(parts[0]),
     text=str(text),
     measurement=MeasurementSettings(new_tokens, repeats, dtype, clock),
+    given=given,
     times=times,
     progress=progress,
   )
@@ -286,6 +300,7 @@ def probe_captured(
   search_rows: int | None = None,
   text: str = '',
   measurement: MeasurementSettings | None = None,
+  given: Sequence[Candidate] = (),
   bootstrap: Bootstrap = DEFAULT,
   times: PartTimes | None = None,
   progress: Progress = SILENT,
@@ -302,6 +317,7 @@ def probe_captured(
       first half.
     text: that was captured, in words.
     measurement: how it is measured; None is as `probe` does.
+    given: candidates besides those that are searched for.
     bootstrap: how intervals of forecasts are made.
     times: of the parts of decoding, where they are known.
     progress: told of what is done.
@@ -325,7 +341,7 @@ def probe_captured(
         bootstrap,
       ),
     )
-  candidates, noise = search.candidates, None
+  candidates, noise = (*search.candidates, *given), None
   if prompts and question.hardware is None:
     candidates, noise = measure(
       model, candidates, prompts, settings=measurement, progress=progress
@@ -341,6 +357,18 @@ def probe_captured(
   )
   bare = model_cost(model.config.with_exits(()))
   return ProbeResult(verdict, search, text, bare.head_in_blocks)
+
+
+def _candidate(model: Model, policy: Policy) -> Candidate:
+  """Return a policy of the model as a candidate."""
+  is_exact = policy.mode is not Mode.EARLY_EXIT
+  return Candidate(
+    name='the policy given' if is_exact else 'calibrated early exit',
+    source=TRAINED,
+    depths=model.config.exit_depths,
+    policy=policy,
+    promise=Promise.of(policy),
+  )
 
 
 def _prompts(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Result:
   """Base of results: frozen dataclasses of what a recipe measured or made.
 
-  A subclass overrides `summary`, and of the others what it has: `rows` for a
+  A subclass overrides `summary`, and of the others what it has: `table` for a
   table, `to_json` where its fields are not all plain, `page` where it has a
   page of its own, `draw` for a picture.
 
@@ -44,7 +44,7 @@ class Result:
     """Return what came out, in a sentence or two."""
     raise NotImplementedError(f'{type(self).__name__} has no summary')
 
-  def rows(self) -> list[dict[str, Any]]:
+  def table(self) -> list[dict[str, Any]]:
     """Return the lines of a table; the first one names the columns."""
     return []
 
@@ -55,7 +55,7 @@ class Result:
   def page(self) -> str:
     """Return a self-contained HTML page."""
     return page.page(
-      self.title, f'<h1>{page.text(self.title)}</h1>\n{self._content()}'
+      self.title, f'<h1>{page.text(self.title)}</h1>\n{self.content()}'
     )
 
   def draw(self, axes: 'Axes') -> None:
@@ -105,14 +105,15 @@ class Result:
     self.plot().savefig(partial, format='png', dpi=150)
     os.replace(partial, path)
 
-  def _content(self) -> str:
-    return page.paragraph(self.summary()) + page.table(self.rows())
+  def content(self) -> str:
+    """Return what a page shows of the result, as HTML."""
+    return page.paragraph(self.summary()) + page.table(self.table())
 
   def _repr_html_(self) -> str:
-    return page.fragment(self._content())
+    return page.fragment(self.content())
 
   def __str__(self) -> str:
-    table = formatting.table(self.rows())
+    table = formatting.table(self.table())
     return f'{self.summary()}\n\n{table}' if table else self.summary()
 
 

@@ -83,7 +83,7 @@ class RunResult(Result):
     ]
     return f'{sentence} Held-out loss: {", ".join(parts)}.'
 
-  def rows(self) -> list[dict[str, Any]]:
+  def table(self) -> list[dict[str, Any]]:
     """Return a line for every head."""
     return [
       {

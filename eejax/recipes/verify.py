@@ -118,7 +118,7 @@ class VerifyResult(Result):
     """Return the answer, and how much was compared."""
     return f'{self.verdict}\n{self.work()}'
 
-  def rows(self) -> list[dict[str, Any]]:
+  def table(self) -> list[dict[str, Any]]:
     """Return a line for each row that differs."""
     return [
       {

@@ -162,7 +162,7 @@ class TestWhole:
 
   def test_it_shows_the_verdict(self, whole):
     assert whole.summary() == 'No: it is too slow.'
-    assert [r['read-out'] for r in whole.rows()][:2] == ['depth 0', 'depth 1']
+    assert [r['read-out'] for r in whole.table()][:2] == ['depth 0', 'depth 1']
     assert 'No: it is too slow.' in whole._repr_html_()
     (axes,) = whole.plot().axes
     assert axes.get_xlabel() == 'depth'
@@ -250,7 +250,7 @@ class TestSeveralModels:
     one, two = result.sections['comparison']['models']
     assert one['eas'] == two['eas'] is not None
     assert result.summary() == '2 of 2 models could be measured.'
-    assert [row['model'] for row in result.rows()] == ['one', 'two']
+    assert [row['model'] for row in result.table()] == ['one', 'two']
     assert result.folder is None
 
   def test_none_is_refused(self, place):

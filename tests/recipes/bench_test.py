@@ -80,7 +80,7 @@ def test_policies_are_measured_beside_full_decoding(model):
   assert row.speedup.value == pytest.approx(row.predicted_speedup, rel=0.01)
   assert row.speedup.value > 1 and row.tokens == 5
   assert 'At batch 2 the fastest is early exit max_prob' in result.summary()
-  assert result.rows()[1]['strategy'] == 'early exit max_prob 1e-09,never'
+  assert result.table()[1]['strategy'] == 'early exit max_prob 1e-09,never'
   assert result.values['prompts'] == 'the caller'
 
 

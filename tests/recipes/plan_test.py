@@ -33,7 +33,7 @@ def test_the_fastest_layout_is_first():
   values = result.to_json()
   json.dumps(values)
   assert values['hardware'] == 'H100 80GB SXM'
-  assert len(values['plans']) == len(result.rows()) == 2
+  assert len(values['plans']) == len(result.table()) == 2
   first, second = values['plans']
   assert first['step_s'] <= second['step_s']
   assert result.fits and result.fastest.time.total == first['step_s']
@@ -62,7 +62,7 @@ def test_tables_show_time_memory_and_cost():
 
 def test_what_does_not_fit_is_said():
   result = plan('llama_2_70b', devices=2, batch_size=8)
-  assert not result.fits and result.fastest is None and result.rows() == []
+  assert not result.fits and result.fastest is None and result.table() == []
   assert 'meshes do not fit' in str(result) and 'optimizer' in str(result)
   assert result.verdict().startswith('nothing fits; the closest')
 

@@ -100,7 +100,7 @@ def test_a_result_shows_and_saves_itself(result, tmp_path):
   assert values['answer'] == 'yes'
   assert values['headline'] == result.summary() in str(result)
   assert values['natural_exits']['saved_if_stable']['value'] > 0.5
-  assert len(result.rows()) == len(values['candidates'])
+  assert len(result.table()) == len(values['candidates'])
   assert [row['depth'] for row in result.depth_rows()] == list(range(7))
   assert 'Ceiling: ' in ' '.join(result.sentences())
   page = result.save(tmp_path / 'probe.html').read_text()

@@ -31,7 +31,7 @@ class Speeds(Result):
   def summary(self):
     return 'faster & <safer>'
 
-  def rows(self):
+  def table(self):
     return [{'speed': value} for value in self.values]
 
   def draw(self, axes):

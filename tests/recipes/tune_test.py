@@ -69,7 +69,7 @@ def test_losses_are_held_out_before_and_after(run):
   for before, after in run.losses.values():
     assert after < before
   assert [point['step'] for point in run.curve] == [0, 3]
-  assert {row['head'] for row in run.rows()} == {'exit 1', 'exit 3'}
+  assert {row['head'] for row in run.table()} == {'exit 1', 'exit 3'}
   values = run.to_json()
   assert values['held_out']['exit_3/loss'] == run.losses['exit_3'][1]
   assert 'exit 3' in run._repr_html_() and 'exit 3' in str(run)

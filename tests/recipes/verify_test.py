@@ -53,7 +53,7 @@ def run(model, **changes):
 
 def test_it_says_lossless_and_counts(model):
   result = run(model)
-  assert result.is_lossless and result.rows() == []
+  assert result.is_lossless and result.table() == []
   # Two batches of one row and one of two, six tokens each.
   assert (result.counts.rows, result.counts.tokens) == (4, 24)
   values = result.to_json()
@@ -96,7 +96,7 @@ def test_a_difference_is_told_with_its_place(model, monkeypatch):
   assert difference['gap'] > 0 and difference['bound'] > 0
   assert difference['full_token'] != difference['speculative_token']
   assert 'not lossless here' in result.verdict
-  row = result.rows()[0]
+  row = result.table()[0]
   assert row['kind'] == 'real' and row['top-2 gap'] > 0
   # Without a tokenizer tokens are ids.
   assert row['full'] == str(difference['full_token'])

@@ -89,7 +89,7 @@ class AnalysisResult(Result):
     names = ', '.join(sections)
     return f'{self.values["name"]} was analysed: {names}.'
 
-  def rows(self) -> list[dict[str, Any]]:
+  def table(self) -> list[dict[str, Any]]:
     """Return a line for each depth, or for each model that is compared."""
     sections = self.sections
     if sections.get('natural'):

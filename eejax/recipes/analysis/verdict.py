@@ -98,7 +98,7 @@ def verdict_section(
     'kind': verdict_page.KINDS[result.verdict.answer],
     'headline': result.summary(),
     'sentences': result.sentences(),
-    'ways': result.rows(),
+    'ways': result.table(),
     'machine': result.verdict.machine,
     'verdict': result.verdict.to_json(),
     # What a step costs beside blocks and the head is paid for each draft, too.

@@ -139,7 +139,7 @@ class CalibrationResult(Result):
       ]
     return ' '.join(sentences)
 
-  def rows(self) -> list[dict[str, Any]]:
+  def table(self) -> list[dict[str, Any]]:
     """Return the lines of a table of the settings that were looked at."""
     if self.certification is None:
       return []
@@ -177,7 +177,7 @@ class CalibrationResult(Result):
       'report_loss': self.report_loss,
       'settings': [
         {'target': step.target, **row}
-        for step, row in zip(self.steps, self.rows(), strict=False)
+        for step, row in zip(self.steps, self.table(), strict=False)
       ],
     }
     return serialization.plain(values)
