@@ -46,7 +46,7 @@ LEVEL = 'empirical, teacher-forced'
 
 @dataclasses.dataclass(frozen=True)
 class Depth:
-  """Hold what reading one depth is worth.
+  """Quality of one depth, read with the final norm and head.
 
   Attributes:
     depth: blocks run.
@@ -65,7 +65,7 @@ class Depth:
 
 @dataclasses.dataclass(frozen=True)
 class NaturalExits:
-  """Hold the natural exits of a model on a text.
+  """Natural exits of a model on a text.
 
   Attributes:
     depths: of every depth, 0 to L.

@@ -20,7 +20,7 @@ import pathlib
 from typing import Any
 
 from eejax import serialization
-from eejax.cli import gin_policy, measuring
+from eejax.cli import gin_policy
 
 HELP = 'choose thresholds on a text, with a guarantee on what they lose'
 EXAMPLE = (
@@ -139,7 +139,7 @@ def _add_guarantee(group: argparse._ArgumentGroup) -> None:
 def _add_data(group: argparse._ArgumentGroup) -> None:
   group.add_argument(
     '--data',
-    default=measuring.STANDARD_LIBRARY,
+    default='stdlib',
     metavar='FILE',
     help=(
       'a text or .jsonl file, a folder or a glob, cut into prompts, or '

@@ -16,14 +16,14 @@
 import argparse
 from typing import Any
 
-from eejax.cli import measuring
+from eejax.cli import text_flags
 
 HELP = 'measure every exit on a text; --sweep adds speed against quality'
 EXAMPLE = 'eejax eval checkpoints/tuned --data notes.txt --sweep'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  measuring.add_arguments(parser, max_tokens=20_000)
+  text_flags.add_arguments(parser, max_tokens=20_000)
   group = parser.add_argument_group('sweep')
   group.add_argument(
     '--sweep',

@@ -92,12 +92,14 @@ def open_model(
     EejaxError: there is no such model, or the policy does not fit it.
   """
   from eejax.checkpoint import folder, manifest
-  from eejax.cli import measuring, output
+  from eejax.checkpoint.load import load
+  from eejax.cli import output
   from eejax.decoding.loop.plan import make_plan
 
   path = pathlib.Path(args.checkpoint)
   if not (path / manifest.NAME).is_file():
-    model = measuring.open_model(path, dtype=args.dtype)
+    model = load(args.checkpoint, dtype=args.dtype, progress=output.reporter())
+    _ = model.tokenizer  # raises where there is none
     return model, chosen_policy(args, model.config)
   stored = folder.read_manifest(path)
   policy = chosen_policy(args, stored.config)
@@ -108,6 +110,6 @@ def open_model(
     model = folder.load(
       path, depth=depth, layout=folder.Layout.UNSTACKED, dtype=args.dtype
     )
-  measuring.check_has_tokenizer(path, model)
+  _ = model.tokenizer  # raises where there is none
   # Exits that were not read are there all the same; see `recipes.generate`.
   return dataclasses.replace(model, config=stored.config), policy

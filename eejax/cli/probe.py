@@ -18,14 +18,14 @@ import pathlib
 from typing import Any
 
 from eejax import formatting, serialization
-from eejax.cli import measuring
+from eejax.cli import text_flags
 
 HELP = 'say whether early exit pays on a model, at which exits, and how much'
 EXAMPLE = 'eejax probe models/Llama-3.2-1B --data notes.txt --out probe.html'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  measuring.add_arguments(parser, max_tokens=8_000)
+  text_flags.add_arguments(parser, max_tokens=8_000)
   group = parser.add_argument_group('what is asked')
   group.add_argument(
     '--loss',
@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+  from eejax.checkpoint.load import load
   from eejax.cli import output
   from eejax.data.corpus import Split, TextUnit
   from eejax.recipes.probe import Question, probe
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     None if args.split is None else Split(args.split),
     TextUnit(args.unit),
   )
-  model = measuring.open_model(args.checkpoint, dtype=args.dtype)
+  model = load(args.checkpoint, dtype=args.dtype, progress=output.reporter())
   result = probe(
     model,
     text,

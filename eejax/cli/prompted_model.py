@@ -14,7 +14,6 @@
 """A model with exits and prompts, as `verify` and `bench` take them."""
 
 import argparse
-import dataclasses
 from typing import TYPE_CHECKING
 
 from eejax.cli import generate_inputs
@@ -23,8 +22,6 @@ from eejax.errors import ArgumentError
 if TYPE_CHECKING:
   from eejax.checkpoint.model import Model
   from eejax.recipes.prompts import Prompts
-
-# Tokens of a prompt that is taken from the standard library.
 
 
 def add_arguments(
@@ -90,19 +87,14 @@ def open_model(args: argparse.Namespace) -> 'Model':
   Raises:
     EejaxError: there is no such model, or it has no exits.
   """
-  import jax
-
-  from eejax.checkpoint import surgery
   from eejax.checkpoint.load import load
   from eejax.cli import output
+  from eejax.recipes.add_exits import add_exits
   from eejax.recipes.prompts import check_has_exits
 
   model = load(args.checkpoint, dtype=args.dtype, progress=output.reporter())
   if args.exits:
-    params, config = surgery.add_exits(
-      model.params, model.config, args.exits, key=jax.random.key(0)
-    )
-    model = dataclasses.replace(model, params=params, config=config)
+    model = add_exits(model, args.exits)
   check_has_exits(model)
   return model
 

@@ -51,7 +51,7 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-  """Hold what decoding would have done with each setting.
+  """Work and exits of decoding with each setting, replayed.
 
   Attributes:
     taken: stage at which each token was emitted, E at full depth; -1 where

@@ -36,7 +36,7 @@ from eejax.types import Array, Float, Int, Params
 
 @flax.struct.dataclass
 class Intermediates:
-  """Hold what was kept so far; None where no exit reads it.
+  """Intermediate values kept so far; None where no exit reads one.
 
   Attributes:
     streams: the residual stream, a slot for each depth that is read.

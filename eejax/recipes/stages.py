@@ -128,7 +128,7 @@ class Stages:
 
 @contextlib.contextmanager
 def claimed(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """Hold a folder of stages for this process; make it if it is not there.
+  """Lock a folder of stages for this process; make it if it is not there.
 
   Raises:
     ArgumentError: something else is there.

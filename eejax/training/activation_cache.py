@@ -81,7 +81,7 @@ class Depths:
 
 @dataclasses.dataclass(frozen=True)
 class CachedBatch(Batch):
-  """Hold a batch with what exits read of the backbone.
+  """A batch with what exits read of the backbone.
 
   Attributes:
     streams: in the order of `Depths.streams`; None where none is read.

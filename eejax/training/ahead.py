@@ -41,7 +41,7 @@ from eejax.types import Params
 
 @dataclasses.dataclass(frozen=True)
 class StepMemory:
-  """Hold what a compiled step needs of each device, in bytes.
+  """Memory that a compiled step needs on each device, in bytes.
 
   Attributes:
     arguments: parameters, optimizer state and the batch.

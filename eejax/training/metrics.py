@@ -99,7 +99,7 @@ def add_sums(parts: Sequence[LossSums]) -> LossSums:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """Hold one line of the metrics file.
+  """One line of the metrics file.
 
   Attributes:
     step: optimizer steps taken when it was measured.

@@ -48,7 +48,7 @@ from eejax.types import Array, Float, Params, PyTree
 
 @flax.struct.dataclass
 class StepContext:
-  """Hold what all turns of a step share.
+  """Inputs that all microbatches of a step share.
 
   Attributes:
     exit_weights: weight of each exit's loss, 0 where it does not take part.

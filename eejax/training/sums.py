@@ -32,7 +32,7 @@ else:
 
 @flax.struct.dataclass
 class TokenBatch:
-  """Hold a batch of token rows on the device.
+  """A batch of token rows on the device.
 
   Attributes:
     tokens: inputs.
@@ -56,7 +56,7 @@ class TokenBatch:
 
 @flax.struct.dataclass
 class HeadSums:
-  """Hold sums over the tokens that count; divide them by `tokens`.
+  """Sums over the tokens that count; divide them by `tokens`.
 
   Attributes:
     tokens: tokens counted: 0 where the head took no part.
@@ -81,7 +81,7 @@ class HeadSums:
 
 @flax.struct.dataclass
 class LossSums:
-  """Hold a step's sums; microbatches are added leaf by leaf.
+  """Sums of a step; microbatches are added leaf by leaf.
 
   Attributes:
     objective: what is differentiated, times the number of tokens.

@@ -73,7 +73,7 @@ _LEVELS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
-  """Hold how well a gate tells positions that are there from the others.
+  """Quality of a gate: how well it tells settled positions from others.
 
   Attributes:
     gate: its name.
@@ -90,7 +90,7 @@ class Detection:
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-  """Hold what a gate does at one threshold; see the module's docstring."""
+  """Outcome of a gate at one threshold; see the module's docstring."""
 
   gate: str
   threshold: float

@@ -13,9 +13,9 @@
 # limitations under the License.
 """Two models on one text: does joint training make exits, or find them?
 
-Paper A's claim is that exits are there without joint training, and that
-joint training helps a gate to find the best one. In numbers, on the same
-positions, each the joint model's less the plain model's:
+Shan et al. (2024, "Early Exit Is a Natural Capability in Transformer-based
+Models") claim that exits are there without joint training, and that joint
+training helps a gate to find the best one. In numbers, on the same positions, each the joint model's less the plain model's:
 
   ceiling gap  mean skip at the stable depth: what could be saved
   gate gap     mean skip of a gate at equal agreement: what is saved
@@ -50,7 +50,7 @@ from eejax.types import Float
 
 @dataclasses.dataclass(frozen=True)
 class Paired:
-  """Hold a figure of two models on the same positions.
+  """A figure of two models on the same positions.
 
   Attributes:
     plain: of the plain model.
@@ -65,7 +65,7 @@ class Paired:
 
 @dataclasses.dataclass(frozen=True)
 class JointAgainstPlain:
-  """Hold what joint training changes.
+  """Comparison of a jointly trained model with a plain one.
 
   Attributes:
     gate: which gate.

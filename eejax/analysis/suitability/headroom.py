@@ -39,7 +39,7 @@ from eejax.types import Float
 
 @dataclasses.dataclass(frozen=True)
 class Headroom:
-  """Hold the ceilings of a model on a text.
+  """Ceilings of a model on a text.
 
   Attributes:
     stable: SAT.

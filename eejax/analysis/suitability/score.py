@@ -139,7 +139,7 @@ DEFAULT_SETTINGS = ScoreSettings()
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """Hold a model's score.
+  """Score of a model.
 
   Attributes:
     eas: the score.

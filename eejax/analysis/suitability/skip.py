@@ -96,7 +96,7 @@ DEFAULT_SWEEP = SweepSettings()
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-  """Hold what one gate at one threshold does.
+  """Outcome of one gate at one threshold.
 
   Attributes:
     gate: which.
@@ -119,7 +119,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """Hold every gate at every threshold, row by row.
+  """Every gate at every threshold, row by row.
 
   Attributes:
     points: what each setting does over all rows; a gate after the other,
@@ -156,7 +156,7 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Skip:
-  """Hold the largest skip at a budget.
+  """The largest skip at a budget.
 
   Attributes:
     budget: the drop that is allowed, e.
@@ -396,7 +396,7 @@ def _held_out(skips, drops, counts, budget: float):
 
 @dataclasses.dataclass(frozen=True)
 class Regret:
-  """Hold what a gate leaves of the ceiling.
+  """Share of the ceiling that a gate leaves.
 
   Attributes:
     gate: which, None for the best of all.

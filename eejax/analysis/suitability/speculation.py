@@ -80,7 +80,7 @@ class SpeculationCost:
 
 @dataclasses.dataclass(frozen=True)
 class Speculation:
-  """Hold a way to speculate and what it should bring.
+  """A way to speculate, with its forecast.
 
   Attributes:
     readout: name of the exit that drafts.

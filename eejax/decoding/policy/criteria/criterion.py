@@ -60,7 +60,7 @@ class Reads(enum.Flag):
 
 @flax.struct.dataclass
 class Evidence:
-  """Hold what is known of every row at one exit.
+  """Inputs of a criterion: what is known of every row at one exit.
 
   A field that the criterion does not read is None. `previous` is the exit
   asked last for the same token; where there was none, the previous fields

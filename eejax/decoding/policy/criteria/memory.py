@@ -24,7 +24,7 @@ from eejax.types import Array, Bool, DTypeLike, Float, Int
 
 @flax.struct.dataclass
 class Memory:
-  """Hold, for each row, what the exit asked last saw.
+  """State of the exit that was asked last, for each row.
 
   A field that nobody reads is None, so a criterion that compares nothing
   carries nothing. What is remembered belongs to one token: a row whose
