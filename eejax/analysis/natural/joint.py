@@ -15,7 +15,8 @@
 
 Shan et al. (2024, "Early Exit Is a Natural Capability in Transformer-based
 Models") claim that exits are there without joint training, and that joint
-training helps a gate to find the best one. In numbers, on the same positions, each the joint model's less the plain model's:
+training helps a gate to find the best one. In numbers, on the same positions,
+each the joint model's less the plain model's:
 
   ceiling gap  mean skip at the stable depth: what could be saved
   gate gap     mean skip of a gate at equal agreement: what is saved
