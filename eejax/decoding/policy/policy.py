@@ -14,6 +14,7 @@
 """Policies: when to leave the model early, and what becomes of the rest."""
 
 import dataclasses
+import enum
 import os
 from typing import Any
 
@@ -311,7 +312,7 @@ class Policy:
     try:
       for name, kind in _ENUMS.items():
         if name in fields:
-          fields[name] = kind(fields[name])
+          fields[name] = _member(kind, name, fields[name])
       if 'thresholds' in fields:
         fields['thresholds'] = tuple(map(parse_threshold, fields['thresholds']))
       if fields.get('certificate') is not None:
@@ -342,6 +343,17 @@ class Policy:
     """
     values = serialization.read_object(path, what='policy')
     return cls.from_json(values, certified=certified)
+
+
+def _member(kind: type[enum.Enum], name: str, value: Any) -> enum.Enum:
+  known = [member.value for member in kind]
+  if value not in known:
+    raise ArgumentError(
+      f'the policy has {name.replace("_", " ")} {value!r}, which this version '
+      f'of eejax does not know; calibrate again, or take one of '
+      f'{", ".join(known)}.'
+    )
+  return kind(value)
 
 
 def _check_names(fields: dict[str, Any]) -> None:
