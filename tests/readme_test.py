@@ -158,7 +158,7 @@ def place(tmp_path, monkeypatch):
   """Return a working folder with what a reader of the README has."""
   random = np.random.default_rng(0)
   words = ['alpha', 'beta', 'gamma', 'delta', 'epsilon', 'zeta', 'eta']
-  documents = [' '.join(random.choice(words, 40)) for _ in range(40)]
+  documents = [' '.join(random.choice(words, 40)) for _ in range(400)]
   (tmp_path / 'notes.txt').write_text('\n\n'.join(documents))
   tokenizer = train_bpe(documents, vocab_size=300)
   tokenizer.save(tmp_path / 'tokenizer')

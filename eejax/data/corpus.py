@@ -27,11 +27,12 @@ from eejax.errors import ArgumentError, EejaxError
 
 
 class Split(enum.Enum):
-  """Which part of a corpus: 90, 5 and 5 percent of it, or all."""
+  """Which part of a corpus: 90, 5 and 5 percent of it, the last two, or all."""
 
   TRAIN = 'train'
   VALIDATION = 'validation'
   TEST = 'test'
+  HELD_OUT = 'held_out'
   ALL = 'all'
 
 
@@ -111,6 +112,8 @@ def _skipped(name: str) -> bool:
 
 
 def _belongs(key: str, split: Split) -> bool:
+  if split is Split.HELD_OUT:
+    return split_of(key) is not Split.TRAIN
   return split is Split.ALL or split_of(key) is split
 
 

@@ -207,6 +207,7 @@ def run_calibration(
       'the model has no exits to calibrate; add some with eejax.add_exits and '
       'tune them.'
     )
+  text = text.unseen_by(model)
   with progress.waiting(f'reading {text}'):
     prompts = read_prompts(model, text, request, search_text=search_text)
   calibration = _Calibration(

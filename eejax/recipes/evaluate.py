@@ -241,7 +241,7 @@ def evaluate(
     >>> [head.name for head in result.quality.heads]
     ['final']
   """
-  text = text or Text()
+  text = (text or Text()).unseen_by(model)
   search = Search(target=target)
   if sweep:
     _check_sweep(model, criterion)

@@ -301,7 +301,8 @@ def _train(
     progress=progress,
     what='training',
   )
-  _save(place.folder, config, result, kept_exits)
+  origin = training_runs.provenance('pretrain', result, settings.data)
+  _save(place.folder, config, result, kept_exits, origin)
   return PretrainResult(
     folder=place.folder,
     steps=result.step,
@@ -380,6 +381,7 @@ def _save(
   config: EarlyExitConfig,
   result: TrainResult,
   kept_exits: KeptExits,
+  provenance: dict[str, Any],
 ) -> None:
   params = freeze.merge(result.trainable, result.frozen)
   if kept_exits is KeptExits.NONE:
@@ -390,7 +392,7 @@ def _save(
       config=config,
       params=params,
       tokenizer_folder=folder / TOKENIZER,
-      provenance=training_runs.provenance('pretrain', result),
+      provenance=provenance,
     ),
     existing=Existing.OVERWRITE,
   )

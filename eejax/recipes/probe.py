@@ -256,7 +256,7 @@ def probe(
     raise ArgumentError(
       'a model of one block has no depth to exit at; take a deeper one.'
     )
-  text = text or Text()
+  text = (text or Text()).unseen_by(model)
   *read, report = text.parts(*SHARES)
   parts = [
     part.rows(

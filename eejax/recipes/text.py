@@ -107,6 +107,24 @@ class Text:
       for i in range(len(shares))
     )
 
+  def unseen_by(self, model: Model) -> 'Text':
+    """Return the text without the part that a model was trained on.
+
+    A text of which all is read becomes its held-out documents (one in ten)
+    where this project trained the model, or its exits, on the others.
+    """
+    described = {'source': self.source, 'unit': self.unit.value}
+    trained_on = [
+      run.get('text')
+      for verb in ('tune', 'pretrain')
+      if isinstance(run := model.provenance.get(verb), dict)
+    ]
+    is_all = self.split is None and self.part is Split.ALL
+    config = self.data_config(sequence_length=1, batch_size=1)
+    if is_all and described in trained_on and not config.uses_seqio:
+      return self.of_split(Split.HELD_OUT)
+    return self
+
   def data_config(
     self,
     *,

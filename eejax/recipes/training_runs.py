@@ -343,9 +343,18 @@ def train(
   return result
 
 
-def provenance(verb: str, result: TrainResult) -> dict[str, Any]:
+def provenance(
+  verb: str, result: TrainResult, data: DataConfig
+) -> dict[str, Any]:
   """Return what a checkpoint says of the run that made it."""
-  return {verb: {'steps': result.step, 'held_out': dict(result.held_out)}}
+  return {
+    verb: {
+      'steps': result.step,
+      'held_out': dict(result.held_out),
+      # Its train part was trained on; see `Text.unseen_by`.
+      'text': {'source': data.corpus, 'unit': data.unit.value},
+    }
+  }
 
 
 def _batches(

@@ -250,7 +250,7 @@ def _train(
   model = source.save(
     pathlib.Path(place.folder) / run_folder.MODEL,
     exits=result.trainable['exits'],
-    provenance=training_runs.provenance('tune', result),
+    provenance=training_runs.provenance('tune', result, settings.data),
   )
   return TuneResult(
     folder=place.folder,

@@ -13,6 +13,7 @@
 # limitations under the License.
 """Test the texts that recipes read."""
 
+import dataclasses
 import os
 
 import pytest
@@ -66,6 +67,23 @@ def test_the_fingerprint_follows_the_text_and_its_part(tmp_path):
   assert first.fingerprint() == read_text(path).fingerprint()
 
 
+def test_what_a_model_was_trained_on_is_left_out(tmp_path, model):
+  path = tmp_path / 'notes.txt'
+  path.write_text('\n\n'.join(f'document {i}' for i in range(200)))
+  text = read_text(path, unit='paragraph')
+  run = {'tune': {'text': {'source': str(path), 'unit': 'paragraph'}}}
+  tuned = dataclasses.replace(model, provenance=run)
+  unseen = list(text.unseen_by(tuned).documents())
+  trained = set(text.of_split(Split.TRAIN).documents())
+  assert 0 < len(unseen) < 60
+  assert not trained & set(unseen)
+  assert len(trained) + len(unseen) == 200
+  # A part that was asked for, another text, a model that was not trained on it.
+  for other in (text.of_split(Split.TRAIN), read_text()):
+    assert other.unseen_by(tuned) == other
+  assert text.unseen_by(model) == text
+
+
 @pytest.fixture(scope='module')
 def model():
   from eejax.checkpoint.load import load
@@ -89,8 +107,6 @@ def test_rows_longer_than_the_context_are_refused(model):
 
 
 def test_a_model_without_a_tokenizer_reads_no_text(model):
-  import dataclasses
-
   bare = dataclasses.replace(model, tokenizer_folder=None)
   with pytest.raises(ArgumentError, match='has no tokenizer'):
     read_text().rows(bare, max_tokens=100)
