@@ -105,9 +105,10 @@ def analyse(
     ...   eejax.read_text('stdlib'),
     ...   sections=['suitability'],
     ...   max_tokens=512,
+    ...   sequence_length=64,
     ... )
     >>> result.tables()['similarity'][0]['depth']
-    1.0
+    0.0
   """
   models = dict(model) if isinstance(model, Mapping) else {}
   if isinstance(model, Mapping):

@@ -137,6 +137,10 @@ def calibrate(
       has no exits or tokenizer, or the folder cannot be written.
 
   Example:
+    >>> import eejax
+    >>> eejax.calibrate(eejax.load('default'), eejax.read_text(), risk=0.05)
+    Traceback (most recent call last):
+    eejax.errors.ArgumentError: the model has no exits to calibrate; add ...
     >>> policy = eejax.calibrate(model, text, risk=0.05)  # doctest: +SKIP
     >>> eejax.generate(model, ['def main'], policy=policy)  # doctest: +SKIP
   """

@@ -94,6 +94,7 @@ class Text:
       ArgumentError: a share is not positive, or this is such a part already.
 
     Example:
+      >>> import eejax
       >>> search, certify, report = eejax.read_text('stdlib').parts(1, 3, 1)
     """
     if self.portion is not None:

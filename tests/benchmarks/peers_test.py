@@ -24,8 +24,8 @@ import pytest
 from eejax.checkpoint.huggingface_export import export_folder
 from eejax.checkpoint.model import Model
 from eejax.checkpoint.tree import backbone_hash
-from eejax.cli import bench
 from eejax.errors import ArgumentError
+from eejax.recipes.bench_file import read_peers
 from eejax.testing import tiny
 
 BENCHMARKS = pathlib.Path(__file__).resolve().parents[2] / 'benchmarks'
@@ -54,8 +54,7 @@ def test_bench_reads_what_it_writes(model, tmp_path, monkeypatch, capsys):
   # Its prompts would not fit into the context of so small a model.
   monkeypatch.setattr(peers, '_prompt_ids', lambda *_, **__: [[3, 4, 5]] * 3)
   peers.main()
-  identity = {'model': {'backbone_hash': digest}}
-  lines = bench._read_peers(str(out), identity)
+  lines = read_peers(out, backbone_hash=digest)
   assert [(x['decoder'], x['batch_size']) for x in lines] == [
     ('transformers generate', 1),
     ('transformers assistant_early_exit=2', 1),
@@ -70,6 +69,5 @@ def test_bench_reads_what_it_writes(model, tmp_path, monkeypatch, capsys):
   assert {'torch', 'transformers'} == set(
     json.loads(out.read_text())['versions']
   )
-  other = {'model': {'backbone_hash': 'x'}}
   with pytest.raises(ArgumentError, match='other weights'):
-    bench._read_peers(str(out), other)
+    read_peers(out, backbone_hash='x')

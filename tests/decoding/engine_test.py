@@ -186,7 +186,7 @@ def test_no_more_texts_wait_than_may(model):
   engine = make_engine(model, slots=1, max_waiting=2)
   engine.submit([3])
   engine.submit([4])
-  with pytest.raises(EngineFull, match='2 texts wait already'):
+  with pytest.raises(EngineFull, match='2 requests wait already'):
     engine.submit([5])
   engine.step()
   engine.submit([5])

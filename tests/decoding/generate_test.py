@@ -468,7 +468,7 @@ def test_policies_that_do_not_fit(lively):
 
 
 def test_numbers_that_do_not_fit(lively):
-  with pytest.raises(ArgumentError, match='max-new-tokens'):
+  with pytest.raises(ArgumentError, match='max_new_tokens'):
     run(lively(), [[3]], num_tokens=0)
   with pytest.raises(ArgumentError, match='1 seeds for 2 prompts'):
     run(lively(), [[3], [4]], seeds=[1])

@@ -163,7 +163,8 @@ class TestAStep:
       after,
       expected,
     )
-    moment = after.opt_state[1][0].mu['backbone']['blocks']['mlp']['up']
+    moments = optax.tree_utils.tree_get(after.opt_state, 'mu')
+    moment = moments['backbone']['blocks']['mlp']['up']
     parts = moment['kernel'].addressable_shards
     assert parts[0].data.shape == (4, 8, 10)  # of [4, 16, 20]
     assert measured.grad_norm.is_fully_replicated
