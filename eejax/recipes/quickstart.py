@@ -293,7 +293,8 @@ class _Quickstart:
       loss=s.risk,
       window=s.window,
       max_tokens=s.max_tokens,
-      num_prompts=s.prompts,
+      # Before there are exits a forecast will do.
+      num_prompts=s.prompts if is_tuned else 0,
       new_tokens=s.new_tokens,
       repeats=s.repeats,
       policy=self._policy() if is_tuned else None,
