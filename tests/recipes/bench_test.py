@@ -96,7 +96,6 @@ def test_a_result_shows_itself(model, tmp_path):
     saved['environment']
   )
   assert [times['blocks'] for times in saved['part_times']] == [4.0]
-  pytest.importorskip('matplotlib')
   assert result.plot().axes[0].get_ylabel().startswith('speed-up')
 
 

@@ -85,7 +85,6 @@ def test_a_sweep(model, place, criterion):
   assert 'cheapest thresholds for 97.0% agreement' in str(result)
   assert '% at 3' in result._repr_html_()
   assert result.to_json()['sweep']['points'][-1]['thresholds'] == [None, None]
-  pytest.importorskip('matplotlib')
   assert result.plot().axes[0].get_xlabel().startswith('agreement')
 
 

@@ -56,7 +56,6 @@ def test_tables_show_time_memory_and_cost():
   assert 'GiB of each device' in shown and 'optimizer' in shown
   assert 'Assumed: products at 0.5 of the peak' in shown
   assert 'GiB of each device' in result._repr_html_()
-  pytest.importorskip('matplotlib')
   assert result.plot().axes[0].get_xlabel().startswith('seconds a step')
 
 

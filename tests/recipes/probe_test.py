@@ -112,7 +112,6 @@ def test_a_result_shows_and_saves_itself(result, tmp_path):
 
 
 def test_it_draws_itself(result):
-  pytest.importorskip('matplotlib')
   assert result.plot().axes[0].get_lines()
 
 
