@@ -22,6 +22,8 @@ from eejax.parallel.coordination import CoordinationClient, CoordinationError
 
 # Longer than any run; a call that waits ends with the service.
 FOREVER_SECONDS = 7 * 24 * 3600.0
+# For a thread to notice, on a busy machine, that the service is gone.
+JOIN_SECONDS = 60.0
 
 _INTERVAL_SECONDS = 0.5
 # A host that fails says so. Others may be failing for the same reason, and
@@ -29,7 +31,6 @@ _INTERVAL_SECONDS = 0.5
 _GRACE_SECONDS = 2.0
 _OTHERS_SECONDS = 5.0
 _DISCONNECT_SECONDS = 30.0
-_JOIN_SECONDS = 5.0
 
 # Keys: why the run ends on all hosts; and, by host, that it has ended.
 _FAILURE = 'failure'
@@ -107,7 +108,7 @@ class LivenessMonitor:
   def join(self) -> None:
     """Wait for the threads, once jax's runtime is shut down."""
     for thread in self._threads:
-      thread.join(_JOIN_SECONDS)
+      thread.join(JOIN_SECONDS)
 
   def _watch_hosts(self) -> None:
     everyone = set(range(self._count))

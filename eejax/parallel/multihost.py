@@ -19,6 +19,7 @@ answers as the only host would.
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import sys
@@ -34,7 +35,11 @@ from eejax.errors import EejaxError
 from eejax.parallel import coordination, rendezvous, same_run
 from eejax.parallel.coordination import CoordinationClient, CoordinationError
 from eejax.parallel.environment import Hosts
-from eejax.parallel.liveness import FOREVER_SECONDS, LivenessMonitor
+from eejax.parallel.liveness import (
+  FOREVER_SECONDS,
+  JOIN_SECONDS,
+  LivenessMonitor,
+)
 from eejax.types import PyTree
 
 T = TypeVar('T')
@@ -72,6 +77,25 @@ class _Session:
     )
     self._numbers = itertools.count()
     self.agreements = itertools.count()
+    self._threads: list[threading.Thread] = []
+
+  def start(self, work: Callable[[], None]) -> None:
+    """Call `work` on a thread that waits for the coordination service."""
+    thread = threading.Thread(target=work, daemon=True)
+    self._threads.append(thread)
+    thread.start()
+
+  def finish(self) -> None:
+    """Disconnect from the other hosts, when all are about to end well.
+
+    A thread that still waits for the service while Python ends would abort
+    the process, so all of them are waited for here.
+    """
+    self.monitor.finish()
+    jax.distributed.shutdown()
+    self.monitor.join()
+    for thread in self._threads:
+      thread.join(JOIN_SECONDS)
 
   def gather(self, value: Any) -> list[Any]:
     """Return every host's plain `value`, in their order; host 0 collects."""
@@ -155,9 +179,7 @@ def shutdown(exit_code: int, sentence: str = '') -> None:
   if session is None:
     return
   if exit_code == 0:
-    session.monitor.finish()
-    jax.distributed.shutdown()
-    session.monitor.join()
+    session.finish()
     return
   session.monitor.fail(sentence)
   sys.stdout.flush()
@@ -236,9 +258,7 @@ class StopAgreement:
     self._lock = threading.Lock()
     if _session is not None:
       self._key = f'stop/{next(_session.agreements)}'
-      threading.Thread(
-        target=self._agree, args=(_session,), daemon=True
-      ).start()
+      _session.start(functools.partial(self._agree, _session))
 
   def agreed(self, *, requested: bool) -> bool:
     """Return whether to stop now; call it once before every step."""
