@@ -56,7 +56,7 @@ from eejax.models.exits import output_kernel
 from eejax.resources import folder
 from eejax.stats.bootstrap import Bootstrap
 from eejax.testing import planted
-from eejax.testing.planted import Plan
+from eejax.testing.planted import PlantedPlan
 from eejax.types import Params
 
 VOCABULARY, LAYERS = 61, 6
@@ -93,12 +93,12 @@ def planted_error(_: argparse.Namespace) -> Figure:
   return max(worst.values()), detail
 
 
-def _plans() -> dict[str, Plan]:
+def _plans() -> dict[str, PlantedPlan]:
   random = np.random.default_rng(0)
   token = np.arange(VOCABULARY)
 
-  def settle(depths, **fields) -> Plan:
-    return Plan.settling(
+  def settle(depths, **fields) -> PlantedPlan:
+    return PlantedPlan.settling(
       depths.tolist(),
       num_layers=LAYERS,
       exits=tuple(range(1, LAYERS)),
@@ -114,7 +114,7 @@ def _plans() -> dict[str, Plan]:
     'a known calibration error': settle(
       mixed, answer_confidence=0.63, guess_confidence=0.63
     ),
-    'answers that come and go': Plan(
+    'answers that come and go': PlantedPlan(
       settled=tuple(tuple(row) for row in wavering.tolist()),
       answers=tuple(((token + 1) % VOCABULARY).tolist()),
       guesses=tuple(((token + 5) % VOCABULARY).tolist()),
@@ -124,7 +124,7 @@ def _plans() -> dict[str, Plan]:
   }
 
 
-def _errors(plan: Plan) -> dict[str, float]:
+def _errors(plan: PlantedPlan) -> dict[str, float]:
   """Return the largest error of each metric on one planted model."""
   random = np.random.default_rng(1)
   tokens, targets = random.integers(0, VOCABULARY, (2, 8, 40))

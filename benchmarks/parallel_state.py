@@ -42,7 +42,7 @@ from eejax.training import state as state_lib
 from eejax.training.freeze import Regime
 from eejax.training.objective import Objective
 from eejax.training.optimizers import clipped_adamw
-from eejax.training.placement import Placement
+from eejax.training.placement import DevicePlacement
 from eejax.training.state import TrainState
 from eejax.training.step import StepConfig, make_train_step
 
@@ -85,8 +85,8 @@ def reshard_equal(repeats: int) -> Figure:
 
 
 def _pair(first: str, second: str) -> dict[str, Any]:
-  there = Placement(make_mesh(parse_mesh(first)))
-  here = Placement(make_mesh(parse_mesh(second)))
+  there = DevicePlacement(make_mesh(parse_mesh(first)))
+  here = DevicePlacement(make_mesh(parse_mesh(second)))
   after, _ = _step(there, _start(there))
   kept = jax.device_get(after)
   with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +113,7 @@ def _pair(first: str, second: str) -> dict[str, Any]:
   }
 
 
-def _start(placement: Placement) -> TrainState:
+def _start(placement: DevicePlacement) -> TrainState:
   make = lambda: decoder.init(CONFIG, jax.random.key(0))
   assert placement.mesh is not None
   params = sharding.initialise(make, mesh=placement.mesh)
@@ -121,7 +121,9 @@ def _start(placement: Placement) -> TrainState:
     return placement.create_state(params, optimizer=clipped_adamw(1e-3))
 
 
-def _step(placement: Placement, state: TrainState) -> tuple[TrainState, float]:
+def _step(
+  placement: DevicePlacement, state: TrainState
+) -> tuple[TrainState, float]:
   """Return the next state and the loss on the way; `state` stays."""
   step = make_train_step(
     CONFIG,

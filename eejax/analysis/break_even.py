@@ -16,7 +16,7 @@
 Exits stand at depths e_1 < ... < e_X before L; of the tokens that are asked at
 exit i or before, a share q_i is willing to leave there or before (so 0 <= q_1
 <= ... <= q_X <= 1). Every W-th token at the latest goes to the end unasked, W
-the window. With exact keys and values, a stage (the blocks between two exits)
+the window. With exact keys and values, a segment (the blocks between two exits)
 runs when a token passes the exit before it and takes along the n tokens that
 have waited there since it last ran. Where tokens are willing independently, n
 is geometric and cut off at W,
@@ -24,9 +24,9 @@ is geometric and cut off at W,
   P(n) = q^(n-1) (1 - q)  for n < W,   P(W) = q^(W-1),
   E[n] = (1 - q^W) / (1 - q),
 
-with q the share that left before the stage, so that per token
+with q the share that left before the segment, so that per token
 
-  cost = sum over stages of  blocks b E[f(n)] / E[n]         (stages run)
+  cost = sum over segments of  blocks b E[f(n)] / E[n]         (segments run)
        + sum over exits of the share that asks times a check
        + a head for each token that no check has read one for
        + the rest of a step
@@ -34,10 +34,10 @@ with q the share that left before the stage, so that per token
 and the speed-up is the full model's token over it. f(n) is what n tokens cost
 that share a read of the weights. For one exit this is exact; with several, a
 token that went no further than a middle exit may end a run there, which makes
-runs of the last stages a little longer than here. Where rows of a batch ride
-along, a stage is skipped when all R rows skip it: q becomes q^R.
+runs of the last segments a little longer than here. Where rows of a batch ride
+along, a segment is skipped when all R rows skip it: q becomes q^R.
 
-Without exact keys and values nothing is caught up: a stage costs 1 - q of
+Without exact keys and values nothing is caught up: a segment costs 1 - q of
 itself (all R rows: 1 - q^R), and what stands in for skipped blocks is filled
 in: `propagate` projects keys and values, `copy`, `mask` and `monotone` nothing.
 
@@ -59,7 +59,7 @@ from eejax.errors import ArgumentError
 
 @dataclasses.dataclass(frozen=True)
 class ExitMix:
-  """Say how willing tokens are to leave, by the cost model's stages.
+  """Say how willing tokens are to leave, by the cost model's segments.
 
   Attributes:
     willing: share of tokens that would leave at each exit or before, one an
@@ -105,28 +105,28 @@ def token_cost(cost: DecodeCost, mix: ExitMix) -> float:
   """Return what a token costs on average, in the unit of `cost`.
 
   Args:
-    cost: of the parts, its stages those of the mix's exits.
+    cost: of the parts, its segments those of the mix's exits.
     mix: how often exits are taken.
 
   Raises:
     ArgumentError: there are other exits than the mix's.
   """
   m = cost.model
-  if len(m.stage_blocks) != len(mix.willing) + 1:
+  if len(m.segment_blocks) != len(mix.willing) + 1:
     raise ArgumentError(
-      f'the model has {len(m.stage_blocks) - 1} exits, and shares were given '
+      f'the model has {len(m.segment_blocks) - 1} exits, and shares were given '
       f'for {len(mix.willing)}.'
     )
-  stages = np.array(m.stage_blocks) * m.block + np.array(m.exit_blocks)
-  left = np.array([0.0, *mix.willing])  # Before each stage.
+  segments = np.array(m.segment_blocks) * m.block + np.array(m.exit_blocks)
+  left = np.array([0.0, *mix.willing])  # Before each segment.
   blocks = sum(
-    size * _stage_runs(cost, mix, q)
-    for size, q in zip(stages, left, strict=True)
+    size * _segment_runs(cost, mix, q)
+    for size, q in zip(segments, left, strict=True)
   )
   if mix.kv_strategy is KVStrategy.RECOMPUTE:
-    blocks += _again(cost, mix, stages)
+    blocks += _again(cost, mix, segments)
   if mix.kv_strategy is KVStrategy.PROPAGATE:
-    blocks += mix.fill * float(np.array(m.stage_blocks) @ left) * m.block
+    blocks += mix.fill * float(np.array(m.segment_blocks) @ left) * m.block
   return float(blocks + _asking(cost, mix, left) + cost.step)
 
 
@@ -153,7 +153,7 @@ def break_even(
     The least share from which on the speed-up is above 1, or None where it
     is not even when every token is willing.
   """
-  exits = len(cost.model.stage_blocks) - 1
+  exits = len(cost.model.segment_blocks) - 1
 
   def pays(share: float) -> bool:
     willing = tuple(share if i >= exit else 0.0 for i in range(exits))
@@ -184,12 +184,12 @@ def kv_share(config: ModelConfig) -> float:
 
 
 def _run_length(q: float, window: int) -> float:
-  """Return E[n], the mean number of tokens between two runs of a stage."""
+  """Return E[n], the mean number of tokens between two runs of a segment."""
   return float(sum(q**k for k in range(window)))
 
 
-def _stage_runs(cost: DecodeCost, mix: ExitMix, q: float) -> float:
-  """Return how many times its one-token cost a stage costs a token."""
+def _segment_runs(cost: DecodeCost, mix: ExitMix, q: float) -> float:
+  """Return how many times its one-token cost a segment costs a token."""
   q = q**mix.rows
   if not mix.kv_strategy.is_exact:
     return 1 - q
@@ -203,16 +203,16 @@ def _stage_runs(cost: DecodeCost, mix: ExitMix, q: float) -> float:
   return float(chances @ prices / _run_length(q, mix.window))
 
 
-def _again(cost: DecodeCost, mix: ExitMix, stages: np.ndarray) -> float:
+def _again(cost: DecodeCost, mix: ExitMix, segments: np.ndarray) -> float:
   """Return what running skipped tokens anew from the embedding on adds.
 
-  The last stage's windows begin at the first block, so blocks before the last
+  The last segment's windows begin at the first block, so blocks before the last
   exit run once more for every token that waited.
   """
   q = mix.willing[-1] ** mix.rows
-  last = _stage_runs(cost, mix, q)
+  last = _segment_runs(cost, mix, q)
   once = 1 / _run_length(q, mix.window)
-  return float(stages[:-1].sum() * max(last - once, 0.0))
+  return float(segments[:-1].sum() * max(last - once, 0.0))
 
 
 def _asking(cost: DecodeCost, mix: ExitMix, left: np.ndarray) -> float:

@@ -25,10 +25,14 @@ import dataclasses
 import enum
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.stats.bootstrap import Interval
 
+# Exits of a candidate: depths that the model's own final norm and head read,
+# or exits that it has.
+NATURAL, TRAINED = 'natural', 'trained'
 # More prompts than this are not worth naming.
 MOST_PROMPTS = 5000
 # A forecast misses by up to this share.
@@ -96,8 +100,7 @@ class Candidate:
 
   Attributes:
     name: in words.
-    source: `natural` for depths read with the model's own final norm and head,
-      `trained` for the exits of the model.
+    source: `NATURAL` or `TRAINED`.
     depths: of the exits it uses; empty where none was found that pays.
     policy: how it decodes a model with exits at `depths` alone; None where
       none was found that pays.
@@ -112,6 +115,16 @@ class Candidate:
   promise: Promise
   forecast: Forecast | None = None
   measured: Measured | None = None
+
+  @classmethod
+  def of_policy(
+    cls, policy: Policy, *, depths: Sequence[int], **fields: Any
+  ) -> 'Candidate':
+    """Return a policy of a model that has exits at `depths`."""
+    promise = Promise.of(policy)
+    is_exact = promise is Promise.EXACT
+    name = 'the policy given' if is_exact else 'calibrated early exit'
+    return cls(name, TRAINED, tuple(depths), policy, promise, **fields)
 
   @property
   def speedup(self) -> Interval | None:

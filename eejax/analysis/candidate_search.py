@@ -25,10 +25,16 @@ import numpy as np
 
 from eejax.analysis import break_even, placement
 from eejax.analysis.agreement import NaturalExits, summarise
-from eejax.analysis.candidate import Candidate, Forecast, Promise
+from eejax.analysis.candidate import (
+  NATURAL,
+  TRAINED,
+  Candidate,
+  Forecast,
+  Promise,
+)
 from eejax.analysis.cost_model import DecodeCost
 from eejax.analysis.exit_scores import exit_scores
-from eejax.analysis.measurement import NATURAL, TRAINED, natural_config
+from eejax.analysis.measurement import natural_config
 from eejax.analysis.placement import Budget, CandidateExits
 from eejax.analysis.suitability.speculation import (
   SpeculationCost,

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from eejax.analysis.manifest import DataEntry, Manifest, ModelEntry
+from eejax.analysis.manifest import ComparisonManifest, DataEntry, ModelEntry
 from eejax.analysis.suitability.headroom import headroom
 from eejax.analysis.suitability.score import (
   DEFAULT_SETTINGS,
@@ -136,7 +136,7 @@ class Comparison:
 
 
 def compare(
-  manifest: Manifest,
+  manifest: ComparisonManifest,
   capture_of: CaptureOf,
   *,
   settings: ScoreSettings = DEFAULT_SETTINGS,

@@ -36,7 +36,7 @@ from eejax.decoding.loop.accounting import Accounting, BatchAccounting
 from eejax.decoding.loop.plan import make_plan
 from eejax.decoding.policy.criteria import get_criterion
 from eejax.decoding.policy.policy import Mode, Policy
-from eejax.decoding.replay import Work, full_work, replay
+from eejax.decoding.replay import DecodeWork, full_work, replay
 from eejax.evaluation.part_times import PartTimes
 from eejax.hardware import Hardware
 from eejax.ops.sampling import SamplingMethod
@@ -48,20 +48,20 @@ class DecodeCost:
   """Cost of decoding with a policy, by what its plan runs.
 
   `decode_cost` makes one of a model and a policy. Work is given as counts of
-  stages (`of`), as the depths that tokens were emitted at (`of_depths`), or as
-  the decode loop counted it in any batch and mode (`of_counts`).
+  segments (`of`), as the depths that tokens were emitted at (`of_depths`), or
+  as the decode loop counted it in any batch and mode (`of_counts`).
 
   Attributes:
-    model: what the parts of the plan's stages cost.
+    model: what the parts of the plan's segments cost.
     reads_logits: whether the criterion reads an exit's logits; else it reads
       the gate, and only the head that is taken is read.
     shared: what windows of tokens cost.
     step: what a step of all rows costs beside blocks and heads, in the same
       unit.
     check: what asking an exit costs beside its head or gate.
-    window: every `window`-th token at the latest goes through all stages.
+    window: every `window`-th token at the latest goes through all segments.
     ends_early: whether the plan's last exit is always taken, so that the last
-      stage never runs.
+      segment never runs.
     rows: rows decoded together, for whose step the parts are.
   """
 
@@ -74,8 +74,8 @@ class DecodeCost:
   ends_early: bool = False
   rows: int = 1
 
-  def of(self, work: Work) -> float:
-    """Return what work counted by stage costs, in the unit of the parts.
+  def of(self, work: DecodeWork) -> float:
+    """Return what work counted by segment costs, in the unit of the parts.
 
     An exit that was neither asked nor taken is one that the plan leaves out,
     so its own block does not run.
@@ -83,9 +83,9 @@ class DecodeCost:
     m = self.model
     used = (work.checks > 0) | (work.taken > 0)
     own_blocks = np.where(used, np.array(m.exit_blocks), 0.0)
-    stages = np.array(m.stage_blocks) * m.block + own_blocks
+    segments = np.array(m.segment_blocks) * m.block + own_blocks
     factors = np.array([self.shared.of(width) for width in work.widths])
-    cost = (work.stage_runs @ factors) @ stages
+    cost = (work.segment_runs @ factors) @ segments
     cost += self.step * work.tokens + self.check * work.checks.sum()
     heads, gates = np.array(m.heads), np.array(m.gates)
     if self.reads_logits:
@@ -104,9 +104,11 @@ class DecodeCost:
     """
     return self.of(self.work_of_depths(depths))
 
-  def work_of_depths(self, depths: Sequence[Int[np.ndarray, '_']]) -> Work:
+  def work_of_depths(
+    self, depths: Sequence[Int[np.ndarray, '_']]
+  ) -> DecodeWork:
     """Return the work behind tokens emitted at known depths."""
-    levels = np.cumsum(self.model.stage_blocks)[:-1]
+    levels = np.cumsum(self.model.segment_blocks)[:-1]
     if not len(levels):
       return full_work(sum(map(len, depths)), num_exits=0)
     longest = max(len(row) for row in depths)
@@ -130,21 +132,21 @@ class DecodeCost:
     window. Reads and passes of all blocks together are known, so each read is
     taken to serve as many tokens as the others:
 
-      reads of blocks f(passes / (reads rows)) + reads of each stage's head
+      reads of blocks f(passes / (reads rows)) + reads of each segment's head
         + step steps + checks of exits
 
     with f what a window costs over one token of each row.
 
     Args:
       work: of all rows.
-      batch: what they read together, by the stages of this plan.
+      batch: what they read together, by the segments of this plan.
     """
     m = self.model
     passes = work.blocks_run + work.exit_blocks_run
     each = passes / max(batch.block_reads * self.rows, 1)
     runs, reads = (
       np.array([*counts, *([0] * (len(m.heads) - len(counts)))])
-      for counts in (batch.stage_runs, batch.stage_head_reads)
+      for counts in (batch.segment_runs, batch.segment_head_reads)
     )
     # Who leaves at the last exit of a model that ends there is not asked.
     asking = len(m.heads) - (2 if self.ends_early else 1)
@@ -161,7 +163,7 @@ class DecodeCost:
     """Return what full decoding costs a step, exits not compiled in."""
     return self.model.full_token + self.step
 
-  def speedup(self, work: Work) -> float:
+  def speedup(self, work: DecodeWork) -> float:
     """Return how many times faster than full decoding some work is."""
     return self.full_token * work.tokens / self.of(work)
 
@@ -220,7 +222,9 @@ def decode_cost(
     cost.speedup_of_depths([np.array(row.exit_depths)])
   """
   plan, _ = make_plan(config, policy=policy, method=SamplingMethod.GREEDY)
-  exits = tuple(stage.exit for stage in plan.stages if stage.exit is not None)
+  exits = tuple(
+    segment.exit for segment in plan.segments if segment.exit is not None
+  )
   bytes_per_value = jax.numpy.dtype(dtype).itemsize
   parts = model_cost(config.with_exits(exits), bytes_per_value=bytes_per_value)
   reads_logits = (
@@ -231,7 +235,8 @@ def decode_cost(
     parts,
     reads_logits=reads_logits,
     window=plan.window,
-    ends_early=policy.mode is not Mode.FULL and len(exits) == len(plan.stages),
+    ends_early=policy.mode is not Mode.FULL
+    and len(exits) == len(plan.segments),
   )
   if times is not None:
     block = times.blocks / config.model.num_layers

@@ -122,7 +122,7 @@ class DataEntry:
 
 
 @dataclasses.dataclass(frozen=True)
-class Manifest:
+class ComparisonManifest:
   """Models and texts to compare.
 
   Attributes:
@@ -136,7 +136,7 @@ class Manifest:
   reference: str = ''
 
 
-def read_manifest(path: str | pathlib.Path) -> Manifest:
+def read_manifest(path: str | pathlib.Path) -> ComparisonManifest:
   """Read a manifest; paths in it are as seen from its folder.
 
   Raises:
@@ -170,7 +170,7 @@ _EMPTY = (
 
 def parse_manifest(
   values: Any, *, name: str = 'the manifest', folder: pathlib.Path | None = None
-) -> Manifest:
+) -> ComparisonManifest:
   """Turn plain values into a manifest.
 
   Args:
@@ -204,7 +204,7 @@ def parse_manifest(
     raise ArgumentError(
       f'{name} has the reference {reference!r}, which is none of its models.'
     )
-  return Manifest(models, data, reference)
+  return ComparisonManifest(models, data, reference)
 
 
 def _list(values: Mapping[str, Any], key: str, name: str) -> Sequence[Any]:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from eejax.analysis import certify
-from eejax.analysis.candidate import Candidate, Measured, Promise
+from eejax.analysis.candidate import TRAINED, Candidate, Measured, Promise
 from eejax.checkpoint.model import Model
 from eejax.config import (
   EarlyExitConfig,
@@ -42,20 +42,11 @@ from eejax.decoding.policy.policy import Policy
 from eejax.decoding.results import DecodeResult, GeneratedRow
 from eejax.errors import ArgumentError
 from eejax.evaluation.lossless import first_difference
-from eejax.evaluation.wall_clock import interleaved
+from eejax.evaluation.wall_clock import Clock, interleaved, wall_clock
 from eejax.progress import SILENT, Progress
 from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
 
 Prompt = Sequence[int]
-# Returns the seconds that a decoding took, without prefill.
-Clock = Callable[[DecodeResult], float]
-
-NATURAL, TRAINED = 'natural', 'trained'
-
-
-def decode_seconds(result: DecodeResult) -> float:
-  """Return the seconds that generating took, prefill left out."""
-  return result.timing.decode_s
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +57,14 @@ class MeasurementSettings:
     new_tokens: generated after each prompt.
     repeats: rounds that are timed; the median of each prompt counts.
     dtype: compute dtype.
-    clock: returns the seconds of a decoding; a test counts work instead.
+    clock: returns the times of a decoding, of which prefill does not count.
     bootstrap: how intervals over prompts are made.
   """
 
   new_tokens: int = 48
   repeats: int = 3
   dtype: str = 'float32'
-  clock: Clock = decode_seconds
+  clock: Clock = wall_clock
   bootstrap: Bootstrap = DEFAULT
 
   def __post_init__(self):
@@ -87,6 +78,7 @@ def measure(
   prompts: Sequence[Prompt],
   *,
   settings: MeasurementSettings = MeasurementSettings(),
+  prepared: Prepared | None = None,
   progress: Progress = SILENT,
 ) -> tuple[tuple[Candidate, ...], Interval]:
   """Return the candidates with what was measured of them, and the noise.
@@ -98,6 +90,8 @@ def measure(
     candidates: ways to decode it.
     prompts: token ids, all of one length.
     settings: of the measurement.
+    prepared: the model laid out for decoding in the settings' dtype, where
+      that is done already.
     progress: told of every run.
 
   Raises:
@@ -105,7 +99,8 @@ def measure(
   """
   if not prompts:
     raise ArgumentError('there is no prompt to measure on.')
-  prepared = prepare(model.params, config=model.config, dtype=settings.dtype)
+  if prepared is None:
+    prepared = prepare(model.params, config=model.config, dtype=settings.dtype)
   start = functools.partial(_Run, model, prepared, settings)
   runs = [start(c) for c in candidates if c.policy is not None]
   full, again = start(None), start(None)
@@ -171,7 +166,7 @@ class _Run:
       eos_ids=(-1,) * len(self._config.model.eos_ids),
     )
     on_run()
-    return self._settings.clock(self._last)
+    return self._settings.clock(self._last).decode_s
 
   def keep(self, seconds: Sequence[float]) -> None:
     """Keep the times and the text of the prompt that was decoded last."""

@@ -45,15 +45,15 @@ class ModelCost:
   Attributes:
     block: a block of the backbone.
     matrix: an output matrix.
-    stage_blocks: blocks of each stage; the last one ends the model.
-    exit_blocks: an exit's own block, which runs with its stage; usually 0.
-    heads: each stage's exit head and output matrix.
-    gates: each stage's gate.
+    segment_blocks: blocks of each segment; the last one ends the model.
+    exit_blocks: an exit's own block, which runs with its segment; usually 0.
+    heads: each segment's exit head and output matrix.
+    gates: each segment's gate.
   """
 
   block: float
   matrix: float
-  stage_blocks: tuple[int, ...]
+  segment_blocks: tuple[int, ...]
   exit_blocks: tuple[float, ...]
   heads: tuple[float, ...]
   gates: tuple[float, ...]
@@ -61,7 +61,7 @@ class ModelCost:
   @property
   def full_token(self) -> float:
     """Return what full decoding costs a token, exits not compiled in."""
-    return sum(self.stage_blocks) * self.block + self.heads[-1]
+    return sum(self.segment_blocks) * self.block + self.heads[-1]
 
   @property
   def head_in_blocks(self) -> float:
@@ -150,7 +150,7 @@ def model_cost(
   return ModelCost(
     block=scale * _size(backbone['blocks']) / config.model.num_layers,
     matrix=scale * matrix,
-    stage_blocks=tuple(int(n) for n in np.diff(depths, prepend=0)),
+    segment_blocks=tuple(int(n) for n in np.diff(depths, prepend=0)),
     exit_blocks=size((*own_blocks, 0)),
     heads=size((*heads, _size(backbone['final_norm']) + matrix)),
     gates=size((*gates, 0)),
@@ -172,7 +172,7 @@ def in_seconds(cost: ModelCost, *, block: float, matrix: float) -> ModelCost:
   return ModelCost(
     block=block,
     matrix=matrix,
-    stage_blocks=cost.stage_blocks,
+    segment_blocks=cost.segment_blocks,
     exit_blocks=rated(cost.exit_blocks),
     heads=heads,
     gates=rated(cost.gates),

@@ -95,7 +95,7 @@ class Budget:
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
+class ExitPlacement:
   """Placement: exits that were chosen, and their worth on another text.
 
   Attributes:
@@ -138,7 +138,7 @@ def search(
   window: int,
   budget: Budget = Budget(),
   bootstrap: Bootstrap = DEFAULT,
-) -> Placement:
+) -> ExitPlacement:
   """Return the exits that pay most within a budget.
 
   Args:
@@ -219,8 +219,8 @@ def _right(text: CandidateExits, setting: _Setting, taken) -> np.ndarray:
   """Return where the head that was asked says what the full model says."""
   always = np.ones((1, *text.counted.shape), bool)
   said = np.concatenate([text.agree[list(setting.exits)], always])
-  stage = np.maximum(taken, 0)[None].astype(np.intp)
-  return np.take_along_axis(said, stage, axis=0)[0] & text.counted
+  segment = np.maximum(taken, 0)[None].astype(np.intp)
+  return np.take_along_axis(said, segment, axis=0)[0] & text.counted
 
 
 def _agreement(text: CandidateExits, setting: _Setting, taken) -> float:
@@ -235,10 +235,10 @@ def _report(
   cost_of: CostOf,
   window: int,
   bootstrap: Bootstrap,
-) -> Placement:
+) -> ExitPlacement:
   if not setting.exits:
     one = Interval(1.0, 1.0, 1.0)
-    return Placement((), (), (1.0,), one, one, worth)
+    return ExitPlacement((), (), (1.0,), one, one, worth)
   cost = cost_of(setting.exits)
   counts = text.counted.sum(axis=1)
   replayed = _replay(text, [setting], window)
@@ -254,7 +254,7 @@ def _report(
   times = np.array([cost.of(work) for work in per_row])
   slow = ratio_interval(times, counts * cost.full_token, bootstrap=bootstrap)
   work = replayed.work[0]
-  return Placement(
+  return ExitPlacement(
     chosen=setting.exits,
     thresholds=setting.thresholds,
     exit_shares=tuple(float(x) for x in work.taken / work.tokens),

@@ -23,11 +23,14 @@ without trained exits, which will be judged anew when it has some.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from eejax import serialization
 from eejax.analysis.candidate import Answer, Candidate, Promise
 from eejax.stats.bootstrap import Interval
+
+THIS_MACHINE = 'this machine'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +86,7 @@ class Verdict:
   @property
   def best(self) -> Candidate | None:
     """Return the candidate that the answer speaks of: the fastest of it."""
-    speed = lambda c: 0.0 if c.speedup is None else c.speedup.low
-    answer = self.answer
-    alike = [c for c in self.candidates if self.answer_of(c) is answer]
-    usable = [c for c in alike if c.policy is not None]
-    return max(usable, key=speed, default=None)
+    return self._fastest(self.candidates, self.answer)
 
   @property
   def is_forecast(self) -> bool:
@@ -189,13 +188,23 @@ class Verdict:
       'needs_prompts': needs,
     }
 
+  def _fastest(
+    self, candidates: Sequence[Candidate], answer: Answer
+  ) -> Candidate | None:
+    """Return the fastest that has an answer; one that decodes at all."""
+    speed = lambda c: 0.0 if c.speedup is None else c.speedup.low
+    usable = [
+      c
+      for c in candidates
+      if c.policy is not None and self.answer_of(c) is answer
+    ]
+    return max(usable, key=speed, default=None)
+
   def _promise_sentence(self, promise: Promise, answer: Answer) -> str:
     name = promise.value.capitalize()
-    fastest, speed = None, 0.0
-    for c in self.candidates:
-      if c.promise is promise and self.answer_of(c) is answer and c.speedup:
-        if c.speedup.low > speed:
-          fastest, speed = c, c.speedup.low
+    fastest = self._fastest(
+      [c for c in self.candidates if c.promise is promise], answer
+    )
     if fastest is None or fastest.loss is None:
       return f'{name}: {answer.value}; nothing was found that saves time.'
     lost = (

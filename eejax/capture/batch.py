@@ -31,7 +31,7 @@ from eejax.capture.captured import Readout, ReadoutKind, compared_with
 from eejax.capture.readouts import (
   ChunkReadings,
   ChunkStates,
-  Reading,
+  ReadoutFields,
   cosine,
   read_chunk,
   without_mean,
@@ -72,7 +72,7 @@ class BatchReading:
   depths: tuple[int, ...]
   reads_attention: bool
   exits: tuple[ExitConfig, ...]
-  reading: Reading
+  reading: ReadoutFields
   dtype: str
   chunk_size: int
 

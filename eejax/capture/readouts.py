@@ -64,7 +64,7 @@ SCALARS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class ReadoutFields:
   """Fields that are computed of a read-out.
 
   Attributes:
@@ -90,7 +90,7 @@ class Said:
   """Fields of one read-out of a chunk, or of several.
 
   Attributes:
-    scalars: `Reading.scalars`, in their order.
+    scalars: `ReadoutFields.scalars`, in their order.
     top_tokens: the likeliest tokens; None if not asked for.
     top_log_probs: their log-probabilities; None if not asked for.
   """
@@ -201,7 +201,7 @@ def measure(
   final: Reference | None,
   previous: Spoken,
   targets: Int[Array, 'C'],
-  reading: Reading,
+  reading: ReadoutFields,
 ) -> Said:
   """Return what `reading` asks for of one read-out.
 
@@ -398,7 +398,7 @@ def read_chunk(
   *,
   kernel: Float[Array, 'D V'],
   exit_kernels: Sequence[Float[Array, 'D V']],
-  reading: Reading,
+  reading: ReadoutFields,
 ) -> ChunkReadings:
   """Read a chunk of positions at every read-out.
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from eejax.capture.batch import BatchReading
 from eejax.capture.captured import READOUT_FIELDS, ReadoutKind, TextKind
-from eejax.capture.readouts import Reading
+from eejax.capture.readouts import ReadoutFields
 from eejax.config import EarlyExitConfig
 from eejax.errors import ArgumentError
 from eejax.types import Int
@@ -146,7 +146,7 @@ class CaptureConfig:
       depths=tuple(sorted({*depths, last})),
       reads_attention=ReadoutKind.ATTENTION in self.kinds,
       exits=config.exits if ReadoutKind.EXIT in self.kinds else (),
-      reading=Reading(
+      reading=ReadoutFields(
         tuple(f for f in READOUT_FIELDS if f in self.fields),
         min(self.num_candidates, config.model.vocab_size),
       ),

@@ -28,7 +28,7 @@ from eejax.types import Params, PyTree
 OUTER = 'backbone/outer'
 
 
-class Reading(enum.Enum):
+class LoadMethod(enum.Enum):
   """How arrays come from a file.
 
   LOAD: into memory.
@@ -50,7 +50,7 @@ def exit_folder(exit: ExitConfig) -> str:
 
 
 def read_outer(
-  path: pathlib.Path, manifest: Manifest, *, how: Reading = Reading.LOAD
+  path: pathlib.Path, manifest: Manifest, *, how: LoadMethod = LoadMethod.LOAD
 ) -> Params:
   """Return what the backbone has besides its blocks, on the host.
 
@@ -65,7 +65,7 @@ def read_blocks(
   manifest: Manifest,
   *,
   depth: int,
-  how: Reading = Reading.LOAD,
+  how: LoadMethod = LoadMethod.LOAD,
 ) -> Iterator[PyTree]:
   """Yield the first `depth` blocks, each read when it is asked for.
 
@@ -83,7 +83,7 @@ def read_exit(
   manifest: Manifest,
   *,
   exit: ExitConfig,
-  how: Reading = Reading.LOAD,
+  how: LoadMethod = LoadMethod.LOAD,
 ) -> Params:
   """Return the parameters of an exit, on the host.
 
@@ -110,7 +110,7 @@ def _read(
   manifest: Manifest,
   folder: str,
   expected: Mapping[Path, tuple[int, ...]],
-  how: Reading,
+  how: LoadMethod,
 ) -> PyTree:
   """Return one Orbax folder as nested dicts, checked against `expected`."""
   described = {
@@ -122,5 +122,5 @@ def _read(
   if not described:
     return {}
   check_files(path, manifest, folder)
-  read = arrays.map_leaves if how is Reading.MAP else arrays.read_leaves
+  read = arrays.map_leaves if how is LoadMethod.MAP else arrays.read_leaves
   return arrays.unflatten(read(path / folder, described))

@@ -104,7 +104,7 @@ def map_checkpoint(
       f'cannot load {depth} blocks: the model at {path} has {blocks}.'
     )
   exits = tuple(e for e in held.config.exits if e.depth <= depth)
-  how = partial.Reading.MAP
+  how = partial.LoadMethod.MAP
   backbone = {
     **partial.read_outer(path, held, how=how),
     'blocks': tuple(partial.read_blocks(path, held, depth=depth, how=how)),

@@ -77,7 +77,7 @@ OWN = (
   RotaryConfig,
   StepConfig,
   criteria.Patience,
-  criteria.Schedule,
+  criteria.DepthSchedule,
   criteria.Static,
   criteria.register,
   parse_exits,

@@ -26,7 +26,7 @@ from eejax.decoding.drafting.adaptive import choose_anew
 from eejax.decoding.loop import cache as cache_lib
 from eejax.decoding.loop.accounting import ROW_COUNTS, Counts
 from eejax.decoding.loop.cache import DecodeState
-from eejax.decoding.loop.plan import Plan
+from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.programs import first_state, prefill
 from eejax.ops.sampling import RowSampling
@@ -61,14 +61,14 @@ class Request:
 )
 def insert(
   params: Prepared,
-  settings: cache_lib.Request,
+  settings: cache_lib.BatchSettings,
   state: DecodeState,
   request: Request,
   row: Int[Array, ''],
   *,
-  plan: Plan,
+  plan: DecodePlan,
   size: int,
-) -> tuple[cache_lib.Request, DecodeState]:
+) -> tuple[cache_lib.BatchSettings, DecodeState]:
   """Return settings and state of a batch, one row of which starts anew.
 
   The whole row is written, caches included, so nothing of the text that had
@@ -83,12 +83,16 @@ def insert(
     plan: what is decoded.
     size: slots of a cache.
   """
-  stages = prefill(params, request.tokens, request.length, plan=plan, size=size)
-  alone = cache_lib.Request(settings.eos, request.thresholds, request.sampling)
+  segments = prefill(
+    params, request.tokens, request.length, plan=plan, size=size
+  )
+  alone = cache_lib.BatchSettings(
+    settings.eos, request.thresholds, request.sampling
+  )
   fresh = first_state(
     params,
     alone,
-    stages,
+    segments,
     plan=plan,
     prompts=request.tokens,
     tokens=request.last,
@@ -108,7 +112,7 @@ def insert(
     rows['draft'] = choose_anew(rows['draft'], rows=here, plan=plan)
   counts = _with_row(state.counts, fresh.counts, put)
   new_state = DecodeState(cycles=state.cycles, counts=counts, **rows)
-  new_settings = cache_lib.Request(
+  new_settings = cache_lib.BatchSettings(
     eos=settings.eos,
     thresholds=put(settings.thresholds, request.thresholds),
     sampling=jax.tree.map(put, settings.sampling, request.sampling),
@@ -125,7 +129,7 @@ def _put_row(
 def _with_row(counts: Counts, fresh: Counts, put: Callable) -> Counts:
   """Return counts in which one row's begin anew."""
   return Counts(
-    stage_runs=counts.stage_runs,
+    segment_runs=counts.segment_runs,
     head_runs=counts.head_runs,
     **{
       name: put(getattr(counts, name), getattr(fresh, name))

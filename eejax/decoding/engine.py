@@ -49,7 +49,7 @@ from eejax.decoding.loop.accounting import no_counts, row_accounting
 from eejax.decoding.loop.cache import (
   DecodeState,
   cache_size,
-  empty_stage,
+  empty_segment,
 )
 from eejax.decoding.loop.plan import bucket, make_plan
 from eejax.decoding.loop.prepare import Prepared, check_plan, prepare
@@ -333,31 +333,31 @@ class Engine:
 
   # MARK: Slots
 
-  def _empty(self) -> tuple[cache_lib.Request, DecodeState]:
+  def _empty(self) -> tuple[cache_lib.BatchSettings, DecodeState]:
     """Return settings and state of slots that are all free."""
     count = self._limits.slots
-    settings = cache_lib.Request(
+    settings = cache_lib.BatchSettings(
       eos=jnp.array(self._eos, jnp.int32),
       thresholds=jnp.tile(jnp.asarray(self._thresholds)[None], (count, 1)),
       sampling=row_sampling(GREEDY, seeds=[0] * count),
     )
-    stages = tuple(
-      empty_stage(
+    segments = tuple(
+      empty_segment(
         self._plan,
-        stage,
+        segment,
         batch_size=count,
         size=self._size,
         dtype=self._params.dtype,
         kv_quantization=self._params.kv_quantization,
       )
-      for stage in self._plan.stages
+      for segment in self._plan.segments
     )
     # Buffers of their own: the loop takes over every one of them.
     zeros = lambda: jnp.zeros((count,), jnp.int32)
     state = first_state(
       self._params,
       settings,
-      stages,
+      segments,
       plan=self._plan,
       prompts=jnp.zeros((count, 0), jnp.int32),
       tokens=zeros(),
@@ -399,7 +399,7 @@ class Engine:
       job.progress.finish_reason = reason
     counts, row = self._state.counts, slot or 0
     if slot is None:
-      counts = no_counts(batch_size=1, num_stages=len(self._plan.stages))
+      counts = no_counts(batch_size=1, num_segments=len(self._plan.segments))
     accounting = row_accounting(
       counts, plan=self._plan, row=row, num_tokens=job.progress.num_emitted
     )

@@ -33,8 +33,8 @@ import numpy as np
 
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.decoding.loop.accounting import batch_accounting, row_accounting
-from eejax.decoding.loop.cache import DecodeState, Request, cache_size
-from eejax.decoding.loop.plan import Plan, bucket, make_plan
+from eejax.decoding.loop.cache import BatchSettings, DecodeState, cache_size
+from eejax.decoding.loop.plan import DecodePlan, bucket, make_plan
 from eejax.decoding.loop.prepare import Prepared, check_plan, prepare
 from eejax.decoding.loop.programs import decode_chunk, first_state, prefill
 from eejax.decoding.loop.scoring import with_scored_matrices
@@ -138,7 +138,7 @@ def generate(
   limits = [min(max_new_tokens, room - len(p)) for p in tokens]
   run = _Run(params, plan, tokens, limits, texts, eos, on_tokens)
   run.start(
-    Request(
+    BatchSettings(
       eos=jnp.array(eos, jnp.int32),
       thresholds=jnp.tile(threshold_values(thresholds), (len(tokens), 1)),
       sampling=row_sampling(sampling, seeds=seeds),
@@ -219,7 +219,7 @@ class _Run:
   def __init__(
     self,
     params: Prepared,
-    plan: Plan,
+    plan: DecodePlan,
     prompts: list[list[int]],
     limits: list[int],
     texts: Sequence[TextStream] | None,
@@ -234,7 +234,7 @@ class _Run:
     ]
     self._timing = Timing()
 
-  def start(self, request: Request) -> None:
+  def start(self, request: BatchSettings) -> None:
     """Compile both programs and fill the caches."""
     self._request = request
     padded = padded_prompts(self._prompts)
@@ -246,12 +246,12 @@ class _Run:
     program = prefill.lower(*arguments, plan=self._plan, size=size).compile()
     compile_s = time.perf_counter() - clock
     clock = time.perf_counter()
-    stages = jax.block_until_ready(program(*arguments))
+    segments = jax.block_until_ready(program(*arguments))
     prefill_s = time.perf_counter() - clock
     state = first_state(
       self._params,
       request,
-      stages,
+      segments,
       plan=self._plan,
       prompts=jnp.asarray(padded),
       tokens=jnp.array([p[-1] for p in self._prompts], jnp.int32),

@@ -30,20 +30,21 @@ from eejax.types import Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-  """Count what decoding some text took; X stages, the last ends the model.
+class DecodeWork:
+  """Count what decoding some text took; X segments, the last ends the model.
 
   Attributes:
     tokens: tokens emitted.
-    stage_runs: how often each stage ran, by the compiled width of its window.
+    segment_runs: how often each segment ran, by the compiled width of its
+      window.
     widths: these widths, rising; the first is one token.
-    checks: how often each exit was asked whether to stop, the last stage
+    checks: how often each exit was asked whether to stop, the last segment
       never.
-    taken: how often a token was emitted at each stage.
+    taken: how often a token was emitted at each segment.
   """
 
   tokens: int
-  stage_runs: Int[np.ndarray, 'X widths']
+  segment_runs: Int[np.ndarray, 'X widths']
   widths: tuple[int, ...]
   checks: Int[np.ndarray, 'X']
   taken: Int[np.ndarray, 'X']
@@ -54,22 +55,22 @@ class Replay:
   """Work and exits of decoding with each setting, replayed.
 
   Attributes:
-    taken: stage at which each token was emitted, E at full depth; -1 where
+    taken: segment at which each token was emitted, E at full depth; -1 where
       no token counts.
     work: of each setting.
   """
 
   taken: Int[np.ndarray, 'settings rows T']
-  work: tuple[Work, ...]
+  work: tuple[DecodeWork, ...]
 
 
-def full_work(num_tokens: int, *, num_exits: int) -> Work:
-  """Return the work of full decoding, in the stages of a model with exits."""
-  stages = num_exits + 1
-  runs = np.full((stages, 1), num_tokens)
-  taken = np.zeros(stages, int)
+def full_work(num_tokens: int, *, num_exits: int) -> DecodeWork:
+  """Return the work of full decoding, in the segments of a model with exits."""
+  segments = num_exits + 1
+  runs = np.full((segments, 1), num_tokens)
+  taken = np.zeros(segments, int)
   taken[-1] = num_tokens
-  return Work(num_tokens, runs, (1,), np.zeros(stages, int), taken)
+  return DecodeWork(num_tokens, runs, (1,), np.zeros(segments, int), taken)
 
 
 def replay(
@@ -104,7 +105,7 @@ def replay(
 
 
 class _Walk:
-  """Carry what decoding remembers between tokens; see `StageState`."""
+  """Carry what decoding remembers between tokens; see `SegmentState`."""
 
   def __init__(self, scores, thresholds, window: int):
     exits, rows, _ = scores.shape
@@ -127,41 +128,43 @@ class _Walk:
     self.taken = np.zeros(shape, np.int64)
 
   def step(self, t: int, present) -> np.ndarray:
-    """Emit token `t` of every row; return the stages it was emitted at."""
+    """Emit token `t` of every row; return the segments it was emitted at."""
     exits = len(self.scores)
     active = np.broadcast_to(present, self.since_full.shape).copy()
-    stage_of = np.where(active, self.last[:, None], -1)
+    segment_of = np.where(active, self.last[:, None], -1)
     may_exit = self.since_full + 1 < self.window
-    for stage in range(exits + 1):
-      active &= (stage <= self.last)[:, None]
-      self._run(stage, t, active)
-      ends = (stage == self.last)[:, None]
-      if stage < exits:
-        asked = active & may_exit & ~ends & self.asked[:, stage, None]
-        sure = self.scores[stage, :, t] >= self.thresholds[:, stage, None]
+    for segment in range(exits + 1):
+      active &= (segment <= self.last)[:, None]
+      self._run(segment, t, active)
+      ends = (segment == self.last)[:, None]
+      if segment < exits:
+        asked = active & may_exit & ~ends & self.asked[:, segment, None]
+        sure = self.scores[segment, :, t] >= self.thresholds[:, segment, None]
         leave = asked & sure
-        self.checks[:, stage] += asked.sum(axis=1)
-        stage_of[leave] = stage
+        self.checks[:, segment] += asked.sum(axis=1)
+        segment_of[leave] = segment
       else:
         leave = np.zeros_like(active)
-      self.taken[:, stage] += (leave | (active & ends)).sum(axis=1)
+      self.taken[:, segment] += (leave | (active & ends)).sum(axis=1)
       active &= ~leave
-    full = stage_of == self.last[:, None]
+    full = segment_of == self.last[:, None]
     self.since_full = np.where(full, 0, self.since_full + 1)
-    return stage_of
+    return segment_of
 
-  def _run(self, stage: int, t: int, active) -> None:
-    """Run a stage for the rows that are there and all that waits for it."""
-    waiting = t + 1 - self.cache_length[stage]
+  def _run(self, segment: int, t: int, active) -> None:
+    """Run a segment for the rows that are there and all that waits for it."""
+    waiting = t + 1 - self.cache_length[segment]
     for i, width in enumerate(self.widths):
       narrower = self.widths[i - 1] if i else 0
       fits = (waiting > narrower) & (waiting <= width)
-      self.runs[:, stage, i] += (active & fits).sum(axis=1)
-    self.cache_length[stage] = np.where(active, t + 1, self.cache_length[stage])
+      self.runs[:, segment, i] += (active & fits).sum(axis=1)
+    self.cache_length[segment] = np.where(
+      active, t + 1, self.cache_length[segment]
+    )
 
-  def work(self) -> tuple[Work, ...]:
+  def work(self) -> tuple[DecodeWork, ...]:
     return tuple(
-      Work(int(taken.sum()), runs, self.widths, checks, taken)
+      DecodeWork(int(taken.sum()), runs, self.widths, checks, taken)
       for runs, checks, taken in zip(
         self.runs, self.checks, self.taken, strict=True
       )

@@ -34,11 +34,17 @@ from eejax.decoding.generate import generate
 from eejax.decoding.loop.accounting import Accounting, BatchAccounting
 from eejax.decoding.loop.prepare import Prepared, prepare
 from eejax.decoding.policy.policy import Policy
-from eejax.decoding.results import DecodeResult, GeneratedRow, Timing
+from eejax.decoding.results import DecodeResult, GeneratedRow
 from eejax.errors import ArgumentError
 from eejax.evaluation.lossless import first_difference
 from eejax.evaluation.strategies import Strategy
-from eejax.evaluation.wall_clock import Ratio, interleaved, speed_ratio
+from eejax.evaluation.wall_clock import (
+  Clock,
+  Ratio,
+  interleaved,
+  speed_ratio,
+  wall_clock,
+)
 from eejax.types import DTypeLike, Params
 
 
@@ -57,15 +63,6 @@ class Predict(Protocol):
   ) -> float:
     """Return them for so many tokens of so many rows, under a policy."""
     ...
-
-
-# What a decoding took; a test counts work instead.
-Clock = Callable[[DecodeResult], Timing]
-
-
-def wall_clock(result: DecodeResult) -> Timing:
-  """Return the seconds that a decoding took."""
-  return result.timing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,14 +26,14 @@ import numpy as np
 
 from eejax.decoding.policy.policy import Threshold
 from eejax.decoding.policy.threshold_values import threshold_values
-from eejax.decoding.replay import Replay, Work, replay
+from eejax.decoding.replay import DecodeWork, Replay, replay
 from eejax.errors import ArgumentError
 from eejax.evaluation.scores import ExitScores
 from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
 from eejax.types import Bool, Float
 
 # Predicts how many times faster than full decoding some work is.
-Speedup = Callable[[Work], float]
+Speedup = Callable[[DecodeWork], float]
 
 # Scores live near one, so thresholds are tried more densely there.
 GRID: tuple[Threshold, ...] = (
@@ -121,7 +121,7 @@ def evaluate_settings(
   for i, setting in enumerate(settings):
     work = replayed.work[i]
     shares = work.taken / work.tokens
-    reads = work.stage_runs.sum(axis=1) @ blocks
+    reads = work.segment_runs.sum(axis=1) @ blocks
     points.append(
       SweepPoint(
         thresholds=tuple(setting),
@@ -360,6 +360,6 @@ def _right(
   """Return where the head that was asked says what the full model says."""
   always = np.ones((1, *scores.counted.shape), bool)
   said = np.concatenate([scores.agree, always])
-  stage = np.maximum(replayed.taken, 0)[:, None]
-  rights = np.take_along_axis(said[None], stage.astype(np.intp), axis=1)
+  segment = np.maximum(replayed.taken, 0)[:, None]
+  rights = np.take_along_axis(said[None], segment.astype(np.intp), axis=1)
   return rights[:, 0] & scores.counted

@@ -17,7 +17,16 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+from eejax.decoding.results import DecodeResult, Timing
 from eejax.errors import ArgumentError
+
+# Returns the times of a decoding; a test counts work instead.
+Clock = Callable[[DecodeResult], Timing]
+
+
+def wall_clock(result: DecodeResult) -> Timing:
+  """Return the times that a decoding took."""
+  return result.timing
 
 
 @dataclasses.dataclass(frozen=True)

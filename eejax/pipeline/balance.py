@@ -58,7 +58,7 @@ class PlacedExit:
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
+class StagePlacement:
   """Say how a model is cut.
 
   Attributes:
@@ -123,7 +123,7 @@ def place(
   *,
   ends: Sequence[int],
   boundary: Boundary = Boundary.AFTER,
-) -> Placement:
+) -> StagePlacement:
   """Return which piece has each exit.
 
   Args:
@@ -149,11 +149,11 @@ def place(
       and before + 1 < len(ends)
     )
     places.append(before + moves)
-  return Placement(tuple(ends), tuple(places))
+  return StagePlacement(tuple(ends), tuple(places))
 
 
 def stage_costs(
-  placement: Placement,
+  placement: StagePlacement,
   *,
   block: StageCost,
   exits: Sequence[PlacedExit],
@@ -210,7 +210,7 @@ def balanced(
   exits: Sequence[PlacedExit],
   final: StageCost,
   keep: Keep = Keep.RESIDUALS,
-) -> Placement:
+) -> StagePlacement:
   """Return the cut whose slowest stage is fastest.
 
   Among equals it is the one with the least sum of squares: as even as can be.
@@ -248,7 +248,7 @@ def balanced(
   owner = lambda e: next(
     i for i, cut in enumerate(cuts) if cut.has(e, is_last=i == places - 1)
   )
-  return Placement(
+  return StagePlacement(
     ends=tuple(cut.end for cut in cuts),
     exit_places=tuple(owner(e) for e in exits),
   )

@@ -32,7 +32,7 @@ from eejax.models.stacking import truncate
 from eejax.ops.quant import Quantization
 from eejax.parallel.mesh import MeshConfig
 from eejax.parallel.sharding import path_names
-from eejax.pipeline.balance import PlacedExit, Placement, even_ends, place
+from eejax.pipeline.balance import PlacedExit, StagePlacement, even_ends, place
 from eejax.pipeline.cost import Keep
 from eejax.pipeline.schedule import Schedule, ScheduleKind
 from eejax.types import Params, PyTree
@@ -165,7 +165,7 @@ class Arrangement:
     """Return the sequences of a microbatch on one device."""
     return workload.rows // (self.row_shares * self.microbatches)
 
-  def placement(self, workload: Workload) -> Placement:
+  def placement(self, workload: Workload) -> StagePlacement:
     """Return which stage has which blocks and exits.
 
     Blocks are shared out evenly; an exit between two stages goes to the

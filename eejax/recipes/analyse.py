@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from eejax.analysis.manifest import Manifest
+from eejax.analysis.manifest import ComparisonManifest
 from eejax.analysis.sections import DEFAULTS, SectionSettings
 from eejax.checkpoint.model import Model
 from eejax.errors import ArgumentError
@@ -48,7 +48,7 @@ def analyse(
   sections: Collection[str] | None = None,
   leave_out: Collection[str] = (),
   folder: str | os.PathLike | None = None,
-  manifest: Manifest | None = None,
+  manifest: ComparisonManifest | None = None,
   training_run: str | os.PathLike | None = None,
   shown_text: str | None = None,
   max_tokens: int = 16_000,

@@ -26,10 +26,10 @@ from eejax.decoding.loop.accounting import Accounting, BatchAccounting
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.use import Use, check_use
 from eejax.errors import ArgumentError
-from eejax.evaluation.bench import Bench, BenchmarkRow, Clock, wall_clock
+from eejax.evaluation.bench import Bench, BenchmarkRow
 from eejax.evaluation.part_times import PartTimes, part_times
 from eejax.evaluation.strategies import Grid, Strategy
-from eejax.evaluation.wall_clock import Ratio
+from eejax.evaluation.wall_clock import Clock, Ratio, wall_clock
 from eejax.progress import SILENT, Progress
 from eejax.recipes import bench_file
 from eejax.recipes.bench_file import BenchFile

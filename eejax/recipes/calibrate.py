@@ -21,25 +21,31 @@ import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from eejax.analysis import certify
-from eejax.analysis.certify import CalibrationPrompts, CertificationResult
+from eejax.analysis import certify, measurement
+from eejax.analysis.candidate import Candidate
+from eejax.analysis.certify import (
+  CalibrationPrompts,
+  CertificationResult,
+  Prompt,
+)
 from eejax.analysis.cost_model import DecodeCost, decode_cost
 from eejax.analysis.measures import MeasureLike
+from eejax.analysis.verdict import THIS_MACHINE, Verdict
 from eejax.checkpoint.model import Model
 from eejax.decoding.policy import use
 from eejax.decoding.policy.certificate import Certificate
 from eejax.decoding.policy.criteria.registry import usable_criteria
 from eejax.decoding.policy.policy import Policy
 from eejax.errors import ArgumentError
-from eejax.evaluation.bench import Clock, wall_clock
 from eejax.evaluation.part_times import PartTimes, part_times
+from eejax.evaluation.wall_clock import Clock, wall_clock
 from eejax.progress import SILENT, Progress
 from eejax.recipes.calibration import path as path_lib
-from eejax.recipes.calibration import speed as speed_lib
 from eejax.recipes.calibration.continuations import Continuations, Part
 from eejax.recipes.calibration.path import PathStep, PolicyPath
 from eejax.recipes.calibration.request import CalibrationRequest, read_prompts
@@ -250,22 +256,19 @@ def run_calibration(
   if certification.chosen is None:
     return result
   policy = steps[certification.chosen].policy
-  data = _data(text, search_text, prompts, request)
+  certified = _with_certificate(
+    model,
+    policy,
+    request,
+    certification,
+    data=_data(text, search_text, prompts, request),
+    progress=progress,
+  )
   return dataclasses.replace(
     result,
-    certified=_with_certificate(
-      model, policy, request, certification, data=data, progress=progress
-    ),
+    certified=certified,
     report_loss=float(calibration.losses(Part.REPORT, policy).mean()),
-    speed=speed_lib.measure_speed(
-      calibration.continuations.prepared,
-      policy,
-      config=model.config,
-      prompts=prompts.report,
-      new_tokens=request.max_new_tokens,
-      clock=clock,
-      progress=progress,
-    ),
+    verdict=calibration.verdict(certified, prompts.report, clock=clock),
   )
 
 
@@ -349,6 +352,31 @@ class _Calibration:
     return ForecastSpeed(
       speedup=self._cost(policy).speedup_of_depths(depths),
       mean_depth=float(np.concatenate(depths).mean()),
+    )
+
+  def verdict(
+    self, policy: Policy, prompts: Sequence[Prompt], *, clock: Clock
+  ) -> Verdict:
+    """Return whether a certified policy pays, measured on other prompts."""
+    request = self.request
+    candidates, noise = measurement.measure(
+      self.model,
+      [Candidate.of_policy(policy, depths=self.model.config.exit_depths)],
+      prompts,
+      settings=measurement.MeasurementSettings(
+        request.max_new_tokens, dtype=request.dtype, clock=clock
+      ),
+      prepared=self.continuations.prepared,
+      progress=self.progress,
+    )
+    return Verdict(
+      candidates=candidates,
+      budget=request.risk,
+      noise=noise,
+      prompts=len(prompts),
+      new_tokens=request.max_new_tokens,
+      machine=THIS_MACHINE,
+      has_trained_exits=True,
     )
 
   def _cost(self, policy: Policy) -> DecodeCost:

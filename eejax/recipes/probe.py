@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eejax import serialization
-from eejax.analysis.candidate import Candidate, Promise
+from eejax.analysis.candidate import Candidate
 from eejax.analysis.candidate_search import (
   FIELDS,
   NUM_CANDIDATES,
@@ -32,27 +32,24 @@ from eejax.analysis.candidate_search import (
 )
 from eejax.analysis.cost_model import decode_cost
 from eejax.analysis.measurement import (
-  TRAINED,
-  Clock,
   MeasurementSettings,
   Prompt,
-  decode_seconds,
   measure,
   natural_config,
 )
 from eejax.analysis.part_costs import model_cost
 from eejax.analysis.placement import Budget
-from eejax.analysis.verdict import Verdict
+from eejax.analysis.verdict import THIS_MACHINE, Verdict
 from eejax.capture.capture import CaptureConfig, capture
 from eejax.capture.captured import Captured
 from eejax.checkpoint.model import Model
 from eejax.data.batch import Batch
 from eejax.decoding.loop.prepare import prepare
-from eejax.decoding.policy.modes import Mode
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.use import Use, check_use
 from eejax.errors import ArgumentError
 from eejax.evaluation.part_times import PartTimes, part_times
+from eejax.evaluation.wall_clock import Clock, wall_clock
 from eejax.hardware import read_hardware
 from eejax.progress import SILENT, Progress
 from eejax.recipes.result import Result, interval_text
@@ -66,7 +63,6 @@ if TYPE_CHECKING:
 # Parts of a text: to choose settings on, to forecast on, to measure on.
 SHARES = (2, 2, 1)
 NUM_PROMPTS, PROMPT_TOKENS, NEW_TOKENS, REPEATS = 8, 24, 48, 3
-THIS_MACHINE = 'this machine'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +199,7 @@ def probe(
   dtype: str = 'float32',
   times: PartTimes | None = None,
   progress: Progress = SILENT,
-  clock: Clock = decode_seconds,
+  clock: Clock = wall_clock,
 ) -> ProbeResult:
   """Return whether early exit pays on a model, and where.
 
@@ -233,7 +229,7 @@ def probe(
     dtype: what is computed in.
     times: of the parts of decoding, where they are known.
     progress: told of what is done.
-    clock: returns the seconds of a decoding.
+    clock: returns the times of a decoding, of which prefill does not count.
 
   Raises:
     EejaxError: the text cannot be read or is too short, the model has one
@@ -251,7 +247,7 @@ def probe(
   if policy is not None:
     use = Use(dtype=dtype, max_new_tokens=new_tokens)
     check_use(policy, model, use, progress=progress)
-    given.append(_candidate(model, policy))
+    given.append(Candidate.of_policy(policy, depths=model.config.exit_depths))
   if model.config.model.num_layers < 2:
     raise ArgumentError(
       'a model of one block has no depth to exit at; take a deeper one.'
@@ -357,18 +353,6 @@ def probe_captured(
   )
   bare = model_cost(model.config.with_exits(()))
   return ProbeResult(verdict, search, text, bare.head_in_blocks)
-
-
-def _candidate(model: Model, policy: Policy) -> Candidate:
-  """Return a policy of the model as a candidate."""
-  is_exact = policy.mode is not Mode.EARLY_EXIT
-  return Candidate(
-    name='the policy given' if is_exact else 'calibrated early exit',
-    source=TRAINED,
-    depths=model.config.exit_depths,
-    policy=policy,
-    promise=Promise.of(policy),
-  )
 
 
 def _prompts(

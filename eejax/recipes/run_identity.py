@@ -130,7 +130,7 @@ def of_checkpoint(path: str | os.PathLike) -> Values:
   path = pathlib.Path(path)
   held = manifest.read_manifest(path)
   # Mapped, for Orbax would start jax before the hosts of a run have joined.
-  how = partial.Reading.MAP
+  how = partial.LoadMethod.MAP
   exits = {
     e.name: partial.read_exit(path, held, exit=e, how=how)
     for e in held.config.exits

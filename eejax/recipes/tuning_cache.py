@@ -28,7 +28,7 @@ from eejax.recipes.training_runs import RunSettings, TrainingData
 from eejax.recipes.tuning_source import BackboneLayout, TuningSource
 from eejax.training import activation_cache
 from eejax.training.activation_cache import CachedBatches, Depths
-from eejax.training.placement import Placement
+from eejax.training.placement import DevicePlacement
 from eejax.types import Params
 
 _TRAIN, _HELD_OUT = 'train', 'held_out'
@@ -101,7 +101,7 @@ def prepare(
         identity=identity,
         full_depth=full_depth,
         forward=step.forward,
-        placement=Placement(layout.mesh),
+        placement=DevicePlacement(layout.mesh),
       )
   depths = Depths.read_by(config, full_depth=full_depth)
   opened = [

@@ -17,12 +17,13 @@ It reads the plain values of the file that `eejax.bench` writes, so a page can
 be made again from the file alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eejax.report import page
-from eejax.report.parts import NEVER, Values, percent, times
 from eejax.report.svg import Axis, Format, Mark, Series, line_chart
+
+Values = Mapping[str, Any]
 
 
 def render(values: Values) -> str:
@@ -70,7 +71,7 @@ def _cards(lines: Sequence[Values]) -> list[tuple[str, str]]:
     if exact:
       best = max(exact, key=_speed)
       words = f'batch {size}, same tokens here: {name_of(best["setting"])}'
-      entries.append((times(_speed(best)), words))
+      entries.append((_times(_speed(best)), words))
   return entries
 
 
@@ -131,14 +132,14 @@ def rows(lines: Sequence[Values]) -> list[dict[str, Any]]:
       'batch': line['setting']['batch_size'],
       'tokens/s': round(line['tokens_per_s']),
       'speed-up': _speed_text(line),
-      'predicted': times(line['predicted_speedup']),
-      'same place': percent(line['same_place'], 1),
-      'same start': percent(line['same_start'], 1),
+      'predicted': _times(line['predicted_speedup']),
+      'same place': _percent(line['same_place'], 1),
+      'same start': _percent(line['same_start'], 1),
       'blocks/token': round(line['blocks_per_token'], 2),
       'heads/token': round(line['head_calls_per_token'], 2),
       'kept drafts': None
       if line['acceptance'] is None
-      else percent(line['acceptance'], 0),
+      else _percent(line['acceptance'], 0),
     }
     for line in lines
   ]
@@ -161,7 +162,7 @@ def peer_rows(values: Values) -> list[dict[str, Any]]:
         'batch': peer['batch_size'],
         'tokens/s, prefill included': round(speed, 1),
         'eejax, full depth': None if ours is None else round(ours, 1),
-        'eejax is': None if ours is None else times(ours / speed),
+        'eejax is': None if ours is None else _times(ours / speed),
       }
     )
   return rows
@@ -185,7 +186,7 @@ def name_of(setting: Values) -> str:
   if setting['mode'] == 'full':
     return 'full'
   thresholds = ','.join(
-    NEVER if t == NEVER else f'{t:g}' for t in setting['thresholds']
+    'never' if t == 'never' else f'{t:g}' for t in setting['thresholds']
   )
   return f'{_group_of(setting)} {thresholds}'
 
@@ -220,4 +221,12 @@ def _speed_text(line: Values) -> str:
   """Return the speed-up and its range, as in `1.31 (1.28 to 1.35)`."""
   speedup = line['speedup']
   low, high = (f'{speedup[name]:.2f}' for name in ('low', 'high'))
-  return f'{times(_speed(line))} ({low} to {high})'
+  return f'{_times(_speed(line))} ({low} to {high})'
+
+
+def _percent(value: float, digits: int) -> str:
+  return f'{100 * value:.{digits}f} %'
+
+
+def _times(value: float) -> str:
+  return f'{value:.2f}x'

@@ -229,7 +229,7 @@ def depth_legend(levels: Sequence[int]) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class TokenCell:
   """Cell of a token grid: the likeliest token of one depth.
 
   Attributes:
@@ -250,7 +250,7 @@ class Reading:
 def token_grid(
   tokens: Sequence[str],
   depths: Sequence[str],
-  readings: Sequence[Sequence[Reading]],
+  readings: Sequence[Sequence[TokenCell]],
 ) -> str:
   """Return what every depth says after every token of a text.
 
@@ -272,7 +272,7 @@ def token_grid(
   )
 
 
-def _reading(reading: Reading) -> str:
+def _reading(reading: TokenCell) -> str:
   kind = 'reading same' if reading.same else 'reading'
   if reading.settled:
     kind += ' settled'

@@ -184,7 +184,7 @@ def token_grid_section(section: Values | None) -> str:
     return ''
   readings = [
     [
-      page.Reading(
+      page.TokenCell(
         piece=cell['candidates'][0][0],
         sure=cell['candidates'][0][1],
         same=cell['same'],

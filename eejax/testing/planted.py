@@ -24,8 +24,10 @@ and 0 elsewhere, so a reading has confidence c there and (1 - c) / (V - 1)
 everywhere else, and every entropy, divergence and cosine is a formula in
 c and V: `expected` gives them all.
 
-  plan = Plan.settling([0, 2, 3], num_layers=3, ...)   # exits at known depths
-  plan = Plan.settling([4] * 11, num_layers=4, ...)    # one decisive block
+  # Exits at known depths.
+  plan = PlantedPlan.settling([0, 2, 3], num_layers=3, ...)
+  # One decisive block.
+  plan = PlantedPlan.settling([4] * 11, num_layers=4, ...)
   config, params = plan.config, planted_params(plan)
 """
 
@@ -51,7 +53,7 @@ _WIDE_OPEN = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class PlantedPlan:
   """Say what a planted model thinks of each token at each depth.
 
   Attributes:
@@ -92,7 +94,7 @@ class Plan:
   @classmethod
   def settling(
     cls, depths: Sequence[int], *, num_layers: int, **fields
-  ) -> 'Plan':
+  ) -> 'PlantedPlan':
     """Return a plan in which each token holds its answer from a depth on.
 
     Args:
@@ -159,7 +161,7 @@ def logit_height(confidence: float, vocab_size: int) -> float:
   return float(np.log(confidence * (vocab_size - 1) / (1 - confidence)))
 
 
-def planted_params(plan: Plan) -> Params:
+def planted_params(plan: PlantedPlan) -> Params:
   """Return the parameters of a planted model, blocks stacked."""
   vocabulary, layers = plan.vocab_size, plan.num_layers
   width = 2 * vocabulary  # dimension v is the guess of v, V + v its answer
@@ -211,7 +213,7 @@ def planted_params(plan: Plan) -> Params:
   return jax.tree.map(to_device, {'backbone': backbone, 'exits': exits})
 
 
-def _output_matrix(plan: Plan) -> Float[np.ndarray, 'D V']:
+def _output_matrix(plan: PlantedPlan) -> Float[np.ndarray, 'D V']:
   vocabulary = plan.vocab_size
   token = np.arange(vocabulary)
   matrix = np.zeros((2 * vocabulary, vocabulary), np.float32)
@@ -221,7 +223,7 @@ def _output_matrix(plan: Plan) -> Float[np.ndarray, 'D V']:
   return matrix
 
 
-def _exit(plan: Plan, ones: np.ndarray, unit: float) -> Params:
+def _exit(plan: PlantedPlan, ones: np.ndarray, unit: float) -> Params:
   sign = np.repeat([-1.0, 1.0], plan.vocab_size)[:, None]
   kernel = (plan.gate_logit * sign / unit).astype(np.float32)
   gate = {
@@ -273,7 +275,7 @@ def token_batch(
 
 
 def expected(
-  plan: Plan,
+  plan: PlantedPlan,
   tokens: Int[np.ndarray, 'N'],
   targets: Int[np.ndarray, 'N'],
   *,

@@ -37,7 +37,7 @@ from eejax.errors import CheckpointError, EejaxError
 from eejax.models import decoder
 from eejax.models.intermediates import IntermediatesSpec
 from eejax.training.objective import Forward
-from eejax.training.placement import Placement
+from eejax.training.placement import DevicePlacement
 from eejax.training.sums import TokenBatch
 from eejax.types import Float, Params
 
@@ -49,7 +49,7 @@ _STORED = {'bfloat16': np.dtype(np.uint16), 'float32': np.dtype(np.float32)}
 
 
 PLAIN_FORWARD = Forward()
-ONE_DEVICE = Placement()
+ONE_DEVICE = DevicePlacement()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def record(
   identity: Mapping[str, Any],
   full_depth: bool = False,
   forward: Forward = PLAIN_FORWARD,
-  placement: Placement = ONE_DEVICE,
+  placement: DevicePlacement = ONE_DEVICE,
   told: Callable[[int], None] = lambda done: None,
 ) -> 'CachedBatches':
   """Run a backbone over batches and keep what exits read of it.

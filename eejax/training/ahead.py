@@ -33,7 +33,7 @@ from eejax.parallel import sharding
 from eejax.training import freeze, state
 from eejax.training.freeze import Regime
 from eejax.training.objective import Objective
-from eejax.training.placement import Placement
+from eejax.training.placement import DevicePlacement
 from eejax.training.step import StepConfig, make_train_step
 from eejax.training.sums import TokenBatch
 from eejax.types import Params
@@ -93,7 +93,7 @@ def compile_ahead(
   train_step = make_train_step(
     config, objective=objective, optimizer=optimizer, settings=settings
   )
-  placement = Placement(mesh)
+  placement = DevicePlacement(mesh)
   with placement.active():
     jitted: Any = placement.compile_step(train_step, like)
     lowered = jitted.lower(

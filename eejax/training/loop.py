@@ -39,7 +39,7 @@ from eejax.parallel import multihost, sharding
 from eejax.training import freeze, losses, metrics, run_folder, state, step
 from eejax.training.interrupt import StopRequest
 from eejax.training.objective import Objective
-from eejax.training.placement import Placement
+from eejax.training.placement import DevicePlacement
 from eejax.training.recording import Recorder
 from eejax.training.reporting import ProgressReporter, Reporter
 from eejax.training.step import StepConfig
@@ -163,7 +163,7 @@ def train(
   """
   reporter = reporter or ProgressReporter()
   with contextlib.ExitStack() as stack:
-    stack.enter_context(Placement(task.mesh).active())
+    stack.enter_context(DevicePlacement(task.mesh).active())
     checkpoints = stack.enter_context(
       RunCheckpoints(
         folder / run_folder.CHECKPOINTS,
@@ -200,7 +200,7 @@ class _Run:
     self.task = task
     self.settings = settings
     self.batches = batches
-    self.placement = Placement(task.mesh)
+    self.placement = DevicePlacement(task.mesh)
     self.shares = 1
     if task.mesh is not None:
       self.shares = sharding.row_share(task.mesh).count

@@ -98,7 +98,7 @@ def add_sums(parts: Sequence[LossSums]) -> LossSums:
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class MetricsRecord:
   """One line of the metrics file.
 
   Attributes:
@@ -140,7 +140,7 @@ def last_held_out(folder: str | os.PathLike) -> dict[str, float]:
 class NoWriter:
   """Write nothing: what every host but the first has."""
 
-  def write(self, records: Sequence[Record]) -> None:
+  def write(self, records: Sequence[MetricsRecord]) -> None:
     """Do nothing."""
 
   def __enter__(self) -> 'NoWriter':
@@ -189,7 +189,7 @@ class MetricWriter:
     text = ''.join(json.dumps(r) + '\n' for r in kept)
     serialization.write_text(path, text)
 
-  def write(self, records: Sequence[Record]) -> None:
+  def write(self, records: Sequence[MetricsRecord]) -> None:
     """Append `records` and flush them."""
     for record in records:
       self._file.write(record.line() + '\n')

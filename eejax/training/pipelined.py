@@ -33,7 +33,7 @@ from eejax.models.decoder import LayerDropout
 from eejax.models.stacking import num_blocks
 from eejax.pipeline.balance import (
   PlacedExit,
-  Placement,
+  StagePlacement,
   balanced,
   check_places,
   even_ends,
@@ -52,7 +52,7 @@ from eejax.training.objective import Forward, Objective
 from eejax.training.pipelined_config import Balance, PipelineConfig
 from eejax.training.pipelined_costs import block_cost, exit_costs, final_cost
 from eejax.training.pipelined_layout import (
-  Layout,
+  StageLayout,
   from_stages,
   make_slots,
   to_stages,
@@ -200,7 +200,7 @@ def make_layout(
   objective: Objective,
   depth: int,
   stages: int,
-) -> Layout:
+) -> StageLayout:
   """Return which stage has what.
 
   Args:
@@ -220,7 +220,7 @@ def make_layout(
   exits = () if standard else config.exits
   described = exit_costs(exits, model=config.model)
   placement = _placement(config, pipeline, described, depth, places)
-  return Layout(
+  return StageLayout(
     config=config,
     placement=placement,
     stages=stages,
@@ -234,7 +234,7 @@ def _placement(
   exits: list[PlacedExit],
   depth: int,
   places: int,
-) -> Placement:
+) -> StagePlacement:
   if pipeline.stage_blocks is not None:
     if len(pipeline.stage_blocks) != places:
       raise ArgumentError(
@@ -327,7 +327,7 @@ def _loss_sums(
   result: PipelineResult,
   batches: TokenBatch,
   tokens: Float[Array, ''],
-  layout: Layout,
+  layout: StageLayout,
 ) -> LossSums:
   exits = HeadSums(**result.sums['exits'])
   if layout.slots and result.kept[-1] is not None:
@@ -342,7 +342,7 @@ def _loss_sums(
 
 
 def _agreement(
-  kept: PyTree, batches: TokenBatch, exits: HeadSums, layout: Layout
+  kept: PyTree, batches: TokenBatch, exits: HeadSums, layout: StageLayout
 ) -> Float[Array, 'E']:
   """Return on how many tokens each exit chooses what the final head does.
 

@@ -33,7 +33,7 @@ from jax.sharding import PartitionSpec
 from eejax.axes import STAGE
 from eejax.config import EarlyExitConfig, ExitConfig
 from eejax.errors import ArgumentError
-from eejax.pipeline.balance import Placement
+from eejax.pipeline.balance import StagePlacement
 from eejax.pipeline.stage import StageParams
 from eejax.types import Params, PyTree
 
@@ -59,7 +59,7 @@ class Slot:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class StageLayout:
   """Say which stage has what.
 
   Attributes:
@@ -70,7 +70,7 @@ class Layout:
   """
 
   config: EarlyExitConfig
-  placement: Placement
+  placement: StagePlacement
   stages: int
   slots: tuple[Slot, ...]
 
@@ -127,7 +127,7 @@ def make_slots(
 
 
 def to_stages(
-  params: Params, *, layout: Layout, mesh: jax.sharding.Mesh | None
+  params: Params, *, layout: StageLayout, mesh: jax.sharding.Mesh | None
 ) -> StageParams:
   """Return a tree of parameters, or a part of one, as a pipeline has them.
 
@@ -157,13 +157,13 @@ def to_stages(
   return StageParams(own, shared)
 
 
-def _exit_trees(exits: Params, layout: Layout, slot: Slot) -> list:
+def _exit_trees(exits: Params, layout: StageLayout, slot: Slot) -> list:
   """Return the parameters on each piece, None where it has no such exit."""
   names = [e.name for e in layout.config.exits]
   return [exits.get(names[i], {}) if i >= 0 else None for i in slot.exits]
 
 
-def _lay_blocks(blocks: PyTree, layout: Layout, mesh) -> PyTree:
+def _lay_blocks(blocks: PyTree, layout: StageLayout, mesh) -> PyTree:
   if layout.is_even:
     return jax.tree.map(functools.partial(_cut, layout=layout), blocks)
   table = jnp.asarray(layout.block_table())
@@ -182,14 +182,14 @@ def _lay_blocks(blocks: PyTree, layout: Layout, mesh) -> PyTree:
   return _over_stages(take, mesh, out_specs=_SPLIT)(blocks)
 
 
-def _cut(leaf: jax.Array, *, layout: Layout) -> jax.Array:
+def _cut(leaf: jax.Array, *, layout: StageLayout) -> jax.Array:
   """Cut L into rounds and stages, stages first."""
   shape = (layout.rounds, layout.stages, layout.longest, *leaf.shape[1:])
   pieces = jnp.swapaxes(leaf.reshape(shape), 0, 1)
   return pieces if layout.rounds > 1 else jnp.squeeze(pieces, 1)
 
 
-def _lay_slot(trees: list, layout: Layout, mesh) -> PyTree:
+def _lay_slot(trees: list, layout: StageLayout, mesh) -> PyTree:
   def select(trees):
     example = next(t for t in trees if t is not None)
     nothing = jax.tree.map(jnp.zeros_like, example)
@@ -202,7 +202,7 @@ def _lay_slot(trees: list, layout: Layout, mesh) -> PyTree:
   return _over_stages(select, mesh, out_specs=_SPLIT)(trees)
 
 
-def _by_round(pick: Callable, layout: Layout) -> PyTree:
+def _by_round(pick: Callable, layout: StageLayout) -> PyTree:
   """Return what this stage has in each round, with leading `[1, (rounds)]`."""
   here = lax.axis_index(STAGE)
   found = [pick(r * layout.stages + here) for r in range(layout.rounds)]
@@ -215,7 +215,7 @@ def _by_round(pick: Callable, layout: Layout) -> PyTree:
 
 
 def from_stages(
-  gradients: StageParams, *, like: Params, layout: Layout, mesh
+  gradients: StageParams, *, like: Params, layout: StageLayout, mesh
 ) -> Params:
   """Return gradients in the tree that `to_stages` was given."""
   result: Params = {}
@@ -237,7 +237,7 @@ def from_stages(
   return result
 
 
-def _gather_blocks(blocks: PyTree, layout: Layout, mesh) -> PyTree:
+def _gather_blocks(blocks: PyTree, layout: StageLayout, mesh) -> PyTree:
   if layout.is_even:
     return jax.tree.map(functools.partial(_uncut, layout=layout), blocks)
   table = jnp.asarray(layout.block_table())
@@ -261,14 +261,14 @@ def _gather_blocks(blocks: PyTree, layout: Layout, mesh) -> PyTree:
   return _over_stages(put, mesh, in_specs=_SPLIT, out_specs=_WHOLE)(blocks)
 
 
-def _uncut(leaf: jax.Array, *, layout: Layout) -> jax.Array:
+def _uncut(leaf: jax.Array, *, layout: StageLayout) -> jax.Array:
   if layout.rounds > 1:
     leaf = jnp.swapaxes(leaf, 0, 1)
   lead = 3 if layout.rounds > 1 else 2
   return leaf.reshape(-1, *leaf.shape[lead:])
 
 
-def _gather_slot(tree: PyTree, slot: Slot, layout: Layout, mesh) -> Params:
+def _gather_slot(tree: PyTree, slot: Slot, layout: StageLayout, mesh) -> Params:
   """Return the parts of a slot by the names of the exits."""
   owners = [(i, place) for place, i in enumerate(slot.exits) if i >= 0]
 
@@ -290,7 +290,7 @@ def _gather_slot(tree: PyTree, slot: Slot, layout: Layout, mesh) -> Params:
   return _over_stages(select, mesh, in_specs=_SPLIT, out_specs=_WHOLE)(tree)
 
 
-def _summed(x: jax.Array, layout: Layout) -> jax.Array:
+def _summed(x: jax.Array, layout: StageLayout) -> jax.Array:
   """Sum over the stages; of one alone XLA makes an error (jaxlib 0.10.2)."""
   return lax.psum(x, STAGE) if layout.stages > 1 else x
 

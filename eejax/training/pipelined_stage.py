@@ -41,7 +41,7 @@ from eejax.pipeline.skipping import IdleWork, run_or_pass
 from eejax.pipeline.stage import Head, HeadResult, Stage, StageParams, Turn
 from eejax.training.losses import head_sums, token_losses
 from eejax.training.objective import Forward, Objective
-from eejax.training.pipelined_layout import BLOCKS, Layout, Slot
+from eejax.training.pipelined_layout import BLOCKS, Slot, StageLayout
 from eejax.training.sums import HeadSums, TokenBatch, no_sums
 from eejax.types import Array, Float, Params, PyTree
 
@@ -89,7 +89,7 @@ class _Taps:
   last_block: np.ndarray
 
 
-def _make_taps(layout: Layout) -> _Taps:
+def _make_taps(layout: StageLayout) -> _Taps:
   is_mlp = [s.kind.head is ExitHeadKind.MLP for s in layout.slots]
   streams = tuple(i for i, mlp in enumerate(is_mlp) if not mlp)
   residuals = tuple(i for i, mlp in enumerate(is_mlp) if mlp)
@@ -118,7 +118,7 @@ def _make_taps(layout: Layout) -> _Taps:
 
 
 def make_stage(
-  layout: Layout,
+  layout: StageLayout,
   *,
   objective: Objective,
   forward: Forward,
@@ -153,7 +153,7 @@ def make_stage(
 
 
 def _body(
-  layout: Layout,
+  layout: StageLayout,
   taps: _Taps,
   forward: Forward,
   idle: IdleWork,
@@ -214,7 +214,7 @@ def _buffer(slots: tuple[int, ...], x: Array) -> Any:
 
 
 def _run_block(
-  layout: Layout, forward: Forward, idle: IdleWork, turn: Turn
+  layout: StageLayout, forward: Forward, idle: IdleWork, turn: Turn
 ) -> Callable:
   """Return `(scanned, x) -> (hidden, residual)` of one block of a piece."""
   block = Block(layout.config.model, forward.implementation)
@@ -275,7 +275,7 @@ def _skips(turn: Turn, rows: Array) -> tuple[Array, Array] | None:
 
 
 def _exit(
-  layout: Layout, slot: Slot, objective: Objective, forward: Forward
+  layout: StageLayout, slot: Slot, objective: Objective, forward: Forward
 ) -> Head:
   """Return the head of the exits in one slot."""
   model = layout.config.model
@@ -328,7 +328,7 @@ def _exit(
   return Head(names=tuple(names), asks=asks, run=run)
 
 
-def _final(layout: Layout, objective: Objective, forward: Forward) -> Head:
+def _final(layout: StageLayout, objective: Objective, forward: Forward) -> Head:
   """Return the final head."""
   model = layout.config.model
   count = len(layout.config.exits)
@@ -367,7 +367,9 @@ def _by_name(sums: HeadSums) -> dict[str, Array]:
   return {name: getattr(sums, name) for name in names}
 
 
-def _choices(stats: Any, objective: Objective, layout: Layout) -> Array | None:
+def _choices(
+  stats: Any, objective: Objective, layout: StageLayout
+) -> Array | None:
   """Return the likeliest tokens where exits are compared with the end."""
   compared = layout.slots and objective.full_depth(layout.config)
   return stats.top1 if compared else None

@@ -32,7 +32,7 @@ from eejax.types import Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
+class DevicePlacement:
   """Place what a run computes with.
 
   Attributes:

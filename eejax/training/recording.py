@@ -24,7 +24,7 @@ import optax
 from eejax.config import EarlyExitConfig
 from eejax.errors import EejaxError
 from eejax.training import metrics, weight_schedules
-from eejax.training.metrics import MetricWriter, NoWriter, Record
+from eejax.training.metrics import MetricsRecord, MetricWriter, NoWriter
 from eejax.training.reporting import Reporter
 from eejax.training.step import StepMetrics
 from eejax.training.sums import LossSums
@@ -104,12 +104,12 @@ class Recorder:
     """
     values = metrics.means(metrics.add_sums(parts), config=self._config)
     values.pop('loss')  # the objective of no regime
-    self._writer.write([Record(step, metrics.HELD_OUT, values)])
+    self._writer.write([MetricsRecord(step, metrics.HELD_OUT, values)])
     self._reporter.evaluated(step, values)
     self._clock = time.monotonic()
     return values
 
-  def _speed(self, records: Sequence[Record]) -> dict[str, float]:
+  def _speed(self, records: Sequence[MetricsRecord]) -> dict[str, float]:
     """Return tokens a second since the last look; none while compiling."""
     before, self._clock = self._clock, time.monotonic()
     if not self.has_looked:
@@ -117,10 +117,10 @@ class Recorder:
       return {}
     tokens = sum(r.values['tokens'] for r in records)
     speed = {'tokens_per_s': tokens / max(self._clock - before, 1e-9)}
-    self._writer.write([Record(records[-1].step, metrics.TIMING, speed)])
+    self._writer.write([MetricsRecord(records[-1].step, metrics.TIMING, speed)])
     return speed
 
-  def _train_record(self, number: int, measured: StepMetrics) -> Record:
+  def _train_record(self, number: int, measured: StepMetrics) -> MetricsRecord:
     """Describe the step that made the state of `number` steps."""
     values = metrics.means(measured.sums, config=self._config)
     values['tokens'] = float(measured.sums.tokens)
@@ -137,10 +137,12 @@ class Recorder:
     for e, weight in zip(self._config.exits, weights, strict=True):
       if f'{e.name}/loss' in values:
         values[f'{e.name}/weight'] = float(weight)
-    return Record(number, metrics.TRAIN, values)
+    return MetricsRecord(number, metrics.TRAIN, values)
 
 
-def _check_finite(records: Sequence[Record], saved_step: int | None) -> None:
+def _check_finite(
+  records: Sequence[MetricsRecord], saved_step: int | None
+) -> None:
   for record in records:
     if math.isfinite(record.values['loss'] + record.values['grad_norm']):
       continue

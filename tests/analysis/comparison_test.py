@@ -22,7 +22,7 @@ from eejax.analysis.suitability.skip import Quality
 from eejax.capture.capture import capture
 from eejax.errors import CheckpointError
 from eejax.stats.bootstrap import Bootstrap
-from eejax.testing.planted import Plan, planted_params, token_batch
+from eejax.testing.planted import PlantedPlan, planted_params, token_batch
 
 FEW = Bootstrap(draws=100)
 # Depths at which the tokens of each model settle, of 3 blocks.
@@ -56,7 +56,7 @@ def captures():
   }
   found = {}
   for name, depths in PLANS.items():
-    plan = Plan.settling(depths, num_layers=3)
+    plan = PlantedPlan.settling(depths, num_layers=3)
     params = planted_params(plan)
     for text, batches in texts.items():
       found[name, text] = capture(params, batches, config=plan.config)

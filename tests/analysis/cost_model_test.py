@@ -23,7 +23,7 @@ from eejax.analysis.part_costs import ModelCost, SharedReads, in_seconds
 from eejax.decoding.generate import generate
 from eejax.decoding.loop.accounting import Accounting, BatchAccounting
 from eejax.decoding.policy.policy import Mode, Policy
-from eejax.decoding.replay import Work, full_work, replay
+from eejax.decoding.replay import DecodeWork, full_work, replay
 from eejax.evaluation.part_times import PartTimes
 from eejax.hardware import Hardware
 from eejax.testing import tiny
@@ -31,14 +31,14 @@ from eejax.testing import tiny
 MODEL = ModelCost(
   block=10.0,
   matrix=4.0,
-  stage_blocks=(3, 3, 6),
+  segment_blocks=(3, 3, 6),
   exit_blocks=(0.0, 10.0, 0.0),
   heads=(7.0, 8.0, 5.0),
   gates=(1.0, 1.0, 0.0),
 )
-WORK = Work(
+WORK = DecodeWork(
   tokens=10,
-  stage_runs=np.array([[10, 0], [3, 1], [1, 1]]),
+  segment_runs=np.array([[10, 0], [3, 1], [1, 1]]),
   widths=(1, 8),
   checks=np.array([9, 4, 0]),
   taken=np.array([6, 2, 2]),
@@ -85,9 +85,9 @@ def test_full_decoding_is_as_fast_as_itself(reads_logits):
 
 def test_a_model_that_ends_early_reads_that_head():
   cost = DecodeCost(MODEL, reads_logits=True)
-  ends = Work(
+  ends = DecodeWork(
     tokens=4,
-    stage_runs=np.array([[4, 0], [0, 0], [0, 0]]),
+    segment_runs=np.array([[4, 0], [0, 0], [0, 0]]),
     widths=(1, 8),
     checks=np.array([0, 0, 0]),
     taken=np.array([4, 0, 0]),
@@ -100,10 +100,10 @@ def test_work_of_depths_counts_windows():
   work = cost.work_of_depths([np.array([3, 3, 12, 6]), np.array([12])])
   assert work.tokens == 5
   assert work.taken.tolist() == [2, 1, 2]
-  # The third token takes two along; the fourth stops after the second stage.
+  # The third token takes two along; the fourth stops after the second segment.
   # The second row is one token at full depth.
-  windows = (work.stage_runs * np.array(work.widths)).sum(axis=1)
-  assert work.stage_runs.sum(axis=1).tolist() == [5, 3, 2]
+  windows = (work.segment_runs * np.array(work.widths)).sum(axis=1)
+  assert work.segment_runs.sum(axis=1).tolist() == [5, 3, 2]
   assert windows[0] == 5 and windows[1] >= 5 and windows[2] >= 4
 
 
@@ -137,7 +137,7 @@ class TestCounts:
     found = self.cost.of_counts(work, batch)
     assert found == 24 * 2 + 3 * 4 + 2 * 3 + 3 + 3 * 0.5
 
-  def test_a_gate_is_read_where_a_stage_ran(self):
+  def test_a_gate_is_read_where_a_segment_ran(self):
     cost = dataclasses.replace(self.cost, reads_logits=False)
     work = Accounting(blocks_run=24 * 4, head_calls=8)
     batch = BatchAccounting(24, 3, (3, 2), (1, 2))

@@ -30,7 +30,7 @@ from eejax.checkpoint.model import Model
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.testing import tiny
-from eejax.testing.planted import Plan, planted_params, token_batch
+from eejax.testing.planted import PlantedPlan, planted_params, token_batch
 from eejax.training import state
 
 LAYERS = 3
@@ -43,7 +43,7 @@ def batches():
 
 
 def plan(depths):
-  return Plan.settling(depths, num_layers=LAYERS)
+  return PlantedPlan.settling(depths, num_layers=LAYERS)
 
 
 class TestPlantedSteps:

@@ -21,6 +21,7 @@ from eejax.analysis.candidate import Candidate, Promise
 from eejax.analysis.measurement import MeasurementSettings, measure
 from eejax.checkpoint.model import Model
 from eejax.decoding.policy.policy import Mode, Policy
+from eejax.decoding.results import Timing
 from eejax.errors import ArgumentError
 from eejax.testing import tiny
 from eejax.testing.planted import idle_from
@@ -30,7 +31,7 @@ PROMPTS = [[3, 4, 5], [6, 7, 8], [9, 3, 7]]
 
 
 def blocks_read(result):
-  return float(result.batch.block_reads)
+  return Timing(decode_s=float(result.batch.block_reads))
 
 
 SETTINGS = MeasurementSettings(new_tokens=8, repeats=1, clock=blocks_read)
@@ -72,7 +73,7 @@ def test_tokens_that_the_full_model_would_not_choose_are_lost():
   model = Model(CONFIG, params)
   always = Policy(Mode.EARLY_EXIT, 'max_prob', (0.0,))
   seen = []
-  clock = lambda result: seen.append(result.rows[0]) or 1.0
+  clock = lambda result: seen.append(result.rows[0]) or Timing(decode_s=1.0)
   settings = MeasurementSettings(new_tokens=8, repeats=1, clock=clock)
   (done,), _ = measure(model, [candidate(always)], PROMPTS, settings=settings)
   # By hand: the full model after what was emitted so far.

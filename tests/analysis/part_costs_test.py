@@ -27,7 +27,7 @@ from eejax.testing import tiny
 MODEL = ModelCost(
   block=10.0,
   matrix=4.0,
-  stage_blocks=(3, 3, 6),
+  segment_blocks=(3, 3, 6),
   exit_blocks=(0.0, 10.0, 0.0),
   heads=(7.0, 8.0, 5.0),
   gates=(1.0, 1.0, 0.0),
@@ -64,7 +64,7 @@ def test_shapes_give_the_sizes():
   attention = 16 * 24 + 2 * 16 * 12 + 24 * 16
   block = attention + 3 * 16 * 20 + 2 * 16
   assert found.block == 2 * block
-  assert found.stage_blocks == (1, 2, 1)
+  assert found.segment_blocks == (1, 2, 1)
   assert found.heads == (
     2 * (16 + 16 * 29),
     2 * (16 + 3 * 16 * 20 + 16 * 29),
@@ -74,7 +74,7 @@ def test_shapes_give_the_sizes():
   assert found.exit_blocks == (0.0, 0.0, 0.0)
 
 
-def test_an_exits_own_block_runs_with_its_stage():
+def test_an_exits_own_block_runs_with_its_segment():
   found = model_cost(tiny.tiny_config('2:block'))
   assert found.exit_blocks == (found.block, 0.0)
   assert found.heads[0] == found.heads[1]

@@ -29,9 +29,9 @@ ROWS, LENGTH = 12, 60
 def cost_of(chosen, head=0.2):
   depths = [DEPTHS[i] for i in chosen]
   blocks = tuple(int(n) for n in np.diff([0, *depths, 10]))
-  stages = len(blocks)
+  segments = len(blocks)
   model = ModelCost(
-    1.0, head, blocks, (0.0,) * stages, (head,) * stages, (0.0,) * stages
+    1.0, head, blocks, (0.0,) * segments, (head,) * segments, (0.0,) * segments
   )
   return DecodeCost(model, reads_logits=True)
 

@@ -65,7 +65,7 @@ def test_what_has_no_length_has_no_direction():
 def test_probabilities_that_vanish_are_no_nan():
   # All but one token are beyond what float32 can tell from nothing.
   here = readouts.distribution(jnp.ones((1, 1)), 400 * jnp.eye(1, 40) - 10)
-  reading = readouts.Reading(
+  reading = readouts.ReadoutFields(
     ('entropy', 'kl_final', 'js_final', 'js_previous', 'loss'), 1
   )
   said = readouts.measure(

@@ -24,7 +24,7 @@ import pytest
 
 from eejax.config import EarlyExitConfig
 from eejax.decoding.loop import programs
-from eejax.decoding.loop.cache import Request
+from eejax.decoding.loop.cache import BatchSettings
 from eejax.decoding.loop.plan import make_plan
 from eejax.decoding.loop.prepare import prepare
 from eejax.decoding.policy.criteria import Evidence, get_criterion
@@ -240,7 +240,7 @@ class Session:
     rows = [policys_own] * len(prompts) if thresholds is None else thresholds
     values = [[np.inf if t is None else t for t in row] for row in rows]
     self.lengths = np.array([len(p) - 1 for p in prompts])
-    self.request = Request(
+    self.request = BatchSettings(
       eos=jnp.zeros((0,), jnp.int32),
       thresholds=jnp.array(values, jnp.float32),
       sampling=row_sampling(sampling, seeds=range(len(prompts))),
@@ -257,7 +257,7 @@ class Session:
     )
 
   def prefill(self, texts):
-    """Return what a full pass over texts leaves in the stages."""
+    """Return what a full pass over texts leaves in the segments."""
     lengths = jnp.array([len(t) for t in texts])
     return programs.prefill(
       self.params, padded(texts), lengths, plan=self.plan, size=64

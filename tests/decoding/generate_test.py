@@ -258,7 +258,7 @@ def test_garbage_beyond_what_is_valid_is_never_read(
   thresholds = median_scores(model, prompts, 'max_prob')
   policy = early('max_prob', *thresholds)
   clean = run(model, prompts, policy)
-  empty = cache.empty_stage
+  empty = cache.empty_segment
 
   def dirty(*args, **kwargs):
     state = empty(*args, **kwargs)
@@ -270,7 +270,7 @@ def test_garbage_beyond_what_is_valid_is_never_read(
       waiting=fill(state.waiting),
     )
 
-  monkeypatch.setattr(programs, 'empty_stage', dirty)
+  monkeypatch.setattr(programs, 'empty_segment', dirty)
   programs.prefill.clear_cache()
   dirtied = run(model, prompts, policy)
   monkeypatch.undo()

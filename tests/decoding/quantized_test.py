@@ -24,7 +24,7 @@ import pytest
 from eejax.decoding.engine import Engine, EngineLimits
 from eejax.decoding.generate import generate
 from eejax.decoding.loop import programs
-from eejax.decoding.loop.cache import Request
+from eejax.decoding.loop.cache import BatchSettings
 from eejax.decoding.loop.plan import make_plan
 from eejax.decoding.loop.prepare import prepare
 from eejax.decoding.policy.batching import Batching
@@ -256,26 +256,26 @@ class Compiled:
     config = tiny.tiny_config('', **_LARGE)
     params = prepare(tiny.tiny_params(config), config=config, **options)
     plan, _ = make_plan(config, policy=Policy(), method=SamplingMethod.GREEDY)
-    request = Request(
+    request = BatchSettings(
       eos=jnp.zeros((0,), jnp.int32),
       thresholds=jnp.zeros((1, 0), jnp.float32),
       sampling=row_sampling(SamplingConfig(), seeds=[0]),
     )
     tokens = jnp.array([[3]])
-    stages = programs.prefill(
+    segments = programs.prefill(
       params, tokens, jnp.array([1]), plan=plan, size=_SIZE
     )
     state = programs.first_state(
       params,
       request,
-      stages,
+      segments,
       plan=plan,
       prompts=tokens,
       tokens=tokens[0],
       live=jnp.ones(1, bool),
       remaining=jnp.ones(1, jnp.int32),
     )
-    self.caches = jax.tree.leaves((stages[0].keys, stages[0].values))
+    self.caches = jax.tree.leaves((segments[0].keys, segments[0].values))
     jaxtyping.config.update('jaxtyping_disable', True)
     try:
       program = programs.decode_chunk.lower(

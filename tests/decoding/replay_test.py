@@ -40,25 +40,25 @@ def slow(scores, thresholds, window, widths):
   ends = [e for e in range(exits) if thresholds[e] == 0]
   last = ends[0] if ends else exits
   waiting = [[] for _ in range(exits + 1)]
-  since_full, stages = 0, []
+  since_full, segments = 0, []
   runs = np.zeros((exits + 1, len(widths)), int)
   for t in range(length):
-    for stage in range(last + 1):
-      waiting[stage].append(t)
-    for stage in range(last + 1):
-      fitting = [i for i, w in enumerate(widths) if w >= len(waiting[stage])]
-      runs[stage, fitting[0]] += 1
-      waiting[stage] = []
-      if stage == last:
+    for segment in range(last + 1):
+      waiting[segment].append(t)
+    for segment in range(last + 1):
+      fitting = [i for i, w in enumerate(widths) if w >= len(waiting[segment])]
+      runs[segment, fitting[0]] += 1
+      waiting[segment] = []
+      if segment == last:
         since_full = 0
-        stages.append(stage)
+        segments.append(segment)
         break
       may = since_full + 1 < window
-      if may and scores[stage, t] >= thresholds[stage]:
+      if may and scores[segment, t] >= thresholds[segment]:
         since_full += 1
-        stages.append(stage)
+        segments.append(segment)
         break
-  return stages, runs
+  return segments, runs
 
 
 class TestByHand:
@@ -70,21 +70,21 @@ class TestByHand:
     work = found.work[0]
     # The third token takes the two that wait along, the fourth goes alone.
     assert work.widths == (1, 2, 3)
-    assert work.stage_runs.tolist() == [[5, 0, 0], [1, 0, 1]]
+    assert work.segment_runs.tolist() == [[5, 0, 0], [1, 0, 1]]
     assert work.checks.tolist() == [4, 0]
     assert work.taken.tolist() == [3, 2]
     assert work.tokens == 5
 
   def test_never_runs_everything_one_by_one(self):
     work = one(self.SCORES, [None], window=3).work[0]
-    assert work.stage_runs.tolist() == [[5, 0, 0], [5, 0, 0]]
+    assert work.segment_runs.tolist() == [[5, 0, 0], [5, 0, 0]]
     assert work.taken.tolist() == [0, 5]
 
   def test_zero_ends_the_model(self):
     found = one(self.SCORES, [0.0], window=3)
     work = found.work[0]
     assert found.taken[0, 0].tolist() == [0] * 5
-    assert work.stage_runs.tolist() == [[5, 0, 0], [0, 0, 0]]
+    assert work.segment_runs.tolist() == [[5, 0, 0], [0, 0, 0]]
     assert work.checks.tolist() == [0, 0]
 
   def test_a_window_of_one_never_exits(self):
@@ -98,7 +98,7 @@ class TestByHand:
     found = one(self.SCORES, [0.5], window=3, counted=counted)
     assert found.taken[0, 0].tolist() == [0, 0, 1, -1, -1]
     assert found.work[0].tokens == 3
-    assert found.work[0].stage_runs.tolist() == [[3, 0, 0], [0, 0, 1]]
+    assert found.work[0].segment_runs.tolist() == [[3, 0, 0], [0, 0, 1]]
 
 
 def test_an_exit_that_is_never_taken_is_not_asked_unless_all_are():
@@ -125,17 +125,17 @@ def test_rows_and_settings_equal_slow_walks(window):
     widths = found.work[i].widths
     runs = np.zeros((4, len(widths)), int)
     for row in range(4):
-      stages, ran = slow(scores[:, row], numbers[i], window, widths)
-      assert found.taken[i, row].tolist() == stages
+      segments, ran = slow(scores[:, row], numbers[i], window, widths)
+      assert found.taken[i, row].tolist() == segments
       runs += ran
-    assert found.work[i].stage_runs.tolist() == runs.tolist()
+    assert found.work[i].segment_runs.tolist() == runs.tolist()
     assert found.work[i].taken.sum() == 160
 
 
 def test_full_work_is_that_of_never():
   full = replay_lib.full_work(5, num_exits=1)
   never = one(TestByHand.SCORES, [None], window=3).work[0]
-  assert full.stage_runs[:, 0].tolist() == never.stage_runs[:, 0].tolist()
+  assert full.segment_runs[:, 0].tolist() == never.segment_runs[:, 0].tolist()
   assert full.taken.tolist() == never.taken.tolist()
   assert full.checks.tolist() == [0, 0]
 

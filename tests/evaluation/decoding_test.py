@@ -81,8 +81,8 @@ def test_depths_and_work_are_those_of_the_generation(criterion, window):
   assert levels[found.taken[0, 0]].tolist() == list(row.exit_depths)
   # The test is worth something only where several exits are taken.
   assert len(set(row.exit_depths)) >= 3
-  runs = found.work[0].stage_runs.sum(axis=1)
-  # Every stage of this model has one block.
+  runs = found.work[0].segment_runs.sum(axis=1)
+  # Every segment of this model has one block.
   assert int(runs.sum()) == result.batch.block_reads
   if criterion == 'gate':
     assert row.accounting.head_calls == LENGTH

@@ -23,8 +23,8 @@ from eejax.evaluation.sweep import Search
 
 
 def speedup(work):
-  """Charge a block a run, whatever its window; two stages of two blocks."""
-  cost = 2 * work.stage_runs.sum()
+  """Charge a block a run, whatever its window; two segments of two blocks."""
+  cost = 2 * work.segment_runs.sum()
   return 2 * len(work.taken) * work.tokens / cost
 
 
@@ -59,7 +59,7 @@ class TestPoint:
     assert found.agreement.value == pytest.approx(5 / 6)
     assert found.exit_shares == pytest.approx((3 / 6, 2 / 6, 1 / 6))
     assert found.mean_depth == pytest.approx((3 * 2 + 2 * 4 + 6) / 6)
-    # Stage 0 ran 6 times, stage 1 at three tokens, stage 2 at one.
+    # Segment 0 ran 6 times, segment 1 at three tokens, segment 2 at one.
     assert found.block_reads == pytest.approx(2 * (6 + 3 + 1) / 36)
     assert found.predicted_speedup == pytest.approx(36 / 20)
 

@@ -21,7 +21,7 @@ from eejax.errors import ArgumentError
 from eejax.pipeline.balance import (
   Boundary,
   PlacedExit,
-  Placement,
+  StagePlacement,
   balanced,
   even_ends,
   given_ends,
@@ -44,7 +44,7 @@ def every_placement(num_blocks, places, exits):
       for e in exits
     ]
     for chosen in itertools.product(*sides):
-      yield Placement(ends, chosen)
+      yield StagePlacement(ends, chosen)
 
 
 def slowest(placement, exits, keep):

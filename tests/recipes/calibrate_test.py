@@ -20,6 +20,7 @@ import pytest
 
 import eejax
 from eejax.analysis import certify
+from eejax.analysis.candidate import Answer
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.decoding.results import Timing
 from eejax.errors import ArgumentError, EejaxError
@@ -145,11 +146,11 @@ def test_perfect_exits_are_certified_and_measured(result):
   assert (held.risk, held.delta, held.mean_loss) == (0.2, 0.05, 0.0)
   assert held.sequences == 24 and held.p_value == pytest.approx(0.8**24)
   assert held.data['searched'] == 6 and held.measure == 'local'
-  assert result.speed.speedup.value == 2 and result.speed.is_faster
-  assert result.speed.noise.value == 1 and result.speed.prompts == 3
+  assert result.speedup.value == 2 and result.verdict.answer is Answer.YES
+  assert result.verdict.noise.value == 1 and result.verdict.prompts == 3
   assert result.report_loss == 0
   assert 'certified at 0.95' in result.summary()
-  assert 'So it pays' in result.summary()
+  assert 'early exit pays' in result.summary()
   taken = [r for r in result.table() if r['certified'] == 'yes, taken']
   assert [r['measured speed'] for r in taken] == [2.0]
 
@@ -163,7 +164,7 @@ def test_the_result_shows_and_saves_itself(result, tmp_path):
   assert values['settings'][0]['criterion'] == result.paths[0].criterion
   result.save(tmp_path / 'calibration.json')
   saved = json.loads((tmp_path / 'calibration.json').read_text())
-  assert saved['certified'] is True and saved['speed']['prompts'] == 3
+  assert saved['certified'] is True and saved['verdict']['prompts'] == 3
   assert '<table' in result._repr_html_()
   axes = result.plot().axes[0]
   assert 'local loss' in axes.get_ylabel()
@@ -199,7 +200,7 @@ def test_random_exits_are_not_certified(go):
     go('random', criterion='max_prob')
   assert isinstance(caught.value, EejaxError)
   result = caught.value.result
-  assert result.certified is None and result.speed is None
+  assert result.certified is None and result.verdict is None
   assert str(caught.value) == result.summary()
   if result.certification is not None:
     assert 'nothing can be certified' in result.summary()
@@ -243,7 +244,8 @@ def test_a_slower_policy_is_returned_only_where_asked(go):
 def test_a_speed_within_the_noise_is_undecided(look):
   noise = iter(np.random.default_rng(0).uniform(0.5, 1.5, 1000))
   result = look(clock=lambda result: Timing(decode_s=next(noise)))
-  assert 'undecided' in result.summary()
+  assert result.verdict.answer is Answer.UNDECIDED
+  assert 'Undecided' in result.summary()
   assert result.policy() == result.certified
 
 

@@ -22,6 +22,7 @@ import pytest
 from eejax.analysis.candidate import Answer
 from eejax.checkpoint.model import Model
 from eejax.data.tokenizer import train_bpe
+from eejax.decoding.results import Timing
 from eejax.errors import ArgumentError
 from eejax.evaluation.part_times import PartTimes
 from eejax.recipes.probe import probe
@@ -35,7 +36,8 @@ WORDS = 'alpha beta gamma delta epsilon zeta eta theta iota kappa'.split()
 
 
 def reads(result):
-  return float(result.batch.block_reads) + 0.1 * result.batch.head_reads
+  reads = result.batch.block_reads + 0.1 * result.batch.head_reads
+  return Timing(decode_s=float(reads))
 
 
 @pytest.fixture(scope='module')

@@ -39,10 +39,10 @@ from eejax.report import analysis_page
 from eejax.report.analysis_page import render
 from eejax.report.analysis_tables import _TABLES, as_csv, tables
 from eejax.stats.bootstrap import Bootstrap
-from eejax.testing.planted import Plan, planted_params, token_batch
+from eejax.testing.planted import PlantedPlan, planted_params, token_batch
 
 FEW = SectionSettings(bootstrap=Bootstrap(draws=50))
-PLAN = Plan.settling([1, 1, 1, 2, 2, 3, 3], num_layers=3, exits=(1, 2))
+PLAN = PlantedPlan.settling([1, 1, 1, 2, 2, 3, 3], num_layers=3, exits=(1, 2))
 
 
 @pytest.fixture(scope='module')

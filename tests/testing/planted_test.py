@@ -23,7 +23,7 @@ from eejax.capture.settings import EVERYWHERE, CaptureConfig
 from eejax.errors import ArgumentError
 from eejax.models import decoder
 from eejax.testing import planted
-from eejax.testing.planted import Plan
+from eejax.testing.planted import PlantedPlan
 
 VOCABULARY, LAYERS = 11, 3
 EXACT = 1e-5
@@ -35,7 +35,7 @@ def mixed_plan(attention_blocks=()):
   settled = random.random((VOCABULARY, LAYERS + 1)) < 0.5
   settled[:, -1] = random.random(VOCABULARY) < 0.8
   token = np.arange(VOCABULARY)
-  return Plan(
+  return PlantedPlan(
     settled=tuple(tuple(row) for row in settled.tolist()),
     answers=tuple(((token + 1) % VOCABULARY).tolist()),
     guesses=tuple(((token + 3) % VOCABULARY).tolist()),
@@ -124,8 +124,8 @@ def test_a_confidence_is_what_its_height_gives():
 
 def test_a_plan_is_checked():
   with pytest.raises(ArgumentError, match='confidence'):
-    Plan.settling([0, 1, 2], num_layers=2, guess_confidence=0.2)
+    PlantedPlan.settling([0, 1, 2], num_layers=2, guess_confidence=0.2)
   with pytest.raises(ArgumentError, match='differ'):
-    Plan.settling([0, 1], num_layers=1, guesses=(1, 0), answers=(1, 1))
+    PlantedPlan.settling([0, 1], num_layers=1, guesses=(1, 0), answers=(1, 1))
   with pytest.raises(ArgumentError, match='an answer and a guess'):
-    Plan.settling([0, 1], num_layers=1, guesses=(1,))
+    PlantedPlan.settling([0, 1], num_layers=1, guesses=(1,))

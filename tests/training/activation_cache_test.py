@@ -26,7 +26,7 @@ from eejax.training import activation_cache, freeze, step
 from eejax.training.activation_cache import CachedBatches, Depths
 from eejax.training.freeze import Regime
 from eejax.training.objective import Forward, Objective
-from eejax.training.placement import Placement
+from eejax.training.placement import DevicePlacement
 from eejax.training.step import StepConfig
 
 IDENTITY = {'backbone': 'abc', 'data': 'x'}
@@ -77,7 +77,7 @@ def without_blocks(params):
   return {**params, 'backbone': {**params['backbone'], 'blocks': blocks}}
 
 
-ONE_DEVICE = Placement()
+ONE_DEVICE = DevicePlacement()
 
 
 def gradients(params, batch, config, objective, placement=ONE_DEVICE):
@@ -114,7 +114,7 @@ class TestLearning:
   @pytest.mark.parametrize('words', [None, 'data=2,model=4'])
   def test_gradients_need_no_block(self, config, params, folder, words):
     mesh = None if words is None else make_mesh(parse_mesh(words))
-    placement = Placement(mesh)
+    placement = DevicePlacement(mesh)
     plain, cached = make_batches(), opened(folder, config)
     for _ in range(COUNT if words is None else 1):
       expected = gradients(params, next(plain), config, OBJECTIVE)

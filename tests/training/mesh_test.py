@@ -36,7 +36,7 @@ from eejax.training.freeze import Regime
 from eejax.training.loop import LoopConfig, Task
 from eejax.training.objective import Objective
 from eejax.training.optimizers import clipped_adamw
-from eejax.training.placement import Placement
+from eejax.training.placement import DevicePlacement
 from eejax.training.step import StepConfig
 from eejax.training.sums import TokenBatch
 
@@ -71,7 +71,9 @@ def gradients_on(words, *, regime=Regime.JOINT, prepare=None, **settings):
   trainable, frozen = freeze.split(params, regime=regime)
   if prepare is not None:
     frozen = prepare(frozen)
-  placement = Placement(None if words is None else make_mesh(parse_mesh(words)))
+  placement = DevicePlacement(
+    None if words is None else make_mesh(parse_mesh(words))
+  )
   objective = Objective(
     regime=regime,
     distillation_weight=0.3 if regime is Regime.TUNE else 0.0,
@@ -140,7 +142,7 @@ class TestAStep:
     mesh = make_mesh(parse_mesh('data=2,fsdp=2,model=2'))
     config = make_config()
     task = make_task(config, mesh)
-    placement = Placement(mesh)
+    placement = DevicePlacement(mesh)
     with placement.active():
       state = placement.create_state(task.params, optimizer=task.optimizer)
       compiled = placement.compile_step(
@@ -218,7 +220,7 @@ def make_batches(num_shards=4, own=range(4), seed=3):
 def make_task(config, mesh, regime=Regime.JOINT):
   params = tiny.tiny_params(config)
   if mesh is not None:
-    params = Placement(mesh).place(params)
+    params = DevicePlacement(mesh).place(params)
   return Task(
     config=config,
     params=params,
@@ -276,7 +278,9 @@ class TestResharding:
   def start(self):
     config = make_config('1:norm,2:mlp:untied')
     task = make_task(config, None)
-    state = Placement().create_state(task.params, optimizer=task.optimizer)
+    state = DevicePlacement().create_state(
+      task.params, optimizer=task.optimizer
+    )
     leaves, structure = jax.tree.flatten(state)
     random = np.random.default_rng(0)
     leaves = [
@@ -294,7 +298,7 @@ class TestResharding:
     ],
   )
   def test_parameters_and_optimizer(self, start, tmp_path, first, second):
-    saved = Placement(make_mesh(parse_mesh(first))).place(start)
+    saved = DevicePlacement(make_mesh(parse_mesh(first))).place(start)
     mesh = make_mesh(parse_mesh(second))
     with RunCheckpoints(tmp_path / 'run') as checkpoints:
       checkpoints.save(1, saved, {})

@@ -22,7 +22,7 @@ import pytest
 
 from eejax.testing import tiny
 from eejax.training import metrics
-from eejax.training.metrics import MetricWriter, Record
+from eejax.training.metrics import MetricsRecord, MetricWriter
 from eejax.training.sums import HeadSums, LossSums, no_sums
 
 
@@ -98,7 +98,7 @@ def steps(folder):
 class TestMetricWriter:
   def test_records_are_lines_of_json(self, tmp_path):
     with MetricWriter(tmp_path, resume_step=None) as writer:
-      writer.write([Record(1, metrics.TRAIN, {'loss': 0.1 + 0.2})])
+      writer.write([MetricsRecord(1, metrics.TRAIN, {'loss': 0.1 + 0.2})])
     line = (tmp_path / metrics.FILE).read_text()
     assert json.loads(line) == {
       'step': 1,
@@ -108,27 +108,27 @@ class TestMetricWriter:
 
   def test_numbers_are_on_the_disk_at_once(self, tmp_path):
     with MetricWriter(tmp_path, resume_step=None) as writer:
-      writer.write([Record(1, metrics.TRAIN, {'loss': 1.0})])
+      writer.write([MetricsRecord(1, metrics.TRAIN, {'loss': 1.0})])
       assert steps(tmp_path) == [1]
 
   def test_what_lies_beyond_the_checkpoint_is_removed(self, tmp_path):
     with MetricWriter(tmp_path, resume_step=None) as writer:
-      writer.write([Record(s, metrics.TRAIN, {}) for s in (1, 2, 3, 4)])
+      writer.write([MetricsRecord(s, metrics.TRAIN, {}) for s in (1, 2, 3, 4)])
     with (tmp_path / metrics.FILE).open('a') as file:
       file.write('{"step": 5, "ki')
     with MetricWriter(tmp_path, resume_step=2) as writer:
-      writer.write([Record(3, metrics.TRAIN, {'again': 1.0})])
+      writer.write([MetricsRecord(3, metrics.TRAIN, {'again': 1.0})])
     assert steps(tmp_path) == [1, 2, 3]
 
   def test_a_run_without_a_checkpoint_starts_anew(self, tmp_path):
     for _ in range(2):
       with MetricWriter(tmp_path, resume_step=None) as writer:
-        writer.write([Record(0, metrics.HELD_OUT, {})])
+        writer.write([MetricsRecord(0, metrics.HELD_OUT, {})])
     assert steps(tmp_path) == [0]
 
   @pytest.mark.parametrize('value', (math.nan, math.inf))
   def test_no_number_is_null(self, value):
-    line = Record(1, metrics.TRAIN, {'loss': value}).line()
+    line = MetricsRecord(1, metrics.TRAIN, {'loss': value}).line()
     assert json.loads(line)['loss'] is None
 
 
@@ -137,9 +137,9 @@ def test_newest_held_out_means(tmp_path):
   with MetricWriter(tmp_path, resume_step=None) as writer:
     writer.write(
       [
-        Record(0, metrics.HELD_OUT, {'final/loss': 2.0}),
-        Record(4, metrics.HELD_OUT, {'final/loss': 1.0}),
-        Record(5, metrics.TRAIN, {'loss': 9.0}),
+        MetricsRecord(0, metrics.HELD_OUT, {'final/loss': 2.0}),
+        MetricsRecord(4, metrics.HELD_OUT, {'final/loss': 1.0}),
+        MetricsRecord(5, metrics.TRAIN, {'loss': 9.0}),
       ]
     )
   assert metrics.last_held_out(tmp_path) == {'final/loss': 1.0}

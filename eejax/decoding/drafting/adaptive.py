@@ -44,7 +44,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eejax.decoding.loop.plan import Drafting, Plan
+from eejax.decoding.loop.plan import DecodePlan, Drafting
 from eejax.decoding.policy.batching import Batching, head_in_blocks
 from eejax.types import Array, Bool, Float, Int
 
@@ -60,12 +60,12 @@ class Choice:
   """Choice of who drafts how many tokens before they are verified.
 
   Attributes:
-    stage: the stage whose exit drafts.
+    segment: the segment whose exit drafts.
     limit: how many tokens it may draft.
     lookup_limit: how many may be looked up in the text.
   """
 
-  stage: Int[Array, 'B']
+  segment: Int[Array, 'B']
   limit: Int[Array, 'B']
   lookup_limit: Int[Array, 'B']
 
@@ -74,8 +74,8 @@ class Choice:
 class Draft:
   """Text of each row, and its drafts since its last verification.
 
-  A source of drafts, of S, is the exit of a stage or, in the place of the
-  last stage, the text. Column 0 of `scores` is the token emitted last; drafts
+  A source of drafts, of S, is the exit of a segment or, in the place of the
+  last segment, the text. Column 0 of `scores` is the token emitted last; drafts
   follow.
 
   Attributes:
@@ -94,10 +94,10 @@ class Draft:
   tried: Float[Array, 'B S']
 
 
-def first_draft(plan: Plan, *, text: Int[Array, 'B P']) -> Draft:
+def first_draft(plan: DecodePlan, *, text: Int[Array, 'B P']) -> Draft:
   """Return the draft of rows of which nothing is known but their text."""
   rows = text.shape[0]
-  kept = jnp.zeros((rows, len(plan.stages)), jnp.float32)
+  kept = jnp.zeros((rows, len(plan.segments)), jnp.float32)
   return Draft(
     text=text,
     scores=jnp.zeros((rows, plan.window), jnp.float32),
@@ -113,7 +113,7 @@ def was_looked_up(draft: Draft) -> Bool[Array, 'B W']:
 
 
 def by_source(
-  draft: Draft, drafts: Bool[Array, 'B W'], *, plan: Plan
+  draft: Draft, drafts: Bool[Array, 'B W'], *, plan: DecodePlan
 ) -> Int[Array, 'B S']:
   """Return how many of `drafts` each source proposed.
 
@@ -122,10 +122,10 @@ def by_source(
     drafts: the drafts to be counted, the first in column 1.
     plan: what is decoded.
   """
-  num_sources = len(plan.stages)
+  num_sources = len(plan.segments)
   looked_up = was_looked_up(draft)
   by_exit = jnp.sum(drafts & ~looked_up, axis=1)
-  here = jax.nn.one_hot(draft.choice.stage, num_sources, dtype=jnp.int32)
+  here = jax.nn.one_hot(draft.choice.segment, num_sources, dtype=jnp.int32)
   counted = here * by_exit[:, None]
   return counted.at[:, -1].add(jnp.sum(drafts & looked_up, axis=1))
 
@@ -136,7 +136,7 @@ def learn(
   rows: Bool[Array, 'B'],
   fed: Int[Array, 'B'],
   kept: Int[Array, 'B'],
-  plan: Plan,
+  plan: DecodePlan,
 ) -> Draft:
   """Return the draft of `rows` whose window was verified, to start anew.
 
@@ -163,7 +163,9 @@ def learn(
   return choose_anew(learnt, rows=rows, plan=plan)
 
 
-def choose_anew(draft: Draft, *, rows: Bool[Array, 'B'], plan: Plan) -> Draft:
+def choose_anew(
+  draft: Draft, *, rows: Bool[Array, 'B'], plan: DecodePlan
+) -> Draft:
   """Return the draft in which `rows` go by what the batch has learnt."""
   choice = choose_draft(draft.kept, draft.tried, plan=plan)
   pick = lambda new, old: jnp.where(rows, new, old)
@@ -182,7 +184,7 @@ def _idle(
 
 
 def choose_draft(
-  kept: Float[Array, 'B S'], tried: Float[Array, 'B S'], *, plan: Plan
+  kept: Float[Array, 'B S'], tried: Float[Array, 'B S'], *, plan: DecodePlan
 ) -> Choice:
   """Return who drafts how far, by what sources had kept of what was tried."""
   rows = kept.shape[0]
@@ -192,7 +194,7 @@ def choose_draft(
   # The chance is below 1, for the prior tried more than it kept.
   tokens = (1 - powers) / (1 - chance[:, None])  # [S, k]
   worth = tokens / jnp.asarray(_costs(plan, lengths, rows=rows))
-  stage, which = jnp.divmod(jnp.argmax(worth[:-1]), len(lengths))
+  segment, which = jnp.divmod(jnp.argmax(worth[:-1]), len(lengths))
   looks = worth[-1].max() >= worth[:-1].max()
   if plan.drafting is Drafting.FIXED:
     looks = jnp.ones_like(looks)
@@ -201,13 +203,13 @@ def choose_draft(
   by_text = jnp.asarray(lengths)[worth[-1].argmax()]
   for_all = lambda x: jnp.full((rows,), x, jnp.int32)
   return Choice(
-    stage=for_all(stage),
+    segment=for_all(segment),
     limit=for_all(jnp.asarray(lengths)[which]),
     lookup_limit=for_all(jnp.where(looks, by_text, 0)),
   )
 
 
-def _lengths(plan: Plan) -> np.ndarray:
+def _lengths(plan: DecodePlan) -> np.ndarray:
   """Return the numbers of drafts to choose from."""
   longest = plan.window - 1
   if plan.drafting is Drafting.FIXED:
@@ -215,14 +217,14 @@ def _lengths(plan: Plan) -> np.ndarray:
   return np.arange(longest + 1)
 
 
-def _costs(plan: Plan, lengths: np.ndarray, *, rows: int) -> np.ndarray:
+def _costs(plan: DecodePlan, lengths: np.ndarray, *, rows: int) -> np.ndarray:
   """Return what drafting so many tokens and verifying them costs [S, k].
 
   Of `rows` rows, in blocks that run for all of them, one token each.
   """
   head = head_in_blocks(plan.config)
-  whole = sum(s.num_caches for s in plan.stages)
-  shallow = np.cumsum([s.num_caches for s in plan.stages[:-1]])[:, None]
+  whole = sum(s.num_caches for s in plan.segments)
+  shallow = np.cumsum([s.num_caches for s in plan.segments[:-1]])[:, None]
   k = lengths[None]
   wide = 1 + k * _cost_of_another_token(plan, rows=rows)
   verifications = 1 + k * _chance_of_another(k, plan=plan, rows=rows)
@@ -233,7 +235,7 @@ def _costs(plan: Plan, lengths: np.ndarray, *, rows: int) -> np.ndarray:
   return np.concatenate([by_exits, by_text]).astype(np.float32)
 
 
-def _cost_of_another_token(plan: Plan, *, rows: int) -> float:
+def _cost_of_another_token(plan: DecodePlan, *, rows: int) -> float:
   """Return what a longer window of each row adds, of what one token costs."""
   costs = plan.platform
   # Windows of one row are taken for cheaper than they are: drafts are kept in
@@ -244,7 +246,7 @@ def _cost_of_another_token(plan: Plan, *, rows: int) -> float:
 
 
 def _chance_of_another(
-  length: np.ndarray, *, plan: Plan, rows: int
+  length: np.ndarray, *, plan: DecodePlan, rows: int
 ) -> np.ndarray:
   """Return the chance that another row verifies while one drafts.
 

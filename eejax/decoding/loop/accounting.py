@@ -13,8 +13,8 @@
 # limitations under the License.
 """Counting work where it is done.
 
-The decode loop counts, for every stage, how often it ran and for how many
-tokens of each row; block counts follow from the stage's size. Exit rates are
+The decode loop counts, for every segment, how often it ran and for how many
+tokens of each row; block counts follow from the segment's size. Exit rates are
 no measure of speed: an exited token's deeper blocks are caught up later.
 """
 
@@ -25,27 +25,27 @@ import flax.struct
 import jax.numpy as jnp
 import numpy as np
 
-from eejax.decoding.loop.plan import Plan
+from eejax.decoding.loop.plan import DecodePlan
 from eejax.types import Array, Bool, Int
 
 
 @flax.struct.dataclass
 class Counts:
-  """Counts of a running loop; X stages.
+  """Counts of a running loop; X segments.
 
   Attributes:
-    stage_runs: how often each stage ran, however many tokens it took.
-    head_runs: how often each stage's output matrix was read.
-    passes: tokens of each row that each stage processed while the row lived.
+    segment_runs: how often each segment ran, however many tokens it took.
+    head_runs: how often each segment's output matrix was read.
+    passes: tokens of each row that each segment processed while the row lived.
     catch_up: those of `passes` whose token had been emitted before.
-    head_calls: how often each row needed a stage's logits, a verified window
+    head_calls: how often each row needed a segment's logits, a verified window
       once for each of its tokens.
-    drafted: drafts of each row that were verified, by the stage whose exit
-      proposed them; those looked up in the text stand at the last stage.
+    drafted: drafts of each row that were verified, by the segment whose exit
+      proposed them; those looked up in the text stand at the last segment.
     accepted: those of `drafted` that were kept.
   """
 
-  stage_runs: Int[Array, 'X']
+  segment_runs: Int[Array, 'X']
   head_runs: Int[Array, 'X']
   passes: Int[Array, 'B X']
   catch_up: Int[Array, 'B X']
@@ -58,20 +58,20 @@ class Counts:
 ROW_COUNTS = ('passes', 'catch_up', 'head_calls', 'drafted', 'accepted')
 
 
-def no_counts(*, batch_size: int, num_stages: int) -> Counts:
+def no_counts(*, batch_size: int, num_segments: int) -> Counts:
   """Return counts at the start."""
-  row = lambda: jnp.zeros((num_stages,), jnp.int32)
-  table = lambda: jnp.zeros((batch_size, num_stages), jnp.int32)
+  row = lambda: jnp.zeros((num_segments,), jnp.int32)
+  table = lambda: jnp.zeros((batch_size, num_segments), jnp.int32)
   tables = (table() for _ in range(5))
   return Counts(row(), row(), *tables)
 
 
 @flax.struct.dataclass
-class StageEvent:
-  """Event of one stage in one step.
+class SegmentEvent:
+  """Event of one segment in one step.
 
   Attributes:
-    ran: whether the stage ran.
+    ran: whether the segment ran.
     width: how many tokens of each row it took if it ran.
     active: rows that asked for it, their token not emitted yet.
     logits_computed: how often each row needed its head's logits.
@@ -83,14 +83,14 @@ class StageEvent:
   logits_computed: Int[Array, 'B']
 
 
-def no_event(batch_size: int) -> StageEvent:
-  """Return the event of a stage that did not run."""
+def no_event(batch_size: int) -> SegmentEvent:
+  """Return the event of a segment that did not run."""
   nobody = jnp.zeros((batch_size,), bool)
   nothing = jnp.zeros((batch_size,), jnp.int32)
-  return StageEvent(jnp.zeros((), bool), nothing, nobody, nothing)
+  return SegmentEvent(jnp.zeros((), bool), nothing, nobody, nothing)
 
 
-def count_step(counts: Counts, events: tuple[StageEvent, ...]) -> Counts:
+def count_step(counts: Counts, events: tuple[SegmentEvent, ...]) -> Counts:
   """Return `counts` after one more step.
 
   A window of n tokens counts n passes: n - 1 catch up, and so does the last
@@ -103,7 +103,7 @@ def count_step(counts: Counts, events: tuple[StageEvent, ...]) -> Counts:
   passes = jnp.where(ran[None], width, 0)
   return dataclasses.replace(
     counts,
-    stage_runs=counts.stage_runs + ran,
+    segment_runs=counts.segment_runs + ran,
     head_runs=counts.head_runs + jnp.any(logits_computed > 0, axis=0),
     passes=counts.passes + passes,
     catch_up=counts.catch_up + passes - (ran[None] & active),
@@ -159,37 +159,37 @@ class BatchAccounting:
     block_reads: how often a block's weights were read; what time follows
       where memory bandwidth decides.
     head_reads: how often an output matrix was read.
-    stage_runs: how often each stage of the plan ran, shallowest first.
-    stage_head_reads: how often each stage's head was read, likewise; they sum
-      to `head_reads`.
+    segment_runs: how often each segment of the plan ran, shallowest first.
+    segment_head_reads: how often each segment's head was read, likewise; they
+      sum to `head_reads`.
   """
 
   block_reads: int = 0
   head_reads: int = 0
-  stage_runs: tuple[int, ...] = ()
-  stage_head_reads: tuple[int, ...] = ()
+  segment_runs: tuple[int, ...] = ()
+  segment_head_reads: tuple[int, ...] = ()
 
   def __add__(self, other: 'BatchAccounting') -> 'BatchAccounting':
     return BatchAccounting(
       self.block_reads + other.block_reads,
       self.head_reads + other.head_reads,
-      _added(self.stage_runs, other.stage_runs),
-      _added(self.stage_head_reads, other.stage_head_reads),
+      _added(self.segment_runs, other.segment_runs),
+      _added(self.segment_head_reads, other.segment_head_reads),
     )
 
 
 def _added(ours: tuple[int, ...], theirs: tuple[int, ...]) -> tuple[int, ...]:
-  """Return the sums of counts by stage; of another plan, missing ones are 0."""
+  """Return sums by segment; a plan with fewer of them counts 0 there."""
   pairs = itertools.zip_longest(ours, theirs, fillvalue=0)
   return tuple(a + b for a, b in pairs)
 
 
 def row_accounting(
-  counts: Counts, *, plan: Plan, row: int, num_tokens: int
+  counts: Counts, *, plan: DecodePlan, row: int, num_tokens: int
 ) -> Accounting:
   """Return the work done for one row that emitted `num_tokens` tokens."""
-  sizes = np.array([s.last - s.first for s in plan.stages])
-  has_block = np.array([s.has_block_head for s in plan.stages])
+  sizes = np.array([s.last - s.first for s in plan.segments])
+  has_block = np.array([s.has_block_head for s in plan.segments])
   passes = np.asarray(counts.passes)[row]
   return Accounting(
     blocks_run=int(passes @ sizes),
@@ -204,12 +204,12 @@ def row_accounting(
   )
 
 
-def batch_accounting(counts: Counts, *, plan: Plan) -> BatchAccounting:
+def batch_accounting(counts: Counts, *, plan: DecodePlan) -> BatchAccounting:
   """Return what the whole batch read."""
-  sizes = np.array([s.num_caches for s in plan.stages])
+  sizes = np.array([s.num_caches for s in plan.segments])
   return BatchAccounting(
-    block_reads=int(np.asarray(counts.stage_runs) @ sizes),
+    block_reads=int(np.asarray(counts.segment_runs) @ sizes),
     head_reads=int(np.asarray(counts.head_runs).sum()),
-    stage_runs=tuple(np.asarray(counts.stage_runs).tolist()),
-    stage_head_reads=tuple(np.asarray(counts.head_runs).tolist()),
+    segment_runs=tuple(np.asarray(counts.segment_runs).tolist()),
+    segment_head_reads=tuple(np.asarray(counts.head_runs).tolist()),
   )

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from eejax.config import ModelConfig
-from eejax.decoding.loop.cache import StageState, rows_at
-from eejax.decoding.loop.plan import Plan, Stage
+from eejax.decoding.loop.cache import SegmentState, rows_at
+from eejax.decoding.loop.plan import DecodePlan, Segment
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.policy.policy import KVStrategy
 from eejax.models.exits import ExitInput
@@ -37,13 +37,13 @@ from eejax.types import Array, Bool, Float, Params, PyTree
 # last block that ran (COPY), or nothing.
 KVSource = tuple[jax.Array, ...]
 
-# New keys and new values for each cache of a stage.
+# New keys and new values for each cache of a segment.
 KVRows = tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]
 
 
 @flax.struct.dataclass
 class SkippedRows:
-  """Rows that skip stages, and what approximates their keys and values.
+  """Rows that skip segments, and what approximates their keys and values.
 
   Attributes:
     mask: which rows.
@@ -54,7 +54,9 @@ class SkippedRows:
   source: KVSource
 
 
-def empty_source(embedded: Float[Array, 'B 1 D'], *, plan: Plan) -> KVSource:
+def empty_source(
+  embedded: Float[Array, 'B 1 D'], *, plan: DecodePlan
+) -> KVSource:
   """Return a source with any values, before a row has exited."""
   c = plan.config.model
   match plan.kv_strategy:
@@ -71,10 +73,10 @@ def record_source(
   before: KVSource,
   rows: Bool[Array, 'B'],
   last: ExitInput,
-  state: StageState,
+  state: SegmentState,
   *,
-  plan: Plan,
-  stage: Stage,
+  plan: DecodePlan,
+  segment: Segment,
 ) -> KVSource:
   """Return `before` with what rows that exit leave behind.
 
@@ -82,16 +84,16 @@ def record_source(
     before: of the rows that exited before.
     rows: that exit now.
     last: what the exit's head read.
-    state: of the stage before the exit, which has just run.
+    state: of the segment before the exit, which has just run.
     plan: what is decoded.
-    stage: the stage before the exit.
+    segment: the segment before the exit.
   """
   match plan.kv_strategy:
     case KVStrategy.PROPAGATE:
       assert last.hidden is not None
       new: KVSource = (last.hidden,)
     case KVStrategy.COPY:
-      block = stage.last - stage.first - 1
+      block = segment.last - segment.first - 1
       new = tuple(
         rows_at(caches[block], state.cache_length - 1, dtype=before[0].dtype)
         for caches in (state.keys, state.values)
@@ -110,25 +112,25 @@ def override_skipped(
   rotation: Rotation,
   *,
   params: Prepared,
-  plan: Plan,
-  stage: Stage,
+  plan: DecodePlan,
+  segment: Segment,
 ) -> KVRows:
   """Put approximate keys and values in place of those of skipped rows.
 
   Args:
-    computed: keys and values that a stage computed for one token of each row,
+    computed: keys and values that a segment computed for one token of each row,
       one array a cache.
-    skipped: rows that skip the stage.
+    skipped: rows that skip the segment.
     rotation: by the tokens' positions.
     params: the model.
     plan: what is decoded.
-    stage: the stage.
+    segment: the segment.
   """
   if plan.kv_strategy is KVStrategy.MASK:
     return computed
   rows = skipped.mask
   approximate = lambda: _approximate(
-    skipped.source, params, rotation, plan, stage
+    skipped.source, params, rotation, plan, segment
   )
   override = lax.cond(jnp.any(rows), approximate, lambda: computed)
   pick = lambda new, old: jnp.where(rows[:, None, None, None], new, old)
@@ -139,16 +141,16 @@ def _approximate(
   source: KVSource,
   params: Prepared,
   rotation: Rotation,
-  plan: Plan,
-  stage: Stage,
+  plan: DecodePlan,
+  segment: Segment,
 ) -> KVRows:
-  """Return keys and values for every cache of a stage."""
+  """Return keys and values for every cache of a segment."""
   if plan.kv_strategy is KVStrategy.COPY:
     keys, values = source
-    return (keys,) * stage.num_caches, (values,) * stage.num_caches
-  blocks: list[PyTree] = list(params.blocks[stage.first : stage.last])
-  if stage.has_block_head:
-    blocks.append(params.exits[stage.needed_exit.name]['block'])
+    return (keys,) * segment.num_caches, (values,) * segment.num_caches
+  blocks: list[PyTree] = list(params.blocks[segment.first : segment.last])
+  if segment.has_block_head:
+    blocks.append(params.exits[segment.needed_exit.name]['block'])
   pairs = [
     _project(block, source[0], rotation, config=plan.config.model)
     for block in blocks

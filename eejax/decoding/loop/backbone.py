@@ -20,7 +20,7 @@ import flax.struct
 import jax
 
 from eejax.config import ExitHeadKind, ModelConfig
-from eejax.decoding.loop.plan import Plan, Stage
+from eejax.decoding.loop.plan import DecodePlan, Segment
 from eejax.decoding.loop.prepare import Prepared
 from eejax.models.block import Block, BlockOutput, Context, Projections
 from eejax.models.exits import ExitInput, apply_exit_head, exit_window
@@ -30,14 +30,14 @@ from eejax.types import Array, Float, Int, Params
 
 
 @flax.struct.dataclass
-class StageBlocks:
-  """Results of the blocks of a stage for some tokens.
+class SegmentBlocks:
+  """Results of the blocks of a segment for some tokens.
 
   Attributes:
-    hidden: the stream after the stage.
-    keys: new rows for each of the stage's caches.
+    hidden: the stream after the segment.
+    keys: new rows for each of the segment's caches.
     values: likewise.
-    exit_input: what the stage's head reads.
+    exit_input: what the segment's head reads.
     ready: state of a BLOCK head, else None.
   """
 
@@ -49,13 +49,13 @@ class StageBlocks:
 
 
 class Contexts:
-  """Show each cache of a stage to its block; here there are none yet."""
+  """Show each cache of a segment to its block; here there are none yet."""
 
   def get(self, cache: int, *, window: int | None) -> Context | None:
     """Return what a block may read.
 
     Args:
-      cache: number of the cache in its stage.
+      cache: number of the cache in its segment.
       window: how many keys the block sees, or None for all.
     """
     return None
@@ -65,26 +65,26 @@ def run_blocks(
   params: Prepared,
   x: Float[Array, 'B T D'],
   *,
-  plan: Plan,
-  stage: Stage,
+  plan: DecodePlan,
+  segment: Segment,
   positions: Positions,
   contexts: Contexts,
   segment_ids: Int[Array, 'B T'] | None = None,
-) -> StageBlocks:
-  """Run a stage's blocks, and a BLOCK head's own.
+) -> SegmentBlocks:
+  """Run a segment's blocks, and a BLOCK head's own.
 
   Args:
     params: the model.
-    x: the stream at the stage's entrance.
+    x: the stream at the segment's entrance.
     plan: what is decoded.
-    stage: which blocks run.
+    segment: which blocks run.
     positions: position of each token in its row's text, or its rotation.
     contexts: earlier keys and values.
     segment_ids: tokens attend only within equal ids.
   """
   config = plan.config.model
   keys, values, read, ready = [], [], ExitInput(hidden=x), None
-  for cache, number in enumerate(range(stage.first, stage.last)):
+  for cache, number in enumerate(range(segment.first, segment.last)):
     window = config.window_of(number)
     out = _run_block(
       params.blocks[number],
@@ -100,16 +100,16 @@ def run_blocks(
     values.append(out.values)
     x = out.hidden
     read = exit_input(
-      stage,
+      segment,
       hidden=x,
       mlp_residual=out.mlp_residual,
       mlp_input=out.mlp_input,
     )
-  if stage.has_block_head:
+  if segment.has_block_head:
     head = apply_exit_head(
-      params.exits[stage.needed_exit.name],
+      params.exits[segment.needed_exit.name],
       read,
-      exit=stage.needed_exit,
+      exit=segment.needed_exit,
       config=config,
       positions=positions,
       segment_ids=segment_ids,
@@ -120,18 +120,18 @@ def run_blocks(
     keys.append(head.keys)
     values.append(head.values)
     ready = head.hidden
-  return StageBlocks(x, tuple(keys), tuple(values), read, ready)
+  return SegmentBlocks(x, tuple(keys), tuple(values), read, ready)
 
 
 def exit_input(
-  stage: Stage,
+  segment: Segment,
   *,
   hidden: Float[Array, 'B T D'],
   mlp_residual: Float[Array, 'B T D'],
   mlp_input: Float[Array, 'B T D'],
 ) -> ExitInput:
-  """Return what a stage's head reads after its last block, nothing more."""
-  if stage.exit is None or stage.exit.head is not ExitHeadKind.MLP:
+  """Return what a segment's head reads after its last block, nothing more."""
+  if segment.exit is None or segment.exit.head is not ExitHeadKind.MLP:
     return ExitInput(hidden=hidden)
   return ExitInput(hidden, mlp_residual, mlp_input)
 

@@ -14,7 +14,7 @@
 """What the decode loop carries, and what stays the same beside it.
 
 Rows of a batch are independent: each has its own length, and the slot of a
-token in a cache is its position in its row's text. A slot of a stage's cache
+token in a cache is its position in its row's text. A slot of a segment's cache
 is valid for a row iff slot < cache_length[row].
 """
 
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from eejax.decoding.drafting.adaptive import Draft
 from eejax.decoding.loop.accounting import Counts
-from eejax.decoding.loop.plan import Plan, Stage, bucket
+from eejax.decoding.loop.plan import DecodePlan, Segment, bucket
 from eejax.decoding.policy.batching import Cycle
 from eejax.decoding.policy.criteria import Memory
 from eejax.decoding.policy.policy import KVStrategy
@@ -44,26 +44,26 @@ SMALLEST_CACHE = 64
 
 
 @flax.struct.dataclass
-class StageState:
-  """Caches of one stage of a plan, and the tokens that wait for it.
+class SegmentState:
+  """Caches of one segment of a plan, and the tokens that wait for it.
 
   Invariants: keys and values are those of a full-depth pass (or what the
   plan's strategy puts in their place) for all slots below `cache_length`, and
   meaningless from there on; the streams of a row's tokens `cache_length`,
-  `cache_length + 1` ... that reached the stage stand at the start of its
-  `waiting`. No earlier stage is behind: `cache_length` never rises with the
-  stage.
+  `cache_length + 1` ... that reached the segment stand at the start of its
+  `waiting`. No earlier segment is behind: `cache_length` never rises with the
+  segment.
 
   Attributes:
-    keys: a cache a block of the stage, a BLOCK exit's own last; int8 with a
+    keys: a cache a block of the segment, a BLOCK exit's own last; int8 with a
       scale for each token and head, or as they were computed.
     values: likewise.
-    waiting: streams of tokens that wait at the stage's entrance, with as much
+    waiting: streams of tokens that wait at the segment's entrance, with as much
       room again for a window that is written past its end; None where no
       token ever waits.
     visible: slots that hold keys and values at all, under the strategy MASK;
       None where all do.
-    cache_length: the first slot of each row that the stage has not processed.
+    cache_length: the first slot of each row that the segment has not processed.
   """
 
   keys: tuple[Float[Array, 'B K S H'] | Quantized, ...]
@@ -74,7 +74,7 @@ class StageState:
 
 
 @flax.struct.dataclass
-class Request:
+class BatchSettings:
   """Settings that stay the same while a batch is decoded.
 
   Attributes:
@@ -95,32 +95,32 @@ class DecodeState:
   Attributes:
     length: tokens of each row that were fed; the position of the next one.
     tokens: the token to be fed next, or the newest one of a row that waits.
-    resume_stage: the stage before which a row's newest token stands, its
+    resume_segment: the segment before which a row's newest token stands, its
       successor not emitted yet; 0 where the next token is to be fed.
     live: rows that still generate.
     failed: rows that ended because their logits were not finite.
     remaining: tokens each row may still emit.
     since_full: tokens of each row since its last one at full depth.
-    deepest: the deepest stage each row may still go to, under MONOTONE.
-    stages: caches and waiting tokens.
-    cycles: what was done upstream of each stage.
+    deepest: the deepest segment each row may still go to, under MONOTONE.
+    segments: caches and waiting tokens.
+    cycles: what was done upstream of each segment.
     counts: work done so far.
     memory: what exits saw of each row's newest token.
     rule: what a threshold rule knows; None where thresholds stay.
-    verify_hidden: streams behind the last stage, of the window that was
+    verify_hidden: streams behind the last segment, of the window that was
       verified last; None but in SPECULATIVE.
     draft: tokens drafted and not yet verified; None but in SPECULATIVE.
   """
 
   length: Int[Array, 'B']
   tokens: Int[Array, 'B']
-  resume_stage: Int[Array, 'B']
+  resume_segment: Int[Array, 'B']
   live: Bool[Array, 'B']
   failed: Bool[Array, 'B']
   remaining: Int[Array, 'B']
   since_full: Int[Array, 'B']
   deepest: Int[Array, 'B']
-  stages: tuple[StageState, ...]
+  segments: tuple[SegmentState, ...]
   cycles: tuple[Cycle, ...]
   counts: Counts
   memory: Memory
@@ -148,7 +148,7 @@ class Emission:
   num: Int[Array, '*rows']
 
 
-def cache_size(plan: Plan, *, longest: int) -> int:
+def cache_size(plan: DecodePlan, *, longest: int) -> int:
   """Return how many slots texts of up to `longest` tokens need, padded.
 
   A window is written whole, wherever it starts: past the last token there
@@ -157,16 +157,16 @@ def cache_size(plan: Plan, *, longest: int) -> int:
   return bucket(longest + plan.window - 1, smallest=SMALLEST_CACHE)
 
 
-def empty_stage(
-  plan: Plan,
-  stage: Stage,
+def empty_segment(
+  plan: DecodePlan,
+  segment: Segment,
   *,
   batch_size: int,
   size: int,
   dtype: DTypeLike,
   kv_quantization: Quantization = Quantization.NONE,
-) -> StageState:
-  """Return the state of a stage that has seen nothing."""
+) -> SegmentState:
+  """Return the state of a segment that has seen nothing."""
   c = plan.config.model
   shape = (batch_size, c.num_kv_heads, size, c.head_dim)
 
@@ -175,14 +175,14 @@ def empty_stage(
       return zero_rows(shape)
     return jnp.zeros(shape, dtype)
 
-  caches = lambda: tuple(cache() for _ in range(stage.num_caches))
+  caches = lambda: tuple(cache() for _ in range(segment.num_caches))
   waiting = visible = None
   recomputes = plan.kv_strategy is KVStrategy.RECOMPUTE
-  if stage is not plan.stages[0] or recomputes:
+  if segment is not plan.segments[0] or recomputes:
     waiting = empty_streams(plan, batch_size=batch_size, dtype=dtype)
   if plan.kv_strategy is KVStrategy.MASK:
     visible = jnp.ones((batch_size, size), bool)
-  return StageState(
+  return SegmentState(
     keys=caches(),
     values=caches(),
     waiting=waiting,
@@ -221,7 +221,7 @@ def rows_at(
 
 
 def empty_streams(
-  plan: Plan, *, batch_size: int, dtype: DTypeLike
+  plan: DecodePlan, *, batch_size: int, dtype: DTypeLike
 ) -> Float[Array, 'B two_W D']:
   """Return room for the streams of a window, and for one past its end."""
   shape = (batch_size, 2 * plan.window, plan.config.model.embed_dim)

@@ -11,22 +11,22 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The carry of one decode step, and its transitions from stage to stage.
+"""The carry of one decode step, and its transitions from segment to segment.
 
     carry = begin_step(params, state)
-    for index in stages:
+    for index in segments:
       carry, rows = run_segment(params, carry, index)
       decision = decide_exit(params, request, rows)   # see `heads`
       carry = commit(carry, rows, decision, index)
 
 Keys and values are exact by deferred catch-up. A token that exits leaves its
-stream at the entrance of the next stage. When some row needs that stage, it
+stream at the entrance of the next segment. When some row needs that segment, it
 runs for the whole batch, over all tokens that wait there, in one window.
 
     position     0 1 2 3 4 5 6
-    stage 0      # # # # # # #     every token
-    stage 1      # # # # # #       ran last at 5, for the tokens 3, 4 and 5
-    stage 2      # # #             tokens 3 to 6 have still to come
+    segment 0      # # # # # # #     every token
+    segment 1      # # # # # #       ran last at 5, for the tokens 3, 4 and 5
+    segment 2      # # #             tokens 3 to 6 have still to come
 
 Each row has its own lines. Rows do not influence one another: a row that
 rides along gets the same keys and values, only sooner.
@@ -40,23 +40,23 @@ import jax
 import jax.numpy as jnp
 
 from eejax.decoding.loop import approximate_kv
-from eejax.decoding.loop.accounting import StageEvent, no_event
+from eejax.decoding.loop.accounting import SegmentEvent, no_event
 from eejax.decoding.loop.approximate_kv import SkippedRows
 from eejax.decoding.loop.cache import (
   DecodeState,
   Emission,
-  StageState,
+  SegmentState,
   blank_emission,
 )
 from eejax.decoding.loop.heads import ExitDecision, ExitRows
-from eejax.decoding.loop.plan import Plan
+from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.scoring import HeadInput
 from eejax.decoding.loop.segments import (
   Buffers,
-  StageRun,
+  SegmentRun,
   at_index,
-  run_stage,
+  run_segment_blocks,
   write_at,
 )
 from eejax.decoding.policy import batching
@@ -83,46 +83,46 @@ class StepInputs:
 
 @flax.struct.dataclass
 class StepCarry:
-  """State of one decode step between two stages; X stages.
+  """State of one decode step between two segments; X segments.
 
   Attributes:
     live: rows that generate.
-    next_stage: the stage that each row's newest token goes through next; X
+    next_segment: the segment that each row's newest token goes through next; X
       where there is nothing to do for it in this step any more.
     length: tokens of each row that were fed, this step's included.
-    available: the first slot of each row that has not come to the next stage.
-    waiting: streams at the entrance of each stage and, last, those behind the
-      last stage; None where none is kept.
-    exit_input: what the newest stage that ran left for its head.
-    ready: state of that stage's BLOCK head, else None.
+    available: the first slot of each row that has not come to the next segment.
+    waiting: streams at the entrance of each segment and, last, those behind the
+      last segment; None where none is kept.
+    exit_input: what the newest segment that ran left for its head.
+    ready: state of that segment's BLOCK head, else None.
     skipped: rows that go no further, and what approximate keys and values of
       their token are made of.
-    stages: states of the stages, new up to the one that ran last.
+    segments: states of the segments, new up to the one that ran last.
     cycles: likewise, under DEPTH_QUEUE, else none.
     events: likewise.
-    spent: cost of the stages that ran, in blocks.
+    spent: cost of the segments that ran, in blocks.
     fed: tokens fed, over all rows.
     memory: what exits saw of each row's newest token.
     emission: what the rows that left emit.
-    exit_stage: the stage at whose head each did; 0 for rows that have not.
+    exit_segment: the segment at whose head each did; 0 for rows that have not.
   """
 
   live: Bool[Array, 'B']
-  next_stage: Int[Array, 'B']
+  next_segment: Int[Array, 'B']
   length: Int[Array, 'B']
   available: Int[Array, 'B']
   waiting: tuple[Float[Array, 'B _ D'] | None, ...]
   exit_input: ExitInput
   ready: Float[Array, 'B 1 D'] | None
   skipped: SkippedRows
-  stages: tuple[StageState, ...]
+  segments: tuple[SegmentState, ...]
   cycles: tuple[Cycle, ...]
-  events: tuple[StageEvent, ...]
+  events: tuple[SegmentEvent, ...]
   spent: Float[Array, '']
   fed: Int[Array, '']
   memory: Memory
   emission: Emission
-  exit_stage: Int[Array, 'B']
+  exit_segment: Int[Array, 'B']
 
   @property
   def position(self) -> Int[Array, 'B']:
@@ -134,10 +134,10 @@ def begin_step(
   params: Prepared,
   state: DecodeState,
   *,
-  plan: Plan,
+  plan: DecodePlan,
   inputs: StepInputs | None = None,
 ) -> StepCarry:
-  """Return the carry before the first stage.
+  """Return the carry before the first segment.
 
   Args:
     params: the model.
@@ -147,15 +147,15 @@ def begin_step(
   """
   if inputs is None:
     inputs = StepInputs(state.tokens[:, None], jnp.ones_like(state.length))
-  rows, num_stages = state.live.shape[0], len(plan.stages)
-  next_stage = jnp.where(state.live, state.resume_stage, num_stages)
-  num_fed = jnp.where(next_stage == 0, inputs.count, 0)
+  rows, num_segments = state.live.shape[0], len(plan.segments)
+  next_segment = jnp.where(state.live, state.resume_segment, num_segments)
+  num_fed = jnp.where(next_segment == 0, inputs.count, 0)
   length = state.length + num_fed
   embedded = params.table[inputs.tokens]  # [B, N, D]
   newest = at_index(embedded, inputs.count - 1)
   return StepCarry(
     live=state.live,
-    next_stage=next_stage,
+    next_segment=next_segment,
     length=length,
     available=length,
     waiting=_enqueue(state, embedded, plan=plan),
@@ -165,14 +165,14 @@ def begin_step(
       mask=jnp.zeros_like(state.live),
       source=approximate_kv.empty_source(newest, plan=plan),
     ),
-    stages=state.stages,
+    segments=state.segments,
     cycles=state.cycles,
-    events=(no_event(rows),) * num_stages,
+    events=(no_event(rows),) * num_segments,
     spent=jnp.zeros((), jnp.float32),
     fed=jnp.sum(num_fed),
     memory=state.memory,
     emission=blank_emission(rows),
-    exit_stage=jnp.zeros((rows,), jnp.int32),
+    exit_segment=jnp.zeros((rows,), jnp.int32),
   )
 
 
@@ -181,38 +181,38 @@ def run_segment(
   carry: StepCarry,
   index: int,
   *,
-  plan: Plan,
+  plan: DecodePlan,
   rides: Bool[Array, 'B'],
 ) -> tuple[StepCarry, ExitRows]:
-  """Run stage `index` if that is due.
+  """Run segment `index` if that is due.
 
   Args:
     params: the model.
-    carry: of the step, up to the stage.
-    index: which stage.
+    carry: of the step, up to the segment.
+    index: which segment.
     plan: the static shape of the program.
     rides: rows whose waiting tokens are taken along if it runs.
 
   Returns:
-    The carry behind the stage, and the rows that came to its head; the others
+    The carry behind the segment, and the rows that came to its head; the others
     stay where they are.
   """
-  here, before = carry.next_stage == index, carry.stages[index]
+  here, before = carry.next_segment == index, carry.segments[index]
   runs, carry = _schedule(carry, index, here, plan=plan)
   base = before.cache_length
   count = jnp.where(here | rides, carry.available - base, 0)
-  if plan.stages[index].num_caches:
+  if plan.segments[index].num_caches:
     carry = _run(params, carry, index, count, runs, plan=plan)
   done = jnp.where(runs, count, 0)
   available = base + jnp.where(carry.skipped.mask, 1, done)
-  after = dataclasses.replace(carry.stages[index], cache_length=available)
+  after = dataclasses.replace(carry.segments[index], cache_length=available)
   if before.waiting is not None:
     after = dataclasses.replace(after, waiting=carry.waiting[index])
-  event = StageEvent(runs, done, here, jnp.zeros_like(count))
+  event = SegmentEvent(runs, done, here, jnp.zeros_like(count))
   carry = dataclasses.replace(
     carry,
     available=available,
-    stages=_with(carry.stages, index, after),
+    segments=_with(carry.segments, index, after),
     events=_with(carry.events, index, event),
   )
   return carry, ExitRows(here & runs, _head_input(carry))
@@ -224,21 +224,21 @@ def commit(
   decision: ExitDecision,
   index: int,
   *,
-  plan: Plan,
+  plan: DecodePlan,
 ) -> StepCarry:
-  """Return the carry after a decision at stage `index`.
+  """Return the carry after a decision at segment `index`.
 
   Rows that exit emit their token and are done for this step, the others that
   came to the head go on.
   """
   carry = record(carry, decision.logits_computed, index)
   carry = exit_rows(carry, rows, decision.exit_mask, index, plan=plan)
-  emission = _merge(carry.emission, decision, depth=plan.stages[index].last)
+  emission = _merge(carry.emission, decision, depth=plan.segments[index].last)
   return dataclasses.replace(
     carry,
     memory=decision.memory,
     emission=emission,
-    exit_stage=jnp.where(decision.exit_mask, index, carry.exit_stage),
+    exit_segment=jnp.where(decision.exit_mask, index, carry.exit_segment),
   )
 
 
@@ -248,19 +248,19 @@ def exit_rows(
   exit_mask: Bool[Array, 'B'],
   index: int,
   *,
-  plan: Plan,
+  plan: DecodePlan,
 ) -> StepCarry:
-  """Part the rows that came to the head of stage `index`.
+  """Part the rows that came to the head of segment `index`.
 
   Args:
-    carry: behind the stage.
+    carry: behind the segment.
     rows: that came to its head.
     exit_mask: those of them that go no further.
-    index: which stage.
+    index: which segment.
     plan: the static shape of the program.
   """
-  following = jnp.where(exit_mask, len(plan.stages), index + 1)
-  next_stage = jnp.where(rows.mask, following, carry.next_stage)
+  following = jnp.where(exit_mask, len(plan.segments), index + 1)
+  next_segment = jnp.where(rows.mask, following, carry.next_segment)
   skipped = carry.skipped
   if plan.kv_strategy.fills and index < plan.num_exits:
     skipped = SkippedRows(
@@ -269,12 +269,12 @@ def exit_rows(
         skipped.source,
         exit_mask,
         carry.exit_input,
-        carry.stages[index],
+        carry.segments[index],
         plan=plan,
-        stage=plan.stages[index],
+        segment=plan.segments[index],
       ),
     )
-  return dataclasses.replace(carry, next_stage=next_stage, skipped=skipped)
+  return dataclasses.replace(carry, next_segment=next_segment, skipped=skipped)
 
 
 def record(
@@ -282,7 +282,7 @@ def record(
   logits_computed: Int[Array, 'B'] | Bool[Array, 'B'],
   index: int,
 ) -> StepCarry:
-  """Record how often each row needed the logits of stage `index`."""
+  """Record how often each row needed the logits of segment `index`."""
   event = dataclasses.replace(
     carry.events[index], logits_computed=logits_computed.astype(jnp.int32)
   )
@@ -302,21 +302,21 @@ def _merge(before: Emission, decision: ExitDecision, *, depth: int) -> Emission:
   )
 
 
-# MARK: Which stages run
+# MARK: Which segments run
 
 
 def _schedule(
-  carry: StepCarry, index: int, here: Bool[Array, 'B'], *, plan: Plan
+  carry: StepCarry, index: int, here: Bool[Array, 'B'], *, plan: DecodePlan
 ) -> tuple[Bool[Array, ''], StepCarry]:
-  """Return whether stage `index` runs, and the carry with what that costs."""
+  """Return whether segment `index` runs, and the carry with what that costs."""
   match plan.batching:
     case Batching.REFERENCE:
       return jnp.any(carry.live), carry
     case Batching.RIDE_ALONG:
       return jnp.any(here), carry
   cycle = carry.cycles[index].after_step(spent=carry.spent, fed=carry.fed)
-  is_moving = (carry.next_stage < index) | (
-    carry.next_stage == len(plan.stages)
+  is_moving = (carry.next_segment < index) | (
+    carry.next_segment == len(plan.segments)
   )
   runs = jnp.any(here)
   if index:
@@ -338,17 +338,17 @@ def _schedule(
 
 
 def _enqueue(
-  state: DecodeState, embedded: Float[Array, 'B N D'], *, plan: Plan
+  state: DecodeState, embedded: Float[Array, 'B N D'], *, plan: DecodePlan
 ) -> tuple[jax.Array | None, ...]:
   """Return what waits at each entrance once new tokens are embedded.
 
-  Behind the last stage waits what the final head verifies.
+  Behind the last segment waits what the final head verifies.
   """
-  waiting = (*(s.waiting for s in state.stages), state.verify_hidden)
-  first = 0 if plan.stages[0].num_caches else 1
+  waiting = (*(s.waiting for s in state.segments), state.verify_hidden)
+  first = 0 if plan.segments[0].num_caches else 1
   before = waiting[first]
   if before is not None:
-    at = state.length - state.stages[first].cache_length
+    at = state.length - state.segments[first].cache_length
     embedded = write_at(before, embedded, at, axis=0)
   return _with(waiting, first, embedded)
 
@@ -360,18 +360,18 @@ def _run(
   count: Int[Array, 'B'],
   runs: Bool[Array, ''],
   *,
-  plan: Plan,
+  plan: DecodePlan,
 ) -> StepCarry:
-  """Run the blocks of stage `index`, if it `runs`, over `count` tokens."""
-  state, entering = carry.stages[index], carry.waiting[index]
+  """Run the blocks of segment `index`, if it `runs`, over `count` tokens."""
+  state, entering = carry.segments[index], carry.waiting[index]
   assert entering is not None
   at, base = jnp.zeros_like(count), state.cache_length
-  if index + 1 < len(plan.stages):
-    at = base - carry.stages[index + 1].cache_length
-  run = StageRun(
+  if index + 1 < len(plan.segments):
+    at = base - carry.segments[index + 1].cache_length
+  run = SegmentRun(
     params=params,
     plan=plan,
-    stage=plan.stages[index],
+    segment=plan.segments[index],
     runs=runs,
     entering=entering,
     base=base,
@@ -380,7 +380,7 @@ def _run(
     visible=state.visible,
     skipped=carry.skipped if index and plan.kv_strategy.fills else None,
   )
-  result = run_stage(
+  result = run_segment_blocks(
     run, Buffers(state.keys, state.values, carry.waiting[index + 1])
   )
   visible = state.visible
@@ -398,12 +398,12 @@ def _run(
     waiting=_with(carry.waiting, index + 1, result.buffers.following),
     exit_input=result.last,
     ready=result.ready,
-    stages=_with(carry.stages, index, after),
+    segments=_with(carry.segments, index, after),
   )
 
 
 def _head_input(carry: StepCarry) -> HeadInput:
-  """Return what the head of the newest stage reads."""
+  """Return what the head of the newest segment reads."""
   return HeadInput(
     carry.exit_input, carry.ready, carry.position, memory=carry.memory
   )

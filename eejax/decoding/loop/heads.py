@@ -17,8 +17,8 @@ import flax.struct
 import jax.numpy as jnp
 from jax import lax
 
-from eejax.decoding.loop.cache import Request
-from eejax.decoding.loop.plan import Plan
+from eejax.decoding.loop.cache import BatchSettings
+from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.scoring import (
   HeadInput,
@@ -37,7 +37,7 @@ from eejax.types import Array, Bool, Float, Int
 
 @flax.struct.dataclass
 class ExitRows:
-  """Rows that came to a stage's head, and what the head reads of them.
+  """Rows that came to a segment's head, and what the head reads of them.
 
   Attributes:
     mask: which rows; the others mean nothing.
@@ -83,14 +83,14 @@ class ExitDecision:
 
 def decide_exit(
   params: Prepared,
-  request: Request,
+  request: BatchSettings,
   head_input: HeadInput,
   *,
-  plan: Plan,
+  plan: DecodePlan,
   index: int,
   may_exit: Bool[Array, 'B'],
 ) -> ExitDecision:
-  """Score rows at the exit of stage `index`; those that pass exit.
+  """Score rows at the exit of segment `index`; those that pass exit.
 
   A criterion that reads logits needs a head for every row that may exit, the
   others only for rows that do.
@@ -127,14 +127,14 @@ def decide_exit(
 
 
 def decide_last(
-  params: Prepared, request: Request, rows: ExitRows, *, plan: Plan
+  params: Prepared, request: BatchSettings, rows: ExitRows, *, plan: DecodePlan
 ) -> ExitDecision:
-  """Let all rows that came to the last stage's head exit there.
+  """Let all rows that came to the last segment's head exit there.
 
   It is the final head, or an exit that is always taken; the latter has a
   score to report.
   """
-  exit, mask, head_input = plan.stages[-1].exit, rows.mask, rows.head_input
+  exit, mask, head_input = plan.segments[-1].exit, rows.mask, rows.head_input
   memory = _memory(params, head_input, plan)
 
   def decide() -> ExitDecision:
@@ -157,10 +157,10 @@ def decide_last(
 
 
 def top1_token(
-  params: Prepared, head_input: HeadInput, *, plan: Plan, index: int
+  params: Prepared, head_input: HeadInput, *, plan: DecodePlan, index: int
 ) -> Int[Array, 'B']:
-  """Return the likeliest token at the head of stage `index`."""
-  exit = plan.stages[index].exit
+  """Return the likeliest token at the head of segment `index`."""
+  exit = plan.segments[index].exit
   ready = ready_state(params, head_input, plan=plan, exit=exit)
   return greedy(whole_logits(params, ready, plan=plan, exit=exit))
 
@@ -169,7 +169,7 @@ def _logits_computed(
   inputs: ScoreInputs,
   exit_mask: Bool[Array, 'B'],
   may_exit: Bool[Array, 'B'],
-  plan: Plan,
+  plan: DecodePlan,
 ) -> Bool[Array, 'B']:
   """Return the rows for which the whole head was needed.
 
@@ -182,7 +182,9 @@ def _logits_computed(
   return exit_mask if inputs.logits is None else may_exit
 
 
-def _memory(params: Prepared, head_input: HeadInput, plan: Plan) -> Memory:
+def _memory(
+  params: Prepared, head_input: HeadInput, plan: DecodePlan
+) -> Memory:
   if head_input.memory is not None:
     return head_input.memory
   (batch_size,) = head_input.positions.shape
@@ -190,7 +192,7 @@ def _memory(params: Prepared, head_input: HeadInput, plan: Plan) -> Memory:
 
 
 def _score(
-  inputs: ScoreInputs, plan: Plan, rows: Bool[Array, 'B']
+  inputs: ScoreInputs, plan: DecodePlan, rows: Bool[Array, 'B']
 ) -> Float[Array, 'B']:
   score = get_criterion(plan.criterion).score(inputs.evidence)
   if inputs.scores_candidates:
@@ -204,13 +206,13 @@ def _whole_logits(
   params: Prepared,
   head_input: HeadInput,
   inputs: ScoreInputs,
-  plan: Plan,
+  plan: DecodePlan,
   index: int,
 ) -> Float[Array, 'B V']:
   """Return the logits that tokens are chosen from; most are there already."""
   if inputs.logits is not None:
     return inputs.logits
-  exit, ready = plan.stages[index].exit, inputs.ready
+  exit, ready = plan.segments[index].exit, inputs.ready
   if ready is None:
     ready = ready_state(params, head_input, plan=plan, exit=exit)
   if exit is not None and drafts_frequent(plan):
@@ -235,9 +237,9 @@ def _remember(
 
 def _choose(
   logits: Float[Array, 'B V'],
-  request: Request,
+  request: BatchSettings,
   head_input: HeadInput,
-  plan: Plan,
+  plan: DecodePlan,
 ) -> tuple[Int[Array, 'B'], Float[Array, 'B']]:
   token = choose(
     logits,

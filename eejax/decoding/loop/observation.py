@@ -26,9 +26,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from eejax.decoding.loop.cache import DecodeState, Request
+from eejax.decoding.loop.cache import BatchSettings, DecodeState
 from eejax.decoding.loop.heads import ExitRows, decide_exit, top1_token
-from eejax.decoding.loop.plan import Plan
+from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.policy.criteria import Memory
 from eejax.decoding.policy.thresholds import (
@@ -58,17 +58,17 @@ class Observation:
   memory: Memory
 
 
-def rule_of(plan: Plan) -> ThresholdRule:
+def rule_of(plan: DecodePlan) -> ThresholdRule:
   """Return the threshold rule a plan names."""
   return parse_threshold_rule(plan.threshold_rule)
 
 
 def first_rule_state(
-  request: Request,
+  request: BatchSettings,
   *,
   length: Int[Array, 'B'],
   limit: Int[Array, 'B'],
-  plan: Plan,
+  plan: DecodePlan,
 ) -> ThresholdState | None:
   """Return what a rule knows at the start; None where thresholds stay.
 
@@ -87,12 +87,12 @@ def first_rule_state(
 
 
 def with_current_thresholds(
-  request: Request,
+  request: BatchSettings,
   state: DecodeState,
   *,
   position: Int[Array, 'B'],
-  plan: Plan,
-) -> Request:
+  plan: DecodePlan,
+) -> BatchSettings:
   """Return the settings with the thresholds of this step."""
   if state.rule is None:
     return request
@@ -101,7 +101,7 @@ def with_current_thresholds(
 
 
 def begin_observation(
-  state: DecodeState, *, position: Int[Array, 'B'], plan: Plan
+  state: DecodeState, *, position: Int[Array, 'B'], plan: DecodePlan
 ) -> Observation | None:
   """Return which rows are observed in this step; None if nobody learns."""
   if state.rule is None or state.rule.moments is None:
@@ -118,13 +118,13 @@ def begin_observation(
 def observe(
   observation: Observation,
   params: Prepared,
-  request: Request,
+  request: BatchSettings,
   rows: ExitRows,
   *,
-  plan: Plan,
+  plan: DecodePlan,
   index: int,
 ) -> Observation:
-  """Return the observation with what the exit of stage `index` says.
+  """Return the observation with what the exit of segment `index` says.
 
   Args:
     observation: of the exits before.
@@ -132,7 +132,7 @@ def observe(
     request: settings of the rows.
     rows: that came to the exit; of the others nothing is noted.
     plan: what is decoded.
-    index: which stage.
+    index: which segment.
   """
   mask = rows.mask & observation.rows
   never = jnp.full_like(request.thresholds, jnp.inf)
@@ -163,7 +163,7 @@ def learn(
   *,
   token: Int[Array, 'B'],
   rows: Bool[Array, 'B'],
-  plan: Plan,
+  plan: DecodePlan,
 ) -> ThresholdState | None:
   """Return what a rule knows after a step.
 

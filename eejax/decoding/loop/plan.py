@@ -45,7 +45,7 @@ class Drafting(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class Segment:
   """Segment of blocks and the head that stands after it.
 
   Attributes:
@@ -60,7 +60,7 @@ class Stage:
 
   @property
   def needed_exit(self) -> ExitConfig:
-    """Return the exit of a stage that has one."""
+    """Return the exit of a segment that has one."""
     assert self.exit is not None
     return self.exit
 
@@ -76,17 +76,17 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class DecodePlan:
   """Static shape of a decoding program.
 
-  Invariants: stages touch; every stage but the last has an exit; a row that
-  takes no earlier exit takes the last stage's head.
+  Invariants: segments touch; every segment but the last has an exit; a row that
+  takes no earlier exit takes the last segment's head.
 
   Attributes:
     config: the model with all its exits.
-    stages: what runs, in order.
+    segments: what runs, in order.
     criterion: which score is asked; '' without exits.
-    window: how many tokens at most go through a stage together.
+    window: how many tokens at most go through a segment together.
     widths: the compiled widths of such windows, rising, `window` the last.
     method: how tokens are chosen.
     mode: what is done with exits.
@@ -97,13 +97,13 @@ class Plan:
       for what followed to be drafted; None looks nothing up.
     threshold_rule: how thresholds change while a row is decoded.
     scored_vocabulary: which tokens a score is computed over.
-    patience: steps after which a stage runs whenever some row needs it, under
+    patience: steps after which a segment runs whenever some row needs it, under
       DEPTH_QUEUE; None where the window sees to that.
     platform: what tokens cost on the machine; adaptive drafting asks.
   """
 
   config: EarlyExitConfig
-  stages: tuple[Stage, ...]
+  segments: tuple[Segment, ...]
   criterion: str
   window: int
   widths: tuple[int, ...]
@@ -121,18 +121,18 @@ class Plan:
   @property
   def depth(self) -> int:
     """Return how many blocks the plan can run at most."""
-    return self.stages[-1].last
+    return self.segments[-1].last
 
   @property
   def num_exits(self) -> int:
-    """Return how many stages a row may leave before the last."""
-    return len(self.stages) - 1
+    """Return how many segments a row may leave before the last."""
+    return len(self.segments) - 1
 
   @property
   def costs(self) -> tuple[float, ...]:
-    """Return what each stage and its head read, in blocks."""
+    """Return what each segment and its head read, in blocks."""
     head = head_in_blocks(self.config)
-    return tuple(stage.num_caches + head for stage in self.stages)
+    return tuple(segment.num_caches + head for segment in self.segments)
 
 
 def make_plan(
@@ -141,7 +141,7 @@ def make_plan(
   policy: Policy,
   method: SamplingMethod,
   platform: PlatformCosts = CPU,
-) -> tuple[Plan, tuple[Threshold, ...]]:
+) -> tuple[DecodePlan, tuple[Threshold, ...]]:
   """Return the program a policy asks for, and the thresholds it reads.
 
   An exit with threshold 0 is always taken, so the model ends there: deeper
@@ -164,18 +164,18 @@ def make_plan(
   """
   whole = config.model.num_layers
   if policy.mode is Mode.FULL:
-    whole_model = (Stage(0, whole, None),)
-    return Plan(config, whole_model, '', 1, (1,), method), ()
-  stages, thresholds = _stages(config, policy)
-  window = _window(policy) if len(stages) > 1 else 1
+    whole_model = (Segment(0, whole, None),)
+    return DecodePlan(config, whole_model, '', 1, (1,), method), ()
+  segments, thresholds = _segments(config, policy)
+  window = _window(policy) if len(segments) > 1 else 1
   if window > config.model.max_length:
     raise ArgumentError(
       f'a window of {window} tokens is longer than the context of the model, '
       f'{config.model.max_length}.'
     )
-  plan = Plan(
+  plan = DecodePlan(
     config=config,
-    stages=stages,
+    segments=segments,
     criterion=policy.criterion,
     window=window,
     widths=window_widths(window),
@@ -197,10 +197,10 @@ def make_plan(
   return plan, thresholds
 
 
-def _stages(
+def _segments(
   config: EarlyExitConfig, policy: Policy
-) -> tuple[tuple[Stage, ...], tuple[Threshold, ...]]:
-  """Return what runs, and the threshold of each exit before the last stage."""
+) -> tuple[tuple[Segment, ...], tuple[Threshold, ...]]:
+  """Return what runs, and the threshold of each segment but the last."""
   usable = policy.usable_exits(config)
   usable = tuple(x for x in usable if x[1] is not None) or usable
   drafts = policy.mode is Mode.SPECULATIVE
@@ -212,18 +212,18 @@ def _stages(
       'none before the exit at depth 0; use minimum depth 1, or another '
       'strategy.'
     )
-  stages: list[Stage] = []
+  segments: list[Segment] = []
   thresholds: list[Threshold] = []
   first = 0
   for exit, threshold in usable:
-    stages.append(Stage(first, exit.depth, exit))
+    segments.append(Segment(first, exit.depth, exit))
     first = exit.depth
     if threshold == 0 and not drafts:
       break
     thresholds.append(threshold)
   else:
-    stages.append(Stage(first, config.model.num_layers, None))
-  return tuple(stages), tuple(thresholds)
+    segments.append(Segment(first, config.model.num_layers, None))
+  return tuple(segments), tuple(thresholds)
 
 
 def _drafting(
@@ -247,7 +247,7 @@ def _drafting(
 
 
 def _window(policy: Policy) -> int:
-  """Return how many tokens of a row may wait for a stage together."""
+  """Return how many tokens of a row may wait for a segment together."""
   if policy.mode is Mode.SPECULATIVE and policy.draft_length is not None:
     # The token that was emitted last is fed before the drafts.
     return policy.draft_length + 1

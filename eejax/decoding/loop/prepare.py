@@ -26,11 +26,11 @@ import jax
 import jax.numpy as jnp
 
 from eejax.config import EarlyExitConfig
-from eejax.decoding.loop.plan import Plan
+from eejax.decoding.loop.plan import DecodePlan
 from eejax.errors import ArgumentError
 from eejax.models.exits import output_kernels
 from eejax.models.quantized import quantize_block
-from eejax.models.stacking import fuse, num_blocks
+from eejax.models.stacking import fuse, unstack
 from eejax.ops.quant import Quantization, Quantized
 from eejax.types import Array, DTypeLike, Float, Int, Params, PyTree
 
@@ -91,11 +91,13 @@ def prepare(
   """
   cast = lambda tree: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
   backbone = params['backbone']
+  blocks = backbone['blocks']
+  if isinstance(blocks, Mapping):
+    blocks = unstack(blocks)
   return Prepared(
     table=backbone['embedding']['table'].astype(dtype),
     blocks=tuple(
-      _prepare_block(block, dtype, quantization)
-      for block in _blocks(backbone['blocks'])
+      _prepare_block(block, dtype, quantization) for block in blocks
     ),
     final_norm=backbone['final_norm']['scale'].astype(dtype),
     exits={
@@ -108,7 +110,7 @@ def prepare(
   )
 
 
-def check_plan(params: Prepared, plan: Plan) -> None:
+def check_plan(params: Prepared, plan: DecodePlan) -> None:
   """Check that the blocks a plan runs were loaded.
 
   Raises:
@@ -119,13 +121,6 @@ def check_plan(params: Prepared, plan: Plan) -> None:
       f'this asks for {plan.depth} blocks, and {len(params.blocks)} were '
       'loaded; load the whole model, or exit earlier with threshold 0.'
     )
-
-
-def _blocks(blocks: PyTree) -> list[PyTree]:
-  if not isinstance(blocks, Mapping):
-    return list(blocks)
-  count = num_blocks(blocks)
-  return [jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(count)]
 
 
 def _prepare_block(

@@ -24,16 +24,16 @@ from eejax.decoding.drafting.adaptive import first_draft
 from eejax.decoding.loop import backbone
 from eejax.decoding.loop.accounting import no_counts
 from eejax.decoding.loop.cache import (
+  BatchSettings,
   DecodeState,
-  Request,
-  StageState,
+  SegmentState,
   as_stored,
   blank_emission,
-  empty_stage,
+  empty_segment,
   empty_streams,
 )
 from eejax.decoding.loop.observation import first_rule_state
-from eejax.decoding.loop.plan import Plan
+from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.scoring import empty_memory
 from eejax.decoding.loop.speculative import speculative_step
@@ -50,9 +50,9 @@ def prefill(
   tokens: Int[Array, 'B T'],
   lengths: Int[Array, 'B'],
   *,
-  plan: Plan,
+  plan: DecodePlan,
   size: int,
-) -> tuple[StageState, ...]:
+) -> tuple[SegmentState, ...]:
   """Run prompts through every block of a plan and fill its caches.
 
   The last token of each prompt is left to the loop, where it goes the way of
@@ -67,24 +67,24 @@ def prefill(
   """
   batch_size, length = tokens.shape
   make = functools.partial(
-    empty_stage,
+    empty_segment,
     plan,
     batch_size=batch_size,
     size=size,
     dtype=params.dtype,
     kv_quantization=params.kv_quantization,
   )
-  states = [make(stage) for stage in plan.stages]
+  states = [make(segment) for segment in plan.segments]
   if length:
     # Padding stands behind all that reads causally, so nothing sees it.
     positions = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
     x = params.table[tokens]
-    for number, stage in enumerate(plan.stages):
+    for number, segment in enumerate(plan.segments):
       out = backbone.run_blocks(
         params,
         x,
         plan=plan,
-        stage=stage,
+        segment=segment,
         positions=positions,
         contexts=backbone.Contexts(),
       )
@@ -92,7 +92,7 @@ def prefill(
   return tuple(dataclasses.replace(s, cache_length=lengths) for s in states)
 
 
-def _fill(state: StageState, out: backbone.StageBlocks) -> StageState:
+def _fill(state: SegmentState, out: backbone.SegmentBlocks) -> SegmentState:
   """Write rows at the start of every cache."""
   caches = (state.keys, state.values)
   keys, values = jax.tree.map(
@@ -105,10 +105,10 @@ def _fill(state: StageState, out: backbone.StageBlocks) -> StageState:
 
 def first_state(
   params: Prepared,
-  request: Request,
-  stages: tuple[StageState, ...],
+  request: BatchSettings,
+  segments: tuple[SegmentState, ...],
   *,
-  plan: Plan,
+  plan: DecodePlan,
   prompts: Int[Array, 'B T'],
   tokens: Int[Array, 'B'],
   live: Bool[Array, 'B'],
@@ -119,47 +119,50 @@ def first_state(
   Args:
     params: the model.
     request: settings of the rows.
-    stages: caches from `prefill`.
+    segments: caches from `prefill`.
     plan: what is decoded.
     prompts: as `prefill` saw them.
     tokens: the last token of each prompt.
     live: rows that are to generate.
     remaining: how many tokens each row may emit.
   """
-  rows, num_stages = tokens.shape, len(stages)
+  rows, num_segments = tokens.shape, len(segments)
   queued = plan.batching is Batching.DEPTH_QUEUE
   # Copies: two arguments of the loop that share a buffer cannot be donated.
   own = lambda s: dataclasses.replace(s, cache_length=s.cache_length + 0)
   return DecodeState(
-    length=stages[0].cache_length + 0,
+    length=segments[0].cache_length + 0,
     tokens=tokens,
-    resume_stage=jnp.zeros(rows, jnp.int32),
+    resume_segment=jnp.zeros(rows, jnp.int32),
     live=live,
     failed=jnp.zeros(rows, bool),
     remaining=remaining,
     since_full=jnp.zeros(rows, jnp.int32),
-    deepest=jnp.full(rows, num_stages - 1, jnp.int32),
-    stages=tuple(map(own, stages)),
-    cycles=tuple(new_cycle() for _ in stages) if queued else (),
-    counts=no_counts(batch_size=rows[0], num_stages=num_stages),
+    deepest=jnp.full(rows, num_segments - 1, jnp.int32),
+    segments=tuple(map(own, segments)),
+    cycles=tuple(new_cycle() for _ in segments) if queued else (),
+    counts=no_counts(batch_size=rows[0], num_segments=num_segments),
     memory=empty_memory(plan, batch_size=rows[0], params=params),
     rule=first_rule_state(
-      request, length=stages[0].cache_length, limit=remaining, plan=plan
+      request, length=segments[0].cache_length, limit=remaining, plan=plan
     ),
     verify_hidden=empty_streams(plan, batch_size=rows[0], dtype=params.dtype)
     if plan.mode is Mode.SPECULATIVE
     else None,
-    draft=first_draft(plan, text=_text(prompts, stages, plan=plan))
+    draft=first_draft(plan, text=_text(prompts, segments, plan=plan))
     if plan.mode is Mode.SPECULATIVE
     else None,
   )
 
 
 def _text(
-  prompts: Int[Array, 'B T'], stages: tuple[StageState, ...], *, plan: Plan
+  prompts: Int[Array, 'B T'],
+  segments: tuple[SegmentState, ...],
+  *,
+  plan: DecodePlan,
 ) -> Int[Array, 'B P']:
   """Return room for texts, and for a window past their end."""
-  slots = max(k.shape[2] for s in stages for k in jax.tree.leaves(s.keys))
+  slots = max(k.shape[2] for s in segments for k in jax.tree.leaves(s.keys))
   room = slots + plan.window - prompts.shape[1]
   return jnp.pad(prompts.astype(jnp.int32), ((0, 0), (0, room)))
 
@@ -169,11 +172,11 @@ def _text(
 )
 def decode_chunk(
   params: Prepared,
-  request: Request,
+  request: BatchSettings,
   state: DecodeState,
   max_steps: Int[Array, ''],
   *,
-  plan: Plan,
+  plan: DecodePlan,
   capacity: int,
 ) -> tuple[DecodeState, Chunk]:
   """Move rows by up to `max_steps` steps; `state` is consumed.

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eejax.config import ExitConfig
-from eejax.decoding.loop.plan import Plan
+from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.policy.criteria import (
   Evidence,
@@ -59,7 +59,7 @@ class HeadInput:
 
   Attributes:
     last: what the backbone computed for the newest token.
-    ready: state of a BLOCK head, which ran with its stage, else None.
+    ready: state of a BLOCK head, which ran with its segment, else None.
     positions: position of the newest token in each row's text.
     memory: what earlier exits of the plan saw of the same token; None is
       nothing.
@@ -101,7 +101,9 @@ class ScoreInputs:
     )
 
 
-def empty_memory(plan: Plan, *, batch_size: int, params: Prepared) -> Memory:
+def empty_memory(
+  plan: DecodePlan, *, batch_size: int, params: Prepared
+) -> Memory:
   """Return what rows remember that no exit has seen.
 
   Args:
@@ -127,7 +129,7 @@ def empty_memory(plan: Plan, *, batch_size: int, params: Prepared) -> Memory:
 def with_scored_matrices(
   params: Prepared,
   *,
-  plan: Plan,
+  plan: DecodePlan,
   token_ids: Sequence[int] | np.ndarray | None = None,
 ) -> Prepared:
   """Return `params` with the matrices that a scored vocabulary reads.
@@ -147,7 +149,7 @@ def with_scored_matrices(
   if vocabulary.kind is Scored.WHOLE:
     return params
   config = plan.config.model
-  exits = [s.exit for s in plan.stages if s.exit is not None]
+  exits = [s.exit for s in plan.segments if s.exit is not None]
   if vocabulary.kind is Scored.CANDIDATES:
     exits = exits[1:]  # the first one reads its whole head
   names = {output_matrix_name(exit, config=config) for exit in exits}
@@ -173,16 +175,16 @@ def compute_score_inputs(
   head_input: HeadInput,
   memory: Memory,
   *,
-  plan: Plan,
+  plan: DecodePlan,
   index: int,
 ) -> ScoreInputs:
-  """Compute what the plan's criterion reads at the exit of stage `index`."""
-  stage = plan.stages[index]
-  exit = stage.needed_exit
+  """Compute what the plan's criterion reads at the exit of segment `index`."""
+  segment = plan.segments[index]
+  exit = segment.needed_exit
   reads = get_criterion(plan.criterion).reads
   evidence = Evidence(
     exit_index=index,
-    depth=stage.last,
+    depth=segment.last,
     num_layers=plan.config.model.num_layers,
   )
   if reads & Reads.POSITIONS:
@@ -211,11 +213,11 @@ def _with_logits(
   head_input: HeadInput,
   memory: Memory,
   inputs: ScoreInputs,
-  plan: Plan,
+  plan: DecodePlan,
   index: int,
 ) -> ScoreInputs:
   """Add the logits of the tokens that are scored."""
-  exit, vocabulary = plan.stages[index].needed_exit, _vocabulary(plan)
+  exit, vocabulary = plan.segments[index].needed_exit, _vocabulary(plan)
   name = output_matrix_name(exit, config=plan.config.model)
   ready = ready_state(params, head_input, plan=plan, exit=exit)
   whole = candidates = ids = None
@@ -243,7 +245,7 @@ def _with_logits(
   )
 
 
-def drafts_frequent(plan: Plan) -> bool:
+def drafts_frequent(plan: DecodePlan) -> bool:
   """Return whether exits propose frequent tokens alone.
 
   The whole model verifies them, so no whole head need be asked for a draft.
@@ -256,7 +258,7 @@ def frequent_logits(
   params: Prepared,
   ready: Float[Array, 'B D'],
   *,
-  plan: Plan,
+  plan: DecodePlan,
   exit: ExitConfig,
 ) -> Float[Array, 'B V']:
   """Return logits of all tokens, -inf where they are not frequent."""
@@ -264,7 +266,10 @@ def frequent_logits(
 
 
 def _times_frequent(
-  params: Prepared, ready: Float[Array, 'B D'], plan: Plan, exit: ExitConfig
+  params: Prepared,
+  ready: Float[Array, 'B D'],
+  plan: DecodePlan,
+  exit: ExitConfig,
 ) -> Float[Array, 'B N']:
   name = output_matrix_name(exit, config=plan.config.model)
   return _times(ready, _matrix(params, name + _FREQUENT, _vocabulary(plan)))
@@ -282,7 +287,7 @@ def ready_state(
   params: Prepared,
   head_input: HeadInput,
   *,
-  plan: Plan,
+  plan: DecodePlan,
   exit: ExitConfig | None,
 ) -> Float[Array, 'B D']:
   """Return the newest token's state, ready for a head's output matrix.
@@ -317,7 +322,7 @@ def whole_logits(
   params: Prepared,
   ready: Float[Array, 'B D'],
   *,
-  plan: Plan,
+  plan: DecodePlan,
   exit: ExitConfig | None,
 ) -> Float[Array, 'B V']:
   """Return logits of all tokens in float32."""
@@ -338,7 +343,7 @@ def _stream(head_input: HeadInput) -> Float[Array, 'B D']:
   return head_input.last.hidden[:, 0]
 
 
-def _vocabulary(plan: Plan) -> ScoredVocabulary:
+def _vocabulary(plan: DecodePlan) -> ScoredVocabulary:
   return parse_scored_vocabulary(plan.scored_vocabulary)
 
 

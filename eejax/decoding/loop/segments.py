@@ -11,12 +11,12 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Running one stage of a plan over a window of tokens, if it is needed.
+"""Running one segment of a plan over a window of tokens, if it is needed.
 
 Caches are read-only inside a conditional, which returns the new rows; one
 write follows for each cache. The conditional is also what orders the reads
 before the write: without it XLA copies every cache for every token, even
-where the stage always runs.
+where the segment always runs.
 
 Windows of one token are by far the most frequent, so they have a way of
 their own. Wider ones run in a loop of one round or none: what a loop carries
@@ -35,7 +35,7 @@ from jax import lax
 from eejax.decoding.loop import backbone
 from eejax.decoding.loop.approximate_kv import SkippedRows, override_skipped
 from eejax.decoding.loop.cache import as_stored
-from eejax.decoding.loop.plan import Plan, Stage
+from eejax.decoding.loop.plan import DecodePlan, Segment
 from eejax.decoding.loop.prepare import Prepared
 from eejax.models.block import Context
 from eejax.models.exits import ExitInput
@@ -46,13 +46,13 @@ from eejax.types import Array, Bool, Float, Int, PyTree
 
 @flax.struct.dataclass
 class Window:
-  """Tokens that a stage runs over.
+  """Tokens that a segment runs over.
 
   Attributes:
     hidden: their streams, padded on the right.
     base: slot of each row's first.
     count: how many each row has; 0 for rows that only pass the time.
-    rotation: by their positions. Computed inside the stage it would be so
+    rotation: by their positions. Computed inside the segment it would be so
       again for each block.
   """
 
@@ -63,14 +63,14 @@ class Window:
 
 
 @flax.struct.dataclass
-class StageOutput:
-  """Output of a run of a stage over a window of tokens.
+class SegmentOutput:
+  """Output of a run of a segment over a window of tokens.
 
   Attributes:
-    keys: new rows for each of the stage's caches.
+    keys: new rows for each of the segment's caches.
     values: likewise.
-    hidden: the stream after the stage.
-    last: what the stage's head reads, for the newest token.
+    hidden: the stream after the segment.
+    last: what the segment's head reads, for the newest token.
     ready: state of a BLOCK head for the newest token, else None.
   """
 
@@ -83,7 +83,7 @@ class StageOutput:
 
 @flax.struct.dataclass
 class Buffers:
-  """Buffers that a stage writes to.
+  """Buffers that a segment writes to.
 
   Attributes:
     keys: its caches.
@@ -98,13 +98,13 @@ class Buffers:
 
 
 @flax.struct.dataclass
-class StageResult:
-  """Result of a run of a stage, its output written.
+class SegmentResult:
+  """Result of a run of a segment, its output written.
 
   Attributes:
-    buffers: with the new rows and streams; where the stage did not run, what
+    buffers: with the new rows and streams; where the segment did not run, what
       was written lies past all that is valid.
-    last: what the stage's head reads, for the newest token.
+    last: what the segment's head reads, for the newest token.
     ready: state of a BLOCK head for the newest token, else None.
   """
 
@@ -114,13 +114,13 @@ class StageResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class StageRun:
-  """Arguments of one run of a stage.
+class SegmentRun:
+  """Arguments of one run of a segment.
 
   Attributes:
     params: the model.
     plan: what is decoded.
-    stage: which of its stages.
+    segment: which of its segments.
     runs: whether it runs at all.
     entering: streams that wait for it, each row's first `count` of them.
     base: slot of each row's first.
@@ -132,8 +132,8 @@ class StageRun:
   """
 
   params: Prepared
-  plan: Plan
-  stage: Stage
+  plan: DecodePlan
+  segment: Segment
   runs: Bool[Array, '']
   entering: Float[Array, 'B two_W D']
   base: Int[Array, 'B']
@@ -143,8 +143,8 @@ class StageRun:
   skipped: SkippedRows | None = None
 
 
-def run_stage(run: StageRun, buffers: Buffers) -> StageResult:
-  """Run a stage if it is needed, in the narrowest width that is compiled."""
+def run_segment_blocks(run: SegmentRun, buffers: Buffers) -> SegmentResult:
+  """Run a segment if it is needed, in the narrowest width that is compiled."""
   longest = jnp.max(run.count)
   result = _run_narrow(run, buffers, run.runs & (longest <= 1))
   if run.plan.window == 1 or run.entering.shape[1] == 1:
@@ -155,9 +155,9 @@ def run_stage(run: StageRun, buffers: Buffers) -> StageResult:
 
 
 def _run_narrow(
-  run: StageRun, buffers: Buffers, runs: Bool[Array, '']
-) -> StageResult:
-  """Run a stage over one token of each row."""
+  run: SegmentRun, buffers: Buffers, runs: Bool[Array, '']
+) -> SegmentResult:
+  """Run a segment over one token of each row."""
   window = _window(run, width=1)
   output = _run_if(run, runs, window, buffers)
   if run.skipped is not None:
@@ -167,7 +167,7 @@ def _run_narrow(
       window.rotation,
       params=run.params,
       plan=run.plan,
-      stage=run.stage,
+      segment=run.segment,
     )
     output = dataclasses.replace(output, keys=keys, values=values)
   write = lambda cache, rows: write_at(cache, rows, run.base, axis=1)
@@ -178,9 +178,9 @@ def _run_narrow(
 
 
 def _run_wide(
-  run: StageRun, result: StageResult, longest: Int[Array, '']
-) -> StageResult:
-  """Run a stage over windows of several tokens and write all of them."""
+  run: SegmentRun, result: SegmentResult, longest: Int[Array, '']
+) -> SegmentResult:
+  """Run a segment over windows of several tokens and write all of them."""
   widths = run.plan.widths[1:]
   buffers = result.buffers
   window = _window(run, width=widths[-1])
@@ -207,21 +207,21 @@ def _run_wide(
 
 
 def _result(
-  run: StageRun,
-  output: StageOutput,
+  run: SegmentRun,
+  output: SegmentOutput,
   keys: PyTree,
   values: PyTree,
   following: Float[Array, 'B two_W D'] | None,
-) -> StageResult:
+) -> SegmentResult:
   """Hand the streams on to what follows, beside the caches written."""
   if following is not None:
     following = write_at(following, output.hidden, run.following_at, axis=0)
   buffers = Buffers(keys, values, following)
-  return StageResult(buffers, output.last, output.ready)
+  return SegmentResult(buffers, output.last, output.ready)
 
 
-def _stored_rows(output: StageOutput, buffers: Buffers) -> PyTree:
-  """Return a stage's new keys and values as its caches hold theirs."""
+def _stored_rows(output: SegmentOutput, buffers: Buffers) -> PyTree:
+  """Return a segment's new keys and values as its caches hold theirs."""
   return as_stored((output.keys, output.values), (buffers.keys, buffers.values))
 
 
@@ -250,7 +250,7 @@ def write_at(
   return jax.vmap(write_row)(target, update, start)
 
 
-def _window(run: StageRun, *, width: int) -> Window:
+def _window(run: SegmentRun, *, width: int) -> Window:
   model = run.plan.config.model
   turned = rotation(
     run.base[:, None] + jnp.arange(width)[None],
@@ -261,32 +261,32 @@ def _window(run: StageRun, *, width: int) -> Window:
 
 
 def _run_if(
-  run: StageRun, runs: Bool[Array, ''], window: Window, buffers: Buffers
-) -> StageOutput:
-  """Run a stage over a window, or return zeros."""
+  run: SegmentRun, runs: Bool[Array, ''], window: Window, buffers: Buffers
+) -> SegmentOutput:
+  """Run a segment over a window, or return zeros."""
   width = window.hidden.shape[1]
   return lax.cond(
     runs,
     lambda: _run(run, window, buffers, width=width),
-    lambda: _zeros(window, run.plan, run.stage),
+    lambda: _zeros(window, run.plan, run.segment),
   )
 
 
 def _run(
-  run: StageRun, window: Window, buffers: Buffers, *, width: int
-) -> StageOutput:
+  run: SegmentRun, window: Window, buffers: Buffers, *, width: int
+) -> SegmentOutput:
   """Run the first `width` tokens of a window; pad what is returned."""
   out = backbone.run_blocks(
     run.params,
     window.hidden[:, :width],
     plan=run.plan,
-    stage=run.stage,
+    segment=run.segment,
     positions=jax.tree.map(lambda x: x[:, :width], window.rotation),
     contexts=_CachedContexts(window, buffers, run.visible, width),
   )
   newest = lambda x: at_index(x, jnp.maximum(window.count - 1, 0))
   pad = functools.partial(_pad_to, width=window.hidden.shape[1])
-  return StageOutput(
+  return SegmentOutput(
     keys=tuple(pad(keys, axis=2) for keys in out.keys),
     values=tuple(pad(values, axis=2) for values in out.values),
     hidden=pad(out.hidden, axis=1),
@@ -295,21 +295,21 @@ def _run(
   )
 
 
-def _zeros(window: Window, plan: Plan, stage: Stage) -> StageOutput:
-  """Return what a stage that does not run returns."""
+def _zeros(window: Window, plan: DecodePlan, segment: Segment) -> SegmentOutput:
+  """Return what a segment that does not run returns."""
   config = plan.config.model
   batch_size, width, embed_dim = window.hidden.shape
   zeros = lambda *shape: jnp.zeros((batch_size, *shape), window.hidden.dtype)
   rows = (zeros(config.num_kv_heads, width, config.head_dim),)
   one = zeros(1, embed_dim)
-  return StageOutput(
-    keys=rows * stage.num_caches,
-    values=rows * stage.num_caches,
+  return SegmentOutput(
+    keys=rows * segment.num_caches,
+    values=rows * segment.num_caches,
     hidden=zeros(width, embed_dim),
     last=backbone.exit_input(
-      stage, hidden=one, mlp_residual=one, mlp_input=one
+      segment, hidden=one, mlp_residual=one, mlp_input=one
     ),
-    ready=one if stage.has_block_head else None,
+    ready=one if segment.has_block_head else None,
   )
 
 

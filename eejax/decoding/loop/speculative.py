@@ -14,7 +14,7 @@
 """The step of lossless self-speculation: exits draft, the whole model verifies.
 
 Each row feeds itself the tokens that its exit proposes, until the exit is
-unsure or the window is full. Then the deeper stages run once over the window,
+unsure or the window is full. Then the deeper segments run once over the window,
 as in deferred catch-up, and the final head says what it would have emitted
 after each of its tokens:
 
@@ -26,7 +26,7 @@ Keys and values of t, a and b are complete then and are never computed again;
 what was written for c lies past the end of the row.
 
 Where drafts are looked up in the text, too, all of them are known at once:
-they enter the first stage together, and a step may feed and verify a window.
+they enter the first segment together, and a step may feed and verify a window.
 
 Sampling needs no rejection step. The random numbers of a position are the
 same for every head (`eejax.ops.sampling.choose`), so draft and model choose
@@ -46,7 +46,7 @@ from eejax.decoding.drafting import adaptive
 from eejax.decoding.drafting.adaptive import Draft
 from eejax.decoding.drafting.prompt_lookup import propose
 from eejax.decoding.loop.accounting import Counts, count_step
-from eejax.decoding.loop.cache import DecodeState, Emission, Request
+from eejax.decoding.loop.cache import BatchSettings, DecodeState, Emission
 from eejax.decoding.loop.carry import (
   StepCarry,
   StepInputs,
@@ -57,7 +57,7 @@ from eejax.decoding.loop.carry import (
   run_segment,
 )
 from eejax.decoding.loop.heads import decide_exit
-from eejax.decoding.loop.plan import Plan
+from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.segments import write_at
 from eejax.decoding.loop.verification import AcceptanceResult, accept, verify
@@ -65,7 +65,11 @@ from eejax.types import Array, Bool, Int
 
 
 def speculative_step(
-  params: Prepared, request: Request, state: DecodeState, *, plan: Plan
+  params: Prepared,
+  request: BatchSettings,
+  state: DecodeState,
+  *,
+  plan: DecodePlan,
 ) -> tuple[DecodeState, Emission]:
   """Return the state after a step: rows draft a token, or are verified.
 
@@ -79,14 +83,14 @@ def speculative_step(
   draft, inputs = _feed(state.draft, state, plan=plan)
   carry = begin_step(params, state, plan=plan, inputs=inputs)
   # Tokens fed since the last verification, the newest included.
-  fed = carry.length - state.stages[-1].cache_length
+  fed = carry.length - state.segments[-1].cache_length
   carry = _draft(params, request, carry, draft, fed, plan=plan)
   has_drafted = carry.emission.num > 0
   score, token = carry.emission.score[:, 0], carry.emission.token[:, 0]
   scores = _put(draft.scores, score, at=fed, rows=has_drafted)
   draft = dataclasses.replace(draft, scores=scores)
   carry, verified = _run_to_the_end(params, carry, fed, plan=plan)
-  first = state.stages[-1].cache_length
+  first = state.segments[-1].cache_length
   assert carry.waiting[-1] is not None
   target = verify(
     params,
@@ -111,14 +115,14 @@ def speculative_step(
 
 def _draft(
   params: Prepared,
-  request: Request,
+  request: BatchSettings,
   carry: StepCarry,
   draft: Draft,
   fed: Int[Array, 'B'],
   *,
-  plan: Plan,
+  plan: DecodePlan,
 ) -> StepCarry:
-  """Run the stages with exits; rows whose exit is sure emit a draft there."""
+  """Run the segments with exits; rows whose exit is sure emit a draft there."""
   nobody = jnp.zeros_like(carry.live)
   has_room = fed <= draft.choice.limit
   for index in range(plan.num_exits):
@@ -129,16 +133,16 @@ def _draft(
       rows.head_input,
       plan=plan,
       index=index,
-      may_exit=rows.mask & (draft.choice.stage == index) & has_room,
+      may_exit=rows.mask & (draft.choice.segment == index) & has_room,
     )
     carry = commit(carry, rows, decision, index, plan=plan)
   return carry
 
 
 def _run_to_the_end(
-  params: Prepared, carry: StepCarry, fed: Int[Array, 'B'], *, plan: Plan
+  params: Prepared, carry: StepCarry, fed: Int[Array, 'B'], *, plan: DecodePlan
 ) -> tuple[StepCarry, Bool[Array, 'B']]:
-  """Run the last stage; return the rows whose window has come to the end."""
+  """Run the last segment; return the rows whose window has come to the end."""
   last, nobody = plan.num_exits, jnp.zeros_like(carry.live)
   carry, rows = run_segment(params, carry, last, plan=plan, rides=nobody)
   carry = record(carry, jnp.where(rows.mask, fed, 0), last)
@@ -147,7 +151,7 @@ def _run_to_the_end(
 
 
 def _feed(
-  draft: Draft, state: DecodeState, *, plan: Plan
+  draft: Draft, state: DecodeState, *, plan: DecodePlan
 ) -> tuple[Draft, StepInputs]:
   """Return what each row feeds in this step, and its draft with that.
 
@@ -167,7 +171,7 @@ def _feed(
   )
   text = write_at(text, following, state.length + 1, axis=0)
   # The column of the newest token in the window; drafts may stand before it.
-  at = state.length - state.stages[-1].cache_length
+  at = state.length - state.segments[-1].cache_length
   room = jnp.minimum(draft.choice.lookup_limit, plan.window - 1 - at)
   num = jnp.where(is_found, jnp.maximum(room, 0), 0)
   column = jnp.arange(plan.window)[None]
@@ -189,18 +193,18 @@ def _put(
 
 def _finish_step(
   carry: StepCarry,
-  request: Request,
+  request: BatchSettings,
   state: DecodeState,
   draft: Draft,
   accepted: AcceptanceResult,
   next_token: Int[Array, 'B'],
   *,
-  plan: Plan,
+  plan: DecodePlan,
 ) -> tuple[DecodeState, Emission]:
   """Return the state after a step, and what was emitted for good.
 
   Args:
-    carry: behind the last stage.
+    carry: behind the last segment.
     request: settings of the rows.
     state: before it.
     draft: with what this step proposed.
@@ -213,21 +217,21 @@ def _finish_step(
   live = state.live & ~failed & ~ended
   # Where a row's text ends now: behind what stands of its window.
   length = jnp.where(
-    verified, state.stages[-1].cache_length + kept + 1, carry.length
+    verified, state.segments[-1].cache_length + kept + 1, carry.length
   )
   counts = _count(state.counts, carry, draft, accepted, plan=plan)
-  is_halfway = carry.next_stage < len(plan.stages)
+  is_halfway = carry.next_segment < len(plan.segments)
   new_state = dataclasses.replace(
     state,
     length=length,
     tokens=next_token,
-    resume_stage=jnp.where(live & is_halfway, carry.next_stage, 0),
+    resume_segment=jnp.where(live & is_halfway, carry.next_segment, 0),
     live=live,
     failed=state.failed | failed,
     remaining=state.remaining - num,
-    stages=tuple(
+    segments=tuple(
       dataclasses.replace(s, cache_length=jnp.minimum(s.cache_length, length))
-      for s in carry.stages
+      for s in carry.segments
     ),
     cycles=carry.cycles,
     counts=counts,
@@ -239,7 +243,7 @@ def _finish_step(
 
 
 def _cut(
-  emission: Emission, request: Request, state: DecodeState
+  emission: Emission, request: BatchSettings, state: DecodeState
 ) -> tuple[Int[Array, 'B'], Bool[Array, 'B'], Bool[Array, 'B']]:
   """Return how many tokens rows emit, and which of them fail or end.
 
@@ -264,7 +268,7 @@ def _count(
   draft: Draft,
   accepted: AcceptanceResult,
   *,
-  plan: Plan,
+  plan: DecodePlan,
 ) -> Counts:
   """Return the counts after a step, drafts by who proposed them."""
   counts = count_step(counts, carry.events)

@@ -24,10 +24,10 @@ import jax.numpy as jnp
 
 from eejax.decoding.loop.accounting import count_step
 from eejax.decoding.loop.cache import (
+  BatchSettings,
   DecodeState,
   Emission,
-  Request,
-  StageState,
+  SegmentState,
 )
 from eejax.decoding.loop.carry import (
   StepCarry,
@@ -43,14 +43,18 @@ from eejax.decoding.loop.observation import (
   observe,
   with_current_thresholds,
 )
-from eejax.decoding.loop.plan import Plan
+from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.policy.policy import KVStrategy
 from eejax.types import Array, Bool
 
 
 def decode_step(
-  params: Prepared, request: Request, state: DecodeState, *, plan: Plan
+  params: Prepared,
+  request: BatchSettings,
+  state: DecodeState,
+  *,
+  plan: DecodePlan,
 ) -> tuple[DecodeState, Emission]:
   """Return the state after a step: most rows emit a token, some may wait.
 
@@ -95,7 +99,7 @@ def _may_exit(
   state: DecodeState,
   observation: Observation | None,
   *,
-  plan: Plan,
+  plan: DecodePlan,
 ) -> Bool[Array, 'B']:
   """Return which of the rows at an exit may take it."""
   if plan.kv_strategy.is_exact:
@@ -107,9 +111,9 @@ def _may_exit(
 
 
 def _request_at(
-  request: Request, state: DecodeState, index: int, *, plan: Plan
-) -> Request:
-  """Return the settings with the thresholds of stage `index`.
+  request: BatchSettings, state: DecodeState, index: int, *, plan: DecodePlan
+) -> BatchSettings:
+  """Return the settings with the thresholds of segment `index`.
 
   Under MONOTONE rows that may go no deeper pass any threshold there.
   """
@@ -123,11 +127,11 @@ def _request_at(
 
 def _finish_step(
   carry: StepCarry,
-  request: Request,
+  request: BatchSettings,
   state: DecodeState,
   observation: Observation | None,
   *,
-  plan: Plan,
+  plan: DecodePlan,
 ) -> tuple[DecodeState, Emission]:
   """Return the state after a step, and what was emitted for good."""
   emission = carry.emission
@@ -142,13 +146,13 @@ def _finish_step(
   new_state = DecodeState(
     length=carry.length,
     tokens=jnp.where(emitted, token, state.tokens),
-    resume_stage=jnp.where(emitted | ~live, 0, carry.next_stage),
+    resume_segment=jnp.where(emitted | ~live, 0, carry.next_segment),
     live=live,
     failed=state.failed | failed,
     remaining=remaining,
     since_full=jnp.where(emitted, since_full, state.since_full),
-    deepest=jnp.where(emitted, carry.exit_stage, state.deepest),
-    stages=_settled(carry.stages, plan),
+    deepest=jnp.where(emitted, carry.exit_segment, state.deepest),
+    segments=_settled(carry.segments, plan),
     cycles=carry.cycles,
     counts=count_step(state.counts, carry.events),
     memory=carry.memory,
@@ -158,10 +162,10 @@ def _finish_step(
 
 
 def _settled(
-  stages: tuple[StageState, ...], plan: Plan
-) -> tuple[StageState, ...]:
-  """Forget what shallow stages did for tokens that are to be recomputed."""
+  segments: tuple[SegmentState, ...], plan: DecodePlan
+) -> tuple[SegmentState, ...]:
+  """Forget what shallow segments did for tokens that are to be recomputed."""
   if plan.kv_strategy is not KVStrategy.RECOMPUTE:
-    return stages
-  last = stages[-1].cache_length
-  return tuple(dataclasses.replace(s, cache_length=last) for s in stages)
+    return segments
+  last = segments[-1].cache_length
+  return tuple(dataclasses.replace(s, cache_length=last) for s in segments)

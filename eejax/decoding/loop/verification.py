@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from eejax.decoding.drafting.adaptive import Draft
-from eejax.decoding.loop.cache import Emission, Request
-from eejax.decoding.loop.plan import Plan
+from eejax.decoding.loop.cache import BatchSettings, Emission
+from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.models.exits import output_matrix_name
 from eejax.ops.norm import rms_norm
@@ -66,12 +66,12 @@ class AcceptanceResult:
 
 def verify(
   params: Prepared,
-  request: Request,
+  request: BatchSettings,
   hidden: Float[Array, 'B two_W D'],
   *,
   first: Int[Array, 'B'],
   count: Int[Array, 'B'],
-  plan: Plan,
+  plan: DecodePlan,
 ) -> TargetTokens:
   """Run the final head over windows, in the narrowest width compiled.
 
@@ -98,11 +98,11 @@ def verify(
 
 def _targets(
   params: Prepared,
-  request: Request,
+  request: BatchSettings,
   hidden: Float[Array, 'B two_W D'],
   first: Int[Array, 'B'],
   width: int,
-  plan: Plan,
+  plan: DecodePlan,
 ) -> TargetTokens:
   """Return what follows the first `width` tokens of every window."""
   config = plan.config.model
@@ -139,11 +139,11 @@ def accept(
   first: Int[Array, 'B'],
   verified: Bool[Array, 'B'],
   fed: Int[Array, 'B'],
-  plan: Plan,
+  plan: DecodePlan,
 ) -> AcceptanceResult:
   """Return how many drafts of each row stand, and what follows.
 
-  A row whose last stage came to position 7, with three drafts, window 5:
+  A row whose last segment came to position 7, with three drafts, window 5:
 
     position        7  8  9  10 11
     draft.text      t  a  b  c  .   by position; fed = 4 of them
@@ -173,11 +173,11 @@ def accept(
   alike = (target.tokens == following) & is_draft
   kept = jnp.sum(jnp.cumprod(alike.astype(jnp.int32), axis=1), axis=1)
   is_kept = column < kept[:, None]
-  depths = jnp.array([s.last for s in plan.stages[:-1]], jnp.int32)
+  depths = jnp.array([s.last for s in plan.segments[:-1]], jnp.int32)
   scores = jnp.pad(draft.scores[:, 1:], ((0, 0), (0, 1)))
   # A token from the text went through no block before it was proposed.
   proposed = jnp.where(
-    jnp.isnan(scores), 0, depths[draft.choice.stage][:, None]
+    jnp.isnan(scores), 0, depths[draft.choice.segment][:, None]
   )
   emission = Emission(
     token=target.tokens,

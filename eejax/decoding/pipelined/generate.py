@@ -51,7 +51,7 @@ from eejax.decoding.pipelined.programs import decode, empty_caches, prefill
 from eejax.decoding.pipelined.results import PipelinedResult, PipelineSteps
 from eejax.decoding.pipelined.rows import (
   PipelineRequest,
-  Record,
+  RecordedTokens,
   Rows,
   first_rows,
 )
@@ -241,7 +241,7 @@ class Pipeline:
     prompts: Sequence[Sequence[int]],
     limits: Sequence[int],
     sampling: SamplingConfig,
-  ) -> tuple[Record, int, Timing]:
+  ) -> tuple[RecordedTokens, int, Timing]:
     """Return what rows emitted, the steps of prefill, and times.
 
     Both programs are compiled by calls that have no token to work on, so
@@ -250,7 +250,7 @@ class Pipeline:
     padded, lengths, caches = self._start(prompts, max(limits))
     rows = first_rows(prompts, limits)
 
-    def run(caches: Caches, rows: Rows) -> tuple[Record, Caches]:
+    def run(caches: Caches, rows: Rows) -> tuple[RecordedTokens, Caches]:
       return decode(
         self.params,
         caches,
@@ -284,7 +284,7 @@ class Pipeline:
     self,
     prompts: Sequence[Sequence[int]],
     rows: Sequence[RowProgress],
-    record: Record,
+    record: RecordedTokens,
     prefill_steps: int,
     timing: Timing,
   ) -> PipelinedResult:

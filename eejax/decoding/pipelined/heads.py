@@ -22,7 +22,7 @@ from jax import lax
 from eejax.axes import STAGE
 from eejax.decoding.pipelined.exchange import Packet, of_stage
 from eejax.decoding.pipelined.layout import PipelineLayout
-from eejax.decoding.pipelined.parameters import StageParams
+from eejax.decoding.pipelined.parameters import PipelinedParams
 from eejax.decoding.pipelined.rows import Emitted, PipelineRequest
 from eejax.decoding.pipelined.stage import PipelineStageOutput
 from eejax.decoding.policy.criteria import Evidence, get_criterion
@@ -32,7 +32,7 @@ from eejax.types import Array, Bool, Float, Int
 
 
 def decide_exit(
-  params: StageParams,
+  params: PipelinedParams,
   request: PipelineRequest,
   packet: Packet,
   out: PipelineStageOutput,
@@ -66,7 +66,7 @@ def decide_exit(
 
 
 def _logits(
-  params: StageParams, ready: Float[Array, 'B D']
+  params: PipelinedParams, ready: Float[Array, 'B D']
 ) -> Float[Array, 'B V']:
   """Return the logits of this stage's head in float32."""
   logits = jnp.einsum(
@@ -81,7 +81,7 @@ def _logits(
 
 
 def _score(
-  params: StageParams,
+  params: PipelinedParams,
   hidden: Float[Array, 'B D'],
   logits: Float[Array, 'B V'],
   positions: Int[Array, 'B'],
@@ -114,7 +114,10 @@ def _score(
 
 
 def _gate_logit(
-  params: StageParams, hidden: Float[Array, 'B D'], *, layout: PipelineLayout
+  params: PipelinedParams,
+  hidden: Float[Array, 'B D'],
+  *,
+  layout: PipelineLayout,
 ) -> Float[Array, 'B']:
   result = jnp.zeros(hidden.shape[:1], jnp.float32)
   for kind in layout.gate_kinds:

@@ -57,7 +57,7 @@ _MODEL_DIMENSION = {
 
 
 @flax.struct.dataclass
-class StageParams:
+class PipelinedParams:
   """A model laid out over stages; leaves are `[P, ...]`.
 
   Attributes:
@@ -83,7 +83,7 @@ def place_params(
   layout: PipelineLayout,
   mesh: Mesh,
   dtype: DTypeLike = jnp.float32,
-) -> StageParams:
+) -> PipelinedParams:
   """Lay a model out over a mesh.
 
   No device ever holds more than its own part; leaves go there from the host.
@@ -104,7 +104,7 @@ def place_params(
   of_stage = lambda stage, index: (
     blocks[stage.first + index] if index < stage.num_blocks else None
   )
-  return StageParams(
+  return PipelinedParams(
     table=lay(_table_shares(host, layout.num_stages)),
     blocks=tuple(
       lay([of_stage(s, index) for s in stages])

@@ -39,10 +39,10 @@ from eejax.decoding.pipelined.exchange import (
 )
 from eejax.decoding.pipelined.heads import decide_exit
 from eejax.decoding.pipelined.layout import PipelineLayout
-from eejax.decoding.pipelined.parameters import StageParams, model_partition
+from eejax.decoding.pipelined.parameters import PipelinedParams, model_partition
 from eejax.decoding.pipelined.rows import (
   PipelineRequest,
-  Record,
+  RecordedTokens,
   Rows,
   empty_record,
   gather,
@@ -68,7 +68,7 @@ class _Carry:
   """
 
   rows: Rows
-  record: Record
+  record: RecordedTokens
   inbox: Packet
   caches: Caches
 
@@ -104,7 +104,7 @@ def empty_caches(
   donate_argnames='caches',
 )
 def prefill(
-  params: StageParams,
+  params: PipelinedParams,
   caches: Caches,
   tokens: Int[Array, 'B T'],
   lengths: Int[Array, 'B'],
@@ -142,7 +142,7 @@ def prefill(
   donate_argnames='caches',
 )
 def decode(
-  params: StageParams,
+  params: PipelinedParams,
   caches: Caches,
   request: PipelineRequest,
   rows: Rows,
@@ -151,7 +151,7 @@ def decode(
   mesh: Mesh,
   method: SamplingMethod,
   capacity: int,
-) -> tuple[Record, Caches]:
+) -> tuple[RecordedTokens, Caches]:
   """Generate until every row has ended.
 
   Args:
@@ -195,7 +195,7 @@ def _over_stages(run, mesh: Mesh, *, in_specs, out_specs):
 
 
 def _prefill_on_stage(
-  params: StageParams,
+  params: PipelinedParams,
   caches: Caches,
   tokens: Int[Array, 'B T'],
   lengths: Int[Array, 'B'],
@@ -232,7 +232,7 @@ def _prefill_on_stage(
 
 
 def _decode_on_stage(
-  params: StageParams,
+  params: PipelinedParams,
   caches: Caches,
   request: PipelineRequest,
   rows: Rows,
@@ -240,7 +240,7 @@ def _decode_on_stage(
   layout: PipelineLayout,
   method: SamplingMethod,
   capacity: int,
-) -> tuple[Record, Caches]:
+) -> tuple[RecordedTokens, Caches]:
   params = own(params)
   batch_size = rows.token.shape[0]
 
@@ -288,7 +288,11 @@ def _decode_on_stage(
 
 
 def _empty_inbox(
-  params: StageParams, layout: PipelineLayout, *, batch_size: int, width: int
+  params: PipelinedParams,
+  layout: PipelineLayout,
+  *,
+  batch_size: int,
+  width: int,
 ) -> Packet:
   return no_packet(
     batch_size=batch_size,

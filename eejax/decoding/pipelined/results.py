@@ -22,7 +22,7 @@ import numpy as np
 from eejax.decoding.loop.accounting import Accounting, BatchAccounting
 from eejax.decoding.pipelined import latency
 from eejax.decoding.pipelined.layout import PipelineLayout
-from eejax.decoding.pipelined.rows import Record
+from eejax.decoding.pipelined.rows import RecordedTokens
 from eejax.decoding.results import DecodeResult, EmittedTokens
 
 
@@ -124,7 +124,7 @@ class PipelinedResult(DecodeResult):
   pipeline: PipelineSteps
 
 
-def exit_stages(record: Record) -> tuple[tuple[int, ...], ...]:
+def exit_stages(record: RecordedTokens) -> tuple[tuple[int, ...], ...]:
   """Return for each row the stage each of its tokens was emitted at."""
   counts, stages = np.asarray(record.counts), np.asarray(record.emitted.stage)
   return tuple(
@@ -134,7 +134,7 @@ def exit_stages(record: Record) -> tuple[tuple[int, ...], ...]:
 
 
 def emitted_tokens(
-  record: Record, row: int, *, layout: PipelineLayout
+  record: RecordedTokens, row: int, *, layout: PipelineLayout
 ) -> tuple[EmittedTokens, bool]:
   """Return what a row emitted before its logits were no finite numbers.
 
@@ -191,6 +191,6 @@ def batch_accounting(
   return BatchAccounting(
     block_reads=int(np.dot(runs, sizes)),
     head_reads=sum(head_reads),
-    stage_runs=runs,
-    stage_head_reads=head_reads,
+    segment_runs=runs,
+    segment_head_reads=head_reads,
   )

@@ -80,7 +80,7 @@ class Rows:
 
 
 @flax.struct.dataclass
-class Record:
+class RecordedTokens:
   """Everything a batch emitted.
 
   Attributes:
@@ -136,11 +136,11 @@ def next_rows(
   )
 
 
-def empty_record(batch_size: int, capacity: int) -> Record:
+def empty_record(batch_size: int, capacity: int) -> RecordedTokens:
   """Return the record of rows that have emitted nothing."""
   number = jnp.zeros((batch_size, capacity), jnp.int32)
   real = jnp.zeros((batch_size, capacity), jnp.float32)
-  return Record(
+  return RecordedTokens(
     emitted=Emitted(token=number, stage=number, score=real, log_prob=real),
     counts=jnp.zeros((batch_size,), jnp.int32),
     steps=jnp.zeros((), jnp.int32),
@@ -148,14 +148,14 @@ def empty_record(batch_size: int, capacity: int) -> Record:
 
 
 def recorded(
-  record: Record, emits: Bool[Array, 'B'], emitted: Emitted
-) -> Record:
+  record: RecordedTokens, emits: Bool[Array, 'B'], emitted: Emitted
+) -> RecordedTokens:
   """Append to each row what it emits."""
   capacity = record.emitted.token.shape[1]
   is_next = jnp.arange(capacity)[None] == record.counts[:, None]  # [B, C]
   put = is_next & emits[:, None]
   append = lambda kept, new: jnp.where(put, new[:, None], kept)
-  return Record(
+  return RecordedTokens(
     emitted=jax.tree.map(append, record.emitted, emitted),
     counts=record.counts + emits,
     steps=record.steps + 1,

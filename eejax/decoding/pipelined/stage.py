@@ -28,7 +28,7 @@ from eejax.axes import STAGE
 from eejax.config import ExitHeadKind
 from eejax.decoding.pipelined.exchange import Packet, of_stage
 from eejax.decoding.pipelined.layout import PipelineLayout
-from eejax.decoding.pipelined.parameters import StageParams
+from eejax.decoding.pipelined.parameters import PipelinedParams
 from eejax.models.block import Block, BlockOutput, Context
 from eejax.models.exits import (
   ExitInput,
@@ -76,7 +76,11 @@ class PipelineStageOutput:
 
 
 def run_stage(
-  params: StageParams, packet: Packet, caches: Caches, *, layout: PipelineLayout
+  params: PipelinedParams,
+  packet: Packet,
+  caches: Caches,
+  *,
+  layout: PipelineLayout,
 ) -> PipelineStageOutput:
   """Run a stage's blocks and what stands before its output matrix.
 
@@ -126,7 +130,7 @@ def write_rows(caches: Caches, rows: Caches, packet: Packet) -> Caches:
 
 
 def embed(
-  params: StageParams, tokens: Int[Array, 'B T']
+  params: PipelinedParams, tokens: Int[Array, 'B T']
 ) -> Float[Array, 'B T D']:
   """Return the stream at depth 0, on all stages.
 
@@ -163,7 +167,7 @@ class _StageForward:
     return Caches(tuple(self._keys), tuple(self._values))
 
   def run_block(
-    self, params: StageParams, x: Float[Array, 'B T D'], index: int
+    self, params: PipelinedParams, x: Float[Array, 'B T D'], index: int
   ) -> BlockOutput:
     """Run the stage's block number `index` and keep its keys and values."""
     config, window = self._layout.config, self._window(index)
@@ -179,7 +183,7 @@ class _StageForward:
     return out
 
   def run_heads(
-    self, params: StageParams, read: ExitInput
+    self, params: PipelinedParams, read: ExitInput
   ) -> Float[Array, 'B T D']:
     """Run every kind of head; return the state of the stage's own."""
     assert read.hidden is not None
@@ -191,7 +195,7 @@ class _StageForward:
     return ready
 
   def _run_head(
-    self, params: StageParams, read: ExitInput, kind: ExitHeadKind
+    self, params: PipelinedParams, read: ExitInput, kind: ExitHeadKind
   ) -> ExitOutput:
     config, cache = self._layout.config, self._layout.num_caches - 1
     is_block = kind is ExitHeadKind.BLOCK

@@ -11,11 +11,11 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""When a stage runs for a batch whose rows want different depths.
+"""When a segment runs for a batch whose rows want different depths.
 
-A stage costs about the same for one row as for all: its weights are read
+A segment costs about the same for one row as for all: its weights are read
 once. So a row that wants depth alone is dear, and rows that want it together
-are cheap. A policy says at each stage whether it runs now, or whether the
+are cheap. A policy says at each segment whether it runs now, or whether the
 rows that stand before it wait while the others go on with shallow work. No
 policy changes what a row emits.
 """
@@ -37,10 +37,10 @@ from eejax.types import Array, Bool, Float, Int
 
 
 class Batching(enum.Enum):
-  """Which batch policy decides that a stage runs.
+  """Which batch policy decides that a segment runs.
 
-  REFERENCE: every stage runs for every token; a row keeps its exit's token.
-  RIDE_ALONG: a stage runs when some row needs it, and what waits in any row
+  REFERENCE: every segment runs for every token; a row keeps its exit's token.
+  RIDE_ALONG: a segment runs when some row needs it, and what waits in any row
   is taken along.
   DEPTH_QUEUE: rows that need depth wait until running it pays.
   """
@@ -85,11 +85,11 @@ ACCELERATOR = PlatformCosts(free_tokens=200)
 
 @flax.struct.dataclass
 class Cycle:
-  """Work done upstream of a stage since it last ran.
+  """Work done upstream of a segment since it last ran.
 
   Attributes:
-    spent: cost of the stages before it, in blocks.
-    fed: tokens fed to the first stage, over all rows.
+    spent: cost of the segments before it, in blocks.
+    fed: tokens fed to the first segment, over all rows.
     steps: how many steps that took.
   """
 
@@ -100,17 +100,17 @@ class Cycle:
   def after_step(
     self, *, spent: Float[Array, ''], fed: Int[Array, '']
   ) -> 'Cycle':
-    """Return the cycle with one more step, up to the stage's entrance."""
+    """Return the cycle with one more step, up to the segment's entrance."""
     return Cycle(self.spent + spent, self.fed + fed, self.steps + 1)
 
   def renewed_if(self, ran: Bool[Array, '']) -> 'Cycle':
-    """Return a new cycle where the stage ran, else this one."""
+    """Return a new cycle where the segment ran, else this one."""
     keep = lambda x: jnp.where(ran, 0.0, x)
     return Cycle(keep(self.spent), keep(self.fed), keep(self.steps))
 
 
 def new_cycle() -> Cycle:
-  """Return the cycle of a stage that has just run."""
+  """Return the cycle of a segment that has just run."""
   zero = lambda: jnp.zeros((), jnp.float32)
   return Cycle(zero(), zero(), zero())
 
@@ -122,23 +122,23 @@ def pays(
   upstream: Int[Array, ''],
   patience: int | None = None,
 ) -> Bool[Array, '']:
-  """Return whether running a stage now beats one more step before it.
+  """Return whether running a segment now beats one more step before it.
 
   Every token that is fed is emitted, here or upstream, so a cycle of the
-  stage yields F tokens for S + c: S spent upstream, c the stage itself. One
+  segment yields F tokens for S + c: S spent upstream, c the segment itself. One
   more step upstream costs S / n, n being the steps so far, and feeds r more.
   It is worth it while its yield is above the cycle's,
 
     r / (S / n) > F / (S + c),
 
-  the marginal value theorem (Charnov 1976, eq. 5). With r = 0 the stage runs.
+  the marginal value theorem (Charnov 1976, eq. 5). With r = 0 the segment runs.
   Where keys and values are exact a row is forced to full depth within its
   window, so r falls to 0 and no row starves; elsewhere `patience` sees to it.
 
   Args:
-    cycle: of the stage, this step included.
-    cost: c, of running the stage, in blocks.
-    upstream: r, rows that the next step can move without this stage.
+    cycle: of the segment, this step included.
+    cost: c, of running the segment, in blocks.
+    upstream: r, rows that the next step can move without this segment.
     patience: steps after which it runs anyway; None is never.
   """
   whole = cycle.spent + cost

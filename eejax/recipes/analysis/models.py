@@ -26,7 +26,7 @@ from eejax import serialization
 from eejax.analysis import comparison
 from eejax.analysis import dynamics as dynamics_lib
 from eejax.analysis.comparison import Comparison, ModelResult
-from eejax.analysis.manifest import DataEntry, Manifest, ModelEntry
+from eejax.analysis.manifest import ComparisonManifest, DataEntry, ModelEntry
 from eejax.analysis.sections import SectionSettings
 from eejax.capture.captured import Captured
 from eejax.checkpoint import run_steps, tree
@@ -62,7 +62,9 @@ def model_identity(model: ModelLike) -> list[Any]:
   ]
 
 
-def as_manifest(models: Mapping[str, ModelLike], text: Text) -> Manifest:
+def as_manifest(
+  models: Mapping[str, ModelLike], text: Text
+) -> ComparisonManifest:
   """Return a manifest of models by name and one text.
 
   Raises:
@@ -81,11 +83,11 @@ def as_manifest(models: Mapping[str, ModelLike], text: Text) -> Manifest:
     ModelEntry(name, '' if isinstance(model, Model) else os.fspath(model))
     for name, model in models.items()
   )
-  return Manifest(entries, (data,))
+  return ComparisonManifest(entries, (data,))
 
 
 def compare(
-  manifest: Manifest,
+  manifest: ComparisonManifest,
   *,
   models: Mapping[str, ModelLike],
   folder: pathlib.Path,

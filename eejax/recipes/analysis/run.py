@@ -23,7 +23,7 @@ from typing import Any
 
 from eejax import environment, serialization
 from eejax.analysis import sections as sections_lib
-from eejax.analysis.manifest import Manifest
+from eejax.analysis.manifest import ComparisonManifest
 from eejax.analysis.natural.subwords import token_texts
 from eejax.analysis.part_costs import model_cost
 from eejax.analysis.sections import SectionSettings
@@ -223,7 +223,7 @@ class AnalysisRun:
     }
 
   def comparison(
-    self, manifest: Manifest, models: Mapping[str, ModelLike]
+    self, manifest: ComparisonManifest, models: Mapping[str, ModelLike]
   ) -> None:
     """Compare models."""
     if 'comparison' not in self._names:

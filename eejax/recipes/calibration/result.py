@@ -18,14 +18,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from eejax import serialization
+from eejax.analysis.candidate import MOST_PROMPTS, Answer
 from eejax.analysis.certify import CertificationResult
+from eejax.analysis.verdict import Verdict
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.threshold_values import format_thresholds
 from eejax.errors import EejaxError
 from eejax.recipes.calibration.path import TARGETS, PathStep, PolicyPath
 from eejax.recipes.calibration.request import CalibrationRequest
-from eejax.recipes.calibration.speed import MeasuredSpeed
 from eejax.recipes.result import Result
+from eejax.stats.bootstrap import Interval
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -71,7 +73,7 @@ class CalibrationResult(Result):
       no setting, for none saves time.
     forecasts: for each setting that was looked at.
     certified: the policy with its certificate; None where there is none.
-    speed: of the certified policy, by the clock, on the report part.
+    verdict: whether the certified policy pays, measured on the report part.
     report_loss: mean loss of the certified policy on the report part, in
       [0, 1].
   """
@@ -84,7 +86,7 @@ class CalibrationResult(Result):
   certification: CertificationResult | None = None
   forecasts: tuple[ForecastSpeed, ...] = ()
   certified: Policy | None = None
-  speed: MeasuredSpeed | None = None
+  verdict: Verdict | None = None
   report_loss: float | None = None
 
   title = 'Calibration'
@@ -111,8 +113,13 @@ class CalibrationResult(Result):
 
   @property
   def is_slower(self) -> bool:
-    """Return whether the policy is measured to be no gain over its noise."""
-    return self.speed is not None and self.speed.is_slower
+    """Return whether the policy is measured not to pay."""
+    return self.verdict is not None and self.verdict.answer is Answer.NO
+
+  @property
+  def speedup(self) -> Interval | None:
+    """Return how many times faster than full decoding it is measured to be."""
+    return None if self.verdict is None else self.verdict.candidates[0].speedup
 
   def summary(self) -> str:
     """Return what is certified and how fast, or why nothing is."""
@@ -132,11 +139,8 @@ class CalibrationResult(Result):
       f'The forecast of its speed is {self.forecasts[chosen].speedup:.2f} '
       'times full decoding.',
     ]
-    if self.speed is not None:
-      sentences[1:] = [
-        f'By the clock {self.speed.sentence()}; the forecast was '
-        f'{self.forecasts[chosen].speedup:.2f}. {self._pays(self.speed)}'
-      ]
+    if self.verdict is not None:
+      sentences.append(self.verdict.sentence())
     return ' '.join(sentences)
 
   def table(self) -> list[dict[str, Any]]:
@@ -173,7 +177,7 @@ class CalibrationResult(Result):
       'data': self.source,
       'certification': self.certification,
       'searched': self.search_sequences,
-      'speed': self.speed,
+      'verdict': None if self.verdict is None else self.verdict.to_json(),
       'report_loss': self.report_loss,
       'settings': [
         {'target': step.target, **row}
@@ -201,8 +205,8 @@ class CalibrationResult(Result):
         edgecolors='C0',
         label='certified' if is_certified else 'not certified',
       )
-    if self.speed is not None and self.certification.chosen is not None:
-      speedup = self.speed.speedup
+    speedup = self.speedup
+    if speedup is not None and self.certification.chosen is not None:
       axes.errorbar(
         [speedup.value],
         [means[self.certification.chosen]],
@@ -223,32 +227,24 @@ class CalibrationResult(Result):
       f'{certification.sequences} sequences: the safest thresholds that save '
       f'time lose {certification.mean_losses[0]:.4f} on average'
     )
-    if certification.needed is None:
+    needed = certification.needed
+    if needed is None or needed > MOST_PROMPTS:
       return (
-        f'{start}, which is not enough below the limit for any number of '
-        'sequences; allow a higher risk, or tune the exits further.'
+        f'{start}, which is not far enough below the limit for any number of '
+        f'sequences up to {MOST_PROMPTS}; allow a higher risk, or tune the '
+        'exits further.'
       )
     return (
-      f'{start}; about {certification.needed} sequences would be needed for '
+      f'{start}; about {needed} sequences would be needed for '
       'that, and as much text.'
     )
 
   def _report(self) -> str:
-    if self.report_loss is None or self.speed is None:
+    if self.report_loss is None or self.verdict is None:
       return ''
     return (
-      f', and {self.report_loss:.4f} on {self.speed.prompts} prompts that '
+      f', and {self.report_loss:.4f} on {self.verdict.prompts} prompts that '
       'were neither searched nor certified on'
-    )
-
-  def _pays(self, speed: MeasuredSpeed) -> str:
-    if speed.is_faster:
-      return 'So it pays.'
-    if speed.is_slower:
-      return 'So it does not pay.'
-    return (
-      'Whether it pays is undecided: measure on more prompts '
-      '(report_sequences), on an idle machine.'
     )
 
   def _is_certified(self, index: int) -> str:
@@ -260,9 +256,9 @@ class CalibrationResult(Result):
 
   def _measured(self, index: int) -> float | None:
     assert self.certification is not None
-    if self.speed is None or index != self.certification.chosen:
+    if self.speedup is None or index != self.certification.chosen:
       return None
-    return round(self.speed.speedup.value, 3)
+    return round(self.speedup.value, 3)
 
 
 def _at(values: Sequence[float], indices: Sequence[int]) -> list[float]:

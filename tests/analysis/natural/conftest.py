@@ -20,7 +20,7 @@ from eejax.capture.capture import capture
 from eejax.capture.captured import Captured, CaptureFacts, Readout, ReadoutKind
 from eejax.capture.settings import EVERYWHERE, CaptureConfig
 from eejax.testing import planted
-from eejax.testing.planted import Plan
+from eejax.testing.planted import PlantedPlan
 
 VOCABULARY, LAYERS = 11, 4
 # Where the answer of each token settles: at every depth there is, some twice.
@@ -66,7 +66,7 @@ def by_hand():
 @pytest.fixture(scope='session')
 def plan():
   """Return a plan whose gate tells exactly where answers settle."""
-  return Plan.settling(
+  return PlantedPlan.settling(
     SETTLES,
     num_layers=LAYERS,
     answer_confidence=0.85,

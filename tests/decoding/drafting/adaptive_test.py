@@ -56,14 +56,14 @@ def chosen(plan, kept, tried):
   table = lambda values: jnp.array([values], jnp.float32)
   choice = adaptive.choose_draft(table(kept), table(tried), plan=plan)
   return tuple(
-    int(x[0]) for x in (choice.stage, choice.limit, choice.lookup_limit)
+    int(x[0]) for x in (choice.segment, choice.limit, choice.lookup_limit)
   )
 
 
 def choose(plan, kept, tried):
-  stage, limit, lookup_limit = chosen(plan, [*kept, 0], [*tried, 0])
+  segment, limit, lookup_limit = chosen(plan, [*kept, 0], [*tried, 0])
   assert lookup_limit == 0
-  return stage, limit
+  return segment, limit
 
 
 def best_by_hand(plan, chances):
@@ -71,7 +71,7 @@ def best_by_hand(plan, chances):
   head = head_in_blocks(plan.config)
   worths = {}
   for index, chance in enumerate(chances):
-    shallow = sum(s.last - s.first for s in plan.stages[: index + 1])
+    shallow = sum(s.last - s.first for s in plan.segments[: index + 1])
     deep = plan.depth - shallow
     for k in range(plan.window):
       tokens = sum(chance**i for i in range(k + 1))
@@ -127,12 +127,12 @@ def test_the_text_goes_first_where_it_yields_more(share):
     for k in range(WINDOW)
   ]
   *_, lookup_limit = chosen(plan, kept, tried)
-  stage, limit = best_by_hand(plan, exits)
-  assert chosen(plan, kept, tried)[:2] == (stage, limit)
-  shallow = plan.stages[stage].last
+  segment, limit = best_by_hand(plan, exits)
+  assert chosen(plan, kept, tried)[:2] == (segment, limit)
+  shallow = plan.segments[segment].last
   cost = (limit + 1) * shallow + limit * head
   cost += (plan.depth - shallow + head) * (1 + 0.06 * limit)
-  exits_worth = sum(exits[stage] ** i for i in range(limit + 1)) / cost
+  exits_worth = sum(exits[segment] ** i for i in range(limit + 1)) / cost
   best = int(np.argmax(worths))
   assert lookup_limit == (best if worths[best] > exits_worth else 0)
   assert (lookup_limit > 0) == (share > 0.5)
@@ -145,8 +145,8 @@ def test_a_fixed_length_is_looked_up_whatever_was_kept():
 
 def test_numbers_stay_finite(two):
   for kept in (0.0, 1e30):
-    stage, limit = choose(two, [kept, kept], [kept, kept])
-    assert stage in (0, 1) and 0 <= limit < WINDOW
+    segment, limit = choose(two, [kept, kept], [kept, kept])
+    assert segment in (0, 1) and 0 <= limit < WINDOW
 
 
 # MARK: Batches
@@ -155,7 +155,9 @@ def test_numbers_stay_finite(two):
 def chosen_by(plan, kept, tried):
   """Return what each row of a batch chooses."""
   choice = adaptive.choose_draft(jnp.array(kept), jnp.array(tried), plan=plan)
-  return [x.tolist() for x in (choice.stage, choice.limit, choice.lookup_limit)]
+  return [
+    x.tolist() for x in (choice.segment, choice.limit, choice.lookup_limit)
+  ]
 
 
 def plan_for(platform, **fields):
@@ -219,8 +221,8 @@ def learn(draft, plan, *, rows, drafted, kept):
 
 def test_only_the_exit_that_drafted_and_only_verified_rows_learn(two):
   draft = first_draft(two, rows=2)
-  stage = jnp.array([1, 1])
-  choice = dataclasses.replace(draft.choice, stage=stage)
+  segment = jnp.array([1, 1])
+  choice = dataclasses.replace(draft.choice, segment=segment)
   draft = dataclasses.replace(draft, choice=choice)
   # Of five drafts three were kept, and the last says nothing.
   after = learn(draft, two, rows=[True, False], drafted=[5, 5], kept=[3, 3])

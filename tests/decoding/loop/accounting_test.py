@@ -19,7 +19,7 @@ from eejax.decoding.loop import accounting
 from eejax.decoding.loop.accounting import (
   Accounting,
   BatchAccounting,
-  StageEvent,
+  SegmentEvent,
 )
 from eejax.decoding.loop.plan import make_plan
 from eejax.decoding.policy.policy import Mode, Policy
@@ -29,20 +29,22 @@ from eejax.testing import tiny
 
 def event(ran, width, active, asked):
   asked = jnp.array(asked).astype(jnp.int32)
-  return StageEvent(jnp.array(ran), jnp.array(width), jnp.array(active), asked)
+  return SegmentEvent(
+    jnp.array(ran), jnp.array(width), jnp.array(active), asked
+  )
 
 
 def test_one_step_by_hand():
   # Row 0 leaves at the first exit, row 1 goes on, row 2 has ended. The second
-  # stage takes 3 tokens of each row, the third runs for nobody.
+  # segment takes 3 tokens of each row, the third runs for nobody.
   events = (
     event(True, [1, 1, 0], [True, True, False], [True, True, False]),
     event(True, [3, 3, 0], [False, True, False], [False, True, False]),
     event(False, [4, 4, 0], [False, False, False], [False, False, False]),
   )
-  counts = accounting.no_counts(batch_size=3, num_stages=3)
+  counts = accounting.no_counts(batch_size=3, num_segments=3)
   counts = accounting.count_step(counts, events)
-  assert counts.stage_runs.tolist() == [1, 1, 0]
+  assert counts.segment_runs.tolist() == [1, 1, 0]
   assert counts.head_runs.tolist() == [1, 1, 0]
   assert counts.passes.tolist() == [[1, 3, 0], [1, 3, 0], [0, 0, 0]]
   assert counts.catch_up.tolist() == [[0, 3, 0], [0, 2, 0], [0, 0, 0]]
@@ -51,7 +53,7 @@ def test_one_step_by_hand():
   assert again.passes.tolist() == [[2, 6, 0], [2, 6, 0], [0, 0, 0]]
 
 
-def test_block_counts_follow_from_the_sizes_of_stages():
+def test_block_counts_follow_from_the_sizes_of_segments():
   config = tiny.tiny_config('1:block,3:norm')
   plan, _ = make_plan(
     config,
@@ -59,7 +61,7 @@ def test_block_counts_follow_from_the_sizes_of_stages():
     method=SamplingMethod.GREEDY,
   )
   counts = accounting.Counts(
-    stage_runs=jnp.array([10, 4, 2]),
+    segment_runs=jnp.array([10, 4, 2]),
     head_runs=jnp.array([10, 3, 2]),
     passes=jnp.array([[10, 9, 8]]),
     catch_up=jnp.array([[0, 5, 6]]),
@@ -81,8 +83,8 @@ def test_block_counts_follow_from_the_sizes_of_stages():
   assert accounting.batch_accounting(counts, plan=plan) == BatchAccounting(
     block_reads=10 * 2 + 4 * 2 + 2 * 1,
     head_reads=15,
-    stage_runs=(10, 4, 2),
-    stage_head_reads=(10, 3, 2),
+    segment_runs=(10, 4, 2),
+    segment_head_reads=(10, 3, 2),
   )
   assert BatchAccounting(1, 2, (3, 4), (0, 2)) + BatchAccounting(
     1, 1, (1,), (1,)

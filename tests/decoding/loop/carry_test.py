@@ -45,9 +45,9 @@ def test_rows_that_exit_are_done_and_the_others_go_on(batch):
     memory=carry.memory,
   )
   after = commit(carry, rows, decision, 1, plan=batch.plan)
-  done = len(batch.plan.stages)
-  assert after.next_stage.tolist() == [2, done, 2, 0]
-  assert after.exit_stage.tolist() == [0, 1, 0, 0]
+  done = len(batch.plan.segments)
+  assert after.next_segment.tolist() == [2, done, 2, 0]
+  assert after.exit_segment.tolist() == [0, 1, 0, 0]
   emission = after.emission
   assert emission.num.tolist() == [0, 1, 0, 0]
   assert int(emission.token[1, 0]) == 11 and int(emission.depth[1, 0]) == 2
@@ -64,8 +64,8 @@ def test_rows_that_exit_are_done_and_the_others_go_on(batch):
 def test_a_step_feeds_the_rows_that_do_not_wait_halfway(batch):
   resume = jnp.array([0, 2, 0, 0])
   live = jnp.array([True, True, True, False])
-  state = batch.state.replace(resume_stage=resume, live=live)
+  state = batch.state.replace(resume_segment=resume, live=live)
   carry = begin_step(batch.params, state, plan=batch.plan)
-  assert carry.next_stage.tolist() == [0, 2, 0, 3]
+  assert carry.next_segment.tolist() == [0, 2, 0, 3]
   fed = np.asarray(carry.length - state.length)
   assert fed.tolist() == [1, 0, 1, 0] and int(carry.fed) == 2

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from eejax.decoding.loop.cache import Request
+from eejax.decoding.loop.cache import BatchSettings
 from eejax.decoding.loop.heads import ExitRows, decide_exit, decide_last
 from eejax.decoding.loop.plan import make_plan
 from eejax.decoding.loop.prepare import prepare
@@ -93,7 +93,7 @@ class Heads:
 
   def request(self, thresholds):
     shape = (len(self.rows), self.num_exits)
-    return Request(
+    return BatchSettings(
       eos=jnp.zeros((0,), jnp.int32),
       thresholds=jnp.broadcast_to(jnp.asarray(thresholds, jnp.float32), shape),
       sampling=row_sampling(SamplingConfig(), seeds=self.rows.tolist()),
@@ -124,7 +124,7 @@ class Heads:
 
   def logits(self, index):
     """Return an exit's logits from the parameters as they are on disk."""
-    exit = self.plan.stages[index].exit
+    exit = self.plan.segments[index].exit
     ready = apply_exit_head(
       self.tree['exits'][exit.name],
       ExitInput(hidden=self.streams[index]),
@@ -270,7 +270,7 @@ class TestMemory:
     model = make(name)
     expected = scores(model.walk())
     first = model.ask(0, memory=model.blank())
-    # The others feed another token while row 1 waits before the next stage.
+    # The others feed another token while row 1 waits before the next segment.
     others = np.arange(ROWS) != 1
     ahead = model.only(slice(None))
     ahead.positions = model.positions + others
@@ -421,7 +421,9 @@ class TestTheLastHead:
   def test_an_exit_that_is_always_taken_has_one(self, make, name):
     model = make(name)
     # The model ends after its first exit.
-    model.plan = dataclasses.replace(model.plan, stages=model.plan.stages[:1])
+    model.plan = dataclasses.replace(
+      model.plan, segments=model.plan.segments[:1]
+    )
     model.streams = model.streams[:1]
     decision = self.last(model)
     assert decision.exit_mask.all()

@@ -15,7 +15,7 @@
 
 import pytest
 
-from eejax.decoding.loop.plan import Stage, bucket, make_plan, window_widths
+from eejax.decoding.loop.plan import Segment, bucket, make_plan, window_widths
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.errors import ArgumentError
 from eejax.ops.sampling import SamplingMethod
@@ -32,15 +32,15 @@ def plan(config, *thresholds, **fields):
 
 
 def spans(made):
-  return [(s.first, s.last, s.exit and s.exit.depth) for s in made.stages]
+  return [(s.first, s.last, s.exit and s.exit.depth) for s in made.segments]
 
 
-def test_full_mode_is_one_stage():
+def test_full_mode_is_one_segment():
   config = tiny.tiny_config()
   made, thresholds = make_plan(
     config, policy=Policy(), method=SamplingMethod.GREEDY
   )
-  assert made.stages == (Stage(0, 4, None),)
+  assert made.segments == (Segment(0, 4, None),)
   assert (made.depth, made.num_exits, made.window) == (4, 0, 1)
   assert thresholds == ()
 
@@ -55,7 +55,7 @@ def test_exits_part_the_blocks():
 def test_exits_at_both_ends():
   made, _ = plan(tiny.tiny_config('0:norm,4:block'), 0.5)
   assert spans(made) == [(0, 0, 0), (0, 4, 4), (4, 4, None)]
-  assert [s.num_caches for s in made.stages] == [0, 5, 0]
+  assert [s.num_caches for s in made.segments] == [0, 5, 0]
 
 
 def test_threshold_0_ends_the_model():

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from eejax.decoding.loop import programs
-from eejax.decoding.loop.cache import Request
+from eejax.decoding.loop.cache import BatchSettings
 from eejax.decoding.loop.plan import make_plan
 from eejax.decoding.loop.prepare import prepare
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
@@ -49,7 +49,7 @@ class Session:
     self.prompts = prompts
     self.lengths = np.array([len(p) - 1 for p in prompts])
     values = [np.inf if t is None else t for t in thresholds]
-    self.request = Request(
+    self.request = BatchSettings(
       eos=jnp.zeros((0,), jnp.int32),
       thresholds=jnp.array([values] * len(prompts), jnp.float32),
       sampling=row_sampling(SamplingConfig(), seeds=range(len(prompts))),
@@ -116,11 +116,11 @@ def test_caches_equal_those_of_a_full_pass(lively, prompts, exits, thresholds):
   texts = [p + g for p, g in zip(prompts, generated, strict=True)]
   full_pass = session.prefill(texts, 64)
   gaps = []
-  stages = zip(
-    session.plan.stages, session.state.stages, full_pass, strict=True
+  segments = zip(
+    session.plan.segments, session.state.segments, full_pass, strict=True
   )
-  for stage, ours, theirs in stages:
-    if not stage.num_caches:
+  for segment, ours, theirs in segments:
+    if not segment.num_caches:
       continue
     gaps.append(np.asarray(session.state.length - ours.cache_length))
     pairs = zip(
@@ -143,7 +143,7 @@ def test_waiting_tokens_are_bounded_by_the_window(lively, prompts):
   for _ in range(9):
     session.run(1)
     gap = np.asarray(
-      session.state.length - session.state.stages[-1].cache_length
+      session.state.length - session.state.segments[-1].cache_length
     )
     assert (gap >= 0).all() and (gap < 3).all()
 
@@ -156,11 +156,11 @@ def test_every_block_pass_is_counted_once(lively, prompts):
   session = Session(lively(seed=3), policy, prompts)
   session.run(18)
   passes = np.asarray(session.state.counts.passes)
-  for index, state in enumerate(session.state.stages):
+  for index, state in enumerate(session.state.segments):
     # Exactly one pass for each token whose keys and values are there.
     done = np.asarray(state.cache_length) - session.lengths
     assert (passes[:, index] == done).all()
-  runs = np.asarray(session.state.counts.stage_runs)
+  runs = np.asarray(session.state.counts.segment_runs)
   assert runs[0] == 18 and (np.diff(runs) <= 0).all()
 
 
@@ -235,7 +235,7 @@ def test_projecting_skipped_keys_and_values_copies_no_kernel(compiled):
 def test_prefill_leaves_the_last_token_to_the_loop(lively):
   session = Session(lively(), FULL, [[7]])
   assert session.state.length.tolist() == [0]
-  assert all(not np.asarray(k).any() for k in session.state.stages[0].keys)
+  assert all(not np.asarray(k).any() for k in session.state.segments[0].keys)
 
 
 def test_the_loop_stops_when_every_row_has_ended(lively):

@@ -265,11 +265,11 @@ def test_keys_and_values_are_those_of_a_full_pass(
     for row, p in enumerate(prompts)
   ]
   full_pass = batch.prefill([t[:40] for t in texts])
-  for ours, theirs in zip(batch.state.stages, full_pass, strict=True):
+  for ours, theirs in zip(batch.state.segments, full_pass, strict=True):
     pairs = zip(
       ours.keys + ours.values, theirs.keys + theirs.values, strict=True
     )
-    verified = np.asarray(batch.state.stages[-1].cache_length)
+    verified = np.asarray(batch.state.segments[-1].cache_length)
     for found, expected in pairs:
       for row, end in enumerate(verified):
         np.testing.assert_allclose(
@@ -288,11 +288,13 @@ def test_nothing_is_computed_twice(lively, session, prompts):
     counts, state = batch.state.counts, batch.state
     passes = np.asarray(counts.passes)
     rejected = np.asarray(counts.drafted - counts.accepted).sum(axis=1)
-    done = np.stack([np.asarray(s.cache_length) for s in state.stages], axis=1)
+    done = np.stack(
+      [np.asarray(s.cache_length) for s in state.segments], axis=1
+    )
     kept = done - batch.lengths[:, None]
     assert (passes == kept + rejected[:, None]).all()
     # A step feeds one token of each row, if it lives.
-    assert (passes[:, 0] <= int(counts.stage_runs[0])).all()
+    assert (passes[:, 0] <= int(counts.segment_runs[0])).all()
   assert rejected.sum() > 0
 
 

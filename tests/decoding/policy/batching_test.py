@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Tests of batch policies: rows stay apart, deep stages wait, none starves."""
+"""Tests of batch policies: rows stay apart, deep ones wait, none starve."""
 
 import dataclasses
 from unittest import mock
@@ -81,7 +81,7 @@ def cycle_of(*, spent, fed, steps):
     (4, False),
   ],
 )
-def test_a_stage_runs_when_another_tick_would_yield_less(upstream, is_due):
+def test_a_segment_runs_when_another_tick_would_yield_less(upstream, is_due):
   cycle = cycle_of(spent=4, fed=8, steps=2)
   assert bool(pays(cycle, cost=6, upstream=jnp.asarray(upstream))) is is_due
 
@@ -92,14 +92,14 @@ def test_while_as_many_come_as_ever_nothing_is_gained_by_running(steps):
   cycle = cycle_of(spent=2 * steps, fed=3 * steps, steps=steps)
   upstream = jnp.asarray(3)
   assert not pays(cycle, cost=1, upstream=upstream)
-  # A stage that costs nothing need not wait.
+  # A segment that costs nothing need not wait.
   assert pays(cycle, cost=0, upstream=upstream)
   assert bool(pays(cycle, cost=1, upstream=upstream, patience=10)) is (
     steps >= 10
   )
 
 
-def test_a_cycle_begins_anew_when_its_stage_has_run():
+def test_a_cycle_begins_anew_when_its_segment_has_run():
   cycle = new_cycle()
   for spent, fed in [(2.0, 4), (2.0, 3)]:
     cycle = cycle.after_step(spent=jnp.float32(spent), fed=jnp.asarray(fed))
@@ -158,7 +158,7 @@ def test_a_queue_runs_deep_blocks_once_a_window(case, session):
     policy = early(0.5, batching=batching)
     batch = session(model, policy, prompts, thresholds=own, num_tokens=30)
     num = np.asarray(batch.run(6 * WINDOW).num)[: 6 * WINDOW]
-    runs[batching] = np.asarray(batch.state.counts.stage_runs).tolist()
+    runs[batching] = np.asarray(batch.state.counts.segment_runs).tolist()
     waits = np.arange(1, 6 * WINDOW + 1) % WINDOW != 0
     patient = batching is Batching.DEPTH_QUEUE
     assert (num[:, 0] == (~waits if patient else 1)).all()

@@ -36,7 +36,7 @@ from eejax.decoding.policy.criteria.distribution import (
   Margin,
   MaxProbability,
 )
-from eejax.decoding.policy.criteria.fixed import Schedule, Static
+from eejax.decoding.policy.criteria.fixed import DepthSchedule, Static
 from eejax.decoding.policy.criteria.gates import GateScore
 from eejax.decoding.policy.criteria.memory import (
   Memory,
@@ -70,7 +70,7 @@ __all__ = [
   'Memory',
   'Patience',
   'Reads',
-  'Schedule',
+  'DepthSchedule',
   'Static',
   'blank_memory',
   'criterion_names',

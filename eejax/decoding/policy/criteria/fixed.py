@@ -54,7 +54,7 @@ class Static(Criterion):
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule(Criterion):
+class DepthSchedule(Criterion):
   """Let depth fall with the position, and never rise again.
 
   depth(t) = round(deepest - (deepest - shallowest) min(t / horizon, 1)),

@@ -23,7 +23,7 @@ from eejax.decoding.policy.criteria.distribution import (
   Margin,
   MaxProbability,
 )
-from eejax.decoding.policy.criteria.fixed import Schedule, Static
+from eejax.decoding.policy.criteria.fixed import DepthSchedule, Static
 from eejax.decoding.policy.criteria.gates import GateScore
 from eejax.decoding.policy.criteria.neighbours import (
   Cosine,
@@ -115,6 +115,6 @@ for _criterion in (
   JensenShannon(),
   KullbackLeibler(),
   Static(),
-  Schedule(),
+  DepthSchedule(),
 ):
   register(_criterion)

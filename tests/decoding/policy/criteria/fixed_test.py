@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from eejax.decoding.policy.criteria import (
+  DepthSchedule,
   Evidence,
-  Schedule,
   Static,
   get_criterion,
 )
@@ -52,22 +52,22 @@ class TestStatic:
 
 class TestSchedule:
   def test_by_hand(self):
-    schedule = Schedule(horizon=10, shallowest=4, deepest=12)
+    schedule = DepthSchedule(horizon=10, shallowest=4, deepest=12)
     found = [depth_taken(schedule, t) for t in (0, 1, 5, 9, 10, 11, 5000)]
     assert found == [12, 11, 8, 5, 4, 4, 4]
 
   @pytest.mark.parametrize('depths', [range(1, 13), (3, 6, 9, 12)])
   def test_it_never_rises(self, depths):
-    schedule = Schedule(horizon=37, shallowest=2)
+    schedule = DepthSchedule(horizon=37, shallowest=2)
     found = [depth_taken(schedule, t, depths) for t in range(60)]
     assert found == sorted(found, reverse=True)
     assert found[0] == 12 and found[-1] == min(d for d in depths if d >= 2)
 
   def test_the_deepest_is_the_model_s_unless_given(self):
-    assert depth_taken(Schedule(horizon=10), 0, num_layers=7) == 7
+    assert depth_taken(DepthSchedule(horizon=10), 0, num_layers=7) == 7
 
   def test_each_row_has_its_own_position(self):
-    schedule = Schedule(horizon=10, shallowest=2, deepest=8)
+    schedule = DepthSchedule(horizon=10, shallowest=2, deepest=8)
     evidence = Evidence(positions=jnp.array([0, 5, 20]), depth=5, num_layers=12)
     assert schedule.score(evidence).tolist() == [0, 1, 1]
 
