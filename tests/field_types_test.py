@@ -15,6 +15,8 @@
 
 import dataclasses
 import enum
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -107,3 +109,40 @@ def test_what_does_not_fit_is_named(fields, sentence):
   with pytest.raises(ArgumentError) as caught:
     Ink(**fields)
   assert str(caught.value) == sentence
+
+
+def test_what_gin_files_and_policies_say_is_checked():
+  # In a process of its own, for here annotations are checked before.
+  script = """
+from eejax.analysis.sections import SectionSettings
+from eejax.analysis.suitability.score import ScoreSettings
+from eejax.analysis.suitability.skip import SweepSettings
+from eejax.decoding.policy.policy import Policy
+from eejax.errors import ArgumentError
+from eejax.stats.bootstrap import Bootstrap
+
+for kind, fields in [
+  (Bootstrap, {'draws': 'many'}),
+  (ScoreSettings, {'alpha': 'half'}),
+  (SweepSettings, {'thresholds': 4.5}),
+  (SectionSettings, {'lengths': 3}),
+  (Policy, {'thresholds': ('high',)}),
+  (Policy, {'window': 2.5}),
+]:
+  try:
+    kind(**fields)
+  except ArgumentError as error:
+    print(error)
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', script], capture_output=True, text=True, check=True
+  )
+  named = [line.split(' must be ')[0] for line in done.stdout.splitlines()]
+  assert named == [
+    'Bootstrap.draws',
+    'ScoreSettings.alpha',
+    'SweepSettings.thresholds',
+    'SectionSettings.lengths',
+    'Policy.thresholds',
+    'Policy.window',
+  ]

@@ -32,9 +32,11 @@ import jax
 import pytest
 
 from eejax import architectures, hardware
-from eejax.cli import (
+from eejax.cli.gin import (
+  config as gin_config,
+)
+from eejax.cli.gin import (
   configurables,  # noqa: F401  (registers what gin files may name)
-  gin_config,
 )
 from eejax.config import EarlyExitConfig, parse_exits
 from eejax.parallel import mesh as mesh_lib

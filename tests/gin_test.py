@@ -23,10 +23,12 @@ import pytest
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint.manifest import Manifest
 from eejax.checkpoint.model import Model
-from eejax.cli import (
+from eejax.cli.gin import (
   analyse_configurables,  # noqa: F401  (registers what gin files may name)
   configurables,  # noqa: F401
-  gin_config,
+)
+from eejax.cli.gin import (
+  config as gin_config,
 )
 from eejax.config import ModelConfig
 from eejax.errors import ArgumentError

@@ -53,6 +53,7 @@ from eejax.analysis.suitability.skip import (
 from eejax.analysis.suitability.speculation import Speculation, SpeculationCost
 from eejax.capture.captured import Captured, ReadoutKind
 from eejax.errors import ArgumentError
+from eejax.field_types import check_fields
 from eejax.stats.bootstrap import DEFAULT, FUNCTION_METHOD, METHOD, Bootstrap
 
 LEVEL = 'empirical, teacher-forced'
@@ -77,6 +78,9 @@ class SectionSettings:
   budgets: tuple[float, ...] = BUDGETS
   lengths: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8)
   bootstrap: Bootstrap = DEFAULT
+
+  def __post_init__(self):
+    check_fields(self)
 
 
 DEFAULTS = SectionSettings()

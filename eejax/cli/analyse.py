@@ -16,7 +16,8 @@
 import argparse
 from typing import Any
 
-from eejax.cli import gin_config, output, run_flags
+from eejax.cli import output, run_flags
+from eejax.cli.gin import config as gin_config
 from eejax.cli.run_flags import Shorthand
 
 HELP = 'analyse a model and write one page with plots, tables and a verdict'
@@ -57,16 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   # The configurables must be known before gin reads a file.
-  from eejax.cli import analyse_configurables  # noqa: F401
+  from eejax.cli.gin import analyse_configurables  # noqa: F401
 
   checkpoint = Shorthand('--checkpoint', 'CHECKPOINT', '')
   run_flags.parse(
     args, (checkpoint, *_SHORTHANDS), default_file='runs/analyse.gin'
   )
-  import gin
-
-  with gin_config.missing_values_named():
-    result = gin.get_configurable('analyse')()
+  result = gin_config.call('analyse')
   values = _values(result)
   output.show(result.summary())
   for sentence in values['reasons']:

@@ -18,7 +18,8 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from eejax import formatting
-from eejax.cli import gin_policy, policy_flags, prompted_model
+from eejax.cli import policy_flags, prompted_model
+from eejax.cli.gin import policy as gin_policy
 from eejax.decoding.policy import defaults
 from eejax.errors import ArgumentError
 

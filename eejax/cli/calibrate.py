@@ -20,7 +20,7 @@ import pathlib
 from typing import Any
 
 from eejax import serialization
-from eejax.cli import gin_policy
+from eejax.cli.gin import policy as gin_policy
 
 HELP = 'choose thresholds on a text, with a guarantee on what they lose'
 EXAMPLE = (

@@ -15,7 +15,8 @@
 
 import argparse
 
-from eejax.cli import gin_policy, policy_flags
+from eejax.cli import policy_flags
+from eejax.cli.gin import policy as gin_policy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

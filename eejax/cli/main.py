@@ -40,7 +40,8 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from eejax import serialization
-from eejax.cli import gin_config, output
+from eejax.cli import output
+from eejax.cli.gin import config as gin_config
 from eejax.cli.program_cache import keep_programs
 from eejax.errors import ArgumentError, EejaxError
 from eejax.version import __version__

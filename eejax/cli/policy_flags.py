@@ -16,7 +16,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from eejax.cli import gin_policy
+from eejax.cli.gin import policy as gin_policy
 from eejax.decoding.policy import defaults
 from eejax.errors import ArgumentError
 

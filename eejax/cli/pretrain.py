@@ -16,7 +16,8 @@
 import argparse
 from typing import Any
 
-from eejax.cli import gin_config, output, run_flags
+from eejax.cli import output, run_flags
+from eejax.cli.gin import config as gin_config
 from eejax.cli.run_flags import Shorthand
 
 HELP = 'train a whole decoder, with or without exits'
@@ -43,12 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   # The configurables must be known before gin reads a file.
-  from eejax.cli import configurables  # noqa: F401
+  from eejax.cli.gin import configurables  # noqa: F401
 
   run_flags.parse(args, _SHORTHANDS, default_file='runs/pretrain.gin')
-  import gin
-
-  with gin_config.missing_values_named():
-    result = gin.get_configurable('pretrain')()
+  result = gin_config.call('pretrain')
   output.show(f'model: {result.to_json()["model"]}')
   return result.to_json()

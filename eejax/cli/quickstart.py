@@ -89,7 +89,7 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
   for flag, value, words in (
     ('--steps', 250, 'optimizer steps of tuning'),
     ('--eval-tokens', 16_000, 'tokens of held-out text each measurement reads'),
-    ('--prompts', 6, 'prompts that are timed'),
+    ('--prompts', 16, 'prompts that are timed'),
     ('--new-tokens', 48, 'tokens generated for each'),
     ('--repeats', 3, 'rounds of timing'),
     ('--window', 8, 'tokens that wait for deeper blocks, at most'),

@@ -17,7 +17,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from eejax.cli import gin_config
+from eejax.cli.gin import config as gin_config
 
 
 @dataclasses.dataclass(frozen=True)

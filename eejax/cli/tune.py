@@ -16,7 +16,8 @@
 import argparse
 from typing import Any
 
-from eejax.cli import gin_config, output, run_flags
+from eejax.cli import output, run_flags
+from eejax.cli.gin import config as gin_config
 from eejax.cli.run_flags import Shorthand
 
 HELP = 'tune the exits of a checkpoint; its backbone stays as it is'
@@ -40,12 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   # The configurables must be known before gin reads a file.
-  from eejax.cli import configurables  # noqa: F401
+  from eejax.cli.gin import configurables  # noqa: F401
 
   run_flags.parse(args, _SHORTHANDS, default_file='runs/tune.gin')
-  import gin
-
-  with gin_config.missing_values_named():
-    result = gin.get_configurable('tune')()
+  result = gin_config.call('tune')
   output.show(f'model: {result.to_json()["model"]}')
   return result.to_json()

@@ -17,7 +17,8 @@ import argparse
 from typing import Any
 
 from eejax import formatting
-from eejax.cli import gin_policy, policy_flags, prompted_model
+from eejax.cli import policy_flags, prompted_model
+from eejax.cli.gin import policy as gin_policy
 
 HELP = "check that speculative decoding gives the whole model's text"
 EXAMPLE = 'eejax verify runs/tuned/model --prompts prompts.txt --batch-size 1,8'

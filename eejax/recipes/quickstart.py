@@ -108,7 +108,7 @@ class QuickstartSettings:
   risk: float = 0.03
   steps: int = 250
   max_tokens: int = 16_000
-  prompts: int = 6
+  prompts: int = 16
   new_tokens: int = 48
   repeats: int = 3
   window: int = 8

@@ -43,6 +43,7 @@ from collections.abc import Callable
 import numpy as np
 
 from eejax.errors import ArgumentError
+from eejax.field_types import check_fields
 from eejax.types import Float, Int, Num
 
 METHOD = 'studentised bootstrap over rows'
@@ -84,6 +85,7 @@ class Bootstrap:
   seed: int = 0
 
   def __post_init__(self):
+    check_fields(self)
     if not 0 < self.confidence < 1:
       raise ArgumentError(
         f'confidence must lie between 0 and 1, not {self.confidence}.'

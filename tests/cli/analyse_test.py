@@ -18,7 +18,8 @@ import json
 import pytest
 
 from eejax.analysis import sections
-from eejax.cli import analyse_configurables, main
+from eejax.cli import main
+from eejax.cli.gin import analyse_configurables
 from eejax.errors import EejaxError
 
 VERDICT = {

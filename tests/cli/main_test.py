@@ -26,7 +26,8 @@ import numpy as np
 import pytest
 
 import eejax.cli
-from eejax.cli import gin_config, main, output
+from eejax.cli import main, output
+from eejax.cli.gin import config as gin_config
 from eejax.errors import ArgumentError, CheckpointError, EejaxError
 from eejax.version import __version__
 

@@ -243,7 +243,8 @@ def test_a_slower_policy_is_returned_only_where_asked(go):
 
 def test_a_speed_within_the_noise_is_undecided(look):
   noise = iter(np.random.default_rng(0).uniform(0.5, 1.5, 1000))
-  result = look(clock=lambda result: Timing(decode_s=next(noise)))
+  gain = lambda result: _seconds(result, early=0.8)
+  result = look(clock=lambda r: Timing(decode_s=gain(r) * next(noise)))
   assert result.verdict.answer is Answer.UNDECIDED
   assert 'Undecided' in result.summary()
   assert result.policy() == result.certified

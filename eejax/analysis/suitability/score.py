@@ -39,6 +39,7 @@ import numpy as np
 
 from eejax.capture.captured import Captured, ReadoutKind
 from eejax.errors import ArgumentError, EejaxError
+from eejax.field_types import check_fields
 from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,
@@ -103,6 +104,7 @@ class ScoreSettings:
   last_position: int | None = None
 
   def __post_init__(self):
+    check_fields(self)
     if not 0 <= self.alpha <= 1:
       raise ArgumentError(f'alpha must lie in 0 to 1, not {self.alpha}.')
     if self.top_k < 1:

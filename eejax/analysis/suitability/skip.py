@@ -42,6 +42,7 @@ from eejax.analysis import exit_scores
 from eejax.analysis.suitability.headroom import headroom
 from eejax.capture.captured import Captured, ReadoutKind
 from eejax.errors import ArgumentError, EejaxError
+from eejax.field_types import check_fields
 from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,
@@ -83,6 +84,7 @@ class SweepSettings:
   readouts: ReadoutKind = ReadoutKind.NATURAL
 
   def __post_init__(self):
+    check_fields(self)
     if not self.gates:
       raise ArgumentError('there is no gate to sweep over.')
     if self.thresholds < 2:

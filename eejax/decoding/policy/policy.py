@@ -36,6 +36,7 @@ from eejax.decoding.policy.threshold_values import (
 from eejax.decoding.policy.thresholds import parse_threshold_rule
 from eejax.decoding.policy.vocabulary import Scored, parse_scored_vocabulary
 from eejax.errors import ArgumentError
+from eejax.field_types import check_fields
 from eejax.types import Float
 
 _ENUMS = {'mode': Mode, 'kv_strategy': KVStrategy, 'batching': Batching}
@@ -100,6 +101,7 @@ class Policy:
   note: str = ''
 
   def __post_init__(self):
+    check_fields(self)
     numbers = tuple(None if t is None else float(t) for t in self.thresholds)
     object.__setattr__(self, 'thresholds', numbers)
     self._check_criterion()

@@ -16,7 +16,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from eejax.cli import gin_config, output
+from eejax.cli import output
+from eejax.cli.gin import config as gin_config
 from eejax.config import ModelConfig
 from eejax.data.data_config import DataConfig
 from eejax.recipes import pretrain as pretrain_recipe

@@ -29,7 +29,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from eejax.cli import gin_config
+from eejax.cli.gin import config as gin_config
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def read(args: argparse.Namespace) -> 'Policy | None':
     return None
   import gin
 
-  from eejax.cli import configurables  # noqa: F401  (what files may name)
+  from eejax.cli.gin import configurables  # noqa: F401  (what files may name)
   from eejax.decoding.policy.policy import Policy
 
   with _importable(args.gin_file):

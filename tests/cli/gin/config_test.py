@@ -19,7 +19,7 @@ import re
 import gin
 import pytest
 
-from eejax.cli import gin_config
+from eejax.cli.gin import config as gin_config
 from eejax.errors import ArgumentError
 
 

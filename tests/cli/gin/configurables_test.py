@@ -16,7 +16,7 @@
 import gin
 import pytest
 
-from eejax.cli import (
+from eejax.cli.gin import (
   configurables,  # noqa: F401  (registers what gin files may name)
 )
 from eejax.decoding.policy import policy as policy_lib
@@ -58,9 +58,9 @@ def test_a_policy_has_settings_of_its_criterion():
   policy = policy_of("""
     Policy.criterion = @register()
     Policy.batching = %Batching.DEPTH_QUEUE
-    register.criterion = @Schedule()
-    Schedule.horizon = 64
-    Schedule.shallowest = 2
+    register.criterion = @DepthSchedule()
+    DepthSchedule.horizon = 64
+    DepthSchedule.shallowest = 2
   """)
   assert policy.criterion == 'schedule(64, 2, 0)'
   assert policy.batching is Batching.DEPTH_QUEUE

@@ -27,7 +27,7 @@ import gin
 import optax
 
 from eejax import architectures
-from eejax.cli import gin_training
+from eejax.cli.gin import training
 from eejax.config import (
   ExitConfig,
   ExitHeadKind,
@@ -81,8 +81,8 @@ OWN = (
   criteria.Static,
   criteria.register,
   parse_exits,
-  gin_training.pretrain,
-  gin_training.tune,
+  training.pretrain,
+  training.tune,
 )
 
 ENUMS = (

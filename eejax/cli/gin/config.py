@@ -124,6 +124,14 @@ def parse(args: argparse.Namespace, default_files: Sequence[str] = ()) -> None:
     _finalize()
 
 
+def call(name: str) -> Any:
+  """Return what a configurable returns, called with what gin files say."""
+  import gin
+
+  with missing_values_named():
+    return gin.get_configurable(name)()
+
+
 @contextlib.contextmanager
 def missing_values_named() -> Iterator[None]:
   """Turn gin's complaints about values nobody gave into `ArgumentError`.
