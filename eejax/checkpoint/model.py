@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import jax
 
 from eejax.config import EarlyExitConfig
+from eejax.data.chat import ChatTemplate, chat_template
 from eejax.data.tokenizer import Tokenizer, check_vocabulary
 from eejax.errors import ArgumentError
 from eejax.types import Params
@@ -64,6 +65,25 @@ class Model:
     tokenizer = Tokenizer.load(self.tokenizer_folder)
     check_vocabulary(tokenizer, self.config.model.vocab_size)
     return tokenizer
+
+  @functools.cached_property
+  def chat_template(self) -> ChatTemplate:
+    """Return the chat template of the tokenizer's folder, read once.
+
+    Raises:
+      EejaxError: there is no tokenizer, or it has no template.
+    """
+    return chat_template(self.tokenizer)
+
+  @property
+  def answer_ends(self) -> tuple[int, ...]:
+    """Return the tokens that end an answer in a conversation.
+
+    Raises:
+      EejaxError: as `chat_template`.
+    """
+    ends = (*self.config.model.eos_ids, *self.chat_template.end_ids)
+    return tuple(dict.fromkeys(ends))
 
   def kept(self, key: Hashable, make: Callable[[], T]) -> T:
     """Return what `make` returns, made once for the arrays of the model.

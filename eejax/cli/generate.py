@@ -14,10 +14,11 @@
 """eejax generate: continue prompts, early or at full depth."""
 
 import argparse
+import dataclasses
 import time
 from typing import Any
 
-from eejax.cli import generate_arguments, generate_inputs
+from eejax.cli import conversations, generate_arguments, generate_inputs
 from eejax.errors import ArgumentError
 
 HELP = 'continue prompts: at full depth, early, or faster and the same'
@@ -37,14 +38,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from eejax.cli.exit_colours import Painter
   from eejax.recipes.generate import generate
 
-  prompts = generate_inputs.read_prompts(args)
+  is_chat = conversations.is_chat(args)
+  prompts: list[Any]
+  if is_chat:
+    prompts = conversations.read_conversations(args)
+  else:
+    prompts = generate_inputs.read_prompts(args)
   _check_numbers(args, len(prompts))
   sampling = generate_inputs.sampling_config(args)
   clock = time.perf_counter()
   model, policy = generate_inputs.open_model(args, method=sampling.method)
   load_s = time.perf_counter() - clock
   painter = Painter.of(model.config) if args.show_exits else None
-  stream = generate_display.Stream(prompts[0], painter) if args.stream else None
+  stream = None
+  if args.stream:
+    # An answer is shown without what the template wrote before it.
+    before = '' if is_chat else str(prompts[0])
+    stream = generate_display.Stream(before, painter)
   result = generate(
     model,
     prompts,
@@ -68,6 +78,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   if stream is not None:
     stream.close()
   for row in result.rows:
+    if is_chat:
+      row = dataclasses.replace(row, prompt=None)
     generate_display.show_row(row, painter, is_streamed=args.stream)
   if painter is not None:
     depths = [d for row in result.rows for d in row.exit_depths]

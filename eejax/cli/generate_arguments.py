@@ -15,7 +15,7 @@
 
 import argparse
 
-from eejax.cli import policy_flags
+from eejax.cli import conversations, policy_flags
 from eejax.cli.gin import policy as gin_policy
 
 
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='N',
     help='prompts decoded together (default: 8)',
   )
+  conversations.add_arguments(parser)
   group = parser.add_argument_group('exits')
   policy_flags.add_mode_argument(group)
   policy_flags.add_drafting_arguments(group)

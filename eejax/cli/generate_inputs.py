@@ -38,15 +38,28 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
   return prompts
 
 
-def _read_file(path: pathlib.Path) -> list[str]:
+def read_text(path: pathlib.Path, *, what: str) -> str:
+  """Return a text file's content.
+
+  Args:
+    path: the file.
+    what: it holds, as a sentence names it.
+
+  Raises:
+    ArgumentError: it cannot be read.
+  """
   try:
-    lines = path.read_text(encoding='utf-8').splitlines()
+    return path.read_text(encoding='utf-8')
   except OSError as error:
     raise ArgumentError(
-      f'the prompts {path} cannot be read ({error.strerror}).'
+      f'the {what} {path} cannot be read ({error.strerror}).'
     ) from error
   except UnicodeDecodeError as error:
-    raise ArgumentError(f'the prompts {path} are not UTF-8 text.') from error
+    raise ArgumentError(f'the {what} {path} are not UTF-8 text.') from error
+
+
+def _read_file(path: pathlib.Path) -> list[str]:
+  lines = read_text(path, what='prompts').splitlines()
   lines = [line for line in lines if line.strip()]
   if path.suffix != '.jsonl':
     return lines

@@ -57,10 +57,7 @@ def read_special_tokens(
   Raises:
     CheckpointError: a file is not JSON, or names a token that is not there.
   """
-  own = {
-    **_json(files, 'special_tokens_map.json'),
-    **_json(files, 'tokenizer_config.json'),
-  }
+  own = _own_values(files)
   generation = _json(files, 'generation_config.json')
   model = _json(files, 'config.json')
   bos_id = _id_of(tokenizer, own.get('bos_token'))
@@ -82,6 +79,20 @@ def read_special_tokens(
   )
 
 
+def named_tokens(files: Mapping[str, bytes]) -> dict[str, str]:
+  """Return the control tokens by their names, such as `bos_token`.
+
+  Args:
+    files: contents by file name; any may be missing.
+  """
+  texts = {
+    name: token.get('content') if isinstance(token, dict) else token
+    for name, token in _own_values(files).items()
+    if name.endswith('_token')
+  }
+  return {n: text for n, text in texts.items() if isinstance(text, str)}
+
+
 def tokenizer_config(
   tokenizer: tokenizers.Tokenizer, special: SpecialTokens
 ) -> dict[str, Any]:
@@ -100,6 +111,14 @@ def tokenizer_config(
     if token_id is not None:
       config[name] = tokenizer.id_to_token(token_id)
   return config
+
+
+def _own_values(files: Mapping[str, bytes]) -> dict[str, Any]:
+  """Return what the tokenizer's own files say."""
+  return {
+    **_json(files, 'special_tokens_map.json'),
+    **_json(files, 'tokenizer_config.json'),
+  }
 
 
 def _json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ import tokenizers
 from eejax.data import bpe
 from eejax.data.special_tokens import (
   SpecialTokens,
+  named_tokens,
   read_special_tokens,
   tokenizer_config,
 )
@@ -127,6 +128,31 @@ class Tokenizer:
     )
     for name, content in files.items():
       (folder / name).write_bytes(content)
+
+  def file(self, name: str) -> bytes | None:
+    """Return the content of a file of the tokenizer, or None."""
+    return self._files.get(name)
+
+  @functools.cached_property
+  def special_tokens(self) -> dict[str, str]:
+    """Return the control tokens by the names that its files give them.
+
+    A tokenizer whose files name none, as a trained one, has `bos_token` and
+    `eos_token`.
+    """
+    if named := named_tokens(self._files):
+      return named
+    return named_tokens(
+      {
+        'tokenizer_config.json': json.dumps(
+          tokenizer_config(self._inner, self._special)
+        ).encode('utf-8')
+      }
+    )
+
+  def is_control(self, token_id: int) -> bool:
+    """Return whether a token has no text of its own."""
+    return token_id in self._silent
 
   def to_json(self) -> str:
     """Return what a `tokenizer.json` of this tokenizer holds."""

@@ -16,7 +16,6 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -41,18 +40,21 @@ from eejax.ops.quant import Quantization
 from eejax.ops.sampling import SamplingConfig
 from eejax.progress import SILENT, Bar, Progress
 from eejax.recipes import pipelined
+from eejax.recipes.encoded_prompts import (
+  Conversation,
+  Prompt,
+  encode_prompts,
+)
 from eejax.recipes.generated import GenerateResult
 from eejax.recipes.pipelined import MeshChoice
 
 # Dtypes that are computed in.
 DTYPES = ('float32', 'bfloat16')
 
-Prompt = str | Sequence[int]
-
 
 def generate(
   model: Model,
-  prompts: str | Sequence[Prompt],
+  prompts: str | Conversation | Sequence[Prompt],
   *,
   policy: Policy | None = None,
   mode: Mode | str | None = None,
@@ -82,7 +84,10 @@ def generate(
 
   Args:
     model: as `eejax.load` returns it.
-    prompts: texts, lists of token ids, or both; one text may stand alone.
+    prompts: texts, lists of token ids, or both; or conversations, each a list
+      of messages `{'role': ..., 'content': ...}`, which the chat template of
+      the tokenizer's folder turns into text and whose answers end at its end
+      tokens, too. One text or conversation may stand alone.
     policy: when to exit early; None decodes at full depth unless `mode`,
       `criterion` or `thresholds` say otherwise.
     mode: `full`, `early_exit` or `speculative`. A policy in another mode than
@@ -119,8 +124,9 @@ def generate(
 
   Raises:
     ArgumentError: something cannot be used as given: the model has no
-      tokenizer and a prompt is text, a prompt leaves no room, the policy is
-      another model's, or its certificate does not cover this use.
+      tokenizer and a prompt is text, or no chat template and it is a
+      conversation, a prompt leaves no room, the policy is another model's, or
+      its certificate does not cover this use.
 
   Example:
     >>> import eejax
@@ -133,7 +139,8 @@ def generate(
     raise ArgumentError(f'batch_size must be at least 1, not {batch_size}.')
   policy = _chosen_policy(model, policy, mode, criterion, thresholds)
   sampling = SamplingConfig(temperature, top_k, top_p, min_p, seed)
-  ids = encode_prompts(model, prompts)
+  encoded = encode_prompts(model, prompts)
+  ids = encoded.ids
   use = Use(
     dtype=_known(dtype, DTYPES, 'dtype'),
     weights=_quantization(weights, 'weights'),
@@ -146,6 +153,8 @@ def generate(
       use, stop=stop, on_tokens=on_tokens, tokens_per_call=tokens_per_call
     )
     check_uncertified(policy, NO_WINDOW)
+  if encoded.eos_ids is not None:
+    check_uncertified(policy, 'the end tokens of a chat template')
   check_use(policy, model, use, progress=progress)
   decoder: Prepared | Pipeline
   if mesh is None:
@@ -159,6 +168,7 @@ def generate(
     sampling,
     max_new_tokens,
     tuple(stop),
+    encoded.eos_ids,
     tokens_per_call,
   )
   results = []
@@ -170,7 +180,7 @@ def generate(
       batch = ids[first : first + batch_size]
       results.append(batches.decode(batch, first=first, on_tokens=listen))
   return GenerateResult.of(
-    results, policy=policy, model=model, prompts=_texts(model, prompts, ids)
+    results, policy=policy, model=model, prompts=encoded.texts
   )
 
 
@@ -199,35 +209,6 @@ def prepared(
   )
 
 
-def encode_prompts(model: Model, prompts: Any) -> list[list[int]]:
-  """Return the token ids of prompts that are texts or ids already.
-
-  Args:
-    model: its tokenizer reads texts.
-    prompts: as `generate` takes them, not checked yet.
-
-  Raises:
-    ArgumentError: there is none, one is neither, leaves no room in the
-      context or has ids that are not the model's, or one is text and the
-      model has no tokenizer.
-  """
-  prompts = _listed(prompts)
-  ids = []
-  for number, prompt in enumerate(prompts, start=1):
-    if isinstance(prompt, str):
-      tokenizer = model.tokenizer
-      ids.append(tokenizer.encode(prompt, add_bos=tokenizer.adds_bos))
-      continue
-    try:
-      ids.append([int(t) for t in prompt])
-    except (TypeError, ValueError):
-      raise ArgumentError(
-        f'prompt {number} must be a text or a list of token ids, not '
-        f'{prompt!r}.'
-      ) from None
-  return decoding.check_prompts(ids, config=model.config.model)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Batches:
   """What all batches share; see `eejax.decoding.generate.generate`."""
@@ -238,6 +219,7 @@ class _Batches:
   sampling: SamplingConfig
   max_new_tokens: int
   stop: tuple[str, ...]
+  eos_ids: tuple[int, ...] | None
   tokens_per_call: int | None
 
   def decode(
@@ -258,6 +240,7 @@ class _Batches:
         prompts,
         sampling=self.sampling,
         max_new_tokens=self.max_new_tokens,
+        eos_ids=self.eos_ids,
         seeds=seeds,
         texts=self._streams(prompts),
         on_tokens=renumbered,
@@ -269,6 +252,7 @@ class _Batches:
       policy=self.policy,
       sampling=self.sampling,
       max_new_tokens=self.max_new_tokens,
+      eos_ids=self.eos_ids,
       seeds=seeds,
       texts=self._streams(prompts),
       on_tokens=renumbered,
@@ -328,25 +312,6 @@ def _listed_thresholds(
   if isinstance(thresholds, (int, float)):
     return (float(thresholds),)
   return tuple(None if t is None else parse_threshold(t) for t in thresholds)
-
-
-def _listed(prompts: Any) -> list[Any]:
-  return [prompts] if isinstance(prompts, str) else list(prompts)
-
-
-def _texts(
-  model: Model, prompts: str | Sequence[Prompt], ids: list[list[int]]
-) -> list[str | None]:
-  """Return the prompts as text, as far as the model has a tokenizer."""
-  texts: list[str | None] = []
-  for prompt, tokens in zip(_listed(prompts), ids, strict=True):
-    if isinstance(prompt, str):
-      texts.append(prompt)
-    elif model.tokenizer_folder is None:
-      texts.append(None)
-    else:
-      texts.append(model.tokenizer.decode(tokens))
-  return texts
 
 
 def _known(value: str, known: Sequence[str], name: str) -> str:

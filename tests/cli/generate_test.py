@@ -339,6 +339,84 @@ def test_a_row_without_finite_logits_ends_and_the_other_goes_on(
   assert 'prompt 2 ended after 0 tokens because the logits' in err
 
 
+# MARK: Conversations
+
+
+@pytest.fixture(scope='module')
+def chat_place(place, tmp_path_factory):
+  """Return a folder whose model has a chat template, and conversations."""
+  root = tmp_path_factory.mktemp('chat')
+  shutil.copytree(place / 'model', root / 'model')
+  (root / 'model/chat_template.jinja').write_text(
+    "{% for m in messages %}{{ m.role[0] + ':' + m.content + ';' }}{% endfor %}"
+  )
+  turns = [
+    {'role': 'user', 'content': 'alpha'},
+    {'role': 'assistant', 'content': 'beta'},
+    {'role': 'user', 'content': 'gamma'},
+  ]
+  (root / 'turns.json').write_text(json.dumps(turns))
+  lines = [json.dumps({'messages': turns[:1]}), json.dumps(turns)]
+  (root / 'turns.jsonl').write_text('\n'.join(lines) + '\n')
+  return root
+
+
+def test_a_prompt_becomes_a_message_of_a_user(chat_place, capsys):
+  flags = ('--chat', '--system', 'delta', *TWO)
+  rows = run_json(capsys, chat_place, *flags)['results']
+  assert [r['prompt'] for r in rows] == [
+    's:delta;u:alpha beta;',
+    's:delta;u:gamma;',
+  ]
+  out, _ = run(capsys, chat_place, *flags)
+  assert 's:delta;' not in out and rows[0]['text'] in out
+  one = ('--chat', '--prompt', 'alpha', '--stream')
+  out, _ = run(capsys, chat_place, *one)
+  assert 'u:alpha' not in out
+
+
+def test_conversations_come_from_a_file(chat_place, capsys):
+  for name, count in (('turns.json', 1), ('turns.jsonl', 2)):
+    flags = ('--messages', chat_place / name)
+    rows = run_json(capsys, chat_place, *flags)['results']
+    assert len(rows) == count
+    assert rows[-1]['prompt'] == 'u:alpha;a:beta;u:gamma;'
+
+
+@pytest.mark.parametrize(
+  'flags, words',
+  [
+    (('--chat',), 'there is no prompt'),
+    (('--prompt', 'a', '--system', 'b'), 'give --chat, too'),
+    (('--messages', '{}/turns.json', '--prompt', 'a'), 'the whole conversat'),
+    (('--messages', '{}/none.json'), 'none.json cannot be read'),
+    (('--messages', '{}/bad.json'), 'is no valid JSON'),
+    (('--messages', '{}/empty.jsonl'), 'has no conversation'),
+    (('--messages', '{}/role.jsonl'), 'line 1 of .* role of message 1'),
+    (('--messages', '{}/number.json'), 'must be a list of'),
+    (('--messages', '{}/system.json', '--system', 'b'), 'leave out --system'),
+  ],
+  ids=str,
+)
+def test_what_is_no_conversation_is_one_sentence(
+  chat_place, capsys, flags, words
+):
+  system = [{'role': 'system', 'content': 'a'}]
+  (chat_place / 'bad.json').write_text('[')
+  (chat_place / 'empty.jsonl').write_text('\n')
+  (chat_place / 'role.jsonl').write_text('[{"role": "x", "content": "y"}]')
+  (chat_place / 'number.json').write_text('3')
+  (chat_place / 'system.json').write_text(json.dumps(system))
+  flags = [f.format(chat_place) for f in flags]
+  _, err = run(capsys, chat_place, *flags, expect=2)
+  assert err.count('\n') == 1 and re.search(words, err), err
+
+
+def test_a_model_without_a_template_takes_no_messages(place, capsys):
+  _, err = run(capsys, place, '--chat', '--prompt', 'a', expect=2)
+  assert 'no chat template' in err
+
+
 # MARK: Certificates
 
 

@@ -32,6 +32,7 @@ from eejax.ops.quant import Quantization
 from eejax.progress import Bar, Progress
 from eejax.recipes import generate as recipe
 from eejax.recipes import pipelined
+from eejax.recipes.encoded_prompts import EncodedPrompts
 from eejax.testing import tiny
 
 EARLY = Policy(Mode.EARLY_EXIT, 'max_prob', (1e-9, None))
@@ -203,8 +204,8 @@ def test_arguments_choose_the_policy(model, monkeypatch, fields, expected):
   monkeypatch.setattr(
     recipe, 'check_use', lambda policy, *args, **kwargs: seen.append(policy)
   )
-  monkeypatch.setattr(recipe, 'encode_prompts', lambda *args: [])
-  monkeypatch.setattr(recipe, '_texts', lambda *args: [])
+  nothing = EncodedPrompts([], [])
+  monkeypatch.setattr(recipe, 'encode_prompts', lambda *args: nothing)
   eejax.generate(model, [], **fields)
   assert seen == [expected]
 
@@ -234,12 +235,6 @@ def test_arguments_choose_the_policy(model, monkeypatch, fields, expected):
 def test_wrong_arguments_are_one_sentence(model, fields, message):
   with pytest.raises(ArgumentError, match=message):
     eejax.generate(model, **{'prompts': 'alpha', **fields})
-
-
-def test_what_is_no_prompt_is_said_by_its_number(model):
-  for prompts, number in (([3, 4], 1), ([[3], ['a']], 2)):
-    with pytest.raises(ArgumentError, match=f'prompt {number} must be a text'):
-      recipe.encode_prompts(model, prompts)
 
 
 def test_a_model_without_exits_says_how_to_add_some(model):
