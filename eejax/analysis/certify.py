@@ -88,11 +88,16 @@ class CalibrationPrompts:
     search: thresholds are searched on these.
     certify: losses of these are tested.
     report: speed and loss of the certified policy are measured on these.
+    references: how the text goes on after each prompt, where a measure asks
+      for that.
   """
 
   search: tuple[Prompt, ...]
   certify: tuple[Prompt, ...]
   report: tuple[Prompt, ...] = ()
+  references: Mapping[Prompt, tuple[int, ...]] = dataclasses.field(
+    default_factory=dict
+  )
 
   def check_disjoint(self) -> None:
     """Check that no prompt is in two parts.
@@ -262,6 +267,8 @@ def losses(
   full: Sequence[Continuation],
   judged: Sequence[Sequence[int]] | None = None,
   prompts: Sequence[Prompt] | None = None,
+  references: Mapping[Prompt, tuple[int, ...]] | None = None,
+  decode: Callable[[Sequence[int]], str] | None = None,
 ) -> Float[np.ndarray, 'n']:
   """Return the loss of each sequence.
 
@@ -271,22 +278,23 @@ def losses(
     full: the full model's continuations of the same prompts.
     judged: of each of ours, what `full_choices` returns.
     prompts: what the texts continue, for measures that read them.
+    references: how the text goes on after each prompt, likewise.
+    decode: returns the text of token ids, likewise.
 
   Raises:
-    ArgumentError: there is no such measure, or it returns no loss.
+    ArgumentError: there is no such measure, it returns no loss, or it asks
+      for what is not given.
   """
   function = measures.get_measure(measure)
   name = measures.measure_name(measure)
   said = judged if judged is not None else [None] * len(ours)
   before = prompts if prompts is not None else [()] * len(ours)
-  pairs = zip(ours, full, said, before, strict=True)
-  return np.array(
-    [
-      measures.loss(name, function, Pair(a.tokens, b.tokens, c, d))
-      for a, b, c, d in pairs
-    ],
-    float,
-  )
+  after = references or {}
+  pairs = [
+    Pair(a.tokens, b.tokens, c, d, reference=after.get(d), decode=decode)
+    for a, b, c, d in zip(ours, full, said, before, strict=True)
+  ]
+  return np.array([measures.loss(name, function, p) for p in pairs], float)
 
 
 # MARK: Certification

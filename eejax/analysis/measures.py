@@ -25,13 +25,25 @@ ROUGE-L is the F1 of the longest common subsequence: with c its length and a, b
 the lengths of the texts, 2 c / (a + b) (Lin 2004, ROUGE: A Package for
 Automatic Evaluation of Summaries, section 3, with beta = 1).
 
-A user's own measure is a function of two sequences of token ids, the text and
-the full model's continuation, that returns a loss in [0, 1]. A function with a
-parameter named `prompt` is given the prompt's token ids by that name, too. It
-is passed as the function itself, or by name as `module:function`.
+A user's own measure is a function that returns a loss in [0, 1]. It is given
+what its parameters name:
+
+  ours       the text decoded with exits
+  full       the full model's own continuation of the same prompt
+  prompt     what both continue
+  reference  how the text that the prompt was cut from goes on
+
+as token ids, and with `_text` behind the name (`ours_text`, ...) as text. Two
+parameters of other names are given `ours` and `full`, in this order. The
+measure is passed as the function itself, or by name as `module:function`.
 
 Example:
   >>> from eejax.analysis import measures
+  >>> def is_shorter(ours, reference):
+  ...   return float(len(ours) < len(reference))
+  >>> pair = measures.Pair(ours=(1, 2), full=(1, 3), reference=(1, 2, 3))
+  >>> measures.get_measure(is_shorter)(pair)
+  1.0
   >>> measures.rouge_l(measures.Pair(ours=(1, 2), full=(1, 3)))
   0.5
 """
@@ -49,6 +61,14 @@ from eejax.errors import ArgumentError
 
 Tokens = Sequence[int]
 
+_AS_TEXT = '_text'
+# What a user's own measure can name.
+GIVEN = tuple(
+  name + form
+  for form in ('', _AS_TEXT)
+  for name in ('ours', 'full', 'prompt', 'reference')
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
@@ -60,12 +80,37 @@ class Pair:
     judged: what the full model would have chosen at each place of `ours`,
       given the text before it; None where it was not asked.
     prompt: what both texts continue.
+    reference: how the text that the prompt was cut from goes on; None where
+      that is not known.
+    decode: returns the text of token ids; None where there is no tokenizer.
   """
 
   ours: Tokens
   full: Tokens
   judged: Tokens | None = None
   prompt: Tokens = ()
+  reference: Tokens | None = None
+  decode: Callable[[Tokens], str] | None = None
+
+  def given(self, name: str) -> Tokens | str:
+    """Return what a measure's parameter of this name is given.
+
+    Raises:
+      ArgumentError: it is not known.
+    """
+    tokens = getattr(self, name.removesuffix(_AS_TEXT))
+    if tokens is None:
+      raise ArgumentError(
+        'a measure asks for the reference, and what follows the prompts is '
+        'not known.'
+      )
+    if not name.endswith(_AS_TEXT):
+      return tuple(tokens)
+    if self.decode is None:
+      raise ArgumentError(
+        f'a measure asks for {name}, and there is no tokenizer to decode it.'
+      )
+    return self.decode(tokens)
 
 
 Measure = Callable[[Pair], float]
@@ -167,25 +212,77 @@ def get_measure(measure: MeasureLike) -> Measure:
   return _of_function(own, measure)
 
 
-def _of_function(function: Any, name: str) -> Measure:
+@dataclasses.dataclass(frozen=True)
+class OwnMeasure:
+  """A user's own function as a measure.
+
+  Attributes:
+    function: it.
+    names: parameters that it is given by their names, of `GIVEN`.
+    takes_two: whether it is given `ours` and `full` as its first arguments.
+  """
+
+  function: Callable[..., float]
+  names: tuple[str, ...]
+  takes_two: bool
+
+  def __call__(self, pair: Pair) -> float:
+    """Return the loss of a pair."""
+    two = [pair.given('ours'), pair.given('full')] if self.takes_two else []
+    return self.function(*two, **{n: pair.given(n) for n in self.names})
+
+
+def _of_function(function: Any, name: str) -> OwnMeasure:
   """Return the measure of a user's function; see the module's docstring."""
   if not callable(function):
     raise ArgumentError(f'the measure {name!r} is no function.')
   try:
-    takes_prompt = 'prompt' in inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters.values()
   except (TypeError, ValueError):  # Some built-in functions tell nothing.
-    takes_prompt = False
+    return OwnMeasure(function, (), takes_two=True)
+  by_position = [
+    p for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY
+  ]
+  names = [p.name for p in parameters if p.name in GIVEN]
+  names = [n for n in names if n not in {p.name for p in by_position}]
+  others = [
+    p.name
+    for p in parameters
+    if p.name not in names and p.default is p.empty and not _is_rest(p)
+  ]
+  has_rest = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+  if len(others) not in (0, 2) or not (names or others or has_rest):
+    raise ArgumentError(
+      f'the measure {name!r} must take {", ".join(GIVEN)}, or two parameters '
+      f'of other names; it has {", ".join(others) or "none"}.'
+    )
+  return OwnMeasure(
+    function, tuple(names), takes_two=len(others) == 2 or not names
+  )
 
-  def measure(pair: Pair) -> float:
-    more = {'prompt': tuple(pair.prompt)} if takes_prompt else {}
-    return function(tuple(pair.ours), tuple(pair.full), **more)
 
-  return measure
+def _is_rest(parameter: inspect.Parameter) -> bool:
+  return parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
 
 
 def needs_judgement(measure: MeasureLike) -> bool:
   """Return whether a measure reads `Pair.judged`."""
   return measure == 'local'
+
+
+def needs_reference(measure: MeasureLike) -> bool:
+  """Return whether a measure reads how the prompts' text goes on."""
+  return any(n.startswith('reference') for n in _names(measure))
+
+
+def needs_text(measure: MeasureLike) -> bool:
+  """Return whether a measure reads text, not only token ids."""
+  return any(n.endswith(_AS_TEXT) for n in _names(measure))
+
+
+def _names(measure: MeasureLike) -> tuple[str, ...]:
+  found = get_measure(measure)
+  return found.names if isinstance(found, OwnMeasure) else ()
 
 
 def loss(name: str, measure: Measure, pair: Pair) -> float:

@@ -116,7 +116,8 @@ def _add_guarantee(group: argparse._ArgumentGroup) -> None:
       'the loss: local, the share of tokens that the full model would not '
       'have chosen after the same text; rouge_l, 1 - ROUGE-L to its own '
       'continuation; same_place, the share of places with another token than '
-      'that; or your own as module:function (default: local)'
+      'that; or your own as module:function, of parameters such as ours, '
+      'full, prompt, reference, ours_text (default: local)'
     ),
   )
   group.add_argument(

@@ -96,6 +96,58 @@ def test_a_function_is_a_measure_and_may_read_the_prompt():
   assert not measures.needs_judgement(by_prompt)
 
 
+@pytest.mark.parametrize(
+  'parameters, given',
+  [
+    ('ours, full', ((1, 2), (3,))),
+    ('full, ours', ((3,), (1, 2))),
+    ('a, b, *, prompt', ((1, 2), (3,), (7,))),
+    ('reference, *, weight=2', ((4, 5), 2)),
+    ('ours_text, full_text, prompt_text', ('1-2', '3', '7')),
+    ('reference_text, ours', ('4-5', (1, 2))),
+    ('*both', ((1, 2), (3,))),
+  ],
+)
+def test_a_measure_is_given_what_it_names(parameters, given):
+  seen = []
+  names = parameters.replace('*, ', '').replace('=2', '')
+  function = eval(
+    f'lambda {parameters}: seen.append(({names},)) or 0.5', locals()
+  )
+  pair = Pair(
+    [1, 2],
+    [3],
+    prompt=[7],
+    reference=[4, 5],
+    decode=lambda ids: '-'.join(map(str, ids)),
+  )
+  assert measures.get_measure(function)(pair) == 0.5
+  assert seen == [given]
+
+
+def test_what_a_measure_needs_is_known_beforehand():
+  by_text = lambda ours, reference_text: 0.0
+  assert measures.needs_reference(by_text) and measures.needs_text(by_text)
+  by_tokens = lambda ours, reference: 0.0
+  assert measures.needs_reference(by_tokens)
+  for measure in (by_tokens, 'local', 'rouge_l'):
+    assert not measures.needs_text(measure)
+  assert not measures.needs_reference('local')
+
+
+def test_what_is_not_known_is_said():
+  pair = Pair((1,), (1,))
+  with pytest.raises(ArgumentError, match='what follows the prompts is not'):
+    measures.get_measure(lambda reference: 0.0)(pair)
+  with pytest.raises(ArgumentError, match='asks for ours_text'):
+    measures.get_measure(lambda ours_text: 0.0)(pair)
+  for wrong in (lambda a: 0.0, lambda a, b, c: 0.0, lambda ours, b: 0.0):
+    with pytest.raises(ArgumentError, match='or two parameters of other'):
+      measures.get_measure(wrong)
+  with pytest.raises(ArgumentError, match='it has none'):
+    measures.get_measure(lambda: 0.0)
+
+
 def test_a_measure_can_be_registered_once(monkeypatch):
   monkeypatch.setattr(measures, 'MEASURES', dict(measures.MEASURES))
   measures.register_measure('never', lambda pair: 0.0)

@@ -195,6 +195,25 @@ def test_a_measure_of_ones_own_is_a_function(go, calibration_models):
   assert name.endswith('half_lost')
 
 
+def test_a_measure_of_ones_own_reads_the_texts_own_continuation(
+  go, calibration_models, calibration_text
+):
+  tokenizer = calibration_models['perfect'].tokenizer
+  texts = ' '.join(calibration_text.documents())
+  seen = []
+
+  def half_lost(*, prompt, prompt_text, reference, reference_text, ours_text):
+    assert tokenizer.decode(reference) == reference_text
+    assert tokenizer.decode(prompt) == prompt_text and ours_text
+    seen.append((len(prompt), len(reference), prompt_text + reference_text))
+    return 0.5
+
+  with pytest.raises(CalibrationError, match='lose 0.5000'):
+    go(measure=half_lost)
+  assert {size[:2] for size in seen} == {(4, 6)}
+  assert all(text in texts for *_, text in seen)
+
+
 def test_random_exits_are_not_certified(go):
   with pytest.raises(CalibrationError) as caught:
     go('random', criterion='max_prob')

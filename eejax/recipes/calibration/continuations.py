@@ -117,12 +117,15 @@ class Continuations:
         batch_size=request.batch_size,
         dtype=request.dtype,
       )
+    has_text = measures.needs_text(request.measure)
     return certify.losses(
       request.measure,
       ours=ours,
       full=self.decode(part),
       judged=judged,
       prompts=self.prompts(part),
+      references=self._prompts.references,
+      decode=self._model.tokenizer.decode if has_text else None,
     )
 
   def _decode(self, part: Part, policy: Policy) -> list[Continuation]:

@@ -14,9 +14,10 @@
 """Settings of a calibration, and the prompts it takes from a text."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from eejax.analysis import certify, measures
-from eejax.analysis.certify import CalibrationPrompts
+from eejax.analysis.certify import CalibrationPrompts, Prompt
 from eejax.analysis.measures import MeasureLike
 from eejax.checkpoint.model import Model
 from eejax.decoding.policy import certificate as certificate_lib
@@ -168,18 +169,44 @@ def read_prompts(
   else:
     parts = (search_text, *text.parts(*counts[1:]))
   counts[2] = request.report_sequences
-  drawn = [
-    certify.draw_prompts(
-      part.pieces(model, length=request.prompt_tokens),
-      count=count,
-      seed=request.seed,
+  drawn = []
+  asks_reference = measures.needs_reference(request.measure)
+  references: dict[Prompt, tuple[int, ...]] = {}
+  for part, count in zip(parts, counts, strict=True):
+    found = _pool(part, model, request, known=references)
+    drawn.append(
+      certify.draw_prompts(list(found), count=count, seed=request.seed)
     )
-    for part, count in zip(parts, counts, strict=True)
-  ]
-  prompts = CalibrationPrompts(*drawn)
+    references.update(found)
+  prompts = CalibrationPrompts(
+    search=drawn[0],
+    certify=drawn[1],
+    report=drawn[2],
+    references=references if asks_reference else {},
+  )
   prompts.check_disjoint()
   _check_enough(prompts, text, request)
   return prompts
+
+
+def _pool(
+  part: Text,
+  model: Model,
+  request: CalibrationRequest,
+  *,
+  known: Mapping[Prompt, tuple[int, ...]],
+) -> dict[Prompt, tuple[int, ...]]:
+  """Return the prompts of a part of a text, and how the text goes on.
+
+  What follows is empty unless the measure asks for it; then prompts that an
+  earlier part has, which may have gone on otherwise there, are left out.
+  """
+  size = request.prompt_tokens
+  if not measures.needs_reference(request.measure):
+    return dict.fromkeys(part.pieces(model, length=size), ())
+  pieces = part.pieces(model, length=size + request.max_new_tokens)
+  found = {piece[:size]: piece[size:] for piece in pieces}
+  return {p: after for p, after in found.items() if p not in known}
 
 
 def _check_enough(
