@@ -37,7 +37,7 @@ from eejax.recipes import stages
 from eejax.recipes.analysis.captures import RowSettings
 from eejax.recipes.analysis.models import ModelLike, as_manifest
 from eejax.recipes.analysis.result import AnalysisResult
-from eejax.recipes.analysis.run import SECTIONS, AnalysisRun, Judge
+from eejax.recipes.analysis.run import SECTIONS, AnalysisRun
 from eejax.recipes.text import Text
 
 
@@ -56,7 +56,6 @@ def analyse(
   batch_size: int = 4,
   dtype: str = 'float32',
   settings: SectionSettings = DEFAULTS,
-  judge: Judge | None = None,
   command: str = '',
   progress: Progress = SILENT,
   clock: Callable[[], float] = time.monotonic,
@@ -86,7 +85,6 @@ def analyse(
     batch_size: rows at a time.
     dtype: compute dtype, `float32` or `bfloat16`.
     settings: how sections are computed.
-    judge: computes the section `verdict`.
     command: command that the page names as what made it.
     progress: is told of every stage.
     clock: in seconds.
@@ -125,13 +123,12 @@ def analyse(
         name
         for name in _chosen(sections, leave_out)
         if (applicable[name] if name in applicable else not models)
-        and (name != 'verdict' or judge is not None)
       ],
       progress=progress,
       clock=clock,
     )
     if not isinstance(model, Mapping):
-      run.of_model(model, judge=judge, shown_text=shown_text)
+      run.of_model(model, shown_text=shown_text)
     if manifest is not None:
       run.comparison(manifest, models)
     if training_run is not None:

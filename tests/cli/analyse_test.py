@@ -19,8 +19,8 @@ import pytest
 
 from eejax.analysis import sections
 from eejax.cli import main
-from eejax.cli.gin import analyse_configurables
 from eejax.errors import EejaxError
+from eejax.recipes.analysis import run as analysis_run
 
 VERDICT = {
   'kind': 'no',
@@ -34,9 +34,7 @@ SHORT = ('--max-tokens', '96', '--sequence-length', '16')
 @pytest.fixture(autouse=True)
 def untimed(monkeypatch):
   """Take the verdict as given; what times it has its own tests."""
-  monkeypatch.setattr(
-    analyse_configurables, 'verdict_section', lambda *_, **__: VERDICT
-  )
+  monkeypatch.setattr(analysis_run, 'verdict_section', lambda *_, **__: VERDICT)
 
 
 @pytest.fixture(scope='module')

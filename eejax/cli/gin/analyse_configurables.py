@@ -16,8 +16,6 @@
 Importing this module registers them; only the command line does.
 """
 
-import functools
-
 import gin
 
 from eejax.analysis.manifest import read_manifest
@@ -32,7 +30,6 @@ from eejax.capture.captured import ReadoutKind
 from eejax.cli import output
 from eejax.recipes import analyse as recipe
 from eejax.recipes.analysis.result import AnalysisResult
-from eejax.recipes.analysis.verdict import verdict_section
 from eejax.recipes.text import read_text
 from eejax.stats.bootstrap import Bootstrap
 
@@ -70,9 +67,6 @@ def analyse(
     batch_size=batch_size,
     dtype=dtype,
     settings=settings,
-    judge=functools.partial(
-      verdict_section, dtype=dtype, progress=output.reporter()
-    ),
     command=(
       f'eejax analyse {checkpoint} --data {data} --max-tokens {max_tokens} '
       f'--out {out}'

@@ -46,6 +46,7 @@ from eejax.recipes.analysis.captures import (
 )
 from eejax.recipes.analysis.kv_damage import damage_by_strategy
 from eejax.recipes.analysis.models import ModelLike, model_identity
+from eejax.recipes.analysis.verdict import verdict_section
 from eejax.recipes.text import Text
 from eejax.report import analysis_tables
 from eejax.version import __version__
@@ -72,7 +73,6 @@ SECTIONS = tuple(name for name in TITLES if name != 'capture')
 # Sections that need a manifest or several models, and a training run.
 OF_SEVERAL = ('comparison', 'dynamics')
 
-Judge = Callable[[Model, Captured, SectionSettings], Mapping[str, Any]]
 Work = Callable[[], Any]
 
 
@@ -117,9 +117,7 @@ class AnalysisRun:
     self._failures: dict[str, str] = {}
     self._about: Mapping[str, Any] | None = None
 
-  def of_model(
-    self, model: ModelLike, *, judge: Judge | None, shown_text: str | None
-  ) -> None:
+  def of_model(self, model: ModelLike, *, shown_text: str | None) -> None:
     """Capture the text and compute the sections that read the capture."""
     if not set(self._names) - set(OF_SEVERAL):
       return
@@ -129,7 +127,7 @@ class AnalysisRun:
     except EejaxError as error:
       self._fail('capture', error)
       return
-    work = self._work(opened, captured, judge, shown_text)
+    work = self._work(opened, captured, shown_text)
     for name in self._names:
       if name in work:
         inputs = [self._settings, shown_text if name == 'token_grid' else None]
@@ -180,7 +178,6 @@ class AnalysisRun:
     self,
     opened: Callable[[], Model],
     captured: Captured,
-    judge: Judge | None,
     shown_text: str | None,
   ) -> dict[str, Work]:
     """Return what computes each section of one model, by name."""
@@ -197,9 +194,10 @@ class AnalysisRun:
         'sublayers': lib.sublayers,
       }.items()
     }
-    if judge is not None:
-      work['verdict'] = lambda: judge(opened(), captured, settings)
     return work | {
+      'verdict': lambda: verdict_section(
+        opened(), captured, settings, dtype=dtype, progress=progress
+      ),
       'speculation': lambda: lib.speculation(
         captured,
         settings,
