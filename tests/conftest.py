@@ -61,6 +61,11 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 gc.set_threshold(50_000, 10, 10)
 
 
+# What --no-skips lets pass: data that lies beside the checkout, and t5x, which
+# no package index has, so that a machine may be unable to install it.
+MAY_BE_SKIPPED = ('data_beside', 't5x')
+
+
 def pytest_addoption(parser):
   parser.addoption(
     '--no-skips',
@@ -71,12 +76,20 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
   """Skip what needs a package that an extra brings and that is not here."""
-  needs = {'parity': ('torch', 'transformers'), 'seqio': ('seqio',)}
+  needs = {
+    'parity': ('torch', 'transformers'),
+    'seqio': ('seqio',),
+    't5x': ('t5x', 'airio', 'jestimator'),
+  }
+  reasons = {
+    'parity': 'the parity extra is not installed',
+    'seqio': 'the train extra is not installed',
+    't5x': 't5x is not installed; see launch/t5x_environment.sh',
+  }
   for marker, packages in needs.items():
     if all(importlib.util.find_spec(package) for package in packages):
       continue
-    extra = 'train' if marker == 'seqio' else marker
-    skip = pytest.mark.skip(reason=f'the {extra} extra is not installed')
+    skip = pytest.mark.skip(reason=reasons[marker])
     for item in items:
       if item.get_closest_marker(marker):
         item.add_marker(skip)
@@ -98,7 +111,7 @@ def _refuse_skip(report, config):
   expected_to_fail = hasattr(report, 'wasxfail')
   # The report of a whole module that is skipped has no keywords.
   marks = getattr(report, 'keywords', ())
-  allowed = expected_to_fail or 'data_beside' in marks
+  allowed = expected_to_fail or any(m in marks for m in MAY_BE_SKIPPED)
   if report.skipped and not allowed and config.option.no_skips:
     report.outcome = 'failed'
     report.longrepr = f'skipped, which --no-skips forbids: {report.longrepr}'

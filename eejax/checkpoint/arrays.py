@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from eejax.errors import CheckpointError
 from eejax.types import PyTree
@@ -73,6 +74,51 @@ def write_tree(path: str | os.PathLike, tree: PyTree) -> None:
     checkpointer.save(os.path.abspath(path), args=ocp.args.PyTreeSave(tree))
 
 
+def write_ocdbt_tree(path: str | os.PathLike, tree: PyTree) -> None:
+  """Write a tree as the new folder `path`, all leaves in one database.
+
+  t5x and others who use Orbax's defaults write and read this form.
+  """
+  with _checkpointer(use_ocdbt=True) as checkpointer:
+    checkpointer.save(os.path.abspath(path), args=ocp.args.PyTreeSave(tree))
+
+
+def is_tree(path: str | os.PathLike) -> bool:
+  """Return whether `path` is a folder that Orbax wrote a tree into."""
+  return os.path.isfile(os.path.join(path, '_METADATA'))
+
+
+def read_tree(
+  path: str | os.PathLike, *, root: Path = ()
+) -> dict[Path, np.ndarray]:
+  """Read what lies below one node of a tree that Orbax wrote, in any form.
+
+  Args:
+    path: the folder.
+    root: path of the node; what lies elsewhere is not read.
+
+  Returns:
+    The leaves by their paths from `root` on.
+
+  Raises:
+    CheckpointError: a leaf is missing or cut short.
+  """
+  try:
+    handler = ocp.PyTreeCheckpointHandler()
+    metadata = handler.metadata(epath.Path(path)).tree
+  except (ValueError, KeyError, OSError) as error:
+    raise CheckpointError(_broken(path, error)) from error
+  shapes = {
+    at: tuple(leaf.shape)
+    for at, leaf in flatten(metadata).items()
+    if at[: len(root)] == root
+  }
+  if not shapes:
+    return {}
+  found = _restore(path, shapes, _checkpointer(use_ocdbt=True))
+  return {at[len(root) :]: leaf for at, leaf in found.items()}
+
+
 def read_leaves(
   path: str | os.PathLike, shapes: Mapping[Path, tuple[int, ...]]
 ) -> dict[Path, np.ndarray]:
@@ -83,6 +129,19 @@ def read_leaves(
   Raises:
     CheckpointError: a leaf is missing, cut short or misshapen.
   """
+  for at in shapes:
+    # Orbax returns what it was given for a leaf that it does not know.
+    if not os.path.isdir(os.path.join(path, '.'.join(at))):
+      raise CheckpointError(f'{path} lacks the array {"/".join(at)}.')
+  return _restore(path, shapes, _checkpointer())
+
+
+def _restore(
+  path: str | os.PathLike,
+  shapes: Mapping[Path, tuple[int, ...]],
+  checkpointer: ocp.Checkpointer,
+) -> dict[Path, np.ndarray]:
+  """Read leaves that are there, and check their shapes."""
   item = unflatten({at: np.empty(0) for at in shapes})
   as_stored = ocp.RestoreArgs(restore_type=np.ndarray)
   arguments = ocp.args.PyTreeRestore(
@@ -90,18 +149,11 @@ def read_leaves(
     restore_args=jax.tree.map(lambda _: as_stored, item),
     partial_restore=True,
   )
-  for at in shapes:
-    # Orbax returns what it was given for a leaf that it does not know.
-    if not os.path.isdir(os.path.join(path, '.'.join(at))):
-      raise CheckpointError(f'{path} lacks the array {"/".join(at)}.')
   try:
-    with _checkpointer() as checkpointer:
+    with checkpointer:
       tree = checkpointer.restore(os.path.abspath(path), args=arguments)
   except (ValueError, KeyError, OSError) as error:
-    reason = ' '.join(str(error).split())
-    raise CheckpointError(
-      f'{path} is broken; copy or make the checkpoint again ({reason}).'
-    ) from error
+    raise CheckpointError(_broken(path, error)) from error
   leaves = {at: np.asarray(leaf) for at, leaf in flatten(tree).items()}
   for at, shape in shapes.items():
     if leaves[at].shape != shape:
@@ -109,6 +161,11 @@ def read_leaves(
         f'{path}: {"/".join(at)} has shape {leaves[at].shape}, not {shape}.'
       )
   return leaves
+
+
+def _broken(path: str | os.PathLike, error: Exception) -> str:
+  reason = ' '.join(str(error).split())
+  return f'{path} is broken; copy or make the checkpoint again ({reason}).'
 
 
 def map_leaves(
@@ -165,7 +222,12 @@ def unflatten(leaves: Mapping[Path, object]) -> PyTree:
   return tree
 
 
-def _checkpointer() -> ocp.Checkpointer:
+def _checkpointer(**form: bool) -> ocp.Checkpointer:
+  """Return what reads and writes trees, by default a folder a leaf.
+
+  Args:
+    **form: of the files; see `ocp.PyTreeCheckpointHandler`.
+  """
   # Each process reads and writes by itself; none waits for the others.
   own = jax.process_index()
   alone = ocp.options.MultiprocessingOptions(
@@ -173,10 +235,8 @@ def _checkpointer() -> ocp.Checkpointer:
     active_processes={own},
     barrier_sync_key_prefix=f'eejax_{own}',
   )
+  apart = {'use_ocdbt': False, 'use_zarr3': False, 'use_compression': False}
   handler = ocp.PyTreeCheckpointHandler(
-    use_ocdbt=False,
-    use_zarr3=False,
-    use_compression=False,
-    multiprocessing_options=alone,
+    **(form or apart), multiprocessing_options=alone
   )
   return ocp.Checkpointer(handler, multiprocessing_options=alone)

@@ -18,7 +18,7 @@ import pathlib
 from typing import Any
 
 from eejax import resources
-from eejax.checkpoint import folder, hub, huggingface, manifest
+from eejax.checkpoint import folder, hub, huggingface, manifest, t5x_layout
 from eejax.checkpoint.model import Model
 from eejax.errors import ArgumentError
 from eejax.progress import SILENT, Progress
@@ -33,9 +33,9 @@ def load(
   """Load a model from a folder or from the Hugging Face hub.
 
   Args:
-    source: an eejax checkpoint, a Hugging Face folder, a name
-      `organisation/model` where the hub can be reached, or `default`, the
-      small model that eejax brings along.
+    source: an eejax checkpoint, a Hugging Face folder, a checkpoint of t5x,
+      a name `organisation/model` where the hub can be reached, or `default`,
+      the small model that eejax brings along.
     dtype: what every array is converted to; by default each stays as stored.
     progress: is told while files are read.
 
@@ -43,7 +43,7 @@ def load(
     The model: configuration, parameters, tokenizer, provenance.
 
   Raises:
-    ArgumentError: `source` is none of the three.
+    ArgumentError: `source` is none of these.
     CheckpointError: its files are missing, cut short or misshapen, or the hub
       cannot be reached.
 
@@ -61,6 +61,8 @@ def load(
       return folder.load(path, dtype=dtype)
     if (path / huggingface.CONFIG).is_file():
       return huggingface.import_folder(path, dtype=dtype)
+    if t5x_layout.is_checkpoint(path):
+      return t5x_layout.load(path, dtype=dtype)
     if not path.exists() and hub.is_hub_name(str(source)):
       return huggingface.import_folder(str(source), dtype=dtype)
   raise ArgumentError(_what_is_wrong(path))
@@ -68,8 +70,8 @@ def load(
 
 def _what_is_wrong(path: pathlib.Path) -> str:
   kinds = (
-    f'an eejax checkpoint (with {manifest.NAME}) or a Hugging Face folder '
-    f'(with {huggingface.CONFIG})'
+    f'an eejax checkpoint (with {manifest.NAME}), a Hugging Face folder '
+    f'(with {huggingface.CONFIG}) or a t5x checkpoint (checkpoint_STEP)'
   )
   if not path.exists():
     return (

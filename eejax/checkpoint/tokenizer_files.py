@@ -39,9 +39,15 @@ def find_tokenizer(folder: pathlib.Path) -> pathlib.Path | None:
 
 def copy_tokenizer(source: pathlib.Path | None, dest: pathlib.Path) -> None:
   """Copy the files of the tokenizer at `source`, if there is one."""
-  for name in _FILES:
-    if source is not None and (source / name).is_file():
-      shutil.copyfile(source / name, dest / name)
+  for file in list_tokenizer(source):
+    shutil.copyfile(file, dest / file.name)
+
+
+def list_tokenizer(source: pathlib.Path | None) -> list[pathlib.Path]:
+  """Return the files of the tokenizer at `source`, none without one."""
+  if source is None:
+    return []
+  return [source / name for name in _FILES if (source / name).is_file()]
 
 
 def check_vocabulary(folder: pathlib.Path, *, vocab_size: int) -> None:

@@ -11,18 +11,27 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""eejax export: a checkpoint becomes a Hugging Face folder."""
+"""eejax export: a checkpoint becomes a Hugging Face folder, or t5x's."""
 
 import argparse
 from typing import Any
 
-HELP = 'make a Hugging Face folder of a checkpoint, its exits beside'
+HELP = 'make a Hugging Face folder, or a t5x run, of a checkpoint'
 EXAMPLE = 'eejax export checkpoints/tuned models/tuned'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('checkpoint', metavar='CKPT', help='an eejax checkpoint')
   parser.add_argument('dest', metavar='DEST', help='the folder to make')
+  parser.add_argument(
+    '--format',
+    choices=('huggingface', 't5x'),
+    default='huggingface',
+    help=(
+      'huggingface: what transformers reads, exits beside it (default); t5x: '
+      'DEST/checkpoint_0, which t5x restores'
+    ),
+  )
   parser.add_argument(
     '--shard-gb',
     type=float,
@@ -33,12 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--overwrite',
     action='store_true',
-    help='replace the Hugging Face folder that is at DEST',
+    help='replace what an earlier export left at DEST',
   )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.checkpoint import folder, huggingface
+  from eejax.checkpoint import folder, huggingface, t5x_layout
   from eejax.checkpoint.atomic import Existing, check_destination
   from eejax.cli import checkpoint_report, output
   from eejax.errors import ArgumentError
@@ -46,16 +55,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   if args.shard_gb <= 0:
     raise ArgumentError(f'--shard-gb must be above 0, not {args.shard_gb}.')
   existing = Existing.OVERWRITE if args.overwrite else Existing.REFUSE
-  check_destination(args.dest, existing=existing, marker='config.json')
+  is_t5x = args.format == 't5x'
+  marker = t5x_layout.MARKER if is_t5x else huggingface.CONFIG
+  check_destination(args.dest, existing=existing, marker=marker)
   timer = checkpoint_report.Timer()
   with output.waiting(f'exporting {args.checkpoint}'):
     model = folder.load(args.checkpoint, layout=folder.Layout.UNSTACKED)
-    huggingface.export_folder(
-      model,
-      args.dest,
-      shard_bytes=int(args.shard_gb * 1e9),
-      existing=existing,
-    )
+    if is_t5x:
+      t5x_layout.save(model, args.dest, existing=existing)
+    else:
+      huggingface.export_folder(
+        model,
+        args.dest,
+        shard_bytes=int(args.shard_gb * 1e9),
+        existing=existing,
+      )
   report = checkpoint_report.describe(args.checkpoint, timer=timer)
   report['path'] = args.dest
   output.show(checkpoint_report.summary(f'exported {args.checkpoint}', report))

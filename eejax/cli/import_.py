@@ -11,12 +11,12 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""eejax import: a Hugging Face folder becomes an eejax checkpoint."""
+"""eejax import: a Hugging Face folder or t5x's becomes an eejax checkpoint."""
 
 import argparse
 from typing import Any
 
-HELP = 'make an eejax checkpoint of a Hugging Face model'
+HELP = 'make an eejax checkpoint of a Hugging Face or t5x model'
 EXAMPLE = 'eejax import models/Llama-3.2-1B checkpoints/llama'
 
 
@@ -24,13 +24,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     'source',
     metavar='SRC',
-    help='a Hugging Face folder with safetensors, or a name on the hub',
+    help=(
+      'a Hugging Face folder with safetensors, a name on the hub, or a t5x '
+      'checkpoint (checkpoint_STEP, or its run)'
+    ),
   )
   parser.add_argument('dest', metavar='DEST', help='the folder to make')
   parser.add_argument(
     '--dtype',
     choices=('float32', 'bfloat16', 'float16'),
     help='convert every array (default: each stays as it is stored)',
+  )
+  parser.add_argument(
+    '--config',
+    metavar='MODEL',
+    help=(
+      'what model a t5x checkpoint holds, where nothing beside it says so: a '
+      'file like those in configs/models, or a folder that says it'
+    ),
   )
   parser.add_argument(
     '--overwrite',
@@ -40,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.checkpoint import folder, huggingface, manifest
+  from eejax.checkpoint import folder, manifest
   from eejax.checkpoint.atomic import Existing, check_destination
   from eejax.cli import checkpoint_report, output
 
@@ -48,8 +59,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   check_destination(args.dest, existing=existing, marker=manifest.NAME)
   timer = checkpoint_report.Timer()
   with output.waiting(f'importing {args.source}'):
-    model = huggingface.map_folder(args.source)
+    model = _read(args.source, args.config)
     folder.save(args.dest, model, dtype=args.dtype, existing=existing)
   report = checkpoint_report.describe(args.dest, timer=timer)
   output.show(checkpoint_report.summary(f'imported {args.source}', report))
   return {'source': args.source, **report}
+
+
+def _read(source: str, config: str | None) -> Any:
+  """Return the model of a source, whatever it is."""
+  from eejax.checkpoint import huggingface, t5x_layout
+  from eejax.errors import ArgumentError
+  from eejax.t5x_adapter import settings
+
+  if t5x_layout.is_checkpoint(source):
+    described = None if config is None else settings.early_exit_config(config)
+    return t5x_layout.load(source, config=described)
+  if config is not None:
+    raise ArgumentError(
+      f'{source} says itself what it is, or is no checkpoint of t5x; leave '
+      'out --config.'
+    )
+  return huggingface.map_folder(source)
