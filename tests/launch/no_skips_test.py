@@ -38,6 +38,15 @@ def test_fails_as_expected():
   assert False
 """
 
+ALLOWED = """
+import pytest
+
+@pytest.mark.t5x
+@pytest.mark.skip(reason='no index has it')
+def test_needs_what_no_index_has():
+  pass
+"""
+
 NEEDING = """
 import pytest
 
@@ -48,20 +57,26 @@ pytest.importorskip('a_package_that_nobody_has')
 @pytest.mark.parametrize(
   'flags, code, words',
   [
-    ([], 0, '3 skipped, 1 xfailed'),
-    (['--no-skips'], 1, '1 failed, 1 xfailed, 2 errors'),
-    (['--no-skips', '-n', '1'], 1, '1 failed, 1 xfailed, 2 errors'),
+    ([], 0, '4 skipped, 1 xfailed'),
+    (['--no-skips'], 1, '1 failed, 1 skipped, 1 xfailed, 2 errors'),
+    (
+      ['--no-skips', '-n', '1'],
+      1,
+      '1 failed, 1 skipped, 1 xfailed, 2 errors',
+    ),
   ],
 )
 def test_skips_fail_where_nothing_may_be_left_out(tmp_path, flags, code, words):
   shutil.copy(REPOSITORY / 'tests' / 'conftest.py', tmp_path)
   (tmp_path / 'skipping_test.py').write_text(SKIPPING)
   (tmp_path / 'needing_test.py').write_text(NEEDING)
+  (tmp_path / 'allowed_test.py').write_text(ALLOWED)
   done = subprocess.run(
     [
       *(sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider'),
       *('--continue-on-collection-errors', f'--rootdir={tmp_path}', *flags),
-      *('-o', 'python_files=*_test.py', str(tmp_path)),
+      *('-o', 'python_files=*_test.py', '-o', 'markers=t5x'),
+      str(tmp_path),
     ],
     capture_output=True,
     text=True,

@@ -69,7 +69,9 @@ def test_fewer_heads_of_keys_do_not_share_a_name_with_queries(shapes):
 
 
 def test_what_is_no_parameter_is_refused():
-  with pytest.raises(ArgumentError, match='decoder/wi with 2 .* is no parameter'):
+  with pytest.raises(
+    ArgumentError, match='decoder/wi with 2 .* is no parameter'
+  ):
     axes.logical_axes(('decoder', 'wi'), ndim=2)
 
 

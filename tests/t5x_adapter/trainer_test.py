@@ -82,7 +82,8 @@ def own_step(config, params, batch, objective):
   step = make_train_step(
     config, objective=objective, optimizer=optimizer, settings=StepConfig()
   )
-  new, metrics = jax.jit(step)(start, frozen, features.token_batch(batch))
+  tokens = features.token_batch(jax.tree.map(jnp.asarray, batch))
+  new, metrics = jax.jit(step)(start, frozen, tokens)
   return freeze.merge(new.trainable, frozen), metrics.sums
 
 
