@@ -80,7 +80,11 @@ class TrainedPartOptimizer(t5x_optimizers.OptaxWrapper):
     )
 
   def _masked(self, params: Any) -> tuple[optax.GradientTransformation, PyTree]:
-    trainable, _ = freeze.split(params, regime=self._regime)
+    trainable, _ = freeze.split(
+      flax.core.unfreeze(params), regime=self._regime
+    )
+    if isinstance(params, flax.core.FrozenDict):
+      trainable = flax.core.freeze(trainable)
     masked = freeze.freeze_around(self.optax_optimizer, trainable)
     return masked, trainable
 

@@ -251,7 +251,7 @@ def freeze(
 
 
 def freeze_around(
-  optimizer: optax.GradientTransformation, trainable: Params
+  optimizer: optax.GradientTransformation, trainable: PyTree
 ) -> optax.GradientTransformation:
   """Return `freeze` with the mask of a trained part, as `split` returns it."""
   is_masked = lambda x: isinstance(x, optax.MaskedNode)
