@@ -105,7 +105,7 @@ def read_tree(
   """
   try:
     handler = ocp.PyTreeCheckpointHandler()
-    metadata = handler.metadata(epath.Path(path)).tree
+    metadata = handler.metadata(epath.Path(os.path.abspath(path))).tree
   except (ValueError, KeyError, OSError) as error:
     raise CheckpointError(_broken(path, error)) from error
   shapes = {

@@ -29,8 +29,6 @@ from eejax.errors import ArgumentError
 from eejax.parallel.sharding import path_names
 from eejax.types import PyTree
 
-# A dimension that is never cut: norm gains, gates, biases of the stream.
-UNSHARDED = 'unsharded'
 # Names that t5x's standard rules lack.
 KV_HEADS, BOTTLENECK = 'kv_heads', 'bottleneck'
 
@@ -43,20 +41,21 @@ NAMES = {
   'F': 'mlp',
   'R': BOTTLENECK,
   'L': 'layers',
-  None: UNSHARDED,
+  # Never cut: norm gains, gates, biases of the stream.
+  None: None,
 }
 
 
-def additional_rules() -> tuple[tuple[str, str | None], ...]:
+def additional_rules() -> tuple[tuple[str, str], ...]:
   """Return rules for the names that t5x's standard rules lack.
 
   They are the `additional_rules` of t5x's `standard_logical_axis_rules`.
   """
-  return ((KV_HEADS, 'model'), (BOTTLENECK, 'model'), (UNSHARDED, None))
+  return ((KV_HEADS, 'model'), (BOTTLENECK, 'model'))
 
 
-def logical_axes(path: Sequence[str], *, ndim: int) -> tuple[str, ...]:
-  """Return a name for each dimension of a parameter.
+def logical_axes(path: Sequence[str], *, ndim: int) -> tuple[str | None, ...]:
+  """Return a name for each dimension of a parameter, None for no name.
 
   Args:
     path: names from the root of the tree down to the leaf.

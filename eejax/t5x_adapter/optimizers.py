@@ -22,7 +22,7 @@ import optax
 from t5x import adafactor
 from t5x import optimizers as t5x_optimizers
 
-from eejax.t5x_adapter.axes import BOTTLENECK, KV_HEADS, UNSHARDED
+from eejax.t5x_adapter.axes import BOTTLENECK, KV_HEADS
 from eejax.training import freeze
 from eejax.training.freeze import Regime
 from eejax.training.optimizers import clipped_adamw
@@ -80,9 +80,7 @@ class TrainedPartOptimizer(t5x_optimizers.OptaxWrapper):
     )
 
   def _masked(self, params: Any) -> tuple[optax.GradientTransformation, PyTree]:
-    trainable, _ = freeze.split(
-      flax.core.unfreeze(params), regime=self._regime
-    )
+    trainable, _ = freeze.split(flax.core.unfreeze(params), regime=self._regime)
     if isinstance(params, flax.core.FrozenDict):
       trainable = flax.core.freeze(trainable)
     masked = freeze.freeze_around(self.optax_optimizer, trainable)
@@ -126,7 +124,8 @@ def logical_factor_rules() -> Mapping[str, Any]:
       **adafactor.standard_logical_factor_rules(),
       KV_HEADS: adafactor.FactorDim.COLUMN,
       BOTTLENECK: adafactor.FactorDim.COLUMN,
-      UNSHARDED: adafactor.FactorDim.NONE,
+      # Of a dimension without a name.
+      None: adafactor.FactorDim.NONE,
     }
   )
 

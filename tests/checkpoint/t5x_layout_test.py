@@ -81,6 +81,11 @@ def test_there_and_back_no_bit_changes(model, run):
   assert again.provenance['t5x']['checkpoint'] == 'checkpoint_3'
 
 
+def test_a_path_may_begin_here(model, run, monkeypatch):
+  monkeypatch.chdir(run.parent)
+  assert_same_bits(load('run/checkpoint_3').params, model.params)
+
+
 def test_what_t5x_wrote_becomes_a_model(model, run, tmp_path):
   target = {
     'backbone': model.params['backbone'],

@@ -47,7 +47,8 @@ def test_every_parameter_has_a_name_for_each_dimension(shapes):
   for named, leaf in zip(names, leaves, strict=True):
     assert len(named) == len(leaf.shape)
   own = {name for name, _ in axes.additional_rules()}
-  assert {n for named in names for n in named} <= STANDARD | own
+  found = {n for named in names for n in named}
+  assert found <= STANDARD | own | {None}
 
 
 def test_names_are_those_of_t5x(shapes):
@@ -66,6 +67,16 @@ def test_fewer_heads_of_keys_do_not_share_a_name_with_queries(shapes):
   attention = names_of(shapes)['backbone']['blocks']['attention']
   assert 'heads' not in attention['key']['kernel']
   assert attention['key']['bias'] == ('layers', 'kv_heads', 'kv')
+
+
+def test_no_name_stands_twice_in_one_array(shapes):
+  # flax refuses to map such names.
+  names = jax.tree.leaves(
+    names_of(shapes), is_leaf=lambda x: isinstance(x, tuple)
+  )
+  for named in names:
+    known = [n for n in named if n is not None]
+    assert len(set(known)) == len(known), named
 
 
 def test_what_is_no_parameter_is_refused():
