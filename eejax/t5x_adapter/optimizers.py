@@ -80,7 +80,8 @@ class TrainedPartOptimizer(t5x_optimizers.OptaxWrapper):
     )
 
   def _masked(self, params: Any) -> tuple[optax.GradientTransformation, PyTree]:
-    trainable, _ = freeze.split(flax.core.unfreeze(params), regime=self._regime)
+    tree = flax.core.unfreeze(params)
+    trainable: PyTree = freeze.split(tree, regime=self._regime)[0]
     if isinstance(params, flax.core.FrozenDict):
       trainable = flax.core.freeze(trainable)
     masked = freeze.freeze_around(self.optax_optimizer, trainable)
