@@ -51,7 +51,8 @@ SHORTLY = {
   # Facts of a machine, for timing this one compiles much.
   'probe': f'{SHORT_TEXT} --hardware cpu_2_cores',
   'analyse': f'{SHORT_TEXT} --leave-out free_running,kv_damage',
-  'add-exits': '',
+  # A shallow model compiles sooner.
+  'add-exits': '--exits 1:mlp:gate,2:mlp:gate',
   'tune': f'{SHORT_RUN} --gin.tune.held_out_batches=1',
   'pretrain': (
     f'{SHORT_RUN} --gin_file=models/tiny.gin --exits 1:norm,2:mlp '
@@ -165,8 +166,6 @@ def place(tmp_path, monkeypatch):
   config = tiny.tiny_config(
     '',
     vocab_size=300,
-    # The README adds exits at depths 4 and 8.
-    num_layers=9,
     max_length=96,
     bos_id=tokenizer.bos_id,
     eos_ids=tokenizer.eos_ids,

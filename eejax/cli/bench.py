@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ('thresholds', '0.5,0.8,0.95', 'of early exit, each for all exits'),
     ('draft-thresholds', '0.4', 'of speculation, each for all exits'),
     (
-      'draft-lookups',
+      'prompt-lookups',
       f'0,{defaults.PROMPT_LOOKUP}',
       'of speculation, tokens that must have stood before; 0 is none',
     ),
@@ -135,7 +135,7 @@ def _grid(args: argparse.Namespace, own_criterion: str | None) -> 'Grid':
     criteria=None if criteria is None else _names(criteria),
     thresholds=parse_thresholds(args.thresholds),
     draft_thresholds=parse_thresholds(args.draft_thresholds),
-    prompt_lookups=_lookups(args.draft_lookups),
+    prompt_lookups=_lookups(args.prompt_lookups),
     kv_strategies=_members(KVStrategy, args.kv_strategies, '--kv-strategies'),
     batchings=_members(Batching, args.batchings, '--batchings'),
     modes=_members(Mode, args.modes, '--modes'),
@@ -147,7 +147,7 @@ def _lookups(text: str) -> tuple[int | None, ...]:
   parts = _names(text)
   if not all(part.isdigit() for part in parts):
     raise ArgumentError(
-      f'--draft-lookups takes whole numbers such as 0,2, not {text!r}.'
+      f'--prompt-lookups takes whole numbers such as 0,2, not {text!r}.'
     )
   return tuple(dict.fromkeys(int(part) or None for part in parts))
 

@@ -69,7 +69,7 @@ def test_results_page_and_json(place, capsys, tmp_path):
     (('--criteria', 'patience(2,3)'), 'patience takes 1 numbers'),
     (('--thresholds', '2'), 'must lie in'),
     (('--draft-thresholds', 'high'), 'is not a threshold'),
-    (('--draft-lookups', '0,-1'), '--draft-lookups takes whole numbers'),
+    (('--prompt-lookups', '0,-1'), '--prompt-lookups takes whole numbers'),
     (('--batch-sizes', '0'), 'positive whole numbers'),
     (('--repeats', '0'), 'repeats must be at least 1'),
     (('--exits', '1:norm'), 'already an exit'),

@@ -127,13 +127,17 @@ def _draft(
   has_room = fed <= draft.choice.limit
   for index in range(plan.num_exits):
     carry, rows = run_segment(params, carry, index, plan=plan, rides=nobody)
+    # Where only the text drafts, thresholds are never, and no exit is asked.
+    drafts = jnp.isfinite(request.thresholds[:, index])
     decision = decide_exit(
       params,
       request,
       rows.head_input,
       plan=plan,
       index=index,
-      may_exit=rows.mask & (draft.choice.segment == index) & has_room,
+      may_exit=(
+        rows.mask & (draft.choice.segment == index) & has_room & drafts
+      ),
     )
     carry = commit(carry, rows, decision, index, plan=plan)
   return carry

@@ -548,6 +548,15 @@ def test_exits_draft_where_the_text_foretells_nothing(lively, prompts):
   ]
 
 
+def test_no_exit_is_asked_where_only_the_text_drafts(lively):
+  model = in_a_circle(lively('2:norm', embed_dim=32), period=8)
+  # Seven tokens that nothing foretells, then a circle that the text knows.
+  policy = speculative(None, **FIXED, prompt_lookup=2)
+  result = run(model, [[3, 8]], policy, 12)
+  assert result.batch.segment_head_reads[0] == 0
+  assert 0 < result.accounting.looked_up_accepted < 12
+
+
 def test_lookups_follow_what_is_kept(lively, prompts):
   model = with_weak_blocks(lively('1:norm,2:norm'), after=2, share=0.1)
   # Nobody repeats what the prompt says over and over.
