@@ -212,6 +212,10 @@ class Tokenizer:
     documents = self.encode_batch(texts, add_bos=self.bos_id is not None)
     return [ids + end for ids in documents]
 
+  def token_name(self, token_id: int) -> str:
+    """Return what a token is called in the vocabulary, '' if it is in none."""
+    return self._inner.id_to_token(token_id) or ''
+
   def decode(self, ids: Iterable[SupportsIndex]) -> str:
     """Return the text of `ids`; control tokens have none."""
     return self._inner.decode([int(i) for i in ids], skip_special_tokens=True)

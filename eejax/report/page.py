@@ -94,17 +94,27 @@ background:var(--panel);border-radius:0 10px 10px 0;font-size:1.08rem}
 """
 
 
+# Hues of exits: green for the shallowest, by yellow to violet for the deepest.
+FIRST_HUE, LAST_HUE = 150, -80
+
+
 def text(value: object) -> str:
   """Return a value as text of a page, escaped."""
   return html.escape(str(value), quote=True)
 
 
-def page(title: str, content: str) -> str:
-  """Return a whole page."""
+def page(title: str, content: str, *, head: str = '') -> str:
+  """Return a whole page.
+
+  Args:
+    title: of its window.
+    content: its body.
+    head: further elements of its head.
+  """
   return (
     '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width,initial-scale=1">'
-    f'<title>{text(title)}</title><style>{svg.STYLE}{_STYLE}</style></head>'
+    f'<title>{text(title)}</title><style>{svg.STYLE}{_STYLE}</style>{head}</head>'
     f'<body>\n{content}\n</body></html>\n'
   )
 
@@ -308,11 +318,15 @@ def _token_class(depth: int, levels: Sequence[int]) -> str:
 
 
 def _hue(depth: int, levels: Sequence[int]) -> str:
-  """Return from green, for the shallowest exit, by yellow to violet."""
+  """Return the attribute that colours a token of an exit."""
   if depth == levels[-1]:
     return ''
   place = list(levels).index(depth) / max(len(levels) - 2, 1)
-  return f' style="--hue:{(150 - 230 * place) % 360:.0f}"'
+  return f' style="--hue:{_hue_at(place):.0f}"'
+
+
+def _hue_at(place: float) -> float:
+  return (FIRST_HUE + (LAST_HUE - FIRST_HUE) * place) % 360
 
 
 def _cell(value: object) -> str:
