@@ -75,6 +75,7 @@ SHORTLY = {
   ),
   'plan': '--batch 8 --best 2',
   'export': '',
+  'serve': '--compile-only --port 0 --slots 1 --max-length 16',
 }
 # What a verb says, with exit code 1, where this machine runs a model of this
 # size no faster with exits.

@@ -1,0 +1,297 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Answers of the protocol: whole objects, and chunks of a stream."""
+
+import dataclasses
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eejax.decoding.policy.bindings import policy_hash
+from eejax.decoding.policy.policy import Policy
+from eejax.decoding.results import FinishReason, GeneratedRow, TokenUpdate
+from eejax.serving import token_logprobs
+from eejax.serving.generation_request import Endpoint, GenerationRequest
+from eejax.serving.ticket import TextUpdate, Ticket, TicketTimes
+from eejax.serving.token_logprobs import ScoredToken, TokenText
+
+_FINISH_REASONS = {
+  FinishReason.EOS: 'stop',
+  FinishReason.STOP: 'stop',
+  FinishReason.LENGTH: 'length',
+}
+_PREFIXES = {Endpoint.COMPLETION: 'cmpl-', Endpoint.CHAT: 'chatcmpl-'}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedPrompt:
+  """A prompt as the engine gets it.
+
+  Attributes:
+    tokens: its ids.
+    text: the prompt as text, '' where the model has no tokenizer.
+    scored: its tokens and how likely they were, where that was asked for.
+  """
+
+  tokens: tuple[int, ...]
+  text: str
+  scored: tuple[ScoredToken, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+  """How many tokens an answer cost.
+
+  Attributes:
+    prompt: tokens of all prompts, each counted once.
+    completion: tokens generated.
+    cached: those of `prompt` whose keys and values were there already.
+  """
+
+  prompt: int
+  completion: int
+  cached: int = 0
+
+  def to_json(self) -> dict[str, Any]:
+    """Return the field `usage`."""
+    return {
+      'prompt_tokens': self.prompt,
+      'completion_tokens': self.completion,
+      'total_tokens': self.prompt + self.completion,
+      'prompt_tokens_details': {'cached_tokens': self.cached},
+    }
+
+
+class Choice:
+  """One text of an answer as it grows."""
+
+  def __init__(
+    self,
+    index: int,
+    prompt: EncodedPrompt,
+    request: GenerationRequest,
+    text_of: TokenText,
+  ):
+    """Begin a text.
+
+    Args:
+      index: its number in the answer.
+      prompt: what it continues.
+      request: says what is told of it.
+      text_of: returns what a token is as text.
+    """
+    self.index = index
+    self._prompt, self._request, self._text_of = prompt, request, text_of
+    self._offset = len(prompt.text) if request.echoes else 0
+    self._has_begun = False
+    self.num_tokens = 0
+
+  def chunk(self, update: TextUpdate, times: TicketTimes) -> dict[str, Any]:
+    """Return the choice of a chunk that tells what the text grew by."""
+    tokens = update.tokens
+    text, scored = update.text, _scored(tokens)
+    offset = self._offset
+    self._offset += len(update.text)
+    self.num_tokens += len(tokens.tokens)
+    is_first, self._has_begun = not self._has_begun, True
+    if is_first and self._request.echoes:
+      text, offset = self._prompt.text + text, 0
+      scored = [*self._prompt.scored, *scored]
+    details = _details(tokens)
+    if update.result is not None:
+      details |= _work(update.result, times)
+    choice = self._choice(
+      text,
+      scored,
+      offset=offset,
+      finish_reason=_finish_reason(update.result),
+      details=details,
+      is_chunk=True,
+    )
+    if self._request.returns_token_ids:
+      if is_first:
+        choice['prompt_token_ids'] = list(self._prompt.tokens)
+      choice['token_ids'] = list(tokens.tokens)
+    return choice
+
+  def whole(self, ticket: Ticket, row: GeneratedRow) -> dict[str, Any]:
+    """Return the choice of an answer that is given as a whole."""
+    echoes = self._request.echoes
+    self.num_tokens = len(row.tokens)
+    choice = self._choice(
+      (self._prompt.text if echoes else '') + (row.text or ''),
+      [*self._prompt.scored, *_scored(row)],
+      offset=0,
+      finish_reason=_finish_reason(row),
+      details=_details(row) | _work(row, ticket.times),
+      is_chunk=False,
+    )
+    return self._with_ids(choice, row.tokens)
+
+  def echo(self) -> dict[str, Any]:
+    """Return the choice of an answer that is the prompt alone."""
+    choice = self._choice(
+      self._prompt.text,
+      self._prompt.scored,
+      offset=0,
+      finish_reason='length',
+      details={},
+      is_chunk=self._request.is_streamed,
+    )
+    return self._with_ids(choice, ())
+
+  def _with_ids(
+    self, choice: dict[str, Any], tokens: Sequence[int]
+  ) -> dict[str, Any]:
+    if self._request.returns_token_ids:
+      choice['prompt_token_ids'] = list(self._prompt.tokens)
+      choice['token_ids'] = list(tokens)
+    return choice
+
+  def _choice(
+    self,
+    text: str,
+    scored: Sequence[ScoredToken],
+    *,
+    offset: int,
+    finish_reason: str | None,
+    details: Mapping[str, Any],
+    is_chunk: bool,
+  ) -> dict[str, Any]:
+    is_chat = self._request.endpoint is Endpoint.CHAT
+    logprobs = None
+    if self._request.tokens.logprobs is not None:
+      logprobs = (
+        token_logprobs.of_chat(scored, self._text_of)
+        if is_chat
+        else token_logprobs.of_completion(scored, self._text_of, offset=offset)
+      )
+    choice: dict[str, Any] = {'index': self.index}
+    if is_chat:
+      choice['delta' if is_chunk else 'message'] = {
+        'role': 'assistant',
+        'content': text,
+      }
+    else:
+      choice['text'] = text
+    return {
+      **choice,
+      'logprobs': logprobs,
+      'finish_reason': finish_reason,
+      'eejax': details,
+    }
+
+
+class Answer:
+  """What all objects of one answer begin with."""
+
+  def __init__(self, request: GenerationRequest, *, model: str, policy: Policy):
+    """Begin an answer.
+
+    Args:
+      request: what was asked for.
+      model: the name it is served under.
+      policy: that is followed.
+    """
+    self._request = request
+    kind = 'text_completion'
+    if request.endpoint is Endpoint.CHAT:
+      is_chunk = request.is_streamed
+      kind = 'chat.completion.chunk' if is_chunk else 'chat.completion'
+    self._head = {
+      'id': _PREFIXES[request.endpoint] + uuid.uuid4().hex,
+      'object': kind,
+      'created': int(time.time()),
+      'model': model,
+    }
+    self._policy = {
+      'mode': policy.mode.value,
+      'policy': policy_hash(policy),
+      'ignored_fields': list(request.ignored),
+    }
+
+  @property
+  def request_id(self) -> str:
+    """Return the name of the answer."""
+    return str(self._head['id'])
+
+  def whole(
+    self, choices: Sequence[Mapping[str, Any]], usage: Usage
+  ) -> dict[str, Any]:
+    """Return the answer as one object."""
+    return {
+      **self._head,
+      'choices': list(choices),
+      'usage': usage.to_json(),
+      'eejax': self._policy,
+    }
+
+  def chunk(self, choice: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one chunk of a stream."""
+    return {**self._head, 'choices': [choice], 'eejax': self._policy}
+
+  def usage_chunk(self, usage: Usage) -> dict[str, Any]:
+    """Return the last chunk of a stream, with the numbers of tokens."""
+    return {
+      **self._head,
+      'choices': [],
+      'usage': usage.to_json(),
+      'eejax': self._policy,
+    }
+
+
+def _finish_reason(row: GeneratedRow | None) -> str | None:
+  return None if row is None else _FINISH_REASONS.get(row.finish_reason)
+
+
+def _scored(tokens: TokenUpdate | GeneratedRow) -> list[ScoredToken]:
+  return [
+    ScoredToken(token, logprob, (), piece)
+    for token, logprob, piece in zip(
+      tokens.tokens, tokens.logprobs, tokens.pieces, strict=True
+    )
+  ]
+
+
+def _details(tokens: TokenUpdate | GeneratedRow) -> dict[str, Any]:
+  """Return the exits that tokens took."""
+  return {
+    'tokens': list(tokens.tokens),
+    'pieces': list(tokens.pieces),
+    'exit_depths': list(tokens.exit_depths),
+    'scores': list(tokens.scores),
+  }
+
+
+def _work(row: GeneratedRow, times: TicketTimes) -> dict[str, Any]:
+  """Return what a text that has ended cost."""
+  values: dict[str, Any] = {
+    'finish_reason': row.finish_reason.value,
+    'accounting': {
+      **dataclasses.asdict(row.accounting),
+      'acceptance': row.accounting.acceptance,
+    },
+  }
+  if times.started is None or times.first is None or times.last is None:
+    return values
+  seconds = times.last - times.first
+  # The first tokens come together; those after them tell the speed.
+  return values | {
+    'timing': {
+      'queue_s': times.started - times.submitted,
+      'first_token_s': times.first - times.submitted,
+      'decode_s': seconds,
+    }
+  }
