@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, Any
 from eejax.version import __version__
 
 if TYPE_CHECKING:
-  from eejax.checkpoint.huggingface import import_folder
-  from eejax.checkpoint.huggingface_export import export_folder
+  from eejax.checkpoint.draft import draft_model
+  from eejax.checkpoint.exits_alone import pull_exits, push_exits
+  from eejax.checkpoint.formats import Format, export_folder, import_folder
   from eejax.checkpoint.load import load
   from eejax.checkpoint.model import Model
   from eejax.config import (
@@ -67,8 +68,9 @@ if TYPE_CHECKING:
 _HOMES = {
   'checkpoint.load': ('load',),
   'checkpoint.model': ('Model',),
-  'checkpoint.huggingface': ('import_folder',),
-  'checkpoint.huggingface_export': ('export_folder',),
+  'checkpoint.draft': ('draft_model',),
+  'checkpoint.exits_alone': ('pull_exits', 'push_exits'),
+  'checkpoint.formats': ('Format', 'export_folder', 'import_folder'),
   'config': (
     'EarlyExitConfig',
     'ExitConfig',
@@ -111,6 +113,7 @@ __all__ = [
   'EejaxError',
   'ExitConfig',
   'ExitHeadKind',
+  'Format',
   'GateKind',
   'Initialization',
   'Mode',
@@ -128,6 +131,7 @@ __all__ = [
   'analyse',
   'bench',
   'calibrate',
+  'draft_model',
   'drop_exits',
   'evaluate',
   'export_folder',
@@ -139,6 +143,8 @@ __all__ = [
   'plan',
   'pretrain',
   'probe',
+  'pull_exits',
+  'push_exits',
   'read_text',
   'save',
   'tune',

@@ -13,6 +13,7 @@
 # limitations under the License.
 """Fetch a model from the Hugging Face hub."""
 
+import os
 import pathlib
 import re
 
@@ -58,3 +59,31 @@ def download(name: str) -> pathlib.Path:
       'elsewhere and name its folder.'
     ) from error
   return pathlib.Path(folder)
+
+
+def upload(
+  folder: str | os.PathLike, name: str, *, private: bool, message: str
+) -> str:
+  """Put the files of a folder into a repository, made if it is not there.
+
+  Returns:
+    The address of the commit.
+
+  Raises:
+    CheckpointError: the hub cannot be reached, or refuses.
+  """
+  import huggingface_hub
+
+  api = huggingface_hub.HfApi()
+  try:
+    api.create_repo(name, private=private, exist_ok=True)
+    commit = api.upload_folder(
+      repo_id=name, folder_path=str(folder), commit_message=message
+    )
+  except Exception as error:  # of its HTTP library too, which may change
+    raise CheckpointError(
+      f'nothing was put into {name} on the Hugging Face hub '
+      f'({type(error).__name__}); log in with `hf auth login` to an account '
+      'that may write there.'
+    ) from error
+  return str(commit.commit_url)

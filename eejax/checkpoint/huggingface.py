@@ -96,24 +96,37 @@ def map_folder(source: str | os.PathLike) -> Model:
     CheckpointError: the folder is incomplete, broken or not supported.
   """
   folder = _find(source)
-  values = _read_json(folder / CONFIG)
-  generation = None
-  if (folder / 'generation_config.json').is_file():
-    generation = _read_json(folder / 'generation_config.json')
   files = dict(_open(folder))
-  model = _read_model(values, generation, files)
+  model, described = read_description(folder, files)
   backbone = _read_backbone(files, model)
-  config, exits = _read_exits(folder, model, backbone)
+  config, exits = read_exits(folder, model, backbone)
   check_vocabulary(folder, vocab_size=model.vocab_size)
   return Model(
     config=config,
     params={'backbone': backbone, 'exits': exits},
     tokenizer_folder=find_tokenizer(folder),
-    provenance={
-      'source': str(source),
-      'huggingface': {'config': values, 'generation_config': generation},
-    },
+    provenance={'source': str(source), 'huggingface': described},
   )
+
+
+def read_description(
+  folder: pathlib.Path, files: dict[str, SafetensorsFile] | None = None
+) -> tuple[ModelConfig, dict[str, Any]]:
+  """Return the model that a folder describes, and the JSON that does it.
+
+  Args:
+    folder: where `config.json` lies.
+    files: the folder's tensors by name, if it has any.
+
+  Raises:
+    CheckpointError: a file cannot be read, or the model is not supported.
+  """
+  values = _read_json(folder / CONFIG)
+  generation = None
+  if (folder / 'generation_config.json').is_file():
+    generation = _read_json(folder / 'generation_config.json')
+  model = _read_model(values, generation, {} if files is None else files)
+  return model, {'config': values, 'generation_config': generation}
 
 
 def _find(source: str | os.PathLike) -> pathlib.Path:
@@ -248,10 +261,14 @@ def _read_tensor(
   return tensor.from_file(file.tensor(tensor.name))
 
 
-def _read_exits(
+def read_exits(
   folder: pathlib.Path, model: ModelConfig, backbone: Params
 ) -> tuple[EarlyExitConfig, Params]:
-  """Return the exits that `export_folder` put beside the backbone."""
+  """Return the exits that `export_folder` put beside the backbone.
+
+  Raises:
+    CheckpointError: they are broken, or were made for another backbone.
+  """
   if not (folder / EXITS_CONFIG).is_file():
     return EarlyExitConfig(model), {}
   values = _read_json(folder / EXITS_CONFIG)

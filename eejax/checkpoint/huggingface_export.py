@@ -22,7 +22,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import jax.numpy as jnp
@@ -74,17 +74,23 @@ def export_folder(
   shapes.check_backbone(tree.shapes(params), config.model)
   shapes.check_exits(params['exits'], config)
   entries = _backbone_entries(params, config.model)
-  source = checkpoint.provenance.get('huggingface') or {}
-  values = _config_values(config.model, source, entries)
   with whole_folder(dest, existing=existing, marker='config.json') as new:
-    _write_json(new / 'config.json', values)
-    generation = _generation_values(config.model, source)
-    if generation is not None:
-      _write_json(new / 'generation_config.json', generation)
-    copy_tokenizer(checkpoint.tokenizer_folder, new)
+    write_description(new, checkpoint)
     _write_shards(new, entries, shard_bytes)
     if config.exits:
-      _write_exits(new, params, config)
+      write_exits(new, params, config)
+
+
+def write_description(folder: pathlib.Path, checkpoint: Model) -> None:
+  """Write what says what a model is: `config.json` and its tokenizer."""
+  config, params = checkpoint.config.model, checkpoint.params
+  source = checkpoint.provenance.get('huggingface') or {}
+  dtypes = {tree.leaf_dtype(params, t.path) for t in tensors(config)}
+  _write_json(folder / 'config.json', _config_values(config, source, dtypes))
+  generation = _generation_values(config, source)
+  if generation is not None:
+    _write_json(folder / 'generation_config.json', generation)
+  copy_tokenizer(checkpoint.tokenizer_folder, folder)
 
 
 def _backbone_entries(params: Params, config: ModelConfig) -> list[Entry]:
@@ -103,7 +109,7 @@ def _backbone_entries(params: Params, config: ModelConfig) -> list[Entry]:
 
 
 def _config_values(
-  config: ModelConfig, source: Mapping[str, Any], entries: Sequence[Entry]
+  config: ModelConfig, source: Mapping[str, Any], dtypes: Set[np.dtype]
 ) -> dict[str, Any]:
   """Return `config.json`: the one the model came with where it still holds."""
   original = source.get('config') or {}
@@ -116,7 +122,6 @@ def _config_values(
     values['bos_token_id'] = config.bos_id
     values['eos_token_id'] = families.write_eos(config.eos_ids)
   key = 'torch_dtype' if 'torch_dtype' in values else 'dtype'
-  dtypes = {e.dtype for e in entries}
   if len(dtypes) == 1 or values.get(key) is None:
     values[key] = np.dtype(jnp.result_type(*dtypes)).name
   return values
@@ -171,9 +176,10 @@ def _write_shards(
   _write_json(folder / WEIGHTS_INDEX, index)
 
 
-def _write_exits(
+def write_exits(
   folder: pathlib.Path, params: Params, config: EarlyExitConfig
 ) -> None:
+  """Write the exits alone, bound to the backbone of `params`."""
   leaves = arrays.flatten(params['exits'])
   entries = [
     Entry(

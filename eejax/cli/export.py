@@ -11,10 +11,13 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""eejax export: a checkpoint becomes a Hugging Face folder, or t5x's."""
+"""eejax export: a checkpoint in the layout of another program."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from eejax.checkpoint.model import Model
 
 HELP = 'make a Hugging Face folder, or a t5x run, of a checkpoint'
 EXAMPLE = 'eejax export checkpoints/tuned models/tuned'
@@ -22,15 +25,42 @@ EXAMPLE = 'eejax export checkpoints/tuned models/tuned'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('checkpoint', metavar='CKPT', help='an eejax checkpoint')
-  parser.add_argument('dest', metavar='DEST', help='the folder to make')
+  parser.add_argument(
+    'dest', metavar='DEST', nargs='?', help='the folder to make'
+  )
   parser.add_argument(
     '--format',
-    choices=('huggingface', 't5x'),
+    choices=('huggingface', 't5x', 'maxtext', 'gemma'),
     default='huggingface',
     help=(
       'huggingface: what transformers reads, exits beside it (default); t5x: '
-      'DEST/checkpoint_0, which t5x restores'
+      'DEST/checkpoint_0, which t5x restores; maxtext: DEST/0/items; gemma: '
+      'DEST/params, Llama-like models in its naming'
     ),
+  )
+  parser.add_argument(
+    '--draft',
+    type=int,
+    metavar='DEPTH',
+    help=(
+      'write the exit at DEPTH as a small model of its own, with which other '
+      'programs draft'
+    ),
+  )
+  parser.add_argument(
+    '--exits-only',
+    action='store_true',
+    help='write the exits without the backbone',
+  )
+  parser.add_argument(
+    '--hub',
+    metavar='NAME',
+    help='in place of DEST: put the exits into the repository ORG/NAME',
+  )
+  parser.add_argument(
+    '--private',
+    action='store_true',
+    help='with --hub: make a new repository private',
   )
   parser.add_argument(
     '--shard-gb',
@@ -47,30 +77,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.checkpoint import folder, huggingface, t5x_layout
-  from eejax.checkpoint.atomic import Existing, check_destination
+  from eejax.checkpoint import exits_alone, folder
+  from eejax.checkpoint.atomic import check_destination
   from eejax.cli import checkpoint_report, output
+
+  _check(args)
+  if args.dest is not None:
+    check_destination(args.dest, existing=_existing(args), marker=_marker(args))
+  timer = checkpoint_report.Timer()
+  with output.waiting(f'exporting {args.checkpoint}'):
+    model = folder.load(args.checkpoint, layout=folder.Layout.UNSTACKED)
+    if args.hub is not None:
+      place = exits_alone.push_exits(model, args.hub, private=args.private)
+    else:
+      place = args.dest
+      _write(model, args)
+  report = checkpoint_report.describe(args.checkpoint, timer=timer)
+  report['path'] = place
+  output.show(checkpoint_report.summary(f'exported {args.checkpoint}', report))
+  return {'source': args.checkpoint, **report}
+
+
+def _check(args: argparse.Namespace) -> None:
   from eejax.errors import ArgumentError
 
   if args.shard_gb <= 0:
     raise ArgumentError(f'--shard-gb must be above 0, not {args.shard_gb}.')
-  existing = Existing.OVERWRITE if args.overwrite else Existing.REFUSE
-  is_t5x = args.format == 't5x'
-  marker = t5x_layout.MARKER if is_t5x else huggingface.CONFIG
-  check_destination(args.dest, existing=existing, marker=marker)
-  timer = checkpoint_report.Timer()
-  with output.waiting(f'exporting {args.checkpoint}'):
-    model = folder.load(args.checkpoint, layout=folder.Layout.UNSTACKED)
-    if is_t5x:
-      t5x_layout.save(model, args.dest, existing=existing)
-    else:
-      huggingface.export_folder(
-        model,
-        args.dest,
-        shard_bytes=int(args.shard_gb * 1e9),
-        existing=existing,
-      )
-  report = checkpoint_report.describe(args.checkpoint, timer=timer)
-  report['path'] = args.dest
-  output.show(checkpoint_report.summary(f'exported {args.checkpoint}', report))
-  return {'source': args.checkpoint, **report}
+  if (args.dest is None) == (args.hub is None):
+    raise ArgumentError('name the folder DEST, or a repository with --hub.')
+  if args.draft is not None and (args.exits_only or args.hub):
+    raise ArgumentError('--draft makes a folder with a model; leave the rest.')
+
+
+def _existing(args: argparse.Namespace) -> Any:
+  from eejax.checkpoint.atomic import Existing
+
+  return Existing.OVERWRITE if args.overwrite else Existing.REFUSE
+
+
+def _marker(args: argparse.Namespace) -> str:
+  """Return the file by which an earlier export is recognised."""
+  from eejax.checkpoint import huggingface, huggingface_export, t5x_layout
+
+  if args.exits_only:
+    return huggingface_export.EXITS_CONFIG
+  return t5x_layout.MARKER if args.format == 't5x' else huggingface.CONFIG
+
+
+def _write(model: 'Model', args: argparse.Namespace) -> None:
+  from eejax.checkpoint import exits_alone, formats, t5x_layout
+  from eejax.checkpoint.draft import draft_model
+
+  existing = _existing(args)
+  if args.exits_only:
+    exits_alone.save_exits(model, args.dest, existing=existing)
+    return
+  if args.draft is not None:
+    model = draft_model(model, args.draft)
+  if args.format == 't5x':
+    t5x_layout.save(model, args.dest, existing=existing)
+    return
+  formats.export_folder(
+    model,
+    args.dest,
+    format=formats.Format(args.format),
+    shard_bytes=int(args.shard_gb * 1e9),
+    existing=existing,
+  )

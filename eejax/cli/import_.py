@@ -36,12 +36,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='convert every array (default: each stays as it is stored)',
   )
   parser.add_argument(
+    '--format',
+    choices=('maxtext', 'gemma'),
+    help=(
+      "whose layout SRC has, where it is not recognised; gemma's is that of "
+      'Llama-like models in its naming'
+    ),
+  )
+  parser.add_argument(
     '--config',
     metavar='MODEL',
     help=(
-      'what model a t5x checkpoint holds, where nothing beside it says so: a '
-      'file like those in configs/models, or a folder that says it'
+      'what model a checkpoint of t5x, MaxText or gemma holds, where nothing '
+      'beside it says so: a name of configs/models, a file like those, or a '
+      'folder that says it'
     ),
+  )
+  parser.add_argument(
+    '--exits',
+    metavar='SOURCE',
+    help='exits made for this backbone: a folder, or a name on the hub',
   )
   parser.add_argument(
     '--overwrite',
@@ -51,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.checkpoint import folder, manifest
+  from eejax.checkpoint import exits_alone, folder, manifest
   from eejax.checkpoint.atomic import Existing, check_destination
   from eejax.cli import checkpoint_report, output
 
@@ -59,19 +73,26 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   check_destination(args.dest, existing=existing, marker=manifest.NAME)
   timer = checkpoint_report.Timer()
   with output.waiting(f'importing {args.source}'):
-    model = _read(args.source, args.config)
+    model = _read(args)
+    if args.exits is not None:
+      model = exits_alone.pull_exits(model, args.exits)
     folder.save(args.dest, model, dtype=args.dtype, existing=existing)
   report = checkpoint_report.describe(args.dest, timer=timer)
   output.show(checkpoint_report.summary(f'imported {args.source}', report))
   return {'source': args.source, **report}
 
 
-def _read(source: str, config: str | None) -> Any:
+def _read(args: argparse.Namespace) -> Any:
   """Return the model of a source, whatever it is."""
-  from eejax.checkpoint import huggingface, t5x_layout
+  from eejax.checkpoint import formats, huggingface, t5x_layout
   from eejax.errors import ArgumentError
   from eejax.t5x_adapter import settings
 
+  source, config = args.source, args.config
+  if args.format is not None:
+    return formats.map_folder(
+      source, format=formats.Format(args.format), config=config
+    )
   if t5x_layout.is_checkpoint(source):
     described = None if config is None else settings.early_exit_config(config)
     return t5x_layout.load(source, config=described)

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import pytest
 
-from eejax.checkpoint import folder, huggingface
+from eejax.checkpoint import exits_alone, folder, huggingface
 from eejax.checkpoint.model import Model
 from eejax.cli import main
 from eejax.testing import tiny
@@ -193,3 +193,78 @@ def test_wrong_arguments(capsys, source, imported, tmp_path, argv, code, words):
 def test_help_has_an_example(capsys, verb):
   assert main.main([verb, '--help']) == 0
   assert f'eejax {verb} ' in capsys.readouterr().out.split('example:')[1]
+
+
+# MARK: Other programs
+
+
+@pytest.mark.parametrize('layout', ['maxtext', 'gemma'])
+def test_other_layouts_there_and_back(capsys, layout, tmp_path):
+  config = tiny.tiny_config('1:norm', tied_head=True, head_dim=16)
+  folder.save(tmp_path / 'a', Model(config, tiny.tiny_params(config)))
+  there = ('export', tmp_path / 'a', tmp_path / 'b', '--format', layout)
+  assert run(capsys, *there)['exit_depths'] == [1]
+  result = run(
+    capsys, 'import', tmp_path / 'b', tmp_path / 'c', '--format', layout
+  )
+  before = folder.read_manifest(tmp_path / 'a')
+  assert result['backbone_hash'] == before.backbone_hash
+  assert_same(
+    folder.load(tmp_path / 'c').params, folder.load(tmp_path / 'a').params
+  )
+
+
+def test_exits_travel_alone(capsys, source, imported, tmp_path):
+  run(
+    capsys,
+    *('add-exits', imported, tmp_path / 'a', '--exits', '1:norm,2:mlp:untied'),
+  )
+  run(capsys, 'export', tmp_path / 'a', tmp_path / 'exits', '--exits-only')
+  files = {p.name for p in (tmp_path / 'exits').iterdir()}
+  assert files == {'README.md', 'exits.json', 'exits.safetensors'}
+  run(
+    capsys,
+    *('import', source, tmp_path / 'b', '--exits', tmp_path / 'exits'),
+  )
+  assert_same(
+    folder.load(tmp_path / 'b').params, folder.load(tmp_path / 'a').params
+  )
+
+
+def test_an_exit_becomes_a_draft_model(capsys, imported, tmp_path):
+  run(capsys, 'add-exits', imported, tmp_path / 'a', '--exits', '2:mlp:untied')
+  run(capsys, 'export', tmp_path / 'a', tmp_path / 'draft', '--draft', 2)
+  found = huggingface.import_folder(tmp_path / 'draft')
+  assert found.config.model.num_layers == 2
+  assert not found.config.exits
+
+
+def test_exits_go_to_the_hub(capsys, imported, tmp_path, monkeypatch):
+  run(capsys, 'add-exits', imported, tmp_path / 'a', '--exits', '1:norm')
+  pushed = []
+
+  def push(model, name, *, private):
+    pushed.append((model.config.exit_depths, name, private))
+    return 'https://hub/commit'
+
+  monkeypatch.setattr(exits_alone, 'push_exits', push)
+  result = run(
+    capsys, 'export', tmp_path / 'a', '--hub', 'lab/exits', '--private'
+  )
+  assert pushed == [((1,), 'lab/exits', True)]
+  assert result['path'] == 'https://hub/commit'
+
+
+@pytest.mark.parametrize(
+  'more, sentence',
+  [
+    ([], 'name the folder DEST'),
+    (['b', '--hub', 'lab/exits'], 'name the folder DEST'),
+    (['--hub', 'lab/exits', '--draft', '1'], '--draft makes a folder'),
+    (['b', '--exits-only', '--draft', '1'], '--draft makes a folder'),
+  ],
+)
+def test_exports_that_contradict_themselves(capsys, imported, more, sentence):
+  code, err = refused(capsys, 'export', imported, *more)
+  assert code == 2
+  assert sentence in err
