@@ -76,6 +76,11 @@ CONFINED = {
   'tensorflow_datasets': ('eejax.data.seqio_',),
   'seqio': ('eejax.data.seqio_',),
   't5x': ('eejax.t5x_adapter.',),
+  'lm_eval': (
+    'eejax.evaluation.tasks.',
+    'eejax.recipes.evaluate_tasks.',
+    'eejax.cli.lm_eval.',
+  ),
   'torch': (),
   'transformers': (),
   # A checkpoint of this kind can run any code when it is read.
@@ -219,7 +224,11 @@ def test_the_checker_sees_the_package():
 
 def test_the_core_needs_no_optional_package():
   """Import every module that a core installation can run."""
-  confined = ('eejax.data.seqio_', 'eejax.t5x_adapter')
+  confined = (
+    'eejax.data.seqio_',
+    'eejax.t5x_adapter',
+    'eejax.evaluation.tasks',
+  )
   modules = [m for m in module_files(PACKAGE) if not m.startswith(confined)]
   modules.remove('eejax.__main__')
   program = (

@@ -18,6 +18,7 @@ with flags behind them that make them short; later ones use what earlier ones
 made.
 """
 
+import functools
 import os
 import pathlib
 import re
@@ -27,6 +28,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from lm_eval.tasks import TaskManager
 
 import eejax
 from eejax.checkpoint.model import Model
@@ -59,6 +61,7 @@ SHORTLY = {
     '--gin.pretrain.held_out_batches=1'
   ),
   'eval': SHORT_TEXT,
+  'lm-eval': '--limit 1 --num_fewshot 0',
   'generate': '--max-new-tokens 4 --window 2',
   'verify': (
     '--prompt alpha --max-new-tokens 4 --batch-size 1 --threshold 0 '
@@ -176,6 +179,10 @@ def place(tmp_path, monkeypatch):
   )
   (tmp_path / 'models').mkdir()
   eejax.export_folder(model, tmp_path / 'models' / 'Llama-3.2-1B')
+  (tmp_path / 'configs').symlink_to(REPOSITORY / 'configs')
+  # Reading the names of lm-eval's own tasks takes long.
+  few = functools.partial(TaskManager, include_defaults=False)
+  monkeypatch.setattr('lm_eval.tasks.TaskManager', few)
   monkeypatch.chdir(tmp_path)
   return tmp_path
 

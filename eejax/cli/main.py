@@ -20,6 +20,7 @@ A verb's module is its name with `_` for `-` (`import` is `import_`, for
   EXAMPLE: str                      a command line, shown by `--help`
   add_arguments(parser) -> None
   run(args) -> dict | None          the object that `--json` prints
+  PASSES_ON: bool                   if true, `args.rest` has what is not known
 
 It imports jax and the like inside `run`, so that help answers at once. Every
 verb gets `--json` and `--quiet` here. `run` prints results for people with
@@ -55,6 +56,7 @@ VERBS = (
   'pretrain',
   'tune',
   'eval',
+  'lm-eval',
   'probe',
   'analyse',
   'calibrate',
@@ -240,7 +242,11 @@ def _run_verb(verb: ModuleType, prog: str, argv: Sequence[str]) -> int:
   parser = build_parser(verb, prog)
   if parser.get_default('gin_bindings') is not None:
     argv = gin_config.rewrite_bindings(argv)
-  args = parser.parse_args(argv)
+  if getattr(verb, 'PASSES_ON', False):
+    args, rest = parser.parse_known_args(argv)
+    args.rest = rest
+  else:
+    args = parser.parse_args(argv)
   quiet = output.Verbosity.QUIET if args.quiet else output.Verbosity.NORMAL
   output.set_verbosity(quiet)
   _hush_libraries()

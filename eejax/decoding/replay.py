@@ -25,6 +25,7 @@ import dataclasses
 import numpy as np
 
 from eejax.decoding.loop.plan import window_widths
+from eejax.decoding.policy.policy import KVStrategy, Policy
 from eejax.errors import ArgumentError
 from eejax.types import Bool, Float, Int
 
@@ -71,6 +72,25 @@ def full_work(num_tokens: int, *, num_exits: int) -> DecodeWork:
   taken = np.zeros(segments, int)
   taken[-1] = num_tokens
   return DecodeWork(num_tokens, runs, (1,), np.zeros(segments, int), taken)
+
+
+def check_replayable(policy: Policy) -> None:
+  """Check that exits follow from scores and constant thresholds alone.
+
+  Raises:
+    ArgumentError: they do not, under this policy.
+  """
+  wanted = {
+    'kv strategy': (policy.kv_strategy.value, KVStrategy.DEFERRED.value),
+    'threshold rule': (policy.threshold_rule, 'constant'),
+    'scored vocabulary': (policy.scored_vocabulary, 'whole'),
+  }
+  for name, (given, known) in wanted.items():
+    if given != known:
+      raise ArgumentError(
+        f'exit depths along a text are known for the {name} {known} alone, '
+        f'not for {given}.'
+      )
 
 
 def replay(

@@ -26,8 +26,8 @@ import numpy as np
 
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
-from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
-from eejax.decoding.replay import replay
+from eejax.decoding.policy.policy import Mode, Policy
+from eejax.decoding.replay import check_replayable, replay
 from eejax.errors import ArgumentError
 from eejax.evaluation.scores import score_batch
 from eejax.models.quantized import quantize_backbone
@@ -143,17 +143,7 @@ def _check_policy(policy: Policy) -> None:
       f'the mode {policy.mode.value} takes no exit for good, so there are no '
       'exit depths to compare; give a policy of mode early_exit.'
     )
-  wanted = {
-    'kv strategy': (policy.kv_strategy.value, KVStrategy.DEFERRED.value),
-    'threshold rule': (policy.threshold_rule, 'constant'),
-    'scored vocabulary': (policy.scored_vocabulary, 'whole'),
-  }
-  for name, (given, known) in wanted.items():
-    if given != known:
-      raise ArgumentError(
-        f'exit depths along a text are known for the {name} {known} alone, '
-        f'not for {given}.'
-      )
+  check_replayable(policy)
 
 
 def _score(

@@ -184,6 +184,28 @@ def score_batch(
     dtype=dtype,
     kv_quantization=kv_quantization,
   )
+  return score_heads(
+    params,
+    batch,
+    ready,
+    config=config,
+    criteria=criteria,
+    dtype=dtype,
+    chunk_size=chunk_size,
+  )
+
+
+def score_heads(
+  params: Params,
+  batch: Mapping[str, jax.Array],
+  ready: Heads,
+  *,
+  config: EarlyExitConfig,
+  criteria: tuple[str, ...],
+  dtype: str,
+  chunk_size: int,
+) -> dict[str, jax.Array]:
+  """Return what `score_batch` does, of heads that were run already."""
   result = _read_logits(ready, config, criteria, jnp.dtype(dtype), chunk_size)
   for name in criteria:
     if not get_criterion(name).reads.asks_head:
