@@ -22,8 +22,8 @@ Examples:
     --bucket=gs://BUCKET --image=us-docker.pkg.dev/P/eejax/eejax:cuda \
     --run=first -- pretrain --gin_file=runs/pretrain.gin
 
-`xmanager launch launch/xm_launch.py -- FLAGS` does the same. --dry-run prints
-what would run, and needs no XManager.
+Run it with Python, not with `xmanager launch`. --dry-run prints what would run,
+and needs no XManager.
 
 A sweep runs all combinations of its values, each in a folder of its own in
 --run. The same command goes on with runs that were stopped. On Vertex AI the
@@ -166,27 +166,30 @@ async def launch(args: argparse.Namespace, runs: list[list[str]]) -> int:
     turns = asyncio.Semaphore(args.at_once)
   failed = []
 
-  async with xm_local.create_experiment(args.title) as experiment:
-    (executable,) = experiment.package([spec])
+  async def one(experiment, executable, words: list[str]) -> None:
+    async with turns:
+      unit = await experiment.add(xm.Job(executable, executor, args=words))
+      try:
+        await unit.wait_until_complete()
+      except xm.ExperimentUnitError:
+        failed.append(words[0])
 
-    async def one(words: list[str]) -> None:
-      async with turns:
-        unit = await experiment.add(xm.Job(executable, executor, args=words))
-        try:
-          await unit.wait_until_complete()
-        except xm.ExperimentUnitError:
-          failed.append(words[0])
-
-    await asyncio.gather(*(one(words) for words in runs))
+  try:
+    async with xm_local.create_experiment(args.title) as experiment:
+      (executable,) = experiment.package([spec])
+      await asyncio.gather(*(one(experiment, executable, r) for r in runs))
+  except RuntimeError:
+    # At its end an experiment raises for local jobs that failed, too.
+    if not failed:
+      raise
   for folder in sorted(failed):
     print(f'xm_launch.py: {folder} failed; see its logs.', file=sys.stderr)
   return len(failed)
 
 
 def main(argv: Sequence[str]) -> None:
-  """Run as `python xm_launch.py` and as `xmanager launch xm_launch.py`."""
-  words = [w for w in argv[1:] if not w.startswith('--xm_launch_script=')]
-  args = parse(words)
+  """Print what would run, or run it with XManager."""
+  args = parse(argv[1:])
   launcher = Launcher('xm_launch.py', dry_run=args.dry_run)
   arguments = launcher.eejax_arguments(args.eejax_arguments)
   runs = trials(args, arguments, launcher)
@@ -197,12 +200,12 @@ def main(argv: Sequence[str]) -> None:
       print(f'{first} {shlex.join(words)}')
     return
   try:
-    import xmanager.xm_local  # noqa: F401
     from absl import flags
+    from xmanager import xm_local  # noqa: F401
   except ImportError:
     launcher.fail('XManager is not installed; pip install xmanager.')
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS([argv[0], f'--xm_launch_script={argv[0]}'])
+  # XManager reads flags of its own; ours are not among them.
+  flags.FLAGS(argv[:1])
   if asyncio.run(launch(args, runs)):
     raise SystemExit(1)
 
