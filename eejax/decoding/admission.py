@@ -25,12 +25,29 @@ from jax import lax
 from eejax.decoding.drafting.adaptive import choose_anew
 from eejax.decoding.loop import cache as cache_lib
 from eejax.decoding.loop.accounting import ROW_COUNTS, Counts
-from eejax.decoding.loop.cache import DecodeState
+from eejax.decoding.loop.cache import DecodeState, SegmentState
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
-from eejax.decoding.loop.programs import first_state, prefill
-from eejax.ops.sampling import RowSampling
-from eejax.types import Array, Float, Int
+from eejax.decoding.loop.programs import first_state, prefill, prefill_rest
+from eejax.ops.sampling import RowBias
+from eejax.types import Array, Bool, Int
+
+# Tokens of a window in which the rest of a prompt is run. Few programs are
+# compiled that way, and next to no padding is run.
+REST_WIDTHS = (16, 64, 256)
+
+
+@flax.struct.dataclass
+class Prefix:
+  """The beginning of a prompt whose keys and values lie in some row.
+
+  Attributes:
+    row: which row.
+    length: how many tokens are taken from it.
+  """
+
+  row: Int[Array, '']
+  length: Int[Array, '']
 
 
 @flax.struct.dataclass
@@ -38,25 +55,26 @@ class Request:
   """One prompt that is to take a row of a batch, and its settings.
 
   Attributes:
-    tokens: its prompt without the last token, padded on the right.
+    tokens: its prompt without the last token, padded on the right; with a
+      prefix to as many tokens as a cache has slots.
     length: how many of them are no padding.
     last: the prompt's last token.
     remaining: tokens it may emit.
-    thresholds: of the plan's exits.
-    sampling: how its tokens are chosen.
+    settings: its own; what it adds to logits is no part of them.
+    prefix: what need not be run; None runs the whole prompt.
   """
 
   tokens: Int[Array, '1 T']
   length: Int[Array, '1']
   last: Int[Array, '1']
   remaining: Int[Array, '1']
-  thresholds: Float[Array, '1 X']
-  sampling: RowSampling
+  settings: cache_lib.BatchSettings
+  prefix: Prefix | None = None
 
 
 @functools.partial(
   jax.jit,
-  static_argnames=('plan', 'size'),
+  static_argnames=('plan', 'size', 'rest_width'),
   donate_argnames=('settings', 'state'),
 )
 def insert(
@@ -68,6 +86,7 @@ def insert(
   *,
   plan: DecodePlan,
   size: int,
+  rest_width: int = 0,
 ) -> tuple[cache_lib.BatchSettings, DecodeState]:
   """Return settings and state of a batch, one row of which starts anew.
 
@@ -82,16 +101,25 @@ def insert(
     row: which row it takes.
     plan: what is decoded.
     size: slots of a cache.
+    rest_width: tokens of a window in which what follows a prefix is run.
   """
-  segments = prefill(
-    params, request.tokens, request.length, plan=plan, size=size
-  )
-  alone = cache_lib.BatchSettings(
-    settings.eos, request.thresholds, request.sampling
-  )
+  if request.prefix is None:
+    segments = prefill(
+      params, request.tokens, request.length, plan=plan, size=size
+    )
+  else:
+    segments = prefill_rest(
+      params,
+      request.tokens,
+      request.length,
+      _with_prefix(request.prefix, params, state, plan=plan, size=size),
+      request.prefix.length,
+      plan=plan,
+      width=rest_width,
+    )
   fresh = first_state(
     params,
-    alone,
+    request.settings,
     segments,
     plan=plan,
     prompts=request.tokens,
@@ -112,12 +140,70 @@ def insert(
     rows['draft'] = choose_anew(rows['draft'], rows=here, plan=plan)
   counts = _with_row(state.counts, fresh.counts, put)
   new_state = DecodeState(cycles=state.cycles, counts=counts, **rows)
-  new_settings = cache_lib.BatchSettings(
-    eos=settings.eos,
-    thresholds=put(settings.thresholds, request.thresholds),
-    sampling=jax.tree.map(put, settings.sampling, request.sampling),
-  )
-  return new_settings, new_state
+  return jax.tree.map(put, settings, request.settings), new_state
+
+
+@jax.jit
+def is_finite(
+  segments: tuple[SegmentState, ...], prefix: Prefix
+) -> Bool[Array, '']:
+  """Return whether keys and values of a prefix are finite.
+
+  A text makes all of its keys and values NaN where one of its tokens does, so
+  a prefix of it may be of no use although nothing is wrong with the prefix.
+  What is not finite in some block is not in the last one.
+  """
+  caches = [s.keys for s in segments if s.keys]
+
+  def check(leaf: jax.Array) -> jax.Array:
+    row, is_there = _take(leaf, prefix)
+    return jnp.all(jnp.isfinite(row) | ~is_there)
+
+  checks = [check(leaf) for leaf in jax.tree.leaves(caches[-1][-1:])]
+  return jnp.all(jnp.stack(checks))
+
+
+@functools.partial(jax.jit, donate_argnames='bias')
+def insert_bias(bias: RowBias, new: RowBias, row: Int[Array, '']) -> RowBias:
+  """Return what is added to the logits of a batch, one row of it new."""
+  return jax.tree.map(functools.partial(_put_row, row=row), bias, new)
+
+
+def _with_prefix(
+  prefix: Prefix,
+  params: Prepared,
+  state: DecodeState,
+  *,
+  plan: DecodePlan,
+  size: int,
+) -> tuple[SegmentState, ...]:
+  """Return new segments of one row, whose caches begin with a prefix."""
+
+  def take(leaf: jax.Array) -> jax.Array:
+    row, is_there = _take(leaf, prefix)
+    return jnp.where(is_there, row, jnp.zeros_like(row))
+
+  segments = []
+  for segment, running in zip(plan.segments, state.segments, strict=True):
+    empty = cache_lib.empty_segment(
+      plan,
+      segment,
+      batch_size=1,
+      size=size,
+      dtype=params.dtype,
+      kv_quantization=params.kv_quantization,
+    )
+    keys, values = jax.tree.map(take, (running.keys, running.values))
+    segments.append(dataclasses.replace(empty, keys=keys, values=values))
+  return tuple(segments)
+
+
+def _take(leaf: jax.Array, prefix: Prefix) -> tuple[jax.Array, jax.Array]:
+  """Return a prefix's row of a cache, and which of its slots are taken."""
+  row = lax.dynamic_index_in_dim(leaf, prefix.row, axis=0)
+  is_there = jnp.arange(row.shape[2]) < prefix.length
+  shape = (1, 1, -1, *(1,) * (row.ndim - 3))
+  return row, jnp.broadcast_to(is_there.reshape(shape), row.shape)
 
 
 def _put_row(

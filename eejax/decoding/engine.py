@@ -35,25 +35,17 @@ import numpy as np
 
 from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig
-from eejax.decoding.admission import Request, insert
+from eejax.decoding.engine_stats import EngineStats, EngineTotals
 from eejax.decoding.generate import (
   CHUNK_CAPACITY,
   CHUNK_WITH_STOPS,
   GREEDY,
-  SMALLEST_PREFILL,
   check_prompts,
-  padded_prompts,
+  prompt_widths,
 )
-from eejax.decoding.loop import cache as cache_lib
-from eejax.decoding.loop.accounting import no_counts, row_accounting
-from eejax.decoding.loop.cache import (
-  DecodeState,
-  cache_size,
-  empty_segment,
-)
-from eejax.decoding.loop.plan import bucket, make_plan
+from eejax.decoding.loop.accounting import Accounting, row_accounting
+from eejax.decoding.loop.plan import make_plan
 from eejax.decoding.loop.prepare import Prepared, check_plan, prepare
-from eejax.decoding.loop.programs import decode_chunk, first_state
 from eejax.decoding.loop.scoring import with_scored_matrices
 from eejax.decoding.policy.batching import PlatformCosts, platform_costs
 from eejax.decoding.policy.policy import Policy
@@ -61,19 +53,21 @@ from eejax.decoding.policy.threshold_values import Threshold, threshold_values
 from eejax.decoding.policy.use import (
   Use,
   check_covered,
+  check_sampling_covered,
   check_uncertified,
   check_use,
 )
+from eejax.decoding.prefix_reuse import Placement, SlotTexts
 from eejax.decoding.results import (
-  EmittedTokens,
   FinishReason,
   GeneratedRow,
   RowProgress,
   TokenUpdate,
 )
+from eejax.decoding.slots import SlotRequest, Slots
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError, EejaxError
-from eejax.ops.sampling import SamplingConfig, SamplingMethod, row_sampling
+from eejax.ops.sampling import SamplingConfig, SamplingMethod
 from eejax.progress import SILENT, Progress
 from eejax.types import DTypeLike, Params
 
@@ -95,19 +89,26 @@ class EngineLimits:
     max_waiting: requests that may wait for a slot.
     ticks_per_step: decode steps of one call of `Engine.step`; fewer show
       tokens sooner, more run faster.
+    top_logprobs: how many of the likeliest tokens a request may ask for beside
+      each token, at most 20; steps in which nobody asks do not compute them.
+    max_stop_token_ids: end tokens of its own that a request may bring.
+    min_prefix: tokens that a prompt has to share with a slot's text for their
+      keys and values to be reused, 1 at least; None runs every prompt whole.
   """
 
   slots: int = 8
   max_length: int | None = None
   max_waiting: int = 64
   ticks_per_step: int = CHUNK_WITH_STOPS
+  top_logprobs: int = 0
+  max_stop_token_ids: int = 8
+  min_prefix: int | None = 16
 
   def __post_init__(self):
-    for name in ('slots', 'max_waiting', 'ticks_per_step'):
-      if getattr(self, name) < 1:
-        raise ArgumentError(
-          f'{name} must be at least 1, not {getattr(self, name)}.'
-        )
+    for name in ('slots', 'max_waiting', 'ticks_per_step', 'min_prefix'):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ArgumentError(f'{name} must be at least 1, not {value}.')
     if self.ticks_per_step > CHUNK_CAPACITY:
       raise ArgumentError(
         f'ticks_per_step is at most {CHUNK_CAPACITY}, not '
@@ -120,10 +121,7 @@ class _Job:
   """A request from its submission to its end."""
 
   request_id: int
-  prompt: list[int]
-  thresholds: np.ndarray
-  sampling: SamplingConfig
-  limit: int
+  request: SlotRequest
   progress: RowProgress
   on_update: OnUpdate | None
 
@@ -132,8 +130,9 @@ class Engine:
   """Decodes requests that come at any time, each with settings of its own.
 
   Invariants: a slot is free or has one request; the device's `live` is true
-  for no free slot; one program is compiled for the loop, and one for each
-  length of padded prompt that is inserted.
+  for no free slot; one program is compiled for the loop, another for steps in
+  which some request changes logits, and one for each length of padded prompt
+  that is inserted.
   """
 
   def __init__(
@@ -192,9 +191,10 @@ class Engine:
       policy=policy,
       method=method,
       platform=platform or platform_costs(),
+      top_logprobs=limits.top_logprobs,
     )
     check_plan(params, self._plan)
-    self._params = with_scored_matrices(
+    params = with_scored_matrices(
       params, plan=self._plan, token_ids=frequent_ids
     )
     self._config, self._limits = config, limits
@@ -204,10 +204,16 @@ class Engine:
     self._longest = min(
       limits.max_length or config.model.max_length, config.model.max_length
     )
-    widest = bucket(self._longest, smallest=SMALLEST_PREFILL)
-    self._size = cache_size(self._plan, longest=widest)
-    self._settings, self._state = self._empty()
-    self._slots: list[_Job | None] = [None] * limits.slots
+    self._slots = Slots(
+      params,
+      plan=self._plan,
+      count=limits.slots,
+      longest=self._longest,
+      num_end_ids=len(self._eos) + limits.max_stop_token_ids,
+    )
+    self._totals = EngineTotals(self._plan)
+    self._texts = SlotTexts(limits.slots, shortest=limits.min_prefix)
+    self._jobs: list[_Job | None] = [None] * limits.slots
     self._waiting: collections.deque[_Job] = collections.deque()
     self._results: dict[int, GeneratedRow] = {}
     self._next_id = 0
@@ -215,12 +221,74 @@ class Engine:
   @property
   def is_idle(self) -> bool:
     """Return whether nothing is decoded and nothing waits."""
-    return not self._waiting and not any(self._slots)
+    return not self._waiting and not any(self._jobs)
 
   @property
   def num_waiting(self) -> int:
     """Return how many requests wait for a slot."""
     return len(self._waiting)
+
+  @property
+  def max_length(self) -> int:
+    """Return how many tokens a text may have, its prompt included."""
+    return self._longest
+
+  @property
+  def exit_depths(self) -> tuple[int, ...]:
+    """Return the depths of the exits that a request's thresholds are of."""
+    return tuple(s.last for s in self._plan.segments[:-1])
+
+  def warm_up(self, *, max_prompt_length: int | None = None) -> None:
+    """Compile, and run once, every program that requests can need.
+
+    After it no request waits for a program to be compiled, unless its prompt
+    is longer.
+
+    Args:
+      max_prompt_length: tokens of the longest prompt to be prepared for; by
+        default the longest that fits.
+
+    Raises:
+      ArgumentError: requests are decoded or wait.
+    """
+    if not self.is_idle:
+      raise ArgumentError('an engine is warmed up while no request is there.')
+    longest = min(max_prompt_length or self._longest, self._longest - 1)
+    for width in prompt_widths(longest):
+      prompt = [0] * min(width + 1, self._longest)
+      request = SlotRequest(prompt, 0, self._thresholds)
+      self._slots.insert(request, Placement(0))
+    self._slots.run(ticks=0)
+    if self._limits.min_prefix is not None:
+      for rest in self._slots.rest_widths:
+        prompt = [0] * min(rest + 1, self._longest)
+        request = SlotRequest(prompt, 0, self._thresholds)
+        self._slots.can_reuse(Placement(0, source=0))
+        self._slots.insert(request, Placement(0, source=0))
+    late = SamplingConfig(min_tokens=1)
+    request = SlotRequest([0], 0, self._thresholds, late)
+    self._slots.insert(request, Placement(0))
+    self._slots.run(ticks=0)
+    self._slots.free([0])
+    self._texts.forget(0)
+
+  def stats(self) -> EngineStats:
+    """Return what the engine does, and what it has done so far.
+
+    It reads counts from the device, so it is called by whoever calls `step`.
+    """
+    running = {i: job for i, job in enumerate(self._jobs) if job is not None}
+    filled = sum(
+      len(job.request.prompt) + len(job.progress.tokens)
+      for job in running.values()
+    )
+    return self._totals.stats(
+      self._slots.counts,
+      emitted={i: job.progress.num_emitted for i, job in running.items()},
+      waiting=len(self._waiting),
+      slots=len(self._jobs),
+      kv_usage=filled / (len(self._jobs) * self._longest),
+    )
 
   def submit(
     self,
@@ -231,18 +299,22 @@ class Engine:
     thresholds: Sequence[Threshold] | None = None,
     text: TextStream | None = None,
     on_update: OnUpdate | None = None,
+    top_logprobs: int = 0,
   ) -> int:
     """Add a request to those that wait for a slot; return its id.
 
     Args:
       prompt: token ids; an empty one becomes the start token.
       max_new_tokens: tokens to emit at most.
-      sampling: how its tokens are chosen.
+      sampling: how its tokens are chosen and which of them end it. Its seed
+        alone decides what is drawn, whoever shares the batch.
       thresholds: of each exit in use, None being never; by default the
         policy's.
       text: to get text and heed stop strings.
       on_update: called with what the request emits, after each step. The
         `row` of an update is the request's id.
+      top_logprobs: how many of the likeliest tokens to report beside each one,
+        at most `EngineLimits.top_logprobs`.
 
     Raises:
       EngineFull: as many requests wait as may.
@@ -256,35 +328,40 @@ class Engine:
       )
     use = Use(temperature=sampling.temperature, max_new_tokens=max_new_tokens)
     check_covered(self._policy, use)
-    job = _Job(
-      request_id=self._next_id,
-      prompt=self._checked_prompt(prompt),
-      thresholds=self._checked_thresholds(thresholds),
-      sampling=self._checked_sampling(sampling),
-      limit=0,
-      progress=RowProgress(self._next_id, text, eos_ids=self._eos),
-      on_update=on_update,
-    )
     if max_new_tokens < 1:
       raise ArgumentError(
         f'max_new_tokens must be at least 1, not {max_new_tokens}.'
       )
-    job.limit = min(max_new_tokens, self._longest - len(job.prompt))
-    self._waiting.append(job)
+    self._check_sampling(sampling, top_logprobs)
+    ids, ends = self._checked_prompt(prompt), sampling.end_ids(self._eos)
+    request = SlotRequest(
+      prompt=ids,
+      limit=min(max_new_tokens, self._longest - len(ids)),
+      thresholds=self._checked_thresholds(thresholds),
+      sampling=sampling,
+      end_ids=ends,
+      wants_top=top_logprobs > 0,
+    )
+    request_id = self._next_id
+    progress = RowProgress(
+      request_id, text, end_ids=ends, top_logprobs=top_logprobs
+    )
+    self._waiting.append(_Job(request_id, request, progress, on_update))
     self._next_id += 1
-    return job.request_id
+    return request_id
 
   def cancel(self, request_id: int) -> None:
     """Take a request out, whether it waits or is decoded; the others go on.
 
-    What it emitted so far is its result. Unknown ids and those of requests
-    that have ended are let be.
+    What it emitted so far is its result. Its slot is free at once, for the
+    next step to fill. Unknown ids and those of requests that have ended are
+    let be.
     """
     for job in list(self._waiting):
       if job.request_id == request_id:
         self._waiting.remove(job)
         self._finish(job, slot=None, reason=FinishReason.CANCELLED)
-    for slot, running in enumerate(self._slots):
+    for slot, running in enumerate(self._jobs):
       if running is not None and running.request_id == request_id:
         self._finish(running, slot=slot, reason=FinishReason.CANCELLED)
         self._free([slot])
@@ -292,34 +369,27 @@ class Engine:
   def step(self) -> list[TokenUpdate]:
     """Fill free slots, decode for a few ticks, return what was emitted."""
     self._insert_waiting()
-    if not any(self._slots):
+    if not any(self._jobs):
       return []
-    self._state, chunk = decode_chunk(
-      self._params,
-      self._settings,
-      self._state,
-      jnp.int32(self._limits.ticks_per_step),
-      plan=self._plan,
-      capacity=CHUNK_CAPACITY,
-    )
-    emitted = EmittedTokens.fetch(chunk)
-    live = np.asarray(self._state.live)
-    failed = np.asarray(self._state.failed)
-    updates, ended = [], []
-    for slot, job in enumerate(self._slots):
+    emitted = self._slots.run(ticks=self._limits.ticks_per_step)
+    live, failed = self._slots.live, self._slots.failed
+    updated, ended = [], []
+    for slot, job in enumerate(self._jobs):
       if job is None:
         continue
       update = job.progress.take(
         emitted[slot], is_live=bool(live[slot]), has_failed=bool(failed[slot])
       )
-      updates.append(update)
+      updated.append((job, update))
+      self._totals.add_tokens(update)
       if job.progress.ended:
         self._finish(job, slot=slot)
         ended.append(slot)
+    self._free(ended)
+    for job, update in updated:
       if job.on_update is not None:
         job.on_update(update)
-    self._free(ended)
-    return updates
+    return [update for _, update in updated]
 
   def result(self, request_id: int) -> GeneratedRow:
     """Return the result of a request that has ended; it is kept no longer.
@@ -333,87 +403,56 @@ class Engine:
 
   # MARK: Slots
 
-  def _empty(self) -> tuple[cache_lib.BatchSettings, DecodeState]:
-    """Return settings and state of slots that are all free."""
-    count = self._limits.slots
-    settings = cache_lib.BatchSettings(
-      eos=jnp.array(self._eos, jnp.int32),
-      thresholds=jnp.tile(jnp.asarray(self._thresholds)[None], (count, 1)),
-      sampling=row_sampling(GREEDY, seeds=[0] * count),
-    )
-    segments = tuple(
-      empty_segment(
-        self._plan,
-        segment,
-        batch_size=count,
-        size=self._size,
-        dtype=self._params.dtype,
-        kv_quantization=self._params.kv_quantization,
-      )
-      for segment in self._plan.segments
-    )
-    # Buffers of their own: the loop takes over every one of them.
-    zeros = lambda: jnp.zeros((count,), jnp.int32)
-    state = first_state(
-      self._params,
-      settings,
-      segments,
-      plan=self._plan,
-      prompts=jnp.zeros((count, 0), jnp.int32),
-      tokens=zeros(),
-      live=jnp.zeros((count,), bool),
-      remaining=zeros(),
-    )
-    return settings, state
-
   def _insert_waiting(self) -> None:
-    for slot, job in enumerate(self._slots):
-      if job is None and self._waiting:
-        self._insert(self._waiting.popleft(), slot)
-
-  def _insert(self, job: _Job, slot: int) -> None:
-    padded = padded_prompts([job.prompt])
-    request = Request(
-      tokens=jnp.asarray(padded),
-      length=jnp.array([len(job.prompt) - 1]),
-      last=jnp.array(job.prompt[-1:], jnp.int32),
-      remaining=jnp.array([job.limit]),
-      thresholds=jnp.asarray(job.thresholds)[None],
-      sampling=row_sampling(job.sampling, seeds=[job.sampling.seed]),
-    )
-    self._settings, self._state = insert(
-      self._params,
-      self._settings,
-      self._state,
-      request,
-      jnp.int32(slot),
-      plan=self._plan,
-      size=self._size,
-    )
-    self._slots[slot] = job
+    while self._waiting and not all(self._jobs):
+      job = self._waiting.popleft()
+      prompt = job.request.prompt
+      placement = self._texts.place(
+        prompt,
+        free=[i for i, running in enumerate(self._jobs) if running is None],
+        complete=self._slots.complete,
+      )
+      if placement.source is not None and not self._slots.can_reuse(placement):
+        placement = Placement(placement.slot)
+      self._slots.insert(job.request, placement)
+      self._jobs[placement.slot] = job
+      self._texts.put(placement.slot, prompt[:-1])
+      self._totals.add_prompt(len(prompt), reused=placement.reused)
 
   def _finish(
     self, job: _Job, *, slot: int | None, reason: FinishReason | None = None
   ) -> None:
     if reason is not None:
       job.progress.finish_reason = reason
-    counts, row = self._state.counts, slot or 0
-    if slot is None:
-      counts = no_counts(batch_size=1, num_segments=len(self._plan.segments))
-    accounting = row_accounting(
-      counts, plan=self._plan, row=row, num_tokens=job.progress.num_emitted
-    )
-    self._results[job.request_id] = job.progress.result(job.prompt, accounting)
+    accounting = Accounting()
+    if slot is not None:
+      accounting = row_accounting(
+        self._slots.counts,
+        plan=self._plan,
+        row=slot,
+        num_tokens=job.progress.num_emitted,
+      )
+    row = job.progress.result(job.request.prompt, accounting)
+    self._results[job.request_id] = row
+    self._totals.add_ended(row, self._slots.counts, slot)
 
   def _free(self, slots: Sequence[int]) -> None:
-    """Give slots back; rows that would have gone on are stopped."""
-    if not slots:
-      return
+    if slots:
+      self._slots.free(slots)
     for slot in slots:
-      self._slots[slot] = None
-    taken = np.array([job is not None for job in self._slots])
-    live = jnp.asarray(np.asarray(self._state.live) & taken)
-    self._state = dataclasses.replace(self._state, live=live)
+      job, self._jobs[slot] = self._jobs[slot], None
+      assert job is not None
+      if job.progress.finish_reason is FinishReason.NON_FINITE:
+        self._texts.forget(slot)
+      else:
+        self._texts.put(slot, self._text_of(job))
+
+  def _text_of(self, job: _Job) -> Sequence[int]:
+    """Return the text whose keys and values are those of a full pass."""
+    prompt = job.request.prompt
+    if self._plan.kv_strategy.is_exact:
+      return [*prompt, *job.progress.tokens]
+    return prompt[:-1]
 
   # MARK: Settings of a request
 
@@ -421,10 +460,24 @@ class Engine:
     model = dataclasses.replace(self._config.model, max_length=self._longest)
     return check_prompts([prompt], config=model)[0]
 
-  def _checked_sampling(self, sampling: SamplingConfig) -> SamplingConfig:
+  def _check_sampling(
+    self, sampling: SamplingConfig, top_logprobs: int
+  ) -> None:
     if self._plan.method is SamplingMethod.GREEDY and sampling.temperature:
       raise ArgumentError('this engine decodes greedily; use temperature 0.')
-    return sampling
+    check_sampling_covered(self._policy, sampling)
+    sampling.check_tokens(self._config.model.vocab_size)
+    most = self._limits.max_stop_token_ids
+    if len(sampling.stop_token_ids) > most:
+      raise ArgumentError(
+        f'there are {len(sampling.stop_token_ids)} stop_token_ids, and a '
+        f'request may bring {most}.'
+      )
+    if not 0 <= top_logprobs <= self._limits.top_logprobs:
+      raise ArgumentError(
+        f'top_logprobs must be from 0 to {self._limits.top_logprobs}, not '
+        f'{top_logprobs}.'
+      )
 
   def _checked_thresholds(
     self, thresholds: Sequence[float | None] | None

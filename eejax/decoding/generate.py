@@ -52,7 +52,12 @@ from eejax.decoding.results import (
 )
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError
-from eejax.ops.sampling import SamplingConfig, row_sampling
+from eejax.ops.sampling import (
+  SamplingConfig,
+  end_table,
+  row_bias,
+  row_sampling,
+)
 from eejax.types import DTypeLike, Params
 
 # Tokens a call of the compiled loop has room for.
@@ -82,6 +87,7 @@ def generate(
   tokens_per_call: int | None = None,
   frequent_ids: Sequence[int] | None = None,
   platform: PlatformCosts | None = None,
+  top_logprobs: int = 0,
 ) -> DecodeResult:
   """Generate a continuation of every prompt, all in one batch.
 
@@ -110,6 +116,8 @@ def generate(
       `frequent(k)`.
     platform: what tokens cost on this machine, for adaptive drafting; by
       default that of the device that programs run on.
+    top_logprobs: how many of the likeliest tokens to return beside each one
+      that was emitted, at most 20.
 
   Raises:
     ArgumentError: something cannot be used as given.
@@ -130,18 +138,28 @@ def generate(
     policy=policy,
     method=sampling.method,
     platform=platform or platform_costs(),
+    top_logprobs=top_logprobs,
   )
   check_plan(params, plan)
   params = with_scored_matrices(params, plan=plan, token_ids=frequent_ids)
-  eos = config.model.eos_ids if eos_ids is None else tuple(eos_ids)
+  sampling.check_tokens(config.model.vocab_size)
+  ends = sampling.end_ids(config.model.eos_ids if eos_ids is None else eos_ids)
   room = config.model.max_length
   limits = [min(max_new_tokens, room - len(p)) for p in tokens]
-  run = _Run(params, plan, tokens, limits, texts, eos, on_tokens)
+  end_ids = end_table([ends] * len(tokens))
+  run = _Run(params, plan, tokens, limits, texts, ends, on_tokens)
   run.start(
     BatchSettings(
-      eos=jnp.array(eos, jnp.int32),
+      end_ids=end_ids,
       thresholds=jnp.tile(threshold_values(thresholds), (len(tokens), 1)),
       sampling=row_sampling(sampling, seeds=seeds),
+      bias=row_bias(
+        sampling,
+        end_ids=end_ids,
+        starts=list(map(len, tokens)),
+        vocab_size=config.model.vocab_size,
+      ),
+      wants_top=jnp.ones(len(tokens), bool) if top_logprobs else None,
     )
   )
   run.finish(tokens_per_call)
@@ -190,12 +208,26 @@ def padded_prompts(prompts: Sequence[Sequence[int]]) -> np.ndarray:
 
   The width is one of few, and 0 where no prompt is longer than one token.
   """
-  longest = max(map(len, prompts)) - 1
-  width = bucket(longest, smallest=SMALLEST_PREFILL) if longest else 0
+  width = _prompt_width(max(map(len, prompts)))
   padded = np.zeros((len(prompts), width), np.int32)
   for row, prompt in enumerate(prompts):
     padded[row, : len(prompt) - 1] = prompt[:-1]
   return padded
+
+
+def prompt_widths(longest: int) -> list[int]:
+  """Return the widths that prompts of up to `longest` tokens are padded to."""
+  widths = [0]
+  while widths[-1] < _prompt_width(longest):
+    widths.append(_prompt_width(widths[-1] + 2))
+  return widths
+
+
+def _prompt_width(length: int) -> int:
+  """Return the width that all but the last of `length` tokens are padded to."""
+  if length <= 1:
+    return 0
+  return bucket(length - 1, smallest=SMALLEST_PREFILL)
 
 
 def default_seeds(
@@ -223,14 +255,15 @@ class _Run:
     prompts: list[list[int]],
     limits: list[int],
     texts: Sequence[TextStream] | None,
-    eos_ids: tuple[int, ...],
+    end_ids: tuple[int, ...],
     on_tokens: Callable[[TokenUpdate], None] | None,
   ):
     self._params, self._plan, self._prompts = params, plan, prompts
     self._limits, self._on_tokens = limits, on_tokens
     streams = texts if texts is not None else [None] * len(prompts)
     self._rows = [
-      RowProgress(i, t, eos_ids=eos_ids) for i, t in enumerate(streams)
+      RowProgress(i, t, end_ids=end_ids, top_logprobs=plan.top_logprobs)
+      for i, t in enumerate(streams)
     ]
     self._timing = Timing()
 

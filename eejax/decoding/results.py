@@ -25,14 +25,17 @@ from eejax.decoding.loop.while_loop import Chunk
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.text import TextStream
 
+# A token and its log-probability.
+TokenLogProb = tuple[int, float]
+
 
 class FinishReason(enum.Enum):
   """Why a row ended.
 
-  EOS: it emitted an end token. STOP: its text met a stop string. LENGTH: it
-  reached its number of tokens, or the end of the context. NON_FINITE: its
-  logits were no numbers any more; the tokens before are good. CANCELLED: it
-  was taken out.
+  EOS: it emitted an end token, the model's or one of its own. STOP: its text
+  met a stop string. LENGTH: it reached its number of tokens, or the end of the
+  context. NON_FINITE: its logits were no numbers any more; the tokens before
+  are good. CANCELLED: it was taken out.
   """
 
   EOS = 'eos'
@@ -51,10 +54,14 @@ class TokenUpdate:
     tokens: its new tokens.
     exit_depths: blocks each went through before it was emitted.
     scores: score at the exit each came from; None from the final head.
-    logprobs: log-probability of each, untempered, under its own head.
+    logprobs: log-probability of each by the logits of the head that emitted
+      it, before bias, temperature and filters; the exit's head for a token
+      that was emitted early, the final head where it was verified.
     pieces: what each token added to the row's text; text that is held back
       comes with a later token.
     finish_reason: why the row ended, or None while it goes on.
+    top_logprobs: for each token, the likeliest ones by the same logits and
+      their log-probabilities, best first; empty where none were asked for.
   """
 
   row: int
@@ -64,6 +71,7 @@ class TokenUpdate:
   logprobs: tuple[float, ...]
   pieces: tuple[str, ...]
   finish_reason: FinishReason | None
+  top_logprobs: tuple[tuple[TokenLogProb, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +84,17 @@ class GeneratedRow:
       stop string included.
     exit_depths: blocks each token went through before it was emitted.
     scores: score at the exit each came from; None from the final head.
-    logprobs: log-probability of each, untempered, under its own head.
+    logprobs: log-probability of each by the logits of the head that emitted
+      it, before bias, temperature and filters; the exit's head for a token
+      that was emitted early, the final head where it was verified.
     pieces: what each token added to the text; all empty without texts.
     text: the text of `tokens` up to a stop string; None without texts.
     finish_reason: why it ended.
     accounting: work done for it. Tokens that were thrown away after a stop
       string count as well.
     prompt: the prompt as text, None where it is not known.
+    top_logprobs: for each token, the likeliest ones by the same logits and
+      their log-probabilities, best first; empty where none were asked for.
   """
 
   prompt_tokens: tuple[int, ...]
@@ -95,6 +107,7 @@ class GeneratedRow:
   finish_reason: FinishReason
   accounting: Accounting
   prompt: str | None = None
+  top_logprobs: tuple[tuple[TokenLogProb, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,21 +169,28 @@ class DecodeResult:
 class EmittedTokens:
   """What one row emitted in one call, on the host; arrays [n].
 
-  The fields are those of `eejax.decoding.loop.cache.Emission`.
+  The fields are those of `eejax.decoding.loop.cache.Emission`; the likeliest
+  tokens are arrays [n, K], or None where none were kept.
   """
 
   token: np.ndarray
   depth: np.ndarray
   score: np.ndarray
   log_prob: np.ndarray
+  top_ids: np.ndarray | None = None
+  top_log_probs: np.ndarray | None = None
 
   @classmethod
   def fetch(cls, chunk: Chunk) -> 'tuple[EmittedTokens, ...]':
     """Bring a chunk to the host; return what each row emitted."""
-    steps = int(chunk.steps)
-    num = np.asarray(chunk.emitted.num)[:steps]  # [C, B]
-    names = [f.name for f in dataclasses.fields(cls)]
-    fetched = {n: np.asarray(getattr(chunk.emitted, n))[:steps] for n in names}
+    emitted, steps = chunk.emitted, int(chunk.steps)
+    names = ('token', 'depth', 'score', 'log_prob')
+    arrays = {name: getattr(emitted, name) for name in names}
+    if emitted.top is not None:
+      arrays['top_ids'] = emitted.top.ids
+      arrays['top_log_probs'] = emitted.top.log_probs
+    num = np.asarray(emitted.num)[:steps]  # [C, B]
+    fetched = {n: np.asarray(a)[:steps] for n, a in arrays.items()}
     room = fetched['token'].shape[-1]
     is_there = np.arange(room) < num[..., None]  # [C, B, E]
     return tuple(
@@ -189,9 +209,23 @@ class RowProgress:
   """
 
   def __init__(
-    self, row: int, text: TextStream | None, *, eos_ids: tuple[int, ...]
+    self,
+    row: int,
+    text: TextStream | None,
+    *,
+    end_ids: tuple[int, ...],
+    top_logprobs: int = 0,
   ):
-    self._row, self._text, self._eos_ids = row, text, eos_ids
+    """Start a row.
+
+    Args:
+      row: its number.
+      text: to get text and heed stop strings, or None.
+      end_ids: tokens that end it.
+      top_logprobs: how many of the likeliest tokens to keep.
+    """
+    self._row, self._text, self._end_ids = row, text, end_ids
+    self._top_logprobs = top_logprobs
     self._updates: list[TokenUpdate] = []
     self.tokens: list[int] = []
     self.num_emitted = 0
@@ -238,6 +272,7 @@ class RowProgress:
       logprobs=tuple(emitted.log_prob[:kept].tolist()),
       pieces=tuple(pieces),
       finish_reason=self.finish_reason,
+      top_logprobs=self._top(emitted)[:kept],
     )
     self.tokens += update.tokens
     self._updates.append(update)
@@ -246,7 +281,7 @@ class RowProgress:
   def _reason(self, emitted_ids: list[int], has_failed: bool) -> FinishReason:
     if has_failed:
       return FinishReason.NON_FINITE
-    ended = bool(emitted_ids) and emitted_ids[-1] in self._eos_ids
+    ended = bool(emitted_ids) and emitted_ids[-1] in self._end_ids
     return FinishReason.EOS if ended else FinishReason.LENGTH
 
   def result(
@@ -267,6 +302,20 @@ class RowProgress:
       text=None if self._text is None else self._text.text,
       finish_reason=self.finish_reason,
       accounting=accounting,
+      top_logprobs=join('top_logprobs'),
+    )
+
+  def _top(
+    self, emitted: EmittedTokens
+  ) -> tuple[tuple[TokenLogProb, ...], ...]:
+    count = self._top_logprobs
+    if not count or emitted.top_ids is None or emitted.top_log_probs is None:
+      return ((),) * len(emitted.token)
+    ids = emitted.top_ids[:, :count].tolist()
+    log_probs = emitted.top_log_probs[:, :count].tolist()
+    return tuple(
+      tuple(zip(*pair, strict=True))
+      for pair in zip(ids, log_probs, strict=True)
     )
 
   @property
@@ -281,7 +330,7 @@ class RowProgress:
     pieces: list[str] = []
     for token in tokens:
       piece = ''
-      if self._text is not None and token not in self._eos_ids:
+      if self._text is not None and token not in self._end_ids:
         piece = self._text.push(token)
       pieces.append(piece)
       if self._has_stopped:

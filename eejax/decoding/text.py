@@ -41,12 +41,20 @@ class TextStream:
     stopped: whether a stop string was met; no text follows.
   """
 
-  def __init__(self, detokenizer: Detokenizer, *, stop: Sequence[str] = ()):
+  def __init__(
+    self,
+    detokenizer: Detokenizer,
+    *,
+    stop: Sequence[str] = (),
+    min_tokens: int = 0,
+  ):
     """Start a text.
 
     Args:
       detokenizer: turns ids into text.
       stop: strings that end it.
+      min_tokens: stop strings are looked for behind the text of so many
+        tokens.
 
     Raises:
       ArgumentError: a stop string is empty.
@@ -55,6 +63,7 @@ class TextStream:
       raise ArgumentError('a stop string must not be empty.')
     self._detokenizer = detokenizer
     self._stop = tuple(stop)
+    self._tokens_to_skip = min_tokens
     self._held = ''
     self.text = ''
     self.stopped = False
@@ -66,7 +75,12 @@ class TextStream:
 
   def push(self, token: int) -> str:
     """Take the next token; return the text that is certain now."""
-    return self._take(self._detokenizer.push(token))
+    piece = self._detokenizer.push(token)
+    if self._tokens_to_skip:
+      self._tokens_to_skip -= 1
+      self.text += piece
+      return piece
+    return self._take(piece)
 
   def finish(self) -> str:
     """Return what was held back, after the last token."""

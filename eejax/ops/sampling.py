@@ -21,7 +21,7 @@ are found by bisection, in 32 passes over the row (0.06 and 0.2 ms).
 import dataclasses
 import enum
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.struct
 import jax
@@ -30,6 +30,8 @@ import numpy as np
 
 from eejax.errors import ArgumentError
 from eejax.types import Array, Bool, Float, Int
+
+NO_TOKEN = -1
 
 _LOWEST = -(2**31)
 _HIGHEST = 2**31 - 1
@@ -48,10 +50,13 @@ class SamplingMethod(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-  """Say how tokens are chosen.
+  """Say how tokens are chosen, and which of them end a text.
 
-  Filters act on the tempered distribution, one after the other: top-k, then
-  top-p on what is left, then min-p. Tokens that tie at an edge stay together.
+  First `logit_bias` and `min_tokens` change the logits, then the temperature
+  divides them. Filters act on the tempered distribution, one after the other:
+  top-k, then top-p on what is left, then min-p. Tokens that tie at an edge
+  stay together. Scores of exits and log-probabilities know nothing of all
+  this: they are those of the head's own logits.
 
   Attributes:
     temperature: divides the logits; 0 takes the likeliest token.
@@ -61,6 +66,11 @@ class SamplingConfig:
     min_p: tokens less probable than this share of the likeliest are not
       chosen, in [0, 1].
     seed: where randomness starts.
+    logit_bias: added to the logits of some tokens, finite; a mapping becomes
+      pairs in the order of the tokens.
+    min_tokens: tokens to emit before one that ends the text may be chosen.
+    ignore_eos: whether the model's end tokens end nothing.
+    stop_token_ids: tokens that end the text, besides the model's.
   """
 
   temperature: float = 0.0
@@ -68,8 +78,25 @@ class SamplingConfig:
   top_p: float = 1.0
   min_p: float = 0.0
   seed: int = 0
+  logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
+  min_tokens: int = 0
+  ignore_eos: bool = False
+  stop_token_ids: Sequence[int] = ()
 
   def __post_init__(self):
+    pairs = tuple(sorted((int(t), float(b)) for t, b in _pairs(self)))
+    object.__setattr__(self, 'logit_bias', pairs)
+    stops = tuple(int(t) for t in self.stop_token_ids)
+    object.__setattr__(self, 'stop_token_ids', stops)
+    for token, bias in pairs:
+      if not math.isfinite(bias):
+        raise ArgumentError(
+          f'the bias of token {token} must be a finite number, not {bias}.'
+        )
+    if self.min_tokens < 0:
+      raise ArgumentError(
+        f'min_tokens must be 0 or more, not {self.min_tokens}.'
+      )
     if not (math.isfinite(self.temperature) and self.temperature >= 0):
       raise ArgumentError(
         f'temperature must be 0 (greedy) or above, not {self.temperature}.'
@@ -87,6 +114,39 @@ class SamplingConfig:
     if self.temperature == 0:
       return SamplingMethod.GREEDY
     return SamplingMethod.RANDOM
+
+  @property
+  def changes_logits(self) -> bool:
+    """Return whether tokens are chosen from other logits than the head's."""
+    return bool(self.logit_bias) or self.min_tokens > 0
+
+  def end_ids(self, eos_ids: Sequence[int]) -> tuple[int, ...]:
+    """Return the tokens that end a text of a model with these end tokens."""
+    own = () if self.ignore_eos else tuple(eos_ids)
+    return tuple(dict.fromkeys((*own, *self.stop_token_ids)))
+
+  def check_tokens(self, vocab_size: int) -> None:
+    """Check that the tokens named are the model's.
+
+    Raises:
+      ArgumentError: one is not.
+    """
+    named = {
+      'logit_bias': [token for token, _ in _pairs(self)],
+      'stop_token_ids': self.stop_token_ids,
+    }
+    for name, tokens in named.items():
+      wrong = [t for t in tokens if not 0 <= t < vocab_size]
+      if wrong:
+        raise ArgumentError(
+          f'{name} has token {wrong[0]}, and the model only tokens 0 to '
+          f'{vocab_size - 1}.'
+        )
+
+
+def _pairs(config: SamplingConfig) -> list[tuple[int, float]]:
+  bias = config.logit_bias
+  return list(bias.items() if isinstance(bias, Mapping) else bias)
 
 
 @flax.struct.dataclass
@@ -108,6 +168,29 @@ class RowSampling:
   seed: Int[Array, 'B']
 
 
+@flax.struct.dataclass
+class RowBias:
+  """What changes the logits of every row before a token is chosen.
+
+  Attributes:
+    values: added to the logits.
+    end_ids: tokens that end a row, `NO_TOKEN` where there are fewer.
+    first_end: position in the row's text from which they may be chosen.
+  """
+
+  values: Float[Array, 'B V']
+  end_ids: Int[Array, 'B num_end']
+  first_end: Int[Array, 'B']
+
+
+@flax.struct.dataclass
+class TopLogProbs:
+  """The likeliest tokens, best first, and their log-probabilities."""
+
+  ids: Int[Array, '*rows top']
+  log_probs: Float[Array, '*rows top']
+
+
 def row_sampling(
   config: SamplingConfig, *, seeds: Sequence[int]
 ) -> RowSampling:
@@ -123,6 +206,56 @@ def row_sampling(
       np.array([s % 2**32 for s in seeds], np.uint32).view('i4')
     ),
   )
+
+
+def row_bias(
+  config: SamplingConfig,
+  *,
+  end_ids: Int[Array, 'B num_end'],
+  starts: Sequence[int],
+  vocab_size: int,
+) -> RowBias | None:
+  """Return what `config` adds to the logits of rows; None where nothing.
+
+  Args:
+    config: the same for all rows.
+    end_ids: of each row.
+    starts: position of the first token that each row emits.
+    vocab_size: tokens of the model.
+  """
+  if not config.changes_logits:
+    return None
+  values = np.zeros((vocab_size,), np.float32)
+  for token, bias in _pairs(config):
+    values[token] = bias
+  return RowBias(
+    values=jnp.asarray(np.tile(values, (len(starts), 1))),
+    end_ids=end_ids,
+    first_end=jnp.asarray(np.array(starts, np.int32) + config.min_tokens),
+  )
+
+
+def no_row_bias(
+  *, end_ids: Int[Array, 'B num_end'], vocab_size: int
+) -> RowBias:
+  """Return what adds nothing to the logits of rows."""
+  count = end_ids.shape[0]
+  return RowBias(
+    values=jnp.asarray(np.zeros((count, vocab_size), np.float32)),
+    end_ids=end_ids,
+    first_end=jnp.asarray(np.zeros((count,), np.int32)),
+  )
+
+
+def end_table(
+  rows: Sequence[Sequence[int]], *, width: int | None = None
+) -> Int[Array, 'B num_end']:
+  """Return the end tokens of rows as one array, padded with `NO_TOKEN`."""
+  width = max(map(len, rows)) if width is None else width
+  table = np.full((len(rows), width), NO_TOKEN, np.int32)
+  for row, ids in enumerate(rows):
+    table[row, : len(ids)] = ids
+  return jnp.asarray(table)
 
 
 def greedy(logits: Float[Array, 'B V']) -> Int[Array, 'B']:
@@ -145,12 +278,34 @@ def log_probability(
   return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
+def top_log_probabilities(
+  logits: Float[Array, 'B V'], *, count: int
+) -> TopLogProbs:
+  """Return the `count` likeliest tokens of each row, untempered."""
+  top, ids = jax.lax.top_k(logits, count)
+  total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+  return TopLogProbs(ids.astype(jnp.int32), top - total)
+
+
+def biased(
+  logits: Float[Array, 'B V'], bias: RowBias, *, positions: Int[Array, 'B']
+) -> Float[Array, 'B V']:
+  """Return the logits that tokens at `positions` are chosen from."""
+  logits = logits + bias.values
+  blocked = (positions < bias.first_end)[:, None] & (bias.end_ids >= 0)
+  # What stands past the last token is written nowhere.
+  ids = jnp.where(blocked, bias.end_ids, logits.shape[-1])
+  rows = jnp.arange(logits.shape[0])[:, None]
+  return logits.at[rows, ids].set(-jnp.inf, mode='drop')
+
+
 def choose(
   logits: Float[Array, 'B V'],
   *,
   method: SamplingMethod,
   sampling: RowSampling,
   positions: Int[Array, 'B'],
+  bias: RowBias | None = None,
 ) -> Int[Array, 'B']:
   """Return a token for each row.
 
@@ -163,7 +318,10 @@ def choose(
     method: what the program is compiled for.
     sampling: settings by row.
     positions: position of the new token in its row's text.
+    bias: what changes the logits first; None where nothing does.
   """
+  if bias is not None:
+    logits = biased(logits, bias, positions=positions)
   if method is SamplingMethod.GREEDY:
     return greedy(logits)
   return greedy(perturbed(logits, sampling=sampling, positions=positions))

@@ -15,7 +15,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
 
@@ -32,7 +32,12 @@ from eejax.decoding.policy.threshold_values import (
   parse_threshold,
   parse_thresholds,
 )
-from eejax.decoding.policy.use import Use, check_uncertified, check_use
+from eejax.decoding.policy.use import (
+  Use,
+  check_sampling_covered,
+  check_uncertified,
+  check_use,
+)
 from eejax.decoding.results import DecodeResult, TokenUpdate
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError
@@ -67,6 +72,11 @@ def generate(
   min_p: float = 0.0,
   seed: int = 0,
   stop: Sequence[str] = (),
+  logit_bias: Mapping[int, float] | None = None,
+  min_tokens: int = 0,
+  ignore_eos: bool = False,
+  stop_token_ids: Sequence[int] = (),
+  top_logprobs: int = 0,
   dtype: str = 'float32',
   weights: str | None = None,
   kv: str | None = None,
@@ -103,6 +113,14 @@ def generate(
     min_p: drop tokens below this share of the likeliest, in [0, 1].
     seed: of the first prompt; the next has one more.
     stop: a text ends before any of these; they need a tokenizer.
+    logit_bias: added to the logits of some tokens before one is chosen.
+    min_tokens: tokens to generate before an end token may be chosen or a stop
+      string is looked for.
+    ignore_eos: whether the model's end tokens end nothing.
+    stop_token_ids: tokens that end a text, besides the model's.
+    top_logprobs: how many of the likeliest tokens to return beside each one,
+      at most 20; they and all log-probabilities are by the logits of the head
+      that emitted the token, before `logit_bias`, temperature and filters.
     dtype: what is computed in, `float32` or `bfloat16`.
     weights: `int8` keeps kernels of the blocks in a byte a number.
     kv: `int8` keeps keys and values in a byte a number.
@@ -138,50 +156,76 @@ def generate(
   if batch_size < 1:
     raise ArgumentError(f'batch_size must be at least 1, not {batch_size}.')
   policy = _chosen_policy(model, policy, mode, criterion, thresholds)
-  sampling = SamplingConfig(temperature, top_k, top_p, min_p, seed)
-  encoded = encode_prompts(model, prompts)
-  ids = encoded.ids
-  use = Use(
-    dtype=_known(dtype, DTYPES, 'dtype'),
-    weights=_quantization(weights, 'weights'),
-    kv=_quantization(kv, 'kv'),
-    temperature=temperature,
-    max_new_tokens=max_new_tokens,
+  sampling = SamplingConfig(
+    temperature,
+    top_k,
+    top_p,
+    min_p,
+    seed,
+    logit_bias=logit_bias or {},
+    min_tokens=min_tokens,
+    ignore_eos=ignore_eos,
+    stop_token_ids=stop_token_ids,
   )
+  check_sampling_covered(policy, sampling)
+  encoded = encode_prompts(model, prompts)
+  use = _use(dtype, weights, kv, temperature, max_new_tokens)
   if mesh is not None:
     pipelined.check_arguments(
-      use, stop=stop, on_tokens=on_tokens, tokens_per_call=tokens_per_call
+      use,
+      stop=stop,
+      on_tokens=on_tokens,
+      tokens_per_call=tokens_per_call,
+      top_logprobs=top_logprobs,
     )
     check_uncertified(policy, NO_WINDOW)
   if encoded.eos_ids is not None:
     check_uncertified(policy, 'the end tokens of a chat template')
   check_use(policy, model, use, progress=progress)
-  decoder: Prepared | Pipeline
-  if mesh is None:
-    decoder = prepared(model, dtype=dtype, weights=use.weights, kv=use.kv)
-  else:
-    decoder = pipelined.pipeline(model, mesh, policy=policy, dtype=dtype)
   batches = _Batches(
     model,
-    decoder,
+    _decoder(model, mesh, policy, use),
     policy.without_certificate(),
     sampling,
     max_new_tokens,
     tuple(stop),
     encoded.eos_ids,
     tokens_per_call,
+    top_logprobs,
   )
-  results = []
-  # Of a pipeline nothing is heard before all rows of a batch have ended.
-  wait = 'compiling' if mesh is None else 'compiling and generating'
-  total = len(ids) * max_new_tokens
-  with _shown(progress, total, on_tokens, wait=wait) as listen:
-    for first in range(0, len(ids), batch_size):
-      batch = ids[first : first + batch_size]
-      results.append(batches.decode(batch, first=first, on_tokens=listen))
+  results = batches.decode_all(
+    encoded.ids,
+    batch_size=batch_size,
+    progress=progress,
+    on_tokens=on_tokens,
+  )
   return GenerateResult.of(
     results, policy=policy, model=model, prompts=encoded.texts
   )
+
+
+def _use(
+  dtype: str,
+  weights: str | None,
+  kv: str | None,
+  temperature: float,
+  max_new_tokens: int,
+) -> Use:
+  return Use(
+    dtype=_known(dtype, DTYPES, 'dtype'),
+    weights=_quantization(weights, 'weights'),
+    kv=_quantization(kv, 'kv'),
+    temperature=temperature,
+    max_new_tokens=max_new_tokens,
+  )
+
+
+def _decoder(
+  model: Model, mesh: MeshChoice | None, policy: Policy, use: Use
+) -> Prepared | Pipeline:
+  if mesh is not None:
+    return pipelined.pipeline(model, mesh, policy=policy, dtype=use.dtype)
+  return prepared(model, dtype=use.dtype, weights=use.weights, kv=use.kv)
 
 
 def prepared(
@@ -221,6 +265,27 @@ class _Batches:
   stop: tuple[str, ...]
   eos_ids: tuple[int, ...] | None
   tokens_per_call: int | None
+  top_logprobs: int
+
+  def decode_all(
+    self,
+    prompts: list[list[int]],
+    *,
+    batch_size: int,
+    progress: Progress,
+    on_tokens: Callable[[TokenUpdate], None] | None,
+  ) -> list[DecodeResult]:
+    """Decode prompts batch by batch."""
+    wait = 'compiling'
+    if isinstance(self.decoder, Pipeline):
+      # Nothing is heard of it before all rows of a batch have ended.
+      wait = 'compiling and generating'
+    total, results = len(prompts) * self.max_new_tokens, []
+    with _shown(progress, total, on_tokens, wait=wait) as listen:
+      for first in range(0, len(prompts), batch_size):
+        batch = prompts[first : first + batch_size]
+        results.append(self.decode(batch, first=first, on_tokens=listen))
+    return results
 
   def decode(
     self,
@@ -257,6 +322,7 @@ class _Batches:
       texts=self._streams(prompts),
       on_tokens=renumbered,
       tokens_per_call=self.tokens_per_call,
+      top_logprobs=self.top_logprobs,
     )
 
   def _streams(self, prompts: list[list[int]]) -> list[TextStream] | None:
@@ -269,7 +335,11 @@ class _Batches:
       return None
     tokenizer = self.model.tokenizer
     return [
-      TextStream(IncrementalDecoder(tokenizer, context=ids), stop=self.stop)
+      TextStream(
+        IncrementalDecoder(tokenizer, context=ids),
+        stop=self.stop,
+        min_tokens=self.sampling.min_tokens,
+      )
       for ids in prompts
     ]
 

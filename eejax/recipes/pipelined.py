@@ -39,6 +39,7 @@ def check_arguments(
   stop: Sequence[str],
   on_tokens: Callable[[TokenUpdate], None] | None,
   tokens_per_call: int | None,
+  top_logprobs: int,
 ) -> None:
   """Check arguments of `eejax.generate` that go with no mesh.
 
@@ -47,6 +48,7 @@ def check_arguments(
     stop: strings that end a text.
     on_tokens: called while a text grows.
     tokens_per_call: steps between two such calls.
+    top_logprobs: likeliest tokens to report.
 
   Raises:
     ArgumentError: one of them was given.
@@ -57,6 +59,7 @@ def check_arguments(
     'stop': bool(stop),
     'on_tokens': on_tokens is not None,
     'tokens_per_call': tokens_per_call is not None,
+    'top_logprobs': top_logprobs > 0,
   }
   for name, is_given in given.items():
     if is_given:
@@ -73,6 +76,7 @@ _WHY = {
   'stop': 'a pipeline sees no text while it decodes',
   'on_tokens': _AT_ONCE,
   'tokens_per_call': _AT_ONCE,
+  'top_logprobs': 'a pipeline reports the chosen token alone',
 }
 
 

@@ -241,7 +241,7 @@ class Session:
     values = [[np.inf if t is None else t for t in row] for row in rows]
     self.lengths = np.array([len(p) - 1 for p in prompts])
     self.request = BatchSettings(
-      eos=jnp.zeros((0,), jnp.int32),
+      end_ids=jnp.zeros((len(prompts), 0), jnp.int32),
       thresholds=jnp.array(values, jnp.float32),
       sampling=row_sampling(sampling, seeds=range(len(prompts))),
     )

@@ -257,7 +257,7 @@ class Compiled:
     params = prepare(tiny.tiny_params(config), config=config, **options)
     plan, _ = make_plan(config, policy=Policy(), method=SamplingMethod.GREEDY)
     request = BatchSettings(
-      eos=jnp.zeros((0,), jnp.int32),
+      end_ids=jnp.zeros((1, 0), jnp.int32),
       thresholds=jnp.zeros((1, 0), jnp.float32),
       sampling=row_sampling(SamplingConfig(), seeds=[0]),
     )

@@ -34,8 +34,8 @@ class Letters:
     return self.last
 
 
-def feed(words, stop=(), last=''):
-  stream = TextStream(Letters(*words, last=last), stop=stop)
+def feed(words, stop=(), last='', **fields):
+  stream = TextStream(Letters(*words, last=last), stop=stop, **fields)
   shown = []
   for token in range(len(words)):
     shown.append(stream.push(token))
@@ -108,6 +108,15 @@ def test_every_cut_of_a_text_gives_the_same(stop):
     edges = [0, *cuts, len(text)]
     words = [text[a:b] for a, b in itertools.pairwise(edges)]
     assert feed(words, stop=stop)[0].text == expected
+
+
+def test_a_stop_has_to_stand_behind_the_first_tokens():
+  words = ['aEND', 'bE', 'ND', 'cEN', 'Dd']
+  stream, shown = feed(words, stop=['END'], min_tokens=2)
+  # What the first tokens began is not completed by later ones.
+  assert shown == ['aEND', 'bE', 'ND', 'c', '']
+  assert stream.text == 'aENDbENDc' and stream.stopped
+  assert feed(words, stop=['END'])[0].text == 'a'
 
 
 def test_an_empty_stop_is_refused():

@@ -172,8 +172,76 @@ def test_settings_are_data_of_the_program():
     {'top_p': 0.0},
     {'top_p': 1.5},
     {'min_p': -0.1},
+    {'logit_bias': {3: float('inf')}},
+    {'min_tokens': -1},
   ],
 )
 def test_settings_out_of_range_are_refused(fields):
   with pytest.raises(ArgumentError):
     SamplingConfig(**fields)
+
+
+# MARK: What changes logits
+
+
+def bias_of(config, *, ends=((),), starts=(0,)):
+  return sampling.row_bias(
+    config,
+    end_ids=sampling.end_table(ends),
+    starts=starts,
+    vocab_size=5,
+  )
+
+
+def test_bias_is_added_and_end_tokens_wait():
+  config = SamplingConfig(logit_bias={1: 2, 3: -1.5}, min_tokens=2)
+  bias = bias_of(config, ends=[(4, 0), (2,)], starts=[7, 9])
+  changed = lambda *positions: np.asarray(
+    sampling.biased(jnp.zeros((2, 5)), bias, positions=jnp.array(positions))
+  )
+  added, never = [0, 2, 0, -1.5, 0], -np.inf
+  np.testing.assert_array_equal(
+    changed(8, 10), [[never, 2, 0, -1.5, never], [0, 2, never, -1.5, 0]]
+  )
+  np.testing.assert_array_equal(changed(9, 11), [added, added])
+
+
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+def test_bias_decides_what_is_chosen(temperature):
+  config = SamplingConfig(temperature, logit_bias={2: 1000.0})
+  logits = jnp.asarray(LOGITS)[:1]
+  tokens = sampling.choose(
+    logits,
+    method=sampling.SamplingMethod.RANDOM,
+    sampling=sampling.row_sampling(config, seeds=[3]),
+    positions=jnp.array([4]),
+    bias=bias_of(config),
+  )
+  assert tokens.tolist() == [2]
+
+
+def test_nothing_is_changed_where_nobody_asks():
+  assert bias_of(SamplingConfig(1.0, stop_token_ids=(3,))) is None
+
+
+def test_end_tokens_of_a_request():
+  ends = lambda **fields: SamplingConfig(**fields).end_ids([2, 3])
+  assert ends() == (2, 3)
+  assert ends(stop_token_ids=[5, 3]) == (2, 3, 5)
+  assert ends(ignore_eos=True) == ()
+  assert ends(ignore_eos=True, stop_token_ids=[5]) == (5,)
+
+
+def test_top_log_probabilities_are_untempered_and_ordered():
+  top = sampling.top_log_probabilities(jnp.asarray(LOGITS) + 7.0, count=3)
+  every = jax.nn.log_softmax(jnp.asarray(LOGITS))
+  order = np.argsort(-np.asarray(every), axis=-1, kind='stable')[:, :3]
+  assert top.ids.tolist() == order.tolist()
+  expected = np.take_along_axis(np.asarray(every), order, axis=-1)
+  np.testing.assert_allclose(top.log_probs, expected, atol=1e-6)
+
+
+def test_configs_that_say_the_same_are_equal():
+  one = SamplingConfig(logit_bias={3: 1.0, 1: 2})
+  assert one == SamplingConfig(logit_bias=((1, 2.0), (3, 1.0)))
+  assert hash(one) == hash(SamplingConfig(logit_bias=one.logit_bias))

@@ -141,6 +141,29 @@ def test_a_stop_text_ends_a_row(model, out):
   assert cut.rows[0].finish_reason.value == 'stop'
 
 
+def test_tokens_are_chosen_as_asked(model, out):
+  usual = out.rows[0].tokens
+  others = [t for t in range(280) if t not in usual]
+  asked = eejax.generate(
+    model,
+    PROMPTS[0],
+    policy=EARLY,
+    max_new_tokens=6,
+    logit_bias={usual[0]: -100.0},
+    min_tokens=3,
+    stop_token_ids=others,
+    ignore_eos=True,
+    top_logprobs=2,
+  )
+  (row,) = asked.rows
+  # Only tokens that were there before may be chosen, then any other ends it.
+  assert set(row.tokens[:3]) <= set(usual[1:])
+  assert row.finish_reason.value == 'eos' and row.tokens[-1] in others
+  assert all(len(top) == 2 for top in row.top_logprobs)
+  assert 'top_logprobs' in asked.to_json()['results'][0]
+  assert 'top_logprobs' not in out.to_json()['results'][0]
+
+
 def test_without_a_tokenizer_ids_do_and_texts_do_not(model, out):
   bare = without_tokenizer(model)
   result = eejax.generate(
@@ -229,6 +252,9 @@ def test_arguments_choose_the_policy(model, monkeypatch, fields, expected):
     ({'thresholds': [0.1, 0.2, 0.3]}, '3 thresholds for 2 exits'),
     ({'temperature': -1.0}, 'temperature must be'),
     ({'stop': ['']}, 'stop string'),
+    ({'logit_bias': {280: 1.0}}, 'logit_bias has token 280'),
+    ({'stop_token_ids': [-1]}, 'stop_token_ids has token -1'),
+    ({'top_logprobs': 21}, 'top_logprobs must be from 0 to 20'),
   ],
   ids=str,
 )
@@ -355,6 +381,8 @@ def test_two_stages_decode_at_full_depth(model, out):
     ({'stop': ['x']}, 'so stop does not go with mesh'),
     ({'on_tokens': print}, 'so on_tokens does not go with mesh'),
     ({'tokens_per_call': 2}, 'so tokens_per_call does not go with mesh'),
+    ({'top_logprobs': 2}, 'so top_logprobs does not go with mesh'),
+    ({'min_tokens': 2}, 'neither logit_bias nor min_tokens'),
     ({'criterion': 'patience'}, 'looks beyond one exit'),
     (
       {'policy': dataclasses.replace(EARLY, kv_strategy=KVStrategy.PROPAGATE)},

@@ -20,6 +20,7 @@ no measure of speed: an exited token's deeper blocks are caught up later.
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import flax.struct
 import jax.numpy as jnp
@@ -188,20 +189,54 @@ def row_accounting(
   counts: Counts, *, plan: DecodePlan, row: int, num_tokens: int
 ) -> Accounting:
   """Return the work done for one row that emitted `num_tokens` tokens."""
+  return rows_accounting(counts, plan=plan, rows=[row], num_tokens=num_tokens)
+
+
+def rows_accounting(
+  counts: Counts, *, plan: DecodePlan, rows: Sequence[int], num_tokens: int
+) -> Accounting:
+  """Return the work done for rows that together emitted `num_tokens` tokens."""
   sizes = np.array([s.last - s.first for s in plan.segments])
   has_block = np.array([s.has_block_head for s in plan.segments])
-  passes = np.asarray(counts.passes)[row]
+  passes, catch_up, head_calls, drafted, accepted = (
+    np.asarray(getattr(counts, name))[list(rows)].sum(axis=0)
+    for name in ROW_COUNTS
+  )
   return Accounting(
     blocks_run=int(passes @ sizes),
     blocks_full=num_tokens * plan.config.model.num_layers,
-    catch_up_blocks=int(np.asarray(counts.catch_up)[row] @ sizes),
+    catch_up_blocks=int(catch_up @ sizes),
     exit_blocks_run=int(passes @ has_block),
-    head_calls=int(np.asarray(counts.head_calls)[row].sum()),
-    drafted=int(np.asarray(counts.drafted)[row].sum()),
-    accepted=int(np.asarray(counts.accepted)[row].sum()),
-    looked_up=int(np.asarray(counts.drafted)[row, -1]),
-    looked_up_accepted=int(np.asarray(counts.accepted)[row, -1]),
+    head_calls=int(head_calls.sum()),
+    drafted=int(drafted.sum()),
+    accepted=int(accepted.sum()),
+    looked_up=int(drafted[-1]),
+    looked_up_accepted=int(accepted[-1]),
   )
+
+
+def drafts_by_source(
+  counts: Counts, *, plan: DecodePlan, rows: Sequence[int]
+) -> dict[str, tuple[int, int]]:
+  """Return how many drafts of rows were verified and kept, by who drafted.
+
+  Args:
+    counts: of a loop that speculates.
+    plan: what is decoded.
+    rows: of which drafts are counted.
+
+  Returns:
+    Drafts verified and drafts kept, by `exit_<depth>` of the exit that
+    proposed them and by `prompt_lookup`, where they are looked up.
+  """
+  drafted, accepted = (
+    np.asarray(x)[list(rows)].sum(axis=0).tolist()
+    for x in (counts.drafted, counts.accepted)
+  )
+  names = [f'exit_{s.last}' for s in plan.segments[:-1]]
+  if plan.prompt_lookup is not None:
+    names.append('prompt_lookup')
+  return dict(zip(names, zip(drafted, accepted, strict=True), strict=False))
 
 
 def batch_accounting(counts: Counts, *, plan: DecodePlan) -> BatchAccounting:

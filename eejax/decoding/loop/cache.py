@@ -36,7 +36,7 @@ from eejax.ops.quant import (
   quantize_rows,
   zero_rows,
 )
-from eejax.ops.sampling import RowSampling
+from eejax.ops.sampling import RowBias, RowSampling, TopLogProbs
 from eejax.types import Array, Bool, DTypeLike, Float, Int, PyTree
 
 # Caches grow in these steps, so that few programs are compiled.
@@ -78,14 +78,23 @@ class BatchSettings:
   """Settings that stay the same while a batch is decoded.
 
   Attributes:
-    eos: tokens that end a row.
+    end_ids: tokens that end each row, `NO_TOKEN` where it has fewer.
     thresholds: of each row at each exit of the plan; infinity is never.
     sampling: how each row's tokens are chosen.
+    bias: what changes logits before; None where no row asks for that.
+    wants_top: rows that want the likeliest tokens beside the chosen one; None
+      where the plan keeps none.
   """
 
-  eos: Int[Array, 'num_eos']
+  end_ids: Int[Array, 'B num_end']
   thresholds: Float[Array, 'B X']
   sampling: RowSampling
+  bias: RowBias | None = None
+  wants_top: Bool[Array, 'B'] | None = None
+
+  def ends(self, tokens: Int[Array, 'B E']) -> Bool[Array, 'B E']:
+    """Return which tokens of each row end it."""
+    return jnp.any(tokens[..., None] == self.end_ids[:, None], axis=-1)
 
 
 @flax.struct.dataclass
@@ -139,6 +148,8 @@ class Emission:
     score: score of the exit each came from; NaN from the final head.
     log_prob: log-probability, untempered, under the head that decided.
     num: how many tokens.
+    top: the likeliest tokens under the same head, zeros for rows that do not
+      want them; None where the plan keeps none.
   """
 
   token: Int[Array, '*rows E']
@@ -146,6 +157,7 @@ class Emission:
   score: Float[Array, '*rows E']
   log_prob: Float[Array, '*rows E']
   num: Int[Array, '*rows']
+  top: TopLogProbs | None = None
 
 
 def cache_size(plan: DecodePlan, *, longest: int) -> int:
@@ -228,7 +240,9 @@ def empty_streams(
   return jnp.zeros(shape, dtype)
 
 
-def blank_emission(batch_size: int, *, room: int = 1) -> Emission:
+def blank_emission(
+  batch_size: int, *, plan: DecodePlan, room: int = 1
+) -> Emission:
   """Return an emission of no token, with room for `room`."""
   number = jnp.zeros((batch_size, room), jnp.int32)
   zeros = jnp.zeros((batch_size, room), jnp.float32)
@@ -238,4 +252,15 @@ def blank_emission(batch_size: int, *, room: int = 1) -> Emission:
     score=zeros,
     log_prob=zeros,
     num=jnp.zeros((batch_size,), jnp.int32),
+    top=blank_top((batch_size, room), plan=plan),
   )
+
+
+def blank_top(
+  shape: tuple[int, ...], *, plan: DecodePlan
+) -> TopLogProbs | None:
+  """Return zeros in place of the likeliest tokens that a plan keeps."""
+  if not plan.top_logprobs:
+    return None
+  shape = (*shape, plan.top_logprobs)
+  return TopLogProbs(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))

@@ -171,7 +171,7 @@ def begin_step(
     spent=jnp.zeros((), jnp.float32),
     fed=jnp.sum(num_fed),
     memory=state.memory,
-    emission=blank_emission(rows),
+    emission=blank_emission(rows, plan=plan),
     exit_segment=jnp.zeros((rows,), jnp.int32),
   )
 
@@ -293,12 +293,14 @@ def _merge(before: Emission, decision: ExitDecision, *, depth: int) -> Emission:
   """Return `before` with the tokens of rows that exit at `depth`."""
   output, mask = decision.output, decision.exit_mask
   pick = lambda new, old: jnp.where(mask[:, None], new, old)
+  pick_top = lambda new, old: jnp.where(mask[:, None, None], new[:, None], old)
   return Emission(
     token=pick(output.token[:, None], before.token),
     depth=pick(depth, before.depth),
     score=pick(output.score[:, None], before.score),
     log_prob=pick(output.log_prob[:, None], before.log_prob),
     num=jnp.where(mask, 1, before.num),
+    top=jax.tree.map(pick_top, output.top, before.top),
   )
 
 

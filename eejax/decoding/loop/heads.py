@@ -17,7 +17,12 @@ import flax.struct
 import jax.numpy as jnp
 from jax import lax
 
-from eejax.decoding.loop.cache import BatchSettings
+from eejax.decoding.loop.cache import BatchSettings, blank_top
+from eejax.decoding.loop.choosing import (
+  ChosenTokens,
+  choose_tokens,
+  no_tokens,
+)
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.scoring import (
@@ -31,7 +36,7 @@ from eejax.decoding.loop.scoring import (
   whole_logits,
 )
 from eejax.decoding.policy.criteria import Memory, get_criterion, remember
-from eejax.ops.sampling import choose, greedy, log_probability
+from eejax.ops.sampling import TopLogProbs, greedy
 from eejax.types import Array, Bool, Float, Int
 
 
@@ -56,11 +61,20 @@ class HeadOutput:
     token: the chosen token, meaningless for rows that do not exit.
     log_prob: its log-probability, untempered.
     score: the exit's score; NaN at the final head.
+    top: the likeliest tokens by the same head; None where the plan keeps none.
   """
 
   token: Int[Array, 'B']
   log_prob: Float[Array, 'B']
   score: Float[Array, 'B']
+  top: TopLogProbs | None = None
+
+  @classmethod
+  def of(
+    cls, chosen: ChosenTokens, *, score: Float[Array, 'B']
+  ) -> 'HeadOutput':
+    """Return chosen tokens with the score of the exit."""
+    return cls(chosen.token, chosen.log_prob, score, chosen.top)
 
 
 @flax.struct.dataclass
@@ -103,26 +117,27 @@ def decide_exit(
     )
     score = _score(inputs, plan, may_exit)
     exit_mask = may_exit & (score >= request.thresholds[..., index])
-    token, log_prob = _choose_if(
+    chosen = lax.cond(
       jnp.any(exit_mask),
-      lambda: _choose(
+      lambda: choose_tokens(
         _whole_logits(params, head_input, inputs, plan, index),
         request,
-        head_input,
-        plan,
+        positions=head_input.positions + 1,
+        rows=exit_mask,
+        plan=plan,
       ),
-      exit_mask.shape,
+      lambda: no_tokens(exit_mask.shape[0], plan=plan),
     )
     return ExitDecision(
       exit_mask,
-      HeadOutput(token, log_prob, score),
+      HeadOutput.of(chosen, score=score),
       _logits_computed(inputs, exit_mask, may_exit, plan),
       _remember(memory, inputs, head_input, may_exit),
     )
 
   if not get_criterion(plan.criterion).reads.asks_head:
     return decide()
-  stay = lambda: _no_exit(may_exit, memory)
+  stay = lambda: _no_exit(may_exit, memory, plan)
   return lax.cond(jnp.any(may_exit), decide, stay)
 
 
@@ -149,11 +164,17 @@ def decide_last(
       )
       logits = _whole_logits(params, head_input, inputs, plan, index)
       score = _score(inputs, plan, mask)
-    token, log_prob = _choose(logits, request, head_input, plan)
-    output = HeadOutput(token, log_prob, score)
+    chosen = choose_tokens(
+      logits,
+      request,
+      positions=head_input.positions + 1,
+      rows=mask,
+      plan=plan,
+    )
+    output = HeadOutput.of(chosen, score=score)
     return ExitDecision(mask, output, logits_computed=mask, memory=memory)
 
-  return lax.cond(jnp.any(mask), decide, lambda: _no_exit(mask, memory))
+  return lax.cond(jnp.any(mask), decide, lambda: _no_exit(mask, memory, plan))
 
 
 def top1_token(
@@ -235,29 +256,12 @@ def _remember(
   )
 
 
-def _choose(
-  logits: Float[Array, 'B V'],
-  request: BatchSettings,
-  head_input: HeadInput,
-  plan: DecodePlan,
-) -> tuple[Int[Array, 'B'], Float[Array, 'B']]:
-  token = choose(
-    logits,
-    method=plan.method,
-    sampling=request.sampling,
-    positions=head_input.positions + 1,
-  )
-  return token, log_probability(logits, token)
-
-
-def _choose_if(is_needed, choose_tokens, shape):
-  nothing = lambda: (jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32))
-  return lax.cond(is_needed, choose_tokens, nothing)
-
-
-def _no_exit(rows: Bool[Array, 'B'], memory: Memory) -> ExitDecision:
+def _no_exit(
+  rows: Bool[Array, 'B'], memory: Memory, plan: DecodePlan
+) -> ExitDecision:
   """Return the decision at a head to which no row came."""
   nobody, zeros = jnp.zeros_like(rows), jnp.zeros(rows.shape, jnp.float32)
   token = jnp.zeros(rows.shape, jnp.int32)
-  output = HeadOutput(token, zeros, zeros)
+  top = blank_top(rows.shape, plan=plan)
+  output = HeadOutput(token, zeros, zeros, top)
   return ExitDecision(nobody, output, logits_computed=nobody, memory=memory)

@@ -32,6 +32,9 @@ from eejax.decoding.policy.policy import KVStrategy, Mode, Policy, Threshold
 from eejax.errors import ArgumentError
 from eejax.ops.sampling import SamplingMethod
 
+# As many as the OpenAI API lets ask for.
+MOST_TOP_LOGPROBS = 20
+
 
 class Drafting(enum.Enum):
   """How many tokens are drafted before they are verified.
@@ -100,6 +103,8 @@ class DecodePlan:
     patience: steps after which a segment runs whenever some row needs it, under
       DEPTH_QUEUE; None where the window sees to that.
     platform: what tokens cost on the machine; adaptive drafting asks.
+    top_logprobs: how many of the likeliest tokens are kept beside the chosen
+      one, for rows that want them.
   """
 
   config: EarlyExitConfig
@@ -117,6 +122,7 @@ class DecodePlan:
   scored_vocabulary: str = 'whole'
   patience: int | None = None
   platform: PlatformCosts = CPU
+  top_logprobs: int = 0
 
   @property
   def depth(self) -> int:
@@ -141,6 +147,7 @@ def make_plan(
   policy: Policy,
   method: SamplingMethod,
   platform: PlatformCosts = CPU,
+  top_logprobs: int = 0,
 ) -> tuple[DecodePlan, tuple[Threshold, ...]]:
   """Return the program a policy asks for, and the thresholds it reads.
 
@@ -155,17 +162,27 @@ def make_plan(
     method: how tokens are chosen.
     platform: what tokens cost on the machine that will run it; see
       `eejax.decoding.policy.batching.platform_costs`.
+    top_logprobs: how many of the likeliest tokens are kept beside the chosen
+      one; at most `MOST_TOP_LOGPROBS`.
 
   Returns:
     The plan, and a threshold for each of its exits but a last one.
 
   Raises:
-    ArgumentError: the policy cannot be used with the model.
+    ArgumentError: the policy cannot be used with the model, or more tokens
+      are to be kept than may.
   """
+  most = min(MOST_TOP_LOGPROBS, config.model.vocab_size)
+  if not 0 <= top_logprobs <= most:
+    raise ArgumentError(
+      f'top_logprobs must be from 0 to {most}, not {top_logprobs}.'
+    )
   whole = config.model.num_layers
   if policy.mode is Mode.FULL:
     whole_model = (Segment(0, whole, None),)
-    return DecodePlan(config, whole_model, '', 1, (1,), method), ()
+    return DecodePlan(
+      config, whole_model, '', 1, (1,), method, top_logprobs=top_logprobs
+    ), ()
   segments, thresholds = _segments(config, policy)
   window = _window(policy) if len(segments) > 1 else 1
   if window > config.model.max_length:
@@ -193,6 +210,7 @@ def make_plan(
     scored_vocabulary=policy.scored_vocabulary,
     patience=None if policy.kv_strategy.is_exact else policy.window,
     platform=platform,
+    top_logprobs=top_logprobs,
   )
   return plan, thresholds
 

@@ -36,6 +36,7 @@ from eejax.decoding.loop.observation import first_rule_state
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.scoring import empty_memory
+from eejax.decoding.loop.segments import CachedContexts
 from eejax.decoding.loop.speculative import speculative_step
 from eejax.decoding.loop.step import decode_step
 from eejax.decoding.loop.while_loop import Chunk, run_steps
@@ -92,13 +93,73 @@ def prefill(
   return tuple(dataclasses.replace(s, cache_length=lengths) for s in states)
 
 
-def _fill(state: SegmentState, out: backbone.SegmentBlocks) -> SegmentState:
-  """Write rows at the start of every cache."""
+def prefill_rest(
+  params: Prepared,
+  tokens: Int[Array, '1 T'],
+  length: Int[Array, '1'],
+  states: tuple[SegmentState, ...],
+  start: Int[Array, ''],
+  *,
+  plan: DecodePlan,
+  width: int,
+) -> tuple[SegmentState, ...]:
+  """Run one prompt through every block from its token `start` on.
+
+  Its tokens before are in the caches. It goes in windows of `width` tokens,
+  the last of which ends where the prompt does: it may run over tokens that
+  were there, which changes nothing but rounding, and needs no room behind.
+
+  Args:
+    params: the model.
+    tokens: the prompt without its last token, padded on the right.
+    length: how many tokens are no padding.
+    states: segments of one row; their caches hold the tokens before `start`.
+    start: how many these are.
+    plan: the static shape of the program.
+    width: tokens of a window; no cache has fewer slots.
+  """
+  last = jnp.maximum(length[0] - width, 0)
+
+  def run_window(
+    index: Int[Array, ''], states: tuple[SegmentState, ...]
+  ) -> tuple[SegmentState, ...]:
+    base = jnp.minimum(start + index * width, last)
+    window = lax.dynamic_slice_in_dim(tokens, base, width, axis=1)
+    filled, x = list(states), params.table[window]
+    for number, segment in enumerate(plan.segments):
+      state, contexts = filled[number], backbone.Contexts()
+      if segment.num_caches:
+        caches = (state.keys, state.values)
+        contexts = CachedContexts(caches, base[None], None, width=width)
+      out = backbone.run_blocks(
+        params,
+        x,
+        plan=plan,
+        segment=segment,
+        positions=base + jnp.arange(width)[None],
+        contexts=contexts,
+      )
+      x, filled[number] = out.hidden, _fill(state, out, start=base)
+    return tuple(filled)
+
+  rounds = (length[0] - start + width - 1) // width
+  states = lax.fori_loop(0, rounds, run_window, states)
+  return tuple(dataclasses.replace(s, cache_length=length) for s in states)
+
+
+def _fill(
+  state: SegmentState,
+  out: backbone.SegmentBlocks,
+  *,
+  start: int | Int[Array, ''] = 0,
+) -> SegmentState:
+  """Write rows into every cache from slot `start` on."""
   caches = (state.keys, state.values)
+  write = functools.partial(
+    lax.dynamic_update_slice_in_dim, start_index=start, axis=2
+  )
   keys, values = jax.tree.map(
-    lambda cache, new: lax.dynamic_update_slice(cache, new, (0,) * cache.ndim),
-    caches,
-    as_stored((out.keys, out.values), caches),
+    write, caches, as_stored((out.keys, out.values), caches)
   )
   return dataclasses.replace(state, keys=keys, values=values)
 
@@ -195,7 +256,7 @@ def decode_chunk(
   return run_steps(
     functools.partial(step, params, request, plan=plan),
     state,
-    blank=blank_emission(state.tokens.shape[0], room=room),
+    blank=blank_emission(state.tokens.shape[0], plan=plan, room=room),
     max_steps=max_steps,
     capacity=capacity,
   )

@@ -43,6 +43,9 @@ from eejax.ops.quant import Quantized
 from eejax.ops.rotary import Rotation, rotation
 from eejax.types import Array, Bool, Float, Int, PyTree
 
+# One a block of a segment.
+Caches = tuple[Float[Array, 'B K S H'] | Quantized, ...]
+
 
 @flax.struct.dataclass
 class Window:
@@ -92,8 +95,8 @@ class Buffers:
       nothing does.
   """
 
-  keys: tuple[Float[Array, 'B K S H'] | Quantized, ...]
-  values: tuple[Float[Array, 'B K S H'] | Quantized, ...]
+  keys: Caches
+  values: Caches
   following: Float[Array, 'B two_W D'] | None
 
 
@@ -282,7 +285,9 @@ def _run(
     plan=run.plan,
     segment=run.segment,
     positions=jax.tree.map(lambda x: x[:, :width], window.rotation),
-    contexts=_CachedContexts(window, buffers, run.visible, width),
+    contexts=CachedContexts(
+      (buffers.keys, buffers.values), window.base, run.visible, width=width
+    ),
   )
   newest = lambda x: at_index(x, jnp.maximum(window.count - 1, 0))
   pad = functools.partial(_pad_to, width=window.hidden.shape[1])
@@ -313,20 +318,29 @@ def _zeros(window: Window, plan: DecodePlan, segment: Segment) -> SegmentOutput:
   )
 
 
-class _CachedContexts(backbone.Contexts):
+class CachedContexts(backbone.Contexts):
   """Show each block its cache, behind one mask for each sliding window."""
 
   def __init__(
     self,
-    window: Window,
-    buffers: Buffers,
+    caches: tuple[Caches, Caches],
+    base: Int[Array, 'B'],
     visible: Bool[Array, 'B S'] | None,
+    *,
     width: int,
   ):
-    self._window, self._visible = window, visible
-    self._index = window.base[:, None] + jnp.arange(width)[None]  # [B, W]
-    self._keys, self._values = buffers.keys, buffers.values
-    self._num_slots = jax.tree.leaves(buffers.keys)[0].shape[2]
+    """Show caches to a window of tokens.
+
+    Args:
+      caches: keys and values of a segment's blocks.
+      base: slot of each row's first token; slots before are valid.
+      visible: slots that may be seen, or None for all below the base.
+      width: tokens of the window.
+    """
+    self._base, self._visible = base, visible
+    self._index = base[:, None] + jnp.arange(width)[None]  # [B, W]
+    self._keys, self._values = caches
+    self._num_slots = jax.tree.leaves(caches)[0].shape[2]
     self._masks: dict[int | None, jax.Array] = {}
 
   def get(self, cache: int, *, window: int | None) -> Context:
@@ -338,7 +352,7 @@ class _CachedContexts(backbone.Contexts):
 
   def _mask(self, window: int | None) -> Bool[Array, 'B W S']:
     slots = jnp.arange(self._num_slots)[None]
-    valid = slots < self._window.base[:, None]  # [B, S]
+    valid = slots < self._base[:, None]  # [B, S]
     if self._visible is not None:
       valid = valid & self._visible
     if window is None:

@@ -258,7 +258,7 @@ def _cut(
   never = emission.token.shape[1]
   first = lambda what: jnp.min(jnp.where(what & is_there, index, never), axis=1)
   broken = first(~jnp.isfinite(emission.log_prob))
-  end = first(jnp.isin(emission.token, request.eos))
+  end = first(request.ends(emission.token))
   num = jnp.minimum(emission.num, jnp.minimum(end + 1, state.remaining))
   failed = broken < num
   num = jnp.minimum(num, broken)

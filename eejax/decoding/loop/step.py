@@ -139,7 +139,8 @@ def _finish_step(
   failed = emitted & ~jnp.isfinite(emission.log_prob[:, 0])
   emitted = emitted & ~failed
   remaining = state.remaining - emitted
-  ends = emitted & (jnp.isin(token, request.eos) | (remaining <= 0))
+  is_end = request.ends(emission.token)[:, 0]
+  ends = emitted & (is_end | (remaining <= 0))
   live = state.live & ~ends & ~failed
   at_full_depth = emission.depth[:, 0] == plan.depth
   since_full = jnp.where(at_full_depth, 0, state.since_full + 1)

@@ -19,12 +19,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from eejax.decoding.drafting.adaptive import Draft
-from eejax.decoding.loop.cache import BatchSettings, Emission
+from eejax.decoding.loop.cache import BatchSettings, Emission, blank_top
+from eejax.decoding.loop.choosing import choose_tokens
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.models.exits import output_matrix_name
 from eejax.ops.norm import rms_norm
-from eejax.ops.sampling import choose, log_probability
+from eejax.ops.sampling import TopLogProbs
 from eejax.types import Array, Bool, Float, Int
 
 
@@ -35,10 +36,12 @@ class TargetTokens:
   Attributes:
     tokens: what follows each token of the window.
     log_probs: their log-probabilities, untempered.
+    top: the likeliest tokens there; None where the plan keeps none.
   """
 
   tokens: Int[Array, 'B W']
   log_probs: Float[Array, 'B W']
+  top: TopLogProbs | None = None
 
 
 @flax.struct.dataclass
@@ -86,10 +89,12 @@ def verify(
   longest = jnp.max(count)
 
   def choose_in(width: int):
-    return lambda: _targets(params, request, hidden, first, width, plan)
+    return lambda: _targets(params, request, hidden, first, count, width, plan)
 
   blank = jnp.zeros((count.shape[0], plan.window), jnp.float32)
-  nothing = lambda: TargetTokens(blank.astype(jnp.int32), blank)
+  nothing = lambda: TargetTokens(
+    blank.astype(jnp.int32), blank, blank_top(blank.shape, plan=plan)
+  )
   which = jnp.searchsorted(jnp.array(plan.widths), longest) + 1
   return lax.switch(
     jnp.where(longest > 0, which, 0), [nothing, *map(choose_in, plan.widths)]
@@ -101,6 +106,7 @@ def _targets(
   request: BatchSettings,
   hidden: Float[Array, 'B two_W D'],
   first: Int[Array, 'B'],
+  count: Int[Array, 'B'],
   width: int,
   plan: DecodePlan,
 ) -> TargetTokens:
@@ -118,18 +124,26 @@ def _targets(
     params.kernels[output_matrix_name(None, config=config)],
     preferred_element_type=jnp.float32,
   )
-  after = first[:, None] + 1 + jnp.arange(width)[None]
-  tokens = choose(
+  column = jnp.arange(width)[None]
+  after = first[:, None] + 1 + column
+  chosen = choose_tokens(
     logits,
-    method=plan.method,
-    sampling=jax.tree.map(lambda x: jnp.repeat(x, width), request.sampling),
+    jax.tree.map(lambda x: jnp.repeat(x, width, axis=0), request),
     positions=after.reshape(-1),
+    rows=(column < count[:, None]).reshape(-1),
+    plan=plan,
   )
-  log_probs = log_probability(logits, tokens)
-  shape = lambda x: jnp.pad(
-    x.reshape(-1, width), ((0, 0), (0, plan.window - width))
+
+  def shape(x: jax.Array) -> jax.Array:
+    windows = x.reshape(-1, width, *x.shape[1:])
+    rest = ((0, 0),) * (x.ndim - 1)
+    return jnp.pad(windows, ((0, 0), (0, plan.window - width), *rest))
+
+  return TargetTokens(
+    shape(chosen.token),
+    shape(chosen.log_prob),
+    jax.tree.map(shape, chosen.top),
   )
-  return TargetTokens(shape(tokens), shape(log_probs))
 
 
 def accept(
@@ -185,6 +199,7 @@ def accept(
     score=jnp.where(is_kept, scores, jnp.nan),
     log_prob=target.log_probs,
     num=jnp.where(verified, kept + 1, 0),
+    top=target.top,
   )
   kept = jnp.where(verified, kept, 0)
   return AcceptanceResult(verified, fed, kept, emission)

@@ -163,7 +163,8 @@ class Pipeline:
     tokens = check_prompts(prompts, config=model)
     count = len(tokens)
     seeds = default_seeds(seeds, sampling, count)
-    eos = model.eos_ids if eos_ids is None else tuple(eos_ids)
+    _check_sampling(sampling, model.vocab_size)
+    eos = sampling.end_ids(model.eos_ids if eos_ids is None else eos_ids)
     limits = [min(max_new_tokens, model.max_length - len(p)) for p in tokens]
     request = PipelineRequest(
       eos=jnp.array(eos, jnp.int32),
@@ -174,7 +175,7 @@ class Pipeline:
     streams = texts if texts is not None else [None] * count
     rows = []
     for number, stream in enumerate(streams):
-      row = RowProgress(number, stream, eos_ids=eos)
+      row = RowProgress(number, stream, end_ids=eos)
       emitted, is_broken = results.emitted_tokens(
         record, number, layout=self.layout
       )
@@ -306,6 +307,15 @@ class Pipeline:
         prefill_steps=prefill_steps,
         decode_steps=int(record.steps),
       ),
+    )
+
+
+def _check_sampling(sampling: SamplingConfig, vocab_size: int) -> None:
+  sampling.check_tokens(vocab_size)
+  if sampling.changes_logits:
+    raise ArgumentError(
+      'pipelined decoding takes neither logit_bias nor min_tokens; leave them '
+      'out, or leave the mesh out.'
     )
 
 

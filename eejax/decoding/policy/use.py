@@ -32,6 +32,7 @@ from eejax.decoding.policy.certificate import Certificate
 from eejax.decoding.policy.policy import Policy
 from eejax.errors import ArgumentError
 from eejax.ops.quant import Quantization
+from eejax.ops.sampling import SamplingConfig
 from eejax.progress import SILENT, Progress
 
 _GO_ON = (
@@ -169,6 +170,26 @@ def check_covered(policy: Policy, use: Use) -> None:
       f'may have {use.max_new_tokens}; generate {limit} at most, calibrate '
       f'with longer texts, {_GO_ON}.'
     )
+
+
+def check_sampling_covered(policy: Policy, sampling: SamplingConfig) -> None:
+  """Check that a certificate, if there is one, covers how tokens are chosen.
+
+  Tokens that end a text sooner take nothing from what was promised of it.
+
+  Args:
+    policy: to be followed.
+    sampling: its temperature is `check_covered`'s to look at.
+
+  Raises:
+    ArgumentError: other tokens may be chosen than were certified.
+  """
+  if sampling.logit_bias:
+    check_uncertified(policy, 'logit_bias')
+  if sampling.min_tokens:
+    check_uncertified(policy, 'min_tokens')
+  if sampling.ignore_eos:
+    check_uncertified(policy, 'ignore_eos')
 
 
 def check_uncertified(policy: Policy, what: str) -> None:

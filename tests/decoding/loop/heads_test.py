@@ -94,7 +94,7 @@ class Heads:
   def request(self, thresholds):
     shape = (len(self.rows), self.num_exits)
     return BatchSettings(
-      eos=jnp.zeros((0,), jnp.int32),
+      end_ids=jnp.zeros((len(self.rows), 0), jnp.int32),
       thresholds=jnp.broadcast_to(jnp.asarray(thresholds, jnp.float32), shape),
       sampling=row_sampling(SamplingConfig(), seeds=self.rows.tolist()),
     )

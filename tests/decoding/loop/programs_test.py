@@ -50,7 +50,7 @@ class Session:
     self.lengths = np.array([len(p) - 1 for p in prompts])
     values = [np.inf if t is None else t for t in thresholds]
     self.request = BatchSettings(
-      eos=jnp.zeros((0,), jnp.int32),
+      end_ids=jnp.zeros((len(prompts), 0), jnp.int32),
       thresholds=jnp.array([values] * len(prompts), jnp.float32),
       sampling=row_sampling(SamplingConfig(), seeds=range(len(prompts))),
     )

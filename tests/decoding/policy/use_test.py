@@ -273,6 +273,7 @@ def test_another_criterion_of_the_same_name_is_refused(monkeypatch):
     ({'kv': 'int8'}, 'in float32 with keys and values in int8;'),
     ({'temperature': 1.0}, 'for greedy text, and this is sampled'),
     ({'max_new_tokens': 17}, 'up to 16 tokens, and this may have 17'),
+    ({'logit_bias': {3: 1.0}}, 'does not cover logit_bias'),
   ],
   ids=str,
 )
@@ -304,9 +305,16 @@ def test_an_engine_holds_every_request_against_the_certificate():
     ({'sampling': SamplingConfig(temperature=0.5)}, 'sampled'),
     ({'max_new_tokens': 17}, 'may have 17'),
     ({'thresholds': (0.5, 0.9)}, 'thresholds of a request'),
+    ({'sampling': SamplingConfig(logit_bias={3: 1.0})}, 'logit_bias'),
+    ({'sampling': SamplingConfig(min_tokens=1)}, 'min_tokens'),
+    ({'sampling': SamplingConfig(ignore_eos=True)}, 'ignore_eos'),
   ):
     with pytest.raises(ArgumentError, match=message):
       made.submit([3, 4], **{'max_new_tokens': 4, **fields})
+  # What only ends a text sooner takes nothing from the promise.
+  made.submit(
+    [3, 4], max_new_tokens=4, sampling=SamplingConfig(stop_token_ids=(5,))
+  )
   for fields in ({'frequent_ids': [1, 2]}, {'eos_ids': [5]}):
     with pytest.raises(ArgumentError, match='of your own'):
       engine(CERTIFIED, **fields)
