@@ -44,7 +44,6 @@ from eejax.ops.quant import Quantization
 from eejax.ops.sampling import SamplingMethod
 from eejax.recipes.generate import prepared
 from eejax.serving.api_error import too_many_requests
-from eejax.serving.engine_programs import warm_up
 from eejax.serving.generation_request import ExitSettings
 from eejax.serving.scheduler import EngineState, Scheduler, Watcher
 from eejax.serving.server_settings import ServerLimits
@@ -311,7 +310,7 @@ class ServedModel:
       engine = Engine(
         params, config=self.model.config, policy=opened, limits=limits
       )
-      warm_up(engine, max_length=self.max_length)
+      engine.warm_up()
       return engine
 
     scheduler = Scheduler(
