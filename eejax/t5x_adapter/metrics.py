@@ -19,7 +19,12 @@ Each is a sum and a count, so that steps of different numbers of tokens merge
 to the mean over all of them.
 """
 
+import typing
+
+import flax.struct
 import jax
+import jax.numpy as jnp
+import numpy as np
 from clu import metrics as clu_metrics
 from t5x import metrics as t5x_metrics
 
@@ -28,6 +33,21 @@ from eejax.training.freeze import Regime
 from eejax.training.objective import Objective
 from eejax.training.sums import HeadSums, LossSums
 from eejax.types import Array, Float
+
+
+# Unchecked, for t5x fills it with arrays of the host as well.
+@typing.no_type_check
+@flax.struct.dataclass
+class TokenMean(clu_metrics.Average):
+  """Mean over tokens; not a number where no token was counted.
+
+  Exits that a curriculum left out of every step have counted none.
+  """
+
+  def compute(self) -> np.ndarray:
+    """Return the mean, on the host."""
+    total, count = np.asarray(self.total), np.asarray(self.count)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def step_metrics(
@@ -68,10 +88,10 @@ def batch_metrics(
   return {
     'timing/seconds': t5x_metrics.Time(),
     'timing/steps_per_second': t5x_metrics.StepsPerTime.from_model_output(),
-    'timing/seqs_per_second': rate(numerator=jax.numpy.array(rows)),
-    'timing/target_tokens_per_second': rate(numerator=jax.numpy.array(tokens)),
+    'timing/seqs_per_second': rate(numerator=jnp.array(rows)),
+    'timing/target_tokens_per_second': rate(numerator=jnp.array(tokens)),
     'non_padding_fraction/loss_weights': _mean(
-      jax.numpy.sum(weights), jax.numpy.array(tokens)
+      jnp.sum(weights), jnp.array(tokens)
     ),
   }
 
@@ -91,5 +111,5 @@ def _head(name: str, sums: HeadSums, *, names) -> dict[str, clu_metrics.Metric]:
   }
 
 
-def _mean(total: Array, count: Array) -> clu_metrics.Average:
-  return clu_metrics.Average(total=total, count=count)
+def _mean(total: Array, count: Array) -> TokenMean:
+  return TokenMean(total=total, count=count)

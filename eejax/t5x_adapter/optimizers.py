@@ -35,6 +35,9 @@ class TrainedPartOptimizer(t5x_optimizers.OptaxWrapper):
   Through `optax.masked` frozen leaves have no optimizer state; they are not
   added to either, so that their bytes stay (0.0 added to -0.0 would not).
   Gradients may have `optax.MaskedNode` in place of what is frozen.
+
+  Attributes:
+    regime: what is trained.
   """
 
   def __init__(
@@ -42,7 +45,7 @@ class TrainedPartOptimizer(t5x_optimizers.OptaxWrapper):
   ):
     """Wrap `optimizer` for what `regime` trains."""
     super().__init__(optimizer)
-    self._regime = regime
+    self.regime = regime
 
   def init_state(self, params: Any) -> Any:
     """Return the state of what is trained."""
@@ -81,7 +84,7 @@ class TrainedPartOptimizer(t5x_optimizers.OptaxWrapper):
 
   def _masked(self, params: Any) -> tuple[optax.GradientTransformation, PyTree]:
     tree = flax.core.unfreeze(params)
-    trainable: PyTree = freeze.split(tree, regime=self._regime)[0]
+    trainable: PyTree = freeze.split(tree, regime=self.regime)[0]
     if isinstance(params, flax.core.FrozenDict):
       trainable = flax.core.freeze(trainable)
     masked = freeze.freeze_around(self.optax_optimizer, trainable)

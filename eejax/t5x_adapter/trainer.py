@@ -16,6 +16,7 @@
 import functools
 import pathlib
 import tempfile
+import types
 from typing import Any
 
 import jax
@@ -69,13 +70,7 @@ class EarlyExitTrainer(t5x_trainer.Trainer):
         "EarlyExitTrainer trains an EarlyExitModel; include eejax's "
         't5x/model.gin, or use t5x.trainer.Trainer.'
       )
-    whole = model.objective.regime is Regime.JOINT
-    if not whole and not isinstance(model.optimizer_def, TrainedPartOptimizer):
-      raise ArgumentError(
-        f'the regime {model.objective.regime.value!r} freezes parameters, '
-        'which this optimizer knows nothing of; set OPTIMIZER = '
-        '@optimizers.trained_part().'
-      )
+    _check_optimizer(model)
     self._settings = StepConfig(
       forward=model.forward,
       microbatches=self._num_microbatches or 1,
@@ -134,7 +129,36 @@ class EarlyExitTrainer(t5x_trainer.Trainer):
       learning_rate=self._learning_rate_fn(train_state.step),
       weight_metrics_computer=None,
     )
+    if self._weight_metrics_computer is not None:
+      # t5x's own call would look at what is frozen, too.
+      metrics |= self._weight_metrics_computer.compute_metrics(
+        freeze.without_masked(grads),
+        _trained(train_state, objective.regime),
+        _trained(new_state, objective.regime),
+      )
     return new_state, metrics
+
+
+def _check_optimizer(model: EarlyExitModel) -> None:
+  """Refuse an optimizer that trains something else than the objective."""
+  regime, optimizer = model.objective.regime, model.optimizer_def
+  if isinstance(optimizer, TrainedPartOptimizer):
+    known = optimizer.regime
+  else:
+    known = Regime.JOINT
+  # Where an evaluator is made there is nothing to train.
+  if optimizer is not None and known is not regime:
+    raise ArgumentError(
+      f'the regime is {regime.value!r}, and the optimizer is for '
+      f'{known.value!r}; set OPTIMIZER = @optimizers.trained_part() with the '
+      'same regime.'
+    )
+
+
+def _trained(train_state: Any, regime: Regime) -> Any:
+  """Return a state that has the trained parameters alone."""
+  trainable, _ = freeze.split(plain_tree(train_state.params), regime=regime)
+  return types.SimpleNamespace(params=freeze.without_masked(trainable))
 
 
 def _cut(frozen: Params, model: EarlyExitModel) -> Params:

@@ -43,7 +43,7 @@ def fenced(language):
 def commands():
   """Return the page's commands in order, but those for the environment."""
   lines = '\n'.join(fenced('sh')).replace('\\\n', ' ').splitlines()
-  return [line for line in lines if not line.startswith(ENVIRONMENT)]
+  return [s for s in lines if s and not s.startswith(ENVIRONMENT)]
 
 
 @pytest.fixture(scope='module')
@@ -80,6 +80,7 @@ def folder(tmp_path_factory):
 def scalars(folder):
   """Return what TensorBoard has of a folder: a list of values by name."""
   from tensorboard.backend.event_processing import event_accumulator
+  from tensorboard.util import tensor_util
 
   found = event_accumulator.EventAccumulator(
     str(folder), size_guidance={'tensors': 0}
@@ -87,10 +88,11 @@ def scalars(folder):
   found.Reload()
   values = {}
   for name in found.Tags()['tensors']:
-    events = found.Tensors(name)
-    kind = events[0].tensor_proto
-    if kind.dtype == 1 and not kind.tensor_shape.dim:
-      values[name] = [e.tensor_proto.float_val[0] for e in events]
+    tensors = [
+      tensor_util.make_ndarray(e.tensor_proto) for e in found.Tensors(name)
+    ]
+    if all(t.dtype.kind == 'f' and t.ndim == 0 for t in tensors):
+      values[name] = [float(t) for t in tensors]
   return values
 
 

@@ -102,8 +102,10 @@ def assert_close(found, expected, tolerance=1e-5):
   )
 
 
-@pytest.mark.parametrize('regime', ['joint', 'standard', 'tune'])
-@pytest.mark.parametrize('microbatches', [None, 2])
+@pytest.mark.parametrize(
+  'regime, microbatches',
+  [('joint', None), ('joint', 2), ('standard', None), ('tune', None)],
+)
 def test_loss_and_first_update_are_those_of_eejax(
   regime,
   microbatches,
@@ -171,6 +173,19 @@ def test_tuning_leaves_every_byte_of_the_backbone(
   assert all(jax.tree.leaves(moved))
 
 
+def test_weights_that_are_trained_have_metrics(
+  make_model, make_trainer, t5x_batch
+):
+  from t5x import trainer as t5x_trainer
+
+  with make_trainer(make_model('tune')) as trainer:
+    trainer._weight_metrics_computer = t5x_trainer.WeightMetricsComputer()
+    found = trainer.train(iter([t5x_batch]), 1).result()
+  names = [name for name in found if name.startswith('weight_update_rms/')]
+  assert names
+  assert all(name.startswith('weight_update_rms/exits/') for name in names)
+
+
 def test_what_is_frozen_has_no_state(make_model, make_trainer, tiny_params):
   with make_trainer(make_model('tune')) as trainer:
     kept = jax.tree.leaves(trainer.train_state.param_states)
@@ -226,7 +241,10 @@ class TestRefusals:
 
     model = make_model('tune')
     model.optimizer_def = t5x_optimizers.adamw(1e-2)
-    with pytest.raises(ArgumentError, match='trained_part'):
+    with pytest.raises(ArgumentError, match="the optimizer is for 'joint'"):
+      make_trainer(model)
+    model.optimizer_def = make_model('standard').optimizer_def
+    with pytest.raises(ArgumentError, match="the optimizer is for 'standard'"):
       make_trainer(model)
 
 
