@@ -137,7 +137,7 @@ def test_rows_begin_with_the_models_own_start_token(make_model):
     {'targets': tf.constant([7, 8, 2], tf.int32)}
   )
   row = next(iter(converter(examples, {'targets': 5}).as_numpy_iterator()))
-  assert row['decoder_input_tokens'].tolist() == [1, 7, 8, 0, 0]
+  assert row['decoder_input_tokens'].tolist() == [1, 7, 8, 2, 0]
 
 
 def test_parameters_go_there_and_back(tiny_params):
