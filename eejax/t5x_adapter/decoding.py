@@ -35,7 +35,7 @@ from eejax.decoding.loop.while_loop import Chunk
 from eejax.decoding.policy.batching import platform_costs
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.threshold_values import threshold_values
-from eejax.ops.sampling import RowSampling, SamplingConfig
+from eejax.ops.sampling import RowSampling, SamplingConfig, end_table
 from eejax.t5x_adapter.features import Prompts
 from eejax.types import Array, Float, Int, Params
 
@@ -114,7 +114,7 @@ def continuations(
   prepared = with_scored_matrices(prepared, plan=plan, token_ids=None)
   rows, width = prompts.tokens.shape
   request = BatchSettings(
-    eos=jnp.array(settings.eos_ids, jnp.int32),
+    end_ids=end_table([settings.eos_ids] * rows),
     thresholds=jnp.tile(threshold_values(thresholds), (rows, 1)),
     sampling=_row_sampling(settings.sampling, key, rows),
   )
