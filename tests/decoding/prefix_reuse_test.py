@@ -221,6 +221,11 @@ class TestPlaces:
     slots = self.texts([], [1, 2, 3, 4])
     found = slots.place([1, 2, 9, 9], free=[0, 1], complete=[0, 4])
     assert found == Placement(0, source=1, reused=2)
+    # Even where it is the one that was used longest ago.
+    slots = self.texts([1, 2, 3, 4], [7, 7])
+    found = slots.place([1, 2, 9, 9], free=[0, 1], complete=[4, 2])
+    assert found == Placement(1, source=0, reused=2)
+    slots = self.texts([], [1, 2, 3, 4])
     found = slots.place([1, 2, 9, 9], free=[1], complete=[0, 4])
     assert found == Placement(1, source=1, reused=2)
 
