@@ -46,13 +46,15 @@ from eejax.recipes.generate import prepared
 
 NEW_TOKENS = 64
 PROMPT_TOKENS = 32
-START_SECONDS = 600
+# Tokens of the longest text that is served: fewer programs to compile.
+MAX_LENGTH = 256
 
 
 @contextlib.contextmanager
 def served(*flags: str) -> Iterator[tuple[str, int]]:
-  """Serve the default model; yield the server's address and process id."""
-  command = [sys.executable, '-m', 'eejax', 'serve', 'default', '--port', '0']
+  """Serve what flags name; yield the server's address and process id."""
+  command = [sys.executable, '-m', 'eejax', 'serve', '--port', '0']
+  command += ['--max-length', str(MAX_LENGTH)]
   process = subprocess.Popen(
     [*command, *flags],
     stderr=subprocess.PIPE,
@@ -109,7 +111,7 @@ def server_overhead(args: argparse.Namespace) -> figures.Figure:
     prepared(model),
     config=model.config,
     policy=Policy(),
-    limits=EngineLimits(slots=8),
+    limits=EngineLimits(slots=8, max_length=MAX_LENGTH),
   )
 
   def alone() -> int:
@@ -119,7 +121,7 @@ def server_overhead(args: argparse.Namespace) -> figures.Figure:
     return sum(len(engine.result(i).tokens) for i in ids)
 
   seconds: dict[str, list[float]] = {'engine': [], 'http': []}
-  with served('--slots', '8') as (url, _):
+  with served('default', '--slots', '8') as (url, _):
     bodies = [body(p) for p in asked]
     expected = alone()
     streamed(url, bodies)
@@ -142,7 +144,7 @@ def batch_gain(args: argparse.Namespace) -> figures.Figure:
   model = eejax.load('default')
   asked = [body(p) for p in prompts(model, 16)]
   speeds: dict[str, list[float]] = {'one': [], 'sixteen': []}
-  with served('--slots', '16') as (url, _):
+  with served('default', '--slots', '16') as (url, _):
     streamed(url, asked)
     for _ in range(args.repeats):
       began = time.perf_counter()
@@ -160,7 +162,7 @@ def ttft_ratio(args: argparse.Namespace) -> figures.Figure:
   """p95 time to first token at half load over an idle server's."""
   model = eejax.load('default')
   asked = [body(p) for p in prompts(model, 16)]
-  with served('--slots', '8') as (url, _):
+  with served('default', '--slots', '8') as (url, _):
     streamed(url, asked[:8])
     idle = [
       streamed(url, [asked[i % 16]])[0].first_s
@@ -208,7 +210,7 @@ def soak(args: argparse.Namespace) -> figures.Figure:
     url, process_id = stack.enter_context(
       served(
         *('--model', f'exits={folder / "model"}', '--slots', '8'),
-        *('--also-mode', 'full'),
+        *('--also-mode', 'early_exit', '--also-mode', 'speculative'),
       )
     )
     counts = serving_load.SoakCounts()
@@ -222,7 +224,7 @@ def soak(args: argparse.Namespace) -> figures.Figure:
           count=args.requests // parts,
           at_once=24,
           seed=part,
-          too_long=model.config.model.max_length + 1,
+          too_long=MAX_LENGTH + 1,
         )
       )
       counts.kinds += found.kinds
