@@ -57,12 +57,10 @@ class Usage:
   Attributes:
     prompt: tokens of all prompts, each counted once.
     completion: tokens generated.
-    cached: those of `prompt` whose keys and values were there already.
   """
 
   prompt: int
   completion: int
-  cached: int = 0
 
   def to_json(self) -> dict[str, Any]:
     """Return the field `usage`."""
@@ -70,7 +68,6 @@ class Usage:
       'prompt_tokens': self.prompt,
       'completion_tokens': self.completion,
       'total_tokens': self.prompt + self.completion,
-      'prompt_tokens_details': {'cached_tokens': self.cached},
     }
 
 
@@ -258,9 +255,13 @@ def _finish_reason(row: GeneratedRow | None) -> str | None:
 
 def _scored(tokens: TokenUpdate | GeneratedRow) -> list[ScoredToken]:
   return [
-    ScoredToken(token, logprob, (), piece)
-    for token, logprob, piece in zip(
-      tokens.tokens, tokens.logprobs, tokens.pieces, strict=True
+    ScoredToken(token, logprob, top, piece)
+    for token, logprob, top, piece in zip(
+      tokens.tokens,
+      tokens.logprobs,
+      tokens.top_logprobs or ((),) * len(tokens.tokens),
+      tokens.pieces,
+      strict=True,
     )
   ]
 

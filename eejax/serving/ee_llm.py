@@ -110,12 +110,8 @@ def parse_ee_llm(
     delivery=Delivery.WHOLE,
     tokens=TokenSettings(
       max_new_tokens=fields.integer('tokens_to_generate', default=64, low=0),
-      min_new_tokens=0,
       sampling=_sampling(fields),
       stop=fields.texts('stop_sequences', most=16),
-      stop_token_ids=(),
-      ignores_eos=False,
-      logit_bias=(),
       logprobs=0 if fields.boolean('logprobs') else None,
     ),
     exits=_exits(fields, served),

@@ -23,6 +23,7 @@ from eejax.data.tokenizer import IncrementalDecoder
 from eejax.decoding.results import FinishReason, GeneratedRow
 from eejax.decoding.text import TextStream
 from eejax.errors import EejaxError
+from eejax.ops.sampling import SamplingConfig
 from eejax.serving.answers import Answer, Choice, EncodedPrompt, Usage
 from eejax.serving.api_error import (
   ApiError,
@@ -247,7 +248,9 @@ def _job(
   text = None
   if served.model.tokenizer_folder is not None:
     decoder = IncrementalDecoder(served.model.tokenizer, context=prompt.tokens)
-    text = TextStream(decoder, stop=settings.stop)
+    text = TextStream(
+      decoder, stop=settings.stop, min_tokens=settings.sampling.min_tokens
+    )
   elif settings.stop:
     raise wrong_field(
       'stop', 'stop strings need text, and the model has no tokenizer.'
@@ -256,10 +259,26 @@ def _job(
   return TextJob(
     prompt=prompt.tokens,
     max_new_tokens=most[number],
-    sampling=dataclasses.replace(sampling, seed=sampling.seed + index),
+    sampling=dataclasses.replace(
+      _with_answer_ends(served, request), seed=sampling.seed + index
+    ),
     thresholds=exits.thresholds,
     text=text,
-    options={},
+    top_logprobs=settings.logprobs or 0,
+  )
+
+
+def _with_answer_ends(
+  served: ServedModel, request: GenerationRequest
+) -> SamplingConfig:
+  """Return how tokens are chosen; an answer ends where its template says."""
+  sampling = request.tokens.sampling
+  if request.endpoint is not Endpoint.CHAT or sampling.ignore_eos:
+    return sampling
+  ends = (*served.model.answer_ends, *sampling.stop_token_ids)
+  own = served.model.config.model.eos_ids
+  return dataclasses.replace(
+    sampling, stop_token_ids=[i for i in dict.fromkeys(ends) if i not in own]
   )
 
 

@@ -85,23 +85,16 @@ class TokenSettings:
 
   Attributes:
     max_new_tokens: tokens at most; None is what the context has room for.
-    min_new_tokens: end tokens before so many are not chosen.
-    sampling: temperature, filters and seed of the first text.
+    sampling: how tokens are chosen and which end a text; its seed is the first
+      text's.
     stop: strings that end a text.
-    stop_token_ids: further tokens that end a text.
-    ignores_eos: whether the model's end tokens end nothing.
-    logit_bias: what is added to the logits of tokens.
     logprobs: how many of the likeliest tokens are told for each; 0 tells the
       chosen one alone, None nothing.
   """
 
   max_new_tokens: int | None
-  min_new_tokens: int
   sampling: SamplingConfig
   stop: tuple[str, ...]
-  stop_token_ids: tuple[int, ...]
-  ignores_eos: bool
-  logit_bias: tuple[tuple[int, float], ...]
   logprobs: int | None
 
 
@@ -266,10 +259,6 @@ def _refuse_unsupported(fields: Fields) -> None:
   for name in ('presence_penalty', 'frequency_penalty'):
     fields.refuse(name, f'{name} is not supported; leave it out.', 0)
   fields.refuse('repetition_penalty', 'repetition_penalty must be 1 here.', 1)
-  fields.refuse('min_tokens', 'min_tokens is not supported; leave it out.', 0)
-  fields.refuse('ignore_eos', 'ignore_eos is not supported.', False)
-  for name in ('logit_bias', 'stop_token_ids'):
-    fields.refuse(name, f'{name} is not supported; leave it out.', {}, [])
   fields.refuse('suffix', 'suffix is not supported; leave it out.', '')
   for name in ('tools', 'functions'):
     fields.refuse(name, f'{name} are not supported; leave them out.', [])
@@ -308,17 +297,13 @@ def _token_settings(
     raise wrong_field('stop', 'a stop string must not be empty.')
   return TokenSettings(
     max_new_tokens=most,
-    min_new_tokens=fields.integer('min_tokens', default=0, low=0),
-    sampling=_sampling(fields),
+    sampling=_sampling(fields, vocab_size=vocab_size),
     stop=stop,
-    stop_token_ids=fields.token_ids('stop_token_ids', vocab_size=vocab_size),
-    ignores_eos=fields.boolean('ignore_eos'),
-    logit_bias=_logit_bias(fields, vocab_size=vocab_size),
     logprobs=_logprobs(fields, endpoint),
   )
 
 
-def _sampling(fields: Fields) -> SamplingConfig:
+def _sampling(fields: Fields, *, vocab_size: int) -> SamplingConfig:
   top_k = fields.integer('top_k', default=0, low=-1, high=2**31 - 1)
   seed = fields.integer('seed', low=-(2**63), high=2**63 - 1)
   values: dict[str, Any] = {
@@ -328,6 +313,10 @@ def _sampling(fields: Fields) -> SamplingConfig:
     # vLLM writes "all" as -1.
     'top_k': max(top_k, 0),
     'seed': secrets.randbits(31) if seed is None else seed,
+    'logit_bias': _logit_bias(fields, vocab_size=vocab_size),
+    'min_tokens': fields.integer('min_tokens', default=0, low=0),
+    'ignore_eos': fields.boolean('ignore_eos'),
+    'stop_token_ids': _stop_token_ids(fields, vocab_size=vocab_size),
   }
   try:
     return SamplingConfig(**values)
@@ -344,6 +333,15 @@ def _logprobs(fields: Fields, endpoint: Endpoint) -> int | None:
   if count is not None and not is_wanted:
     raise wrong_field('top_logprobs', 'top_logprobs go with logprobs: true.')
   return (count or 0) if is_wanted else None
+
+
+def _stop_token_ids(fields: Fields, *, vocab_size: int) -> tuple[int, ...]:
+  ids = fields.token_ids('stop_token_ids', vocab_size=vocab_size)
+  if len(ids) > MOST_STOPS:
+    raise wrong_field(
+      'stop_token_ids', f'stop_token_ids has at most {MOST_STOPS} tokens.'
+    )
+  return ids
 
 
 def _logit_bias(

@@ -234,7 +234,7 @@ class Scheduler:
         sampling=job.sampling,
         thresholds=job.thresholds,
         text=job.text,
-        **job.options,
+        top_logprobs=job.top_logprobs,
       )
     except EejaxError as error:
       self._call_back(self._refuse, ticket, of_argument(error))

@@ -44,9 +44,16 @@ from eejax.ops.quant import Quantization
 from eejax.ops.sampling import SamplingMethod
 from eejax.recipes.generate import prepared
 from eejax.serving.api_error import too_many_requests
-from eejax.serving.generation_request import ExitSettings
+from eejax.serving.generation_request import (
+  MOST_LOGPROBS,
+  MOST_STOPS,
+  ExitSettings,
+)
 from eejax.serving.scheduler import EngineState, Scheduler, Watcher
 from eejax.serving.server_settings import ServerLimits
+
+# Those of a request, and those of a chat template.
+_MOST_STOP_TOKENS = MOST_STOPS + 8
 
 # Stands for a threshold that is neither 0 nor never: which one it is does not
 # change the program.
@@ -109,6 +116,7 @@ class ServedModel:
     context = model.config.model.max_length
     self.max_length = min(limits.max_length or context, context)
     self._schedulers: dict[DecodePlan, Scheduler] = {}
+    self._top_logprobs = min(MOST_LOGPROBS, model.config.model.vocab_size)
     self._compiling = threading.Lock()
     # One prompt is scored at a time: its logits take memory.
     self.scoring = asyncio.Lock()
@@ -274,6 +282,7 @@ class ServedModel:
       policy=opened,
       method=SamplingMethod.RANDOM,
       platform=platform_costs(),
+      top_logprobs=self._top_logprobs,
     )
     if policy.mode is Mode.FULL:
       return plan, ()
@@ -288,6 +297,8 @@ class ServedModel:
       # The scheduler keeps the limit; these may all come before a step.
       max_waiting=self._limits.max_waiting + self._limits.slots,
       ticks_per_step=self._limits.ticks_per_step,
+      top_logprobs=self._top_logprobs,
+      max_stop_token_ids=_MOST_STOP_TOKENS,
     )
     opened = policy.without_certificate()
     if policy.mode is not Mode.FULL:

@@ -17,7 +17,6 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 from eejax.decoding.policy.threshold_values import Threshold
 from eejax.decoding.results import GeneratedRow, TokenUpdate
@@ -37,7 +36,7 @@ class TextJob:
     thresholds: of the exits of the engine's plan.
     text: turns tokens into text and looks for stop strings; None where the
       model has no tokenizer.
-    options: further arguments of `Engine.submit`.
+    top_logprobs: how many of the likeliest tokens are told beside each.
   """
 
   prompt: tuple[int, ...]
@@ -45,7 +44,7 @@ class TextJob:
   sampling: SamplingConfig
   thresholds: tuple[Threshold, ...]
   text: TextStream | None
-  options: dict[str, Any] = dataclasses.field(default_factory=dict)
+  top_logprobs: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,8 +28,7 @@ ASKED = {'model': 'tiny', 'messages': TURNS, 'temperature': 0}
 
 
 def single(model, **options):
-  prompt = list(model.chat_template.encode(TURNS))
-  return eejax.generate(model, [prompt], **options).rows[0]
+  return eejax.generate(model, [TURNS], **options).rows[0]
 
 
 def test_an_answer_equals_a_single_run(client, model):
@@ -45,14 +44,20 @@ def test_an_answer_equals_a_single_run(client, model):
   assert choice.message.content == expected.text
   assert choice.eejax['exit_depths'] == list(expected.exit_depths)
   assert found.usage.prompt_tokens == len(expected.prompt_tokens)
-  assert choice.finish_reason == 'length'
+  # It ends where the template's end token comes.
+  assert expected.finish_reason.value == 'eos'
+  assert choice.finish_reason == 'stop'
+  assert choice.eejax['tokens'] == list(expected.tokens)
 
 
 def test_an_answer_may_fill_the_context(client, model):
-  found = client.chat.completions.create(**ASKED)
-  num_prompt = found.usage.prompt_tokens
-  assert found.usage.completion_tokens == 64 - num_prompt
-  assert found.choices[0].message.content == single(model).text
+  found = client.chat.completions.create(
+    **ASKED, extra_body={'ignore_eos': True}
+  )
+  prompt = list(model.chat_template.encode(TURNS))
+  expected = eejax.generate(model, [prompt]).rows[0]
+  assert found.usage.completion_tokens == 64 - len(prompt)
+  assert found.choices[0].message.content == expected.text
 
 
 def test_a_streamed_answer(client, model):
@@ -66,8 +71,11 @@ def test_a_streamed_answer(client, model):
   assert chunks[0].object == 'chat.completion.chunk'
   assert chunks[0].choices[0].delta.role == 'assistant'
   text = ''.join(chunk.choices[0].delta.content for chunk in chunks)
-  assert text == single(model, max_new_tokens=9).text
-  assert last.choices == [] and last.usage.completion_tokens == 9
+  expected = single(model, max_new_tokens=9)
+  assert text == expected.text
+  assert chunks[-1].choices[0].finish_reason == 'stop'
+  assert last.choices == []
+  assert last.usage.completion_tokens == len(expected.tokens)
 
 
 def test_logprobs_of_an_answer(client, model):

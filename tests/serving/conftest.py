@@ -86,14 +86,14 @@ class Running:
     """Return the real client."""
     return openai.OpenAI(
       base_url=f'{self.url}/v1',
-      **{'api_key': KEY, 'max_retries': 0, 'timeout': 60, **options},
+      **{'api_key': KEY, 'max_retries': 0, 'timeout': 300, **options},
     )
 
   def async_client(self, **options):
     """Return the real client for many requests at once."""
     return openai.AsyncOpenAI(
       base_url=f'{self.url}/v1',
-      **{'api_key': KEY, 'max_retries': 0, 'timeout': 60, **options},
+      **{'api_key': KEY, 'max_retries': 0, 'timeout': 300, **options},
     )
 
   def http(self, **options):
