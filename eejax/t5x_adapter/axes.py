@@ -99,8 +99,8 @@ def divisible(
 
   Example:
     >>> mesh = {'data': 1, 'model': 4}
-    >>> divisible(PartitionSpec(None, 'model'), shape=(8, 2), mesh=mesh)
-    PartitionSpec(None, None)
+    >>> tuple(divisible(PartitionSpec(None, 'model'), shape=(8, 2), mesh=mesh))
+    (None, None)
   """
   kept = [
     entry if size % _parts(entry, mesh) == 0 else None

@@ -565,8 +565,8 @@ def test_the_accounting_is_that_of_the_whole_model(lively, pair):
     assert work.exit_blocks_run == NUM_TOKENS
     assert work.head_calls == sum(stage + 1 for stage in stages)
     assert row.exit_depths == tuple((1, 2, 4)[s] for s in stages)
-  assert result.batch.stage_runs[0] <= result.pipeline.decode_steps
-  assert result.batch.stage_head_reads[0] == result.batch.stage_runs[0]
+  assert result.batch.segment_runs[0] <= result.pipeline.decode_steps
+  assert result.batch.segment_head_reads[0] == result.batch.segment_runs[0]
 
 
 def test_a_row_ends_before_logits_that_are_no_numbers(lively):

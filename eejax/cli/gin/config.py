@@ -182,7 +182,9 @@ def _not_found(file: str, folders: Sequence[pathlib.Path]) -> str:
   searched = [str(f) if f.parts else 'the working folder' for f in folders]
   known = [p.name for f in folders for p in f.glob('*.gin')]
   own = folders[-1]
-  known += [p.relative_to(own).as_posix() for p in own.rglob('*.gin')]
+  shipped = [p.relative_to(own).as_posix() for p in own.rglob('*.gin')]
+  # Those of t5x are for its own programs.
+  known += [name for name in shipped if not name.startswith('t5x/')]
   return (
     f'there is no gin file {file!r} in {", ".join(searched)}'
     f'{_ending(file, known)}'
