@@ -224,14 +224,22 @@ def test_too_many_texts_get_429(model, start):
 
 
 def test_too_many_requests_get_429(model, start):
-  with start({'tiny': model}, max_in_flight=1, ticks_per_step=1) as running:
-    body = {**ASKED, 'max_tokens': 60, 'stream': True, 'temperature': 0}
-    with running.http() as http:
-      with http.stream('POST', '/v1/completions', json=body) as stream:
-        next(stream.iter_lines())
+  with start({'tiny': model}, max_in_flight=1) as running:
+    host, port = running.address.split(':')
+    # A request is under way for as long as its body is.
+    with socket.create_connection((host, int(port)), timeout=20) as slow:
+      slow.sendall(
+        b'POST /v1/completions HTTP/1.1\r\nHost: a\r\n'
+        b'Authorization: Bearer a key of the tests\r\n'
+        b'Content-Length: 100\r\n\r\n{'
+      )
+      end = time.monotonic() + 10
+      with running.http() as http:
         response = http.get('/v1/models')
-        assert response.status_code == 429
-        assert int(response.headers['retry-after']) >= 1
+        while response.status_code == 200 and time.monotonic() < end:
+          response = http.get('/v1/models')
+    assert response.status_code == 429
+    assert int(response.headers['retry-after']) >= 1
 
 
 def test_an_answer_that_takes_too_long(model, start):
