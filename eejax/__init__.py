@@ -30,7 +30,11 @@ from eejax.version import __version__
 if TYPE_CHECKING:
   from eejax.checkpoint.draft import draft_model
   from eejax.checkpoint.exits_alone import pull_exits, push_exits
-  from eejax.checkpoint.formats import Format, export_folder, import_folder
+  from eejax.checkpoint.formats import (
+    CheckpointFormat,
+    export_folder,
+    import_folder,
+  )
   from eejax.checkpoint.load import load
   from eejax.checkpoint.model import Model
   from eejax.config import (
@@ -70,7 +74,7 @@ _HOMES = {
   'checkpoint.model': ('Model',),
   'checkpoint.draft': ('draft_model',),
   'checkpoint.exits_alone': ('pull_exits', 'push_exits'),
-  'checkpoint.formats': ('Format', 'export_folder', 'import_folder'),
+  'checkpoint.formats': ('CheckpointFormat', 'export_folder', 'import_folder'),
   'config': (
     'EarlyExitConfig',
     'ExitConfig',
@@ -113,7 +117,7 @@ __all__ = [
   'EejaxError',
   'ExitConfig',
   'ExitHeadKind',
-  'Format',
+  'CheckpointFormat',
   'GateKind',
   'Initialization',
   'Mode',

@@ -54,7 +54,7 @@ from eejax.errors import ArgumentError, CheckpointError
 from eejax.types import Params
 
 
-class Format(enum.Enum):
+class CheckpointFormat(enum.Enum):
   """Whose layout a folder has."""
 
   HUGGINGFACE = 'huggingface'
@@ -62,16 +62,16 @@ class Format(enum.Enum):
   GEMMA = 'gemma'
 
 
-_TABLES = {Format.MAXTEXT: maxtext, Format.GEMMA: gemma}
+_TABLES = {CheckpointFormat.MAXTEXT: maxtext, CheckpointFormat.GEMMA: gemma}
 # Where a tree lies in what MaxText and gemma write, the most special first.
 _PLACES = {
-  Format.MAXTEXT: ('items', ''),
-  Format.GEMMA: ('params', 'default', ''),
+  CheckpointFormat.MAXTEXT: ('items', ''),
+  CheckpointFormat.GEMMA: ('params', 'default', ''),
 }
 # What stands before the names of the table.
-_COLLECTIONS: Mapping[Format, tuple[Path, ...]] = {
-  Format.MAXTEXT: (('params', 'params'), ('params',)),
-  Format.GEMMA: (('params',), ()),
+_COLLECTIONS: Mapping[CheckpointFormat, tuple[Path, ...]] = {
+  CheckpointFormat.MAXTEXT: (('params', 'params'), ('params',)),
+  CheckpointFormat.GEMMA: (('params',), ()),
 }
 _ITEMS, _PARAMS, _SETTINGS = '0/items', 'params', 'maxtext.yml'
 
@@ -79,7 +79,7 @@ _ITEMS, _PARAMS, _SETTINGS = '0/items', 'params', 'maxtext.yml'
 def import_folder(
   source: str | os.PathLike,
   *,
-  format: Format = Format.HUGGINGFACE,
+  format: CheckpointFormat = CheckpointFormat.HUGGINGFACE,
   config: str | os.PathLike | None = None,
   layout: Layout = Layout.STACKED,
   dtype: Any = None,
@@ -113,7 +113,7 @@ def import_folder(
 def map_folder(
   source: str | os.PathLike,
   *,
-  format: Format = Format.HUGGINGFACE,
+  format: CheckpointFormat = CheckpointFormat.HUGGINGFACE,
   config: str | os.PathLike | None = None,
 ) -> Model:
   """Return the model with its arrays on the host, blocks apart.
@@ -121,7 +121,7 @@ def map_folder(
   Raises:
     ArgumentError, CheckpointError: as `import_folder`.
   """
-  if format is Format.HUGGINGFACE:
+  if format is CheckpointFormat.HUGGINGFACE:
     if config is not None:
       raise ArgumentError(
         'a Hugging Face folder says itself what it is; leave out --config.'
@@ -147,7 +147,7 @@ def export_folder(
   checkpoint: Model,
   dest: str | os.PathLike,
   *,
-  format: Format = Format.HUGGINGFACE,
+  format: CheckpointFormat = CheckpointFormat.HUGGINGFACE,
   shard_bytes: int = huggingface_export.SHARD_BYTES,
   existing: Existing = Existing.REFUSE,
 ) -> None:
@@ -167,7 +167,7 @@ def export_folder(
     CheckpointError: the arrays do not fit the configuration, or the disk is
       full.
   """
-  if format is Format.HUGGINGFACE:
+  if format is CheckpointFormat.HUGGINGFACE:
     huggingface.export_folder(
       checkpoint, dest, shard_bytes=shard_bytes, existing=existing
     )
@@ -183,7 +183,7 @@ def export_folder(
   back = _TABLES[format].from_theirs(theirs, config.model)
   with whole_folder(dest, existing=existing, marker='config.json') as new:
     huggingface_export.write_description(new, checkpoint)
-    if format is Format.MAXTEXT:
+    if format is CheckpointFormat.MAXTEXT:
       items = {('params', 'params', *at): x for at, x in theirs.items()}
       orbax_tree.write(new / _ITEMS, items)
       _write_settings(new / _SETTINGS, config.model)
@@ -230,7 +230,7 @@ def _describe(folder: pathlib.Path, config: str | os.PathLike | None) -> Model:
 
 
 def _read(
-  folder: pathlib.Path, format: Format, config: ModelConfig
+  folder: pathlib.Path, format: CheckpointFormat, config: ModelConfig
 ) -> dict[Path, np.ndarray]:
   """Return the backbone's leaves by path, blocks apart."""
   place = _find(folder, format)
@@ -248,7 +248,7 @@ def _read(
   return _TABLES[format].from_theirs(leaves, config)
 
 
-def _find(folder: pathlib.Path, format: Format) -> pathlib.Path:
+def _find(folder: pathlib.Path, format: CheckpointFormat) -> pathlib.Path:
   """Return the folder of the tree: of the newest step, where there are some."""
   steps = [p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()]
   newest = max(steps, key=lambda p: int(p.name), default=folder)

@@ -140,7 +140,7 @@ def _write(model: 'Model', args: argparse.Namespace) -> None:
   formats.export_folder(
     model,
     args.dest,
-    format=formats.Format(args.format),
+    format=formats.CheckpointFormat(args.format),
     shard_bytes=int(args.shard_gb * 1e9),
     existing=existing,
   )

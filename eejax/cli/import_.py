@@ -91,7 +91,7 @@ def _read(args: argparse.Namespace) -> Any:
   source, config = args.source, args.config
   if args.format is not None:
     return formats.map_folder(
-      source, format=formats.Format(args.format), config=config
+      source, format=formats.CheckpointFormat(args.format), config=config
     )
   if t5x_layout.is_checkpoint(source):
     described = None if config is None else settings.early_exit_config(config)

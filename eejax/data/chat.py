@@ -51,7 +51,7 @@ Message = Mapping[str, Any]
 _MARK = '\ue000eejax\ue001'
 
 
-class Ending(enum.Enum):
+class ChatEnding(enum.Enum):
   """How a rendered conversation ends.
 
   Attributes:
@@ -81,7 +81,7 @@ class ChatTemplate:
     self,
     messages: Sequence[Message],
     *,
-    ending: Ending = Ending.ANSWER,
+    ending: ChatEnding = ChatEnding.ANSWER,
     variables: Mapping[str, Any] | None = None,
   ) -> str:
     """Return a conversation as text.
@@ -98,22 +98,22 @@ class ChatTemplate:
       CheckpointError: the template is no Jinja program.
     """
     turns = check_messages(messages)
-    if ending is Ending.OPEN:
+    if ending is ChatEnding.OPEN:
       turns[-1] = _marked(turns[-1])
     text = self._run(
       turns,
       {
         **dict(variables or {}),
-        'add_generation_prompt': ending is Ending.ANSWER,
+        'add_generation_prompt': ending is ChatEnding.ANSWER,
       },
     )
-    return _cut(text) if ending is Ending.OPEN else text
+    return _cut(text) if ending is ChatEnding.OPEN else text
 
   def encode(
     self,
     messages: Sequence[Message],
     *,
-    ending: Ending = Ending.ANSWER,
+    ending: ChatEnding = ChatEnding.ANSWER,
     variables: Mapping[str, Any] | None = None,
   ) -> list[int]:
     """Return a conversation as token ids; the arguments are `render`'s.
@@ -137,7 +137,7 @@ class ChatTemplate:
       {'role': 'assistant', 'content': _MARK},
     ]
     try:
-      text = self.render(turns, ending=Ending.CLOSED)
+      text = self.render(turns, ending=ChatEnding.CLOSED)
     except ArgumentError:
       return tuple(ids)  # A template for conversations of another kind.
     _, mark, after = text.rpartition(_MARK)

@@ -64,7 +64,7 @@ from eejax.decoding.results import (
   RowProgress,
   TokenUpdate,
 )
-from eejax.decoding.slots import SlotRequest, Slots
+from eejax.decoding.slots import DecodeSlots, SlotRequest
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError, EejaxError
 from eejax.ops.sampling import SamplingConfig, SamplingMethod
@@ -204,7 +204,7 @@ class Engine:
     self._longest = min(
       limits.max_length or config.model.max_length, config.model.max_length
     )
-    self._slots = Slots(
+    self._slots = DecodeSlots(
       params,
       plan=self._plan,
       count=limits.slots,
@@ -401,7 +401,7 @@ class Engine:
       raise ArgumentError(f'request {request_id} has no result to return.')
     return self._results.pop(request_id)
 
-  # MARK: Slots
+  # MARK: DecodeSlots
 
   def _insert_waiting(self) -> None:
     while self._waiting and not all(self._jobs):

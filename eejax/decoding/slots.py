@@ -80,7 +80,7 @@ class SlotRequest:
   wants_top: bool = False
 
 
-class Slots:
+class DecodeSlots:
   """A batch whose rows start and stop one by one.
 
   Invariant: the state's `live` is true for no row that was freed.

@@ -35,7 +35,7 @@ from jax.sharding import Mesh
 
 from eejax.checkpoint.load import load
 from eejax.checkpoint.model import Model
-from eejax.data.chat import Ending
+from eejax.data.chat import ChatEnding
 from eejax.decoding.loop.accounting import Accounting
 from eejax.decoding.policy.bindings import policy_hash
 from eejax.decoding.policy.policy import Mode, Policy
@@ -206,7 +206,7 @@ class EejaxLM(TemplateLM):
   ) -> str:
     """Return a conversation as text, to be answered or to be continued."""
     self._in_chat = True
-    ending = Ending.ANSWER if add_generation_prompt else Ending.OPEN
+    ending = ChatEnding.ANSWER if add_generation_prompt else ChatEnding.OPEN
     return self.model.chat_template.render(chat_history, ending=ending)
 
   # MARK: Log-likelihoods

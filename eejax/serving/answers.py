@@ -71,7 +71,7 @@ class Usage:
     }
 
 
-class Choice:
+class CompletionChoice:
   """One text of an answer as it grows."""
 
   def __init__(
@@ -191,7 +191,7 @@ class Choice:
     }
 
 
-class Answer:
+class CompletionResponse:
   """What all objects of one answer begin with."""
 
   def __init__(self, request: GenerationRequest, *, model: str, policy: Policy):

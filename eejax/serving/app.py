@@ -59,10 +59,10 @@ def make_app(service: Service, keys: ApiKeys) -> ASGIApp:
       ClientDisconnect: _answer_nobody,
     },
   )
-  return Gate(application, service, keys)
+  return AccessControl(application, service, keys)
 
 
-class Gate:
+class AccessControl:
   """Lets requests pass that have a key while the server takes some."""
 
   def __init__(self, inner: ASGIApp, service: Service, keys: ApiKeys):

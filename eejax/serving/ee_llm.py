@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from eejax.data.chat import Ending
+from eejax.data.chat import ChatEnding
 from eejax.decoding.policy.modes import Mode
 from eejax.decoding.policy.threshold_values import Threshold
 from eejax.ops.sampling import SamplingConfig
@@ -102,7 +102,7 @@ def parse_ee_llm(
     endpoint=Endpoint.COMPLETION,
     prompts=_with_start(fields, prompts, served),
     messages=(),
-    ending=Ending.ANSWER,
+    ending=ChatEnding.ANSWER,
     template_values={},
     choices=1,
     echoes=fields.boolean('echo_prompts'),

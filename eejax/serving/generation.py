@@ -24,7 +24,12 @@ from eejax.decoding.results import FinishReason, GeneratedRow
 from eejax.decoding.text import TextStream
 from eejax.errors import EejaxError
 from eejax.ops.sampling import SamplingConfig
-from eejax.serving.answers import Answer, Choice, EncodedPrompt, Usage
+from eejax.serving.answers import (
+  CompletionChoice,
+  CompletionResponse,
+  EncodedPrompt,
+  Usage,
+)
 from eejax.serving.api_error import (
   ApiError,
   not_finite,
@@ -58,10 +63,10 @@ class Generation:
   """
 
   request: GenerationRequest
-  answer: Answer
+  answer: CompletionResponse
   exits: Exits
   prompts: Sequence[EncodedPrompt]
-  choices: Sequence[Choice]
+  choices: Sequence[CompletionChoice]
   tickets: Sequence[Ticket]
   events: Events
   timeout_s: float
@@ -159,12 +164,14 @@ async def begin(
   most = [_room(served, request, prompt) for prompt in prompts]
   exits = await _exits(served, request, max(most))
   choices = [
-    Choice(i, prompts[i // request.choices], request, reader.token_text)
+    CompletionChoice(
+      i, prompts[i // request.choices], request, reader.token_text
+    )
     for i in range(len(prompts) * request.choices)
   ]
   generation = Generation(
     request=request,
-    answer=Answer(request, model=served.name, policy=exits.policy),
+    answer=CompletionResponse(request, model=served.name, policy=exits.policy),
     exits=exits,
     prompts=prompts,
     choices=choices,

@@ -19,7 +19,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from eejax.data.chat import Ending, Message, check_messages
+from eejax.data.chat import ChatEnding, Message, check_messages
 from eejax.decoding.policy.modes import Mode
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.threshold_values import Threshold, parse_threshold
@@ -120,7 +120,7 @@ class GenerationRequest:
   endpoint: Endpoint
   prompts: tuple[Prompt, ...]
   messages: tuple[Message, ...]
-  ending: Ending
+  ending: ChatEnding
   template_values: Mapping[str, Any]
   choices: int
   echoes: bool
@@ -242,7 +242,7 @@ def _messages(fields: Fields) -> tuple[Message, ...]:
     raise of_argument(error, param='messages') from error
 
 
-def _ending(fields: Fields) -> Ending:
+def _ending(fields: Fields) -> ChatEnding:
   """Return how a conversation ends, by the two fields that vLLM has."""
   is_answered = fields.boolean('add_generation_prompt', default=True)
   if fields.boolean('continue_final_message'):
@@ -251,8 +251,8 @@ def _ending(fields: Fields) -> Ending:
         'continue_final_message',
         'a message is continued or answered; leave add_generation_prompt out.',
       )
-    return Ending.OPEN
-  return Ending.ANSWER if is_answered else Ending.CLOSED
+    return ChatEnding.OPEN
+  return ChatEnding.ANSWER if is_answered else ChatEnding.CLOSED
 
 
 def _refuse_unsupported(fields: Fields) -> None:

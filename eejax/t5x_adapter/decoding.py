@@ -36,7 +36,7 @@ from eejax.decoding.policy.batching import platform_costs
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.threshold_values import threshold_values
 from eejax.ops.sampling import RowSampling, SamplingConfig, end_table
-from eejax.t5x_adapter.features import Prompts
+from eejax.t5x_adapter.features import DecoderPrompts
 from eejax.types import Array, Float, Int, Params
 
 
@@ -60,7 +60,7 @@ class DecodeSettings:
 
 
 @flax.struct.dataclass
-class Continuations:
+class DecodedRows:
   """What rows were continued with, from the first new token on.
 
   Attributes:
@@ -83,17 +83,17 @@ class _Carry:
   """Carry of the loop over calls of the decode loop."""
 
   state: DecodeState
-  done: Continuations
+  done: DecodedRows
 
 
 def continuations(
   params: Params,
-  prompts: Prompts,
+  prompts: DecoderPrompts,
   *,
   config: EarlyExitConfig,
   settings: DecodeSettings,
   key: jax.Array | None = None,
-) -> Continuations:
+) -> DecodedRows:
   """Continue rows until they end or fill the width of the batch.
 
   Args:
@@ -121,7 +121,7 @@ def continuations(
   nothing = jnp.zeros((rows, width), jnp.int32)
   carry = _Carry(
     _start(prepared, request, prompts, plan=plan),
-    Continuations(
+    DecodedRows(
       tokens=nothing,
       exit_depths=nothing,
       log_probs=jnp.zeros((rows, width), jnp.float32),
@@ -147,7 +147,7 @@ def continuations(
 def _start(
   params: Prepared,
   request: BatchSettings,
-  prompts: Prompts,
+  prompts: DecoderPrompts,
   *,
   plan: DecodePlan,
 ) -> DecodeState:
@@ -174,7 +174,7 @@ def _start(
   )
 
 
-def appended(done: Continuations, chunk: Chunk) -> Continuations:
+def appended(done: DecodedRows, chunk: Chunk) -> DecodedRows:
   """Return the continuations with what one call of the loop emitted."""
   emitted, rows = chunk.emitted, done.counts.shape[0]
   width = done.tokens.shape[1]
@@ -190,7 +190,7 @@ def appended(done: Continuations, chunk: Chunk) -> Continuations:
   put = lambda to, x: to.at[row, place].set(
     by_row(x).astype(to.dtype), mode='drop'
   )
-  return Continuations(
+  return DecodedRows(
     tokens=put(done.tokens, emitted.token),
     exit_depths=put(done.exit_depths, emitted.depth),
     log_probs=put(done.log_probs, emitted.log_prob),

@@ -59,7 +59,7 @@ def token_batch(features: Features) -> TokenBatch:
 
 
 @flax.struct.dataclass
-class Prompts:
+class DecoderPrompts:
   """The inputs of rows that are to be continued.
 
   Attributes:
@@ -71,7 +71,7 @@ class Prompts:
   lengths: Int[Array, 'B']
 
 
-def prompts(features: Features) -> Prompts:
+def prompts(features: Features) -> DecoderPrompts:
   """Return what each row begins with.
 
   Raises:
@@ -85,4 +85,4 @@ def prompts(features: Features) -> Prompts:
   is_prompt = features['decoder_causal_attention'].astype(jnp.int32)
   # A padded row has no input, and its start token stands for it.
   lengths = jnp.maximum(jnp.sum(is_prompt, axis=-1), 1)
-  return Prompts(features['decoder_input_tokens'] * is_prompt, lengths)
+  return DecoderPrompts(features['decoder_input_tokens'] * is_prompt, lengths)

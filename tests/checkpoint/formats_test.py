@@ -26,7 +26,7 @@ import pytest
 import yaml
 
 import eejax
-from eejax import Format
+from eejax import CheckpointFormat
 from eejax.checkpoint import huggingface
 from eejax.checkpoint.model import Model
 from eejax.checkpoint.tree import Layout
@@ -40,6 +40,7 @@ LLAMA3 = RotaryConfig(
   scaling=RotaryScaling.LLAMA3, factor=8.0, original_max_length=16
 )
 # Of a head of 16 the root is a power of two: nothing is rounded.
+MAXTEXT, GEMMA = CheckpointFormat.MAXTEXT, CheckpointFormat.GEMMA
 EXACT = {'head_dim': 16}
 KINDS = {
   'llama': EXACT,
@@ -82,8 +83,8 @@ def save(path, tree):
 @pytest.mark.parametrize('kind', KINDS)
 def test_maxtext_round_trip(kind, tmp_path):
   model = random_model('1:norm,2:mlp:untied:gate', **KINDS[kind])
-  eejax.export_folder(model, tmp_path / 'a', format=Format.MAXTEXT)
-  found = eejax.import_folder(tmp_path / 'a', format=Format.MAXTEXT)
+  eejax.export_folder(model, tmp_path / 'a', format=MAXTEXT)
+  found = eejax.import_folder(tmp_path / 'a', format=MAXTEXT)
   assert found.config == model.config
   assert_same(found.params, model.params)
 
@@ -91,8 +92,8 @@ def test_maxtext_round_trip(kind, tmp_path):
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_maxtext_rounds_other_heads_once(dtype, tmp_path):
   model = random_model('1:norm', dtype=jax.numpy.dtype(dtype), head_dim=6)
-  eejax.export_folder(model, tmp_path / 'a', format=Format.MAXTEXT)
-  found = eejax.import_folder(tmp_path / 'a', format=Format.MAXTEXT)
+  eejax.export_folder(model, tmp_path / 'a', format=MAXTEXT)
+  found = eejax.import_folder(tmp_path / 'a', format=MAXTEXT)
   assert found.config == model.config  # the exits go with what comes back
   ours, theirs = (
     m.params['backbone']['blocks']['attention']['query']['kernel']
@@ -102,8 +103,8 @@ def test_maxtext_rounds_other_heads_once(dtype, tmp_path):
   np.testing.assert_allclose(
     np.float32(theirs), np.float32(ours), rtol=2 * float(rounding)
   )
-  eejax.export_folder(found, tmp_path / 'b', format=Format.MAXTEXT)
-  eejax.import_folder(tmp_path / 'b', format=Format.MAXTEXT)
+  eejax.export_folder(found, tmp_path / 'b', format=MAXTEXT)
+  eejax.import_folder(tmp_path / 'b', format=MAXTEXT)
 
 
 @pytest.mark.parametrize('heads', [2, 4], ids=['all', 'grouped'])
@@ -117,18 +118,18 @@ def test_gemma_round_trip(heads, dtype, tmp_path):
     family='qwen3',
     qk_norm=True,
   )
-  eejax.export_folder(model, tmp_path / 'a', format=Format.GEMMA)
-  found = eejax.import_folder(tmp_path / 'a', format=Format.GEMMA)
+  eejax.export_folder(model, tmp_path / 'a', format=GEMMA)
+  found = eejax.import_folder(tmp_path / 'a', format=GEMMA)
   assert found.config == model.config
   assert_same(found.params, model.params)
 
 
 def test_other_layouts_and_dtypes(tmp_path):
   model = random_model(**EXACT)
-  eejax.export_folder(model, tmp_path / 'a', format=Format.MAXTEXT)
+  eejax.export_folder(model, tmp_path / 'a', format=MAXTEXT)
   found = eejax.import_folder(
     tmp_path / 'a',
-    format=Format.MAXTEXT,
+    format=MAXTEXT,
     layout=Layout.UNSTACKED,
     dtype='bfloat16',
   )
@@ -206,7 +207,7 @@ def test_a_run_of_maxtext_is_read(scanned, kind, tmp_path):
   save(tmp_path / 'run' / '10' / 'items', maxtext_tree(model, scanned=scanned))
   huggingface.export_folder(model, tmp_path / 'like')
   found = eejax.import_folder(
-    tmp_path / 'run', format=Format.MAXTEXT, config=tmp_path / 'like'
+    tmp_path / 'run', format=MAXTEXT, config=tmp_path / 'like'
   )
   assert found.config == model.config
   assert_same(found.params, model.params)
@@ -214,7 +215,7 @@ def test_a_run_of_maxtext_is_read(scanned, kind, tmp_path):
 
 def test_what_is_written_is_what_maxtext_reads(tmp_path):
   model = random_model(**KINDS['llama3'])
-  eejax.export_folder(model, tmp_path / 'a', format=Format.MAXTEXT)
+  eejax.export_folder(model, tmp_path / 'a', format=MAXTEXT)
   with ocp.PyTreeCheckpointer() as checkpointer:
     found = checkpointer.restore(tmp_path / 'a' / '0' / 'items')
   expected = maxtext_tree(model, scanned=True)['params']
@@ -278,7 +279,7 @@ def test_names_of_gemma_are_read(change, tmp_path):
   save(tmp_path / 'theirs', change(gemma_tree(model)))
   huggingface.export_folder(model, tmp_path / 'like')
   found = eejax.import_folder(
-    tmp_path / 'theirs', format=Format.GEMMA, config=tmp_path / 'like'
+    tmp_path / 'theirs', format=GEMMA, config=tmp_path / 'like'
   )
   assert_same(found.params, model.params)
 
@@ -289,10 +290,14 @@ def test_names_of_gemma_are_read(change, tmp_path):
 @pytest.mark.parametrize(
   'format, overrides, sentence',
   [
-    (Format.MAXTEXT, {'mlp_bias': True}, 'no biases'),
-    (Format.MAXTEXT, {'qkv_bias': True}, 'llama blocks have no biases'),
+    (MAXTEXT, {'mlp_bias': True}, 'no biases'),
     (
-      Format.MAXTEXT,
+      MAXTEXT,
+      {'qkv_bias': True},
+      'llama blocks have no biases',
+    ),
+    (
+      MAXTEXT,
       {
         'rotary': RotaryConfig(
           scaling=RotaryScaling.YARN, factor=2.0, original_max_length=16
@@ -300,8 +305,12 @@ def test_names_of_gemma_are_read(change, tmp_path):
       },
       'yarn',
     ),
-    (Format.GEMMA, {}, 'no head of its own'),
-    (Format.GEMMA, {'tied_head': True, 'output_bias': True}, 'no biases'),
+    (GEMMA, {}, 'no head of its own'),
+    (
+      GEMMA,
+      {'tied_head': True, 'output_bias': True},
+      'no biases',
+    ),
   ],
 )
 def test_parts_without_a_name_are_refused(
@@ -322,9 +331,7 @@ def test_an_array_too_many_is_named(tmp_path):
   save(tmp_path / 'items', tree)
   huggingface.export_folder(model, tmp_path / 'like')
   with pytest.raises(CheckpointError, match='layers/mlp/gate/kernel'):
-    eejax.import_folder(
-      tmp_path, format=Format.MAXTEXT, config=tmp_path / 'like'
-    )
+    eejax.import_folder(tmp_path, format=MAXTEXT, config=tmp_path / 'like')
 
 
 def test_another_model_is_noticed(tmp_path):
@@ -333,9 +340,7 @@ def test_another_model_is_noticed(tmp_path):
   other = random_model(**EXACT, num_layers=5)
   huggingface.export_folder(other, tmp_path / 'like')
   with pytest.raises(CheckpointError, match='should have 5 blocks'):
-    eejax.import_folder(
-      tmp_path, format=Format.MAXTEXT, config=tmp_path / 'like'
-    )
+    eejax.import_folder(tmp_path, format=MAXTEXT, config=tmp_path / 'like')
 
 
 @pytest.mark.parametrize(
@@ -350,7 +355,7 @@ def test_another_model_is_noticed(tmp_path):
 def test_what_is_missing_is_said(place, arguments, sentence, tmp_path):
   (tmp_path / 'empty').mkdir()
   with pytest.raises((ArgumentError, CheckpointError), match=sentence):
-    eejax.import_folder(tmp_path / place, format=Format.MAXTEXT, **arguments)
+    eejax.import_folder(tmp_path / place, format=MAXTEXT, **arguments)
 
 
 def test_a_folder_of_hugging_face_needs_no_likeness(tmp_path):

@@ -20,7 +20,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from eejax.data.chat import Ending, chat_template, check_messages
+from eejax.data.chat import ChatEnding, chat_template, check_messages
 from eejax.data.tokenizer import Tokenizer, train_bpe
 from eejax.errors import ArgumentError, CheckpointError
 
@@ -117,15 +117,15 @@ def test_turns_are_written_as_the_template_says(folder):
     '<|start|>system\nBe brief.<|end|>\n'
     '<|start|>user\nWhat is 2 + 3?<|end|>\n<|start|>assistant\n'
   )
-  closed = template.render([USER], ending=Ending.CLOSED)
+  closed = template.render([USER], ending=ChatEnding.CLOSED)
   assert closed == '<|start|>user\nWhat is 2 + 3?<|end|>\n'
 
 
 def test_an_open_turn_goes_on_where_it_stopped(folder):
   turns = [USER, {'role': 'assistant', 'content': 'It is '}]
-  trimmed = load(folder, TURNS).render(turns, ending=Ending.OPEN)
+  trimmed = load(folder, TURNS).render(turns, ending=ChatEnding.OPEN)
   assert trimmed.endswith('<|start|>assistant\nIt is')
-  kept = load(folder, BRACKETS).render(turns, ending=Ending.OPEN)
+  kept = load(folder, BRACKETS).render(turns, ending=ChatEnding.OPEN)
   assert kept.endswith('[/INST] It is ')
   assert turns[1]['content'] == 'It is '
 
@@ -164,18 +164,19 @@ def test_variables_reach_the_program(folder):
 
 @pytest.mark.parity
 @pytest.mark.parametrize('name', TEMPLATES)
-@pytest.mark.parametrize('ending', Ending)
+@pytest.mark.parametrize('ending', ChatEnding)
 def test_it_is_what_transformers_writes(folder, name, ending):
-  transformers = pytest.importorskip('transformers')
+  import transformers
+
   ours = load(folder, TEMPLATES[name])
   theirs = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
-  talk = TALK if ending is Ending.ANSWER else TALK[:3]
+  talk = TALK if ending is ChatEnding.ANSWER else TALK[:3]
   wanted = theirs.apply_chat_template(
     talk,
     tools=[TOOL],
     tokenize=False,
-    add_generation_prompt=ending is Ending.ANSWER,
-    continue_final_message=ending is Ending.OPEN,
+    add_generation_prompt=ending is ChatEnding.ANSWER,
+    continue_final_message=ending is ChatEnding.OPEN,
   )
   found = ours.render(talk, ending=ending, variables={'tools': [TOOL]})
   assert found == wanted
@@ -270,7 +271,7 @@ def test_what_stops_a_program_is_one_sentence(folder, source, error, words):
 def test_an_ending_that_the_template_leaves_out_cannot_go_on(folder):
   template = load(folder, '{{ messages[0].content }}')
   with pytest.raises(ArgumentError, match='cannot be continued'):
-    template.render(TALK[:3], ending=Ending.OPEN)
+    template.render(TALK[:3], ending=ChatEnding.OPEN)
 
 
 def test_a_configuration_with_another_kind_of_template_is_broken(folder):

@@ -24,12 +24,12 @@ from eejax.decoding.loop.while_loop import Chunk
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.ops.sampling import SamplingConfig
 from eejax.t5x_adapter.decoding import (
-  Continuations,
+  DecodedRows,
   DecodeSettings,
   appended,
   continuations,
 )
-from eejax.t5x_adapter.features import Prompts
+from eejax.t5x_adapter.features import DecoderPrompts
 
 WIDTH = 14
 PROMPTS = [[1, 5, 9, 3], [1], [1, 7, 8, 11, 20, 21, 4]]
@@ -46,7 +46,7 @@ def as_prompts(rows):
   tokens = np.zeros((len(rows), WIDTH), np.int32)
   for row, ids in enumerate(rows):
     tokens[row, : len(ids)] = ids
-  return Prompts(jnp.asarray(tokens), jnp.array([len(r) for r in rows]))
+  return DecoderPrompts(jnp.asarray(tokens), jnp.array([len(r) for r in rows]))
 
 
 @pytest.mark.parametrize('name', POLICIES)
@@ -99,7 +99,7 @@ def test_a_random_key_draws_other_tokens(tiny_config, tiny_params):
 
 def test_chunks_are_joined_row_by_row():
   nothing = jnp.zeros((2, 5), jnp.int32)
-  done = Continuations(
+  done = DecodedRows(
     nothing, nothing, nothing.astype(jnp.float32), jnp.zeros(2, jnp.int32)
   )
   # Two steps, then one that was not done; row 1 emits two tokens at once.

@@ -261,4 +261,6 @@ def test_adafactor_knows_every_name(make_model, make_trainer, t5x_batch):
   variables = model.get_initial_variables(jax.random.key(0), {})
   from t5x import train_state
 
-  train_state.FlaxOptimTrainState.create(model.optimizer_def, variables)
+  # A name that it does not know is an error.
+  state = train_state.FlaxOptimTrainState.create(model.optimizer_def, variables)
+  assert jax.tree.leaves(state.param_states)
