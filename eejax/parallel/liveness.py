@@ -31,6 +31,8 @@ _INTERVAL_SECONDS = 0.5
 _GRACE_SECONDS = 2.0
 _OTHERS_SECONDS = 5.0
 _DISCONNECT_SECONDS = 30.0
+# For a thread that asked for the sentence to print it and end the process.
+_OWN_END_SECONDS = 10.0
 
 # Keys: why the run ends on all hosts; and, by host, that it has ended.
 _FAILURE = 'failure'
@@ -61,7 +63,8 @@ class LivenessMonitor:
       rank: number of this host.
       count: how many hosts there are.
       on_loss: takes a sentence about the host that was lost; called once, on
-        a thread of the monitor.
+        a thread of the monitor. Whoever asked for the sentence has ten
+        seconds to end the process before that.
     """
     self._client = client
     self._rank = rank
@@ -71,6 +74,7 @@ class LivenessMonitor:
     self._reason: str | None = None
     self._lock = threading.Lock()
     self._known = threading.Event()
+    self._asked = threading.Event()
     self._stopped = threading.Event()
     self._threads = [
       threading.Thread(target=target, daemon=True)
@@ -81,6 +85,7 @@ class LivenessMonitor:
 
   def sentence(self, timeout_s: float) -> str | None:
     """Return the sentence about a lost host, waiting a while for it."""
+    self._asked.set()
     self._known.wait(timeout_s)
     return None if self._reason is None else _sentence(self._reason)
 
@@ -141,6 +146,9 @@ class LivenessMonitor:
     self._known.set()
     with contextlib.suppress(CoordinationError):
       self._end()
+    # Two threads that print the sentence would write into each other's line.
+    if self._asked.is_set() and self._stopped.wait(_OWN_END_SECONDS):
+      return
     self._on_loss(_sentence(reason))
 
   def _end(self) -> None:

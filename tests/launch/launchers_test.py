@@ -405,7 +405,7 @@ MISSING = [
   (SKY, 'buckets describe', 'bucket gs://lab-runs'),
   (SKY, 'check', 'no cloud is set up'),
   ([*SLURM, '--partition', 'gpu'], '--partition=gpu', 'no partition gpu'),
-  (SLURM, 'nothing', 'no eejax in'),
+  ([*SLURM, '--venv', '/nowhere'], 'nothing', 'no eejax in'),
   (DOCKER, 'info', 'daemon does not answer'),
   (TPU_JOBSET, 'get crd', 'has no JobSet'),
   (TPU_JOBSET, 'buckets describe', 'bucket gs://lab-runs'),
