@@ -20,6 +20,8 @@ tokenizer of a Hugging Face folder, which say what the model is, and its exits:
   0/items/       MaxText: Orbax, {params: {params: ...}}, a step of its own
   maxtext.yml    MaxText: settings that describe the model
   params/        gemma: Orbax
+
+Checkpoints of EE-LLM are read alone; see `eejax.checkpoint.ee_llm`.
 """
 
 import dataclasses
@@ -35,6 +37,7 @@ import numpy as np
 from eejax import architectures
 from eejax.checkpoint import (
   arrays,
+  ee_llm,
   gemma,
   huggingface,
   huggingface_export,
@@ -60,6 +63,7 @@ class CheckpointFormat(enum.Enum):
   HUGGINGFACE = 'huggingface'
   MAXTEXT = 'maxtext'
   GEMMA = 'gemma'
+  EE_LLM = 'ee-llm'
 
 
 _TABLES = {CheckpointFormat.MAXTEXT: maxtext, CheckpointFormat.GEMMA: gemma}
@@ -91,7 +95,8 @@ def import_folder(
     format: whose layout it has.
     config: says what the model is where no `config.json` lies in `source`: a
       Hugging Face folder, an eejax checkpoint, or a name of `configs/models`.
-      Its tokenizer is taken as well.
+      Its tokenizer is taken as well. A checkpoint of EE-LLM says what it is,
+      and the vocabulary alone is taken from there.
     layout: whether the blocks are stacked.
     dtype: what every array is converted to; by default each stays as stored.
 
@@ -130,6 +135,9 @@ def map_folder(
   folder = pathlib.Path(source)
   if not folder.is_dir():
     raise ArgumentError(f'there is no folder {source}.')
+  if format is CheckpointFormat.EE_LLM:
+    named = None if config is None else _describe(folder, config)
+    return ee_llm.map_folder(folder, described=named)
   described = _describe(folder, config)
   leaves = _read(folder, format, described.config.model)
   backbone = _backbone(leaves, described.config.model)
@@ -172,6 +180,11 @@ def export_folder(
       checkpoint, dest, shard_bytes=shard_bytes, existing=existing
     )
     return
+  if format is CheckpointFormat.EE_LLM:
+    raise ArgumentError(
+      "EE-LLM's layout is read, not written; export to huggingface, maxtext or "
+      'gemma.'
+    )
   config, params = checkpoint.config, checkpoint.params
   shapes.check_backbone(tree.shapes(params), config.model)
   shapes.check_exits(params['exits'], config)

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--format',
-    choices=('maxtext', 'gemma'),
+    choices=('maxtext', 'gemma', 'ee-llm'),
     help=(
       "whose layout SRC has, where it is not recognised; gemma's is that of "
       'Llama-like models in its naming'
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help=(
       'what model a checkpoint of t5x, MaxText or gemma holds, where nothing '
       'beside it says so: a name of configs/models, a file like those, or a '
-      'folder that says it'
+      'folder that says it; of EE-LLM, which vocabulary it has'
     ),
   )
   parser.add_argument(
