@@ -6,7 +6,9 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-# The core without extras is enough.
-# shellcheck disable=SC2119
-eejax_environment
+# The core without extras is enough, but for models in GGUF files.
+case " $* " in
+  *' smollm2 '* | *'=smollm2 '* | *.gguf*) eejax_environment gguf ;;
+  *) eejax_environment ;;
+esac
 exec "$PYTHON" -m eejax quickstart "$@"

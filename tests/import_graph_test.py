@@ -37,6 +37,7 @@ LEVELS = {
   'errors': 0,
   'version': 0,
   'architectures': 0,
+  'caches': 0,
   'hardware': 0,
   'resources': 0,
   'environment': 0,

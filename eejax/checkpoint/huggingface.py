@@ -19,7 +19,6 @@ and `exits.json` (their configurations and the hash of the backbone that they
 were made for). Writing is in `eejax.checkpoint.huggingface_export`.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from eejax.checkpoint import arrays, hub, shapes, tree
+from eejax.checkpoint.huggingface_config import read_json, read_model
 from eejax.checkpoint.huggingface_export import (
   EXITS,
   EXITS_CONFIG,
@@ -35,13 +35,13 @@ from eejax.checkpoint.huggingface_export import (
   WEIGHTS_INDEX,
   export_folder,
 )
+from eejax.checkpoint.lazy_array import LazyArray, TensorFile
 from eejax.checkpoint.model import Model
 from eejax.checkpoint.safetensors_file import SafetensorsFile
 from eejax.checkpoint.tokenizer_files import check_vocabulary, find_tokenizer
 from eejax.checkpoint.tree import Layout, backbone_hash
 from eejax.config import EarlyExitConfig, ModelConfig, exit_from_json
 from eejax.errors import ArgumentError, CheckpointError
-from eejax.models import families
 from eejax.models.families.tensors import Tensor, tensors
 from eejax.types import Params
 
@@ -98,7 +98,7 @@ def map_folder(source: str | os.PathLike) -> Model:
   folder = _find(source)
   files = dict(_open(folder))
   model, described = read_description(folder, files)
-  backbone = _read_backbone(files, model)
+  backbone = read_backbone(files, model)
   config, exits = read_exits(folder, model, backbone)
   check_vocabulary(folder, vocab_size=model.vocab_size)
   return Model(
@@ -121,10 +121,10 @@ def read_description(
   Raises:
     CheckpointError: a file cannot be read, or the model is not supported.
   """
-  values = _read_json(folder / CONFIG)
+  values = read_json(folder / CONFIG)
   generation = None
   if (folder / 'generation_config.json').is_file():
-    generation = _read_json(folder / 'generation_config.json')
+    generation = read_json(folder / 'generation_config.json')
   model = _read_model(values, generation, {} if files is None else files)
   return model, {'config': values, 'generation_config': generation}
 
@@ -142,20 +142,10 @@ def _find(source: str | os.PathLike) -> pathlib.Path:
   return folder
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    values = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise CheckpointError(f'{path} cannot be read: {error}.') from error
-  if not isinstance(values, dict):
-    raise CheckpointError(f'{path} does not hold a JSON object.')
-  return values
-
-
 def _open(folder: pathlib.Path) -> Iterator[tuple[str, SafetensorsFile]]:
   """Yield every tensor of a folder with the file it is in."""
   if (folder / WEIGHTS_INDEX).is_file():
-    index = _read_json(folder / WEIGHTS_INDEX).get('weight_map')
+    index = read_json(folder / WEIGHTS_INDEX).get('weight_map')
     if not isinstance(index, dict):
       raise CheckpointError(f'{folder / WEIGHTS_INDEX} has no weight_map.')
     names = sorted(set(index.values()))
@@ -197,7 +187,7 @@ def _read_model(
   stops = (generation or {}).get('eos_token_id')
   if stops is not None:
     values['eos_token_id'] = stops
-  model = families.read_config(values)
+  model = read_model(values)
   if model.tied_head and _HEAD in files:
     if _TABLE not in files:
       raise CheckpointError(
@@ -208,13 +198,31 @@ def _read_model(
     if np.array_equal(table, head):
       del files[_HEAD]
     else:
-      model = families.read_config({**values, 'tie_word_embeddings': False})
+      model = read_model({**values, 'tie_word_embeddings': False})
   return model
 
 
-def _read_backbone(
-  files: dict[str, SafetensorsFile], model: ModelConfig
+def read_backbone(
+  files: Mapping[str, TensorFile], model: ModelConfig
 ) -> Params:
+  """Return a backbone, blocks apart, of tensors with Hugging Face's names.
+
+  Args:
+    files: by the names of the tensors that they hold.
+    model: what the tensors must fit.
+
+  Returns:
+    The tree; its leaves are views of files that are mapped, or are read when
+    they are used.
+
+  Raises:
+    CheckpointError: a tensor is missing, misshapen, or has no place.
+  """
+  if model.num_layers > len(files):
+    raise CheckpointError(
+      f'config.json says that there are {model.num_layers} blocks, but there '
+      f'are only {len(files)} tensors; download the model again.'
+    )
   leaves, blocks = {}, [{} for _ in range(model.num_layers)]  # type: ignore
   expected = {t.name: t for t in tensors(model)}
   for name in files.keys() - expected.keys():
@@ -236,8 +244,8 @@ def _read_backbone(
 
 
 def _read_tensor(
-  files: Mapping[str, SafetensorsFile], tensor: Tensor, model: ModelConfig
-) -> np.ndarray:
+  files: Mapping[str, TensorFile], tensor: Tensor, model: ModelConfig
+) -> np.ndarray | LazyArray:
   if tensor.name not in files:
     hint = ''
     if tensor.name == _HEAD:
@@ -258,7 +266,10 @@ def _read_tensor(
       f'the tensor {tensor.name} has shape {found}, but config.json asks for '
       f'{tensor.file_shape}.'
     )
-  return tensor.from_file(file.tensor(tensor.name))
+  read = lambda: tensor.from_file(file.tensor(tensor.name))
+  if isinstance(file, SafetensorsFile):
+    return read()
+  return LazyArray(tensor.shape, file.dtype(tensor.name), read)
 
 
 def read_exits(
@@ -271,7 +282,7 @@ def read_exits(
   """
   if not (folder / EXITS_CONFIG).is_file():
     return EarlyExitConfig(model), {}
-  values = _read_json(folder / EXITS_CONFIG)
+  values = read_json(folder / EXITS_CONFIG)
   try:
     exits = tuple(exit_from_json(e) for e in values['exits'])
     config = EarlyExitConfig(model, exits)

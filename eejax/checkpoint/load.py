@@ -18,7 +18,16 @@ import pathlib
 from typing import Any
 
 from eejax import resources
-from eejax.checkpoint import folder, hub, huggingface, manifest, t5x_layout
+from eejax.checkpoint import (
+  folder,
+  gguf_file,
+  gguf_import,
+  hub,
+  huggingface,
+  manifest,
+  packaged,
+  t5x_layout,
+)
 from eejax.checkpoint.model import Model
 from eejax.errors import ArgumentError
 from eejax.progress import SILENT, Progress
@@ -30,12 +39,13 @@ DEFAULT = 'default'
 def load(
   source: str | os.PathLike, *, dtype: Any = None, progress: Progress = SILENT
 ) -> Model:
-  """Load a model from a folder or from the Hugging Face hub.
+  """Load a model from a file, a folder, the Hugging Face hub or an index.
 
   Args:
-    source: an eejax checkpoint, a Hugging Face folder, a checkpoint of t5x,
-      a name `organisation/model` where the hub can be reached, or `default`,
-      the small model that eejax brings along.
+    source: an eejax checkpoint, a Hugging Face folder, a GGUF file, a
+      checkpoint of t5x, a name `organisation/model` where the hub can be
+      reached, `smollm2`, a small model for conversations that is fetched from
+      the package index once, or `default`, which eejax brings along.
     dtype: what every array is converted to; by default each stays as stored.
     progress: is told while files are read.
 
@@ -45,7 +55,7 @@ def load(
   Raises:
     ArgumentError: `source` is none of these.
     CheckpointError: its files are missing, cut short or misshapen, or the hub
-      cannot be reached.
+      or the index cannot be reached.
 
   Example:
     >>> import eejax
@@ -53,7 +63,7 @@ def load(
     >>> model.config.model.num_layers
     12
   """
-  path = pathlib.Path(source)
+  path = packaged.resolve(source, progress=progress)
   if str(source) == DEFAULT and not path.exists():
     path = resources.default_backbone()
   with progress.waiting(f'reading {source}'):
@@ -61,6 +71,8 @@ def load(
       return folder.load(path, dtype=dtype)
     if (path / huggingface.CONFIG).is_file():
       return huggingface.import_folder(path, dtype=dtype)
+    if gguf_file.is_gguf(path):
+      return gguf_import.import_file(path, dtype=dtype)
     if t5x_layout.is_checkpoint(path):
       return t5x_layout.load(path, dtype=dtype)
     if not path.exists() and hub.is_hub_name(str(source)):
@@ -71,12 +83,13 @@ def load(
 def _what_is_wrong(path: pathlib.Path) -> str:
   kinds = (
     f'an eejax checkpoint (with {manifest.NAME}), a Hugging Face folder '
-    f'(with {huggingface.CONFIG}) or a t5x checkpoint (checkpoint_STEP)'
+    f'(with {huggingface.CONFIG}), a GGUF file or a t5x checkpoint '
+    '(checkpoint_STEP)'
   )
   if not path.exists():
     return (
-      f'there is no folder {path}; name {kinds}, a model of the hub, or '
-      f'{DEFAULT!r}.'
+      f'there is no folder {path}; name {kinds}, a model of the hub, '
+      f'{packaged.SMOLLM2.name!r} or {DEFAULT!r}.'
     )
   if path.is_file():
     return f'{path} is a file; name {kinds}.'

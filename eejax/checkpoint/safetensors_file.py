@@ -96,19 +96,27 @@ class SafetensorsFile:
     """Return the shape of a tensor."""
     return self._entries[name].shape
 
+  def dtype(self, name: str) -> np.dtype:
+    """Return the dtype of a tensor.
+
+    Raises:
+      CheckpointError: it is not supported.
+    """
+    code = self._entries[name].code
+    if code not in _DTYPES:
+      raise CheckpointError(
+        f'{self.path}: {name} has dtype {code}, which is not supported; '
+        f'supported are {", ".join(_DTYPES)}.'
+      )
+    return _DTYPES[code]
+
   def tensor(self, name: str) -> np.ndarray:
     """Return a tensor as a read-only view of the file.
 
     Raises:
       CheckpointError: its dtype is not supported.
     """
-    stored = self._entries[name]
-    if stored.code not in _DTYPES:
-      raise CheckpointError(
-        f'{self.path}: {name} has dtype {stored.code}, which is not '
-        f'supported; supported are {", ".join(_DTYPES)}.'
-      )
-    dtype = _DTYPES[stored.code]
+    stored, dtype = self._entries[name], self.dtype(name)
     if math.prod(stored.shape) * dtype.itemsize != stored.end - stored.begin:
       raise CheckpointError(
         f'{self.path}: {name} of shape {stored.shape} and dtype {stored.code} '

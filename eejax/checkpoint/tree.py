@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eejax.checkpoint.arrays import Path, flatten, unflatten
+from eejax.checkpoint.lazy_array import LazyArray
 from eejax.models.families.tensors import block_key
 from eejax.models.stacking import num_blocks
 from eejax.parallel import multihost
@@ -81,7 +82,7 @@ def outer(params: Params) -> PyTree:
   return {k: v for k, v in params['backbone'].items() if k != 'blocks'}
 
 
-def leaf(params: Params, path: Path) -> jax.Array | np.ndarray:
+def leaf(params: Params, path: Path) -> jax.Array | np.ndarray | LazyArray:
   """Return one leaf of the backbone; blocks are at `('blocks', '000', ...)`."""
   node: PyTree = params['backbone']
   if path[0] != 'blocks':
@@ -197,7 +198,9 @@ def _stack(blocks: Iterable[PyTree], dtype: Any) -> PyTree:
   return unflatten(stacked)
 
 
-def host_copy(leaf: jax.Array | np.ndarray, dtype: Any = None) -> np.ndarray:
+def host_copy(
+  leaf: jax.Array | np.ndarray | LazyArray, dtype: Any = None
+) -> np.ndarray:
   """Return a leaf as a new contiguous NumPy array, converted if asked.
 
   Of an array that several hosts share all hosts must ask for it.

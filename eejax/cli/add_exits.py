@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-  from eejax.checkpoint import folder, manifest, surgery
+  from eejax.checkpoint import folder, manifest, packaged, surgery
   from eejax.checkpoint.atomic import Existing, check_destination
   from eejax.cli import checkpoint_report, output
   from eejax.config import Initialization
@@ -75,14 +75,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   existing = Existing.OVERWRITE if args.overwrite else Existing.REFUSE
   check_destination(args.dest, existing=existing, marker=manifest.NAME)
   initialization = Initialization(args.init)
+  source = packaged.resolve(args.checkpoint, progress=output.reporter())
   timer = checkpoint_report.Timer()
   with output.waiting(f'changing the exits of {args.checkpoint}'):
-    before = folder.read_config(args.checkpoint)
+    before = folder.read_config(source)
     # Refuses what does not fit before any array is read.
     after = surgery.planned(before, add=args.exits, drop=args.drop)
     depth = surgery.blocks_read(after, args.exits, initialization)
     held = folder.load(
-      args.checkpoint,
+      source,
       depth=max(depth, before.deepest_exit),
       layout=folder.Layout.UNSTACKED,
     )
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     folder.replace_exits(
       args.dest,
-      source=args.checkpoint,
+      source=source,
       config=model.config,
       exits=model.params['exits'],
       existing=existing,

@@ -51,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'checkpoint',
     metavar='CKPT',
     nargs='?',
-    help='an eejax checkpoint or a Hugging Face folder (--gin.CHECKPOINT)',
+    help=(
+      'a checkpoint, a Hugging Face folder, a GGUF file, or smollm2 '
+      '(--gin.CHECKPOINT)'
+    ),
   )
   run_flags.add_arguments(parser, _SHORTHANDS)
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     'checkpoint',
     metavar='CKPT',
-    help='an eejax checkpoint or a Hugging Face folder',
+    help='a checkpoint, a Hugging Face folder, a GGUF file, or smollm2',
   )
   group = parser.add_argument_group('prompts')
   group.add_argument(

@@ -104,14 +104,14 @@ def open_model(
   Raises:
     EejaxError: there is no such model, or the policy does not fit it.
   """
-  from eejax.checkpoint import folder, manifest
+  from eejax.checkpoint import folder, manifest, packaged
   from eejax.checkpoint.load import load
   from eejax.cli import output
   from eejax.decoding.loop.plan import make_plan
 
-  path = pathlib.Path(args.checkpoint)
+  path = packaged.resolve(args.checkpoint, progress=output.reporter())
   if not (path / manifest.NAME).is_file():
-    model = load(args.checkpoint, dtype=args.dtype, progress=output.reporter())
+    model = load(path, dtype=args.dtype, progress=output.reporter())
     _ = model.tokenizer  # raises where there is none
     return model, chosen_policy(args, model.config)
   stored = folder.read_manifest(path)

@@ -14,9 +14,10 @@
 """eejax import: a Hugging Face folder or t5x's becomes an eejax checkpoint."""
 
 import argparse
+import pathlib
 from typing import Any
 
-HELP = 'make an eejax checkpoint of a Hugging Face or t5x model'
+HELP = 'make an eejax checkpoint of a Hugging Face, GGUF or t5x model'
 EXAMPLE = 'eejax import models/Llama-3.2-1B checkpoints/llama'
 
 
@@ -25,8 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'source',
     metavar='SRC',
     help=(
-      'a Hugging Face folder with safetensors, a name on the hub, or a t5x '
-      'checkpoint (checkpoint_STEP, or its run)'
+      'a Hugging Face folder with safetensors, a name on the hub, a GGUF file '
+      '(of several parts any), or a t5x checkpoint (checkpoint_STEP, or its '
+      'run)'
     ),
   )
   parser.add_argument('dest', metavar='DEST', help='the folder to make')
@@ -84,7 +86,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _read(args: argparse.Namespace) -> Any:
   """Return the model of a source, whatever it is."""
-  from eejax.checkpoint import formats, huggingface, t5x_layout
+  from eejax.checkpoint import (
+    folder,
+    formats,
+    gguf_file,
+    gguf_import,
+    huggingface,
+    packaged,
+    t5x_layout,
+  )
+  from eejax.cli import output
   from eejax.errors import ArgumentError
   from eejax.t5x_adapter import settings
 
@@ -101,4 +112,9 @@ def _read(args: argparse.Namespace) -> Any:
       f'{source} says itself what it is, or is no checkpoint of t5x; leave '
       'out --config.'
     )
+  path = packaged.resolve(source, progress=output.reporter())
+  if path != pathlib.Path(source):
+    return folder.load(path, layout=folder.Layout.UNSTACKED)
+  if gguf_file.is_gguf(path):
+    return gguf_import.map_file(path)
   return huggingface.map_folder(source)

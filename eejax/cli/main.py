@@ -36,6 +36,7 @@ import importlib.util
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
@@ -251,7 +252,12 @@ def _run_verb(verb: ModuleType, prog: str, argv: Sequence[str]) -> int:
   output.set_verbosity(quiet)
   _hush_libraries()
   negative = None
-  with _stdout_kept_clean() if args.json else contextlib.nullcontext():
+  with contextlib.ExitStack() as stack:
+    if args.json:
+      stack.enter_context(_stdout_kept_clean())
+    if args.quiet:
+      stack.enter_context(warnings.catch_warnings())
+      warnings.simplefilter('ignore', UserWarning)
     try:
       result = verb.run(args)
     except output.NegativeResult as found:

@@ -29,6 +29,8 @@ import os
 import pathlib
 import platform
 
+from eejax import caches
+
 FOLDER = 'JAX_COMPILATION_CACHE_DIR'
 ROOM = 'JAX_COMPILATION_CACHE_MAX_SIZE'
 _MOST_BYTES = 2 * 2**30
@@ -58,9 +60,7 @@ def folder() -> pathlib.Path:
   Raises:
     RuntimeError: the user has no home.
   """
-  named = os.environ.get('XDG_CACHE_HOME')
-  caches = pathlib.Path(named) if named else pathlib.Path.home() / '.cache'
-  return caches / 'eejax' / 'programs' / _processor()
+  return caches.root() / 'programs' / _processor()
 
 
 def _processor() -> str:

@@ -39,7 +39,7 @@ def add_arguments(
   parser.add_argument(
     'checkpoint',
     metavar='CKPT',
-    help='an eejax checkpoint or a Hugging Face folder',
+    help='a checkpoint, a Hugging Face folder, a GGUF file, or smollm2',
   )
   parser.add_argument(
     '--exits',

@@ -42,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default='default',
     metavar='PATH',
     help=(
-      'a Hugging Face folder, an eejax checkpoint or a name on the hub '
-      '(default: the model that is shipped with eejax)'
+      'a Hugging Face folder, a GGUF file, an eejax checkpoint, a name on the '
+      'hub, or smollm2, which is fetched once (default: the model that is '
+      'shipped with eejax)'
     ),
   )
   parser.add_argument(

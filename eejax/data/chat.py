@@ -15,7 +15,8 @@
 
 A template is a Jinja program in `chat_template.jinja` or under `chat_template`
 in `tokenizer_config.json`. It comes with a model from anywhere, so it runs in
-Jinja's sandbox, which reaches neither files nor Python's inside. It is given
+a sandbox that reaches neither files nor Python's inside and ends a program
+that does not end by itself (`eejax.data.template_limits`). It is given
 the messages, the tokenizer's special tokens by their names (`bos_token`, ...)
 and the functions that templates are written for: `raise_exception`,
 `strftime_now` and the filter `tojson`.
@@ -34,9 +35,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-from jinja2 import ext, nodes, sandbox
+from jinja2 import ext, nodes
 from jinja2.parser import Parser
 
+from eejax.data.template_limits import LimitedEnvironment
 from eejax.data.tokenizer import Tokenizer
 from eejax.errors import ArgumentError, CheckpointError
 
@@ -150,8 +152,9 @@ class ChatTemplate:
   def _run(self, turns: list[dict], variables: Mapping[str, Any]) -> str:
     program = self._program
     try:
-      return program.render(
-        **{**self.tokenizer.special_tokens, **variables, 'messages': turns}
+      return _environment().render(
+        program,
+        {**self.tokenizer.special_tokens, **variables, 'messages': turns},
       )
     except jinja2.TemplateError as error:
       raise ArgumentError(
@@ -315,8 +318,8 @@ def _to_json(
 
 
 @functools.cache
-def _environment() -> sandbox.ImmutableSandboxedEnvironment:
-  environment = sandbox.ImmutableSandboxedEnvironment(
+def _environment() -> LimitedEnvironment:
+  environment = LimitedEnvironment(
     trim_blocks=True,
     lstrip_blocks=True,
     extensions=[_Generation, ext.loopcontrols],

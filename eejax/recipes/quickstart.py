@@ -29,6 +29,7 @@ from typing import Any
 from eejax import config as config_lib
 from eejax import environment, serialization
 from eejax.checkpoint import folder as checkpoint_folder
+from eejax.checkpoint import packaged
 from eejax.checkpoint.load import DEFAULT, load
 from eejax.checkpoint.model import Model
 from eejax.checkpoint.tree import backbone_hash
@@ -378,9 +379,11 @@ class _Quickstart:
     """Return what the results depend on besides the settings."""
     before = checkpoint_folder.read_manifest(self._folder / BACKBONE)
     tuned = load(self._folder / TUNED)
+    note = packaged.note_of(self._settings.backbone)
     return serialization.plain(
       {
         **dataclasses.asdict(self._settings),
+        **({'note': note} if note else {}),
         'text': str(self._settings.text),
         'exits': exits,
         'layers': before.config.model.num_layers,
