@@ -13,6 +13,7 @@
 # limitations under the License.
 """Write a tokenizer as the keys of a GGUF file."""
 
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -87,13 +88,17 @@ def pre_tokenizer_name(tokenizer: tokenizers.Tokenizer) -> str:
   if tokenizer.pre_tokenizer is not None:
     found = _cut(tokenizer.normalizer, tokenizer.pre_tokenizer)
     for name, known in gguf_pretokenizers.PRE_TOKENIZERS.items():
-      is_same = found == _cut(known.normalizer(), known.build())
-      if is_same and known.whole_words == whole_words:
+      if known.whole_words == whole_words and found == _known_cut(known):
         return name
   raise ArgumentError(
     'llama.cpp has no name for the way in which this tokenizer cuts text, so '
     'the model would read other tokens there; export a Hugging Face folder.'
   )
+
+
+@functools.cache
+def _known_cut(known: gguf_pretokenizers.PreTokenizer) -> list[list[str]]:
+  return _cut(known.normalizer(), known.build())
 
 
 def _cut(normalizer: Any, pre: Any) -> list[list[str]]:

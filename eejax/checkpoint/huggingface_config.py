@@ -73,7 +73,8 @@ def read_model(values: Mapping[str, Any]) -> ModelConfig:
 
 
 def _senseless(error: Exception) -> str:
+  words = ' '.join(str(error).split())[:120]
   return (
     'config.json has a value that no model can have '
-    f'({type(error).__name__}: {str(error)[:120]}); download it again.'
+    f'({type(error).__name__}: {words}); download it again.'
   )

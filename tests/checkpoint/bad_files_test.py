@@ -110,7 +110,7 @@ def test_a_gguf_file_with_changed_bytes(tmp_path):
     read += attempt(lambda: gguf_import.map_file(file.path))
   assert peak_bytes() - before < MOST_GROWTH
   # Both ends are reached, so that the test does not test one thing alone.
-  assert 50 < read < GGUF_CASES - 500
+  assert 20 < read < GGUF_CASES - 500
 
 
 # MARK: config.json
@@ -138,7 +138,9 @@ def changed_config(values, choose):
 
 @pytest.mark.parametrize('family', ['llama', 'qwen2'])
 def test_a_config_with_changed_fields(tmp_path, family):
-  config = tiny.tiny_config('', family=family, qkv_bias=family == 'qwen2')
+  config = tiny.tiny_config(
+    '', family=family, qkv_bias=family == 'qwen2', num_layers=1
+  )
   folder = tmp_path / 'model'
   huggingface.export_folder(Model(config, tiny.tiny_params(config)), folder)
   path = folder / 'config.json'
@@ -175,6 +177,7 @@ def test_fields_that_contradict_one_another_are_told(tmp_path, change, match):
 
 
 def test_numbers_that_are_none_are_told(tmp_path):
+  (tmp_path / 'model.safetensors').write_bytes(b'\2' + b'\0' * 7 + b'{}')
   (tmp_path / 'config.json').write_text('{"rms_norm_eps": NaN}')
   with pytest.raises(CheckpointError, match='NaN is no number'):
     huggingface.map_folder(tmp_path)
