@@ -156,7 +156,7 @@ class _Counters(visitor.NodeTransformer):
     return _filter(node, _CHECKED)
 
 
-def _filter(node: nodes.Expr, name: str) -> nodes.Filter:
+def _filter(node: Any, name: str) -> nodes.Filter:
   return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 

@@ -126,6 +126,4 @@ def test_long_conversations_are_rendered():
     '{% for m in messages %}{% if loop.index0 < messages | length %}'
     '<{{ m.role }}>{{ m.content | trim }}{% endif %}{% endfor %}'
   )
-  assert len(render(source, messages=turns)) == 100 * len(
-    '<user>a<assistant>b'
-  )
+  assert len(render(source, messages=turns)) == 100 * len('<user>a<assistant>b')
