@@ -26,6 +26,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from eejax.data.document import Document, tokens_of, weights_of
 from eejax.errors import ArgumentError, EejaxError
 from eejax.types import Float, Int
 
@@ -34,10 +35,13 @@ class Packing(enum.Enum):
   """How documents share rows.
 
   PACKED       rows are full; a document may begin or end anywhere in one
+  WHOLE        a document that does not fit what is left of a row begins the
+               next one; only one longer than a row is cut
   ONE_PER_ROW  a row holds one document, or one piece of a long one
   """
 
   PACKED = 'packed'
+  WHOLE = 'whole'
   ONE_PER_ROW = 'one_per_row'
 
 
@@ -48,7 +52,8 @@ class Batch:
   Attributes:
     tokens: inputs; 0 in padding.
     targets: the token that follows each input; 0 in padding.
-    weights: 1 where the target counts, 0 in padding.
+    weights: 1 where the target counts, 0 in padding and where a document
+      is not learned.
     positions: place in the document or in its piece; restarts at 0.
     segment_ids: 1, 2, ... per document of a row; 0 in padding. A token may
       attend only to tokens of its own segment.
@@ -85,7 +90,7 @@ class DocumentSource(Protocol):
   content or order; a resumed run then refuses another corpus.
   """
 
-  def documents(self, *, start: int) -> Iterator[Int[np.ndarray, 'T']]:
+  def documents(self, *, start: int) -> Iterator[Document]:
     """Return the documents from number `start` on, always the same ones.
 
     A source for training never ends; one for evaluation ends after a pass.
@@ -207,12 +212,12 @@ class PackedBatches:
     self._document = document
     self._offset = offset
     self._batches = batches
-    # How much each shard has behind it: predictions if rows are packed, else
-    # rows. Every shard counts for all, so no communication is needed to know
-    # who has the most batches.
+    # How much each shard has behind it: columns if rows hold several
+    # documents, else rows. Every shard counts for all, so no communication is
+    # needed to know who has the most batches.
     self._passed = passed
-    self._stream: Iterator[np.ndarray] | None = None
-    self._current: np.ndarray | None = None
+    self._stream: Iterator[Document] | None = None
+    self._current: Document | None = None
 
   def _fill_row(self, batch: Batch, *, row: int) -> bool:
     """Fill a row as far as documents go; return whether anything is in it."""
@@ -221,16 +226,18 @@ class PackedBatches:
       document = self._own_document()
       if document is None:
         break
-      size = min(
-        self._sequence_length - column, len(document) - 1 - self._offset
-      )
+      left = len(document) - 1 - self._offset
+      size = min(self._sequence_length - column, left)
+      if self._packing is Packing.WHOLE and column and size < left:
+        break
       if size > 0:
         segment += 1
         here = np.s_[row, column : column + size]
         first = self._offset
-        batch.tokens[here] = document[first : first + size]
-        batch.targets[here] = document[first + 1 : first + size + 1]
-        batch.weights[here] = 1
+        tokens, last = tokens_of(document), first + size
+        batch.tokens[here] = tokens[first:last]
+        batch.targets[here] = tokens[first + 1 : last + 1]
+        batch.weights[here] = weights_of(document)[first + 1 : last + 1]
         batch.positions[here] = np.arange(size)
         batch.segment_ids[here] = segment
         column += size
@@ -241,7 +248,7 @@ class PackedBatches:
         break
     return column > 0
 
-  def _own_document(self) -> np.ndarray | None:
+  def _own_document(self) -> Document | None:
     """Return the document being read, passing by those of other shards."""
     if self._stream is None:
       self._stream = iter(self._source.documents(start=self._document))
@@ -255,17 +262,22 @@ class PackedBatches:
         self._pass_by(document)
     return self._current
 
-  def _pass_by(self, document: np.ndarray) -> None:
+  def _pass_by(self, document: Document) -> None:
     predictions = max(len(document) - 1, 0)
+    shard = self._document % self._num_shards
     if self._packing is Packing.ONE_PER_ROW:
       predictions = -(-predictions // self._sequence_length)
-    self._passed[self._document % self._num_shards] += predictions
+    elif self._packing is Packing.WHOLE:
+      filled = self._passed[shard] % self._sequence_length
+      if filled and filled + predictions > self._sequence_length:
+        predictions += self._sequence_length - filled
+    self._passed[shard] += predictions
     self._document += 1
     self._offset = 0
     self._current = None
 
   def _batches_of_longest_shard(self) -> int:
     rows = max(self._passed)
-    if self._packing is Packing.PACKED:
+    if self._packing is not Packing.ONE_PER_ROW:
       rows = -(-rows // self._sequence_length)
     return -(-rows // self._batch_size)

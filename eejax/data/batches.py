@@ -20,12 +20,20 @@ import numpy as np
 
 from eejax.data import corpus
 from eejax.data.batch import DocumentSource, PackedBatches
+from eejax.data.chat import TEMPLATE_FILE, ChatTemplate, chat_template
+from eejax.data.conversation_tokens import (
+  cut_conversations,
+  encode_conversations,
+)
+from eejax.data.conversations import Conversation
 from eejax.data.corpus import Split
 from eejax.data.data_config import STANDARD_LIBRARY, DataConfig
+from eejax.data.document import WeightedDocument
 from eejax.data.memory_source import InMemoryDocuments, Passes
 from eejax.data.sharded import ShardedBatches
 from eejax.data.tokenizer import Tokenizer
 from eejax.errors import ArgumentError, EejaxError
+from eejax.progress import SILENT, Progress
 from eejax.types import Int
 
 __all__ = [
@@ -54,10 +62,18 @@ def read_texts(config: DataConfig, *, split: Split) -> Iterator[str]:
       f'{config.corpus} is read through seqio and has tokens, not texts; give '
       f'{STANDARD_LIBRARY!r} or files.'
     )
+  if config.has_conversations:
+    return (c.text for c in _conversations(config, split))
   if config.corpus == STANDARD_LIBRARY:
     return corpus.standard_library_documents(split)
   return corpus.read_documents(
     config.corpus, unit=config.unit, field=config.field, split=split
+  )
+
+
+def _conversations(config: DataConfig, split: Split) -> Iterator[Conversation]:
+  return corpus.read_conversations(
+    config.corpus, field=config.messages_field, split=split
   )
 
 
@@ -79,18 +95,65 @@ def _encode(texts: list[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     yield np.asarray(ids, np.int32)
 
 
+def conversation_template(tokenizer: Tokenizer) -> ChatTemplate:
+  """Return the chat template that writes conversations.
+
+  Raises:
+    ArgumentError: there is none.
+  """
+  try:
+    return chat_template(tokenizer)
+  except ArgumentError as error:
+    raise ArgumentError(
+      'conversations are written by a chat template, and the tokenizer has '
+      f'none; put a {TEMPLATE_FILE} beside its tokenizer.json.'
+    ) from error
+
+
+def conversation_documents(
+  config: DataConfig, tokenizer: Tokenizer, split: Split
+) -> list[WeightedDocument]:
+  """Return whole conversations, tokenized; the assistant's turns count.
+
+  Raises:
+    EejaxError: they cannot be read, the part asked for is empty, or the
+      tokenizer has no chat template.
+  """
+  template = conversation_template(tokenizer)
+  documents = list(
+    encode_conversations(template, _conversations(config, split))
+  )
+  if not documents:
+    raise _empty(config, split)
+  return documents
+
+
 def make_source(
   config: DataConfig,
   tokenizer: Tokenizer,
   split: Split,
   *,
   passes: Passes = Passes.ENDLESS,
+  progress: Progress = SILENT,
 ) -> DocumentSource:
   """Return the tokenized documents that `config` describes.
+
+  Text that is longer than a row is cut into pieces, to be learned; of a longer
+  conversation what fits a row is taken, and `progress` is told.
 
   Raises:
     EejaxError: the corpus cannot be read, or the part asked for is empty.
   """
+  if config.has_conversations:
+    return InMemoryDocuments(
+      cut_conversations(
+        conversation_documents(config, tokenizer, split),
+        length=config.sequence_length,
+        progress=progress,
+      ),
+      passes=passes,
+      seed=config.seed,
+    )
   if config.uses_seqio:
     # Only here, so that nobody else needs TensorFlow.
     from eejax.data import seqio_pipeline
@@ -99,10 +162,7 @@ def make_source(
   texts = read_texts(config, split=split)
   documents = list(tokenize(texts, tokenizer=tokenizer))
   if not documents:
-    raise ArgumentError(
-      f'the {split.value} part of {config.corpus} is empty; give more or '
-      "smaller documents (unit), or ask for the part 'all'."
-    )
+    raise _empty(config, split)
   if passes is Passes.ENDLESS:
     documents = [
       piece
@@ -110,6 +170,13 @@ def make_source(
       for piece in pieces(document, length=config.sequence_length)
     ]
   return InMemoryDocuments(documents, passes=passes, seed=config.seed)
+
+
+def _empty(config: DataConfig, split: Split) -> ArgumentError:
+  return ArgumentError(
+    f'the {split.value} part of {config.corpus} is empty; give more or '
+    "smaller documents (unit), or ask for the part 'all'."
+  )
 
 
 def pieces(
@@ -135,6 +202,7 @@ def make_batches(
   split: Split,
   *,
   passes: Passes = Passes.ENDLESS,
+  progress: Progress = SILENT,
 ) -> PackedBatches:
   """Return the batches of this host's shard that `config` describes.
 
@@ -143,6 +211,7 @@ def make_batches(
     tokenizer: turns text into ids.
     split: which part of the corpus.
     passes: `ENDLESS` to train, `ONCE` to evaluate.
+    progress: is told what does not fit a row.
 
   Raises:
     EejaxError: the corpus cannot be read, or the part asked for is empty.
@@ -150,17 +219,22 @@ def make_batches(
   # seqio has already taken this host's shard.
   whole = config.uses_seqio and passes is Passes.ENDLESS
   return PackedBatches(
-    make_source(config, tokenizer, split, passes=passes),
+    make_source(config, tokenizer, split, passes=passes, progress=progress),
     sequence_length=config.sequence_length,
     batch_size=config.batch_size // config.num_shards,
-    packing=config.packing,
+    packing=config.row_packing,
     shard_index=0 if whole else config.shard_index,
     num_shards=1 if whole else config.num_shards,
   )
 
 
 def make_shared_batches(
-  config: DataConfig, tokenizer: Tokenizer, *, index: int, count: int
+  config: DataConfig,
+  tokenizer: Tokenizer,
+  *,
+  index: int,
+  count: int,
+  progress: Progress = SILENT,
 ) -> PackedBatches | ShardedBatches:
   """Return one share of the rows of every training batch.
 
@@ -172,6 +246,7 @@ def make_shared_batches(
     tokenizer: turns text into ids.
     index: which share, 0..count-1.
     count: how many shares there are.
+    progress: is told what does not fit a row.
 
   Raises:
     EejaxError: shards or rows cannot be shared out, or the corpus cannot be
@@ -185,7 +260,7 @@ def make_shared_batches(
       f'batch_size one of num_shards.'
     )
   if shards == 1:
-    return make_batches(config, tokenizer, Split.TRAIN)
+    return make_batches(config, tokenizer, Split.TRAIN, progress=progress)
   own = range(index * shards // count, (index + 1) * shards // count)
   return ShardedBatches(
     {
@@ -193,6 +268,7 @@ def make_shared_batches(
         dataclasses.replace(config, shard_index=shard, num_shards=shards),
         tokenizer,
         Split.TRAIN,
+        progress=progress if shard == own[0] else SILENT,
       )
       for shard in own
     },

@@ -23,6 +23,11 @@ import re
 import sysconfig
 from collections.abc import Iterable, Iterator
 
+from eejax.data.conversations import (
+  MESSAGES,
+  Conversation,
+  parse_conversations,
+)
 from eejax.errors import ArgumentError, EejaxError
 
 
@@ -39,14 +44,17 @@ class Split(enum.Enum):
 class TextUnit(enum.Enum):
   """What one document of a text file is.
 
-  FILE       the whole file
-  PARAGRAPH  what stands between blank lines
-  LINE       a line
+  FILE          the whole file
+  PARAGRAPH     what stands between blank lines
+  LINE          a line
+  CONVERSATION  messages of a .jsonl or .json file; the assistant's turns alone
+                are learned
   """
 
   FILE = 'file'
   PARAGRAPH = 'paragraph'
   LINE = 'line'
+  CONVERSATION = 'conversation'
 
 
 # Folders of the standard library that are no code to learn from: packages of
@@ -190,6 +198,39 @@ def read_documents(
           yield text
   if empty:
     raise ArgumentError(f'{pattern} holds no text.')
+
+
+def read_conversations(
+  pattern: str | pathlib.Path,
+  *,
+  field: str = MESSAGES,
+  split: Split = Split.ALL,
+) -> Iterator[Conversation]:
+  """Return the conversations of the user's files; see `data.conversations`.
+
+  A conversation's part depends on its messages alone.
+
+  Args:
+    pattern: a .jsonl or .json file, a folder or glob, see `find_files`.
+    field: where the messages are in each object.
+    split: which part.
+
+  Raises:
+    ArgumentError: a file or conversation is missing, or one cannot be read.
+    EejaxError: a file is not UTF-8.
+  """
+  for file in find_files(pattern):
+    if file.suffix not in ('.jsonl', '.json'):
+      if pathlib.Path(pattern).expanduser().is_dir():
+        continue
+      raise ArgumentError(
+        f'{file} is no .jsonl file; conversations are JSON with messages, one '
+        'a line.'
+      )
+    content = _decode(file)
+    for conversation in parse_conversations(content, path=file, field=field):
+      if _belongs(conversation.key, split):
+        yield conversation
 
 
 def _text_documents(file: pathlib.Path, *, unit: TextUnit) -> list[str]:

@@ -16,6 +16,7 @@
 import dataclasses
 
 from eejax.data.batch import Packing
+from eejax.data.conversations import MESSAGES
 from eejax.data.corpus import TextUnit
 from eejax.errors import ArgumentError
 from eejax.field_types import check_fields
@@ -35,9 +36,11 @@ class DataConfig:
       `seqio:files:PATH`, and `tfds:NAME[/CONFIG][:VERSION][:SPLIT[:FIELD]]`.
     sequence_length: columns of a batch (T).
     batch_size: rows of a batch over all shards together.
-    packing: how documents share rows.
+    packing: how documents share rows; conversations are never packed other
+      than whole.
     unit: what one document of a text file is.
-    field: where the text is in the objects of a .jsonl file.
+    field: where the text is in the objects of a .jsonl file; of conversations
+      'text' is the usual `messages`.
     seed: decides the order of training documents.
     shard_index: which shard of the documents this host takes.
     num_shards: how many hosts share the documents.
@@ -70,6 +73,29 @@ class DataConfig:
         f'batch_size ({self.batch_size}) must be a multiple of num_shards '
         f'({self.num_shards}).'
       )
+    if self.has_conversations and (
+      self.uses_seqio or self.corpus == STANDARD_LIBRARY
+    ):
+      raise ArgumentError(
+        f'{self.corpus} has no conversations; name .jsonl files of messages.'
+      )
+
+  @property
+  def has_conversations(self) -> bool:
+    """Return whether documents are conversations."""
+    return self.unit is TextUnit.CONVERSATION
+
+  @property
+  def row_packing(self) -> Packing:
+    """Return how documents share rows: no conversation is cut to fill one."""
+    if self.has_conversations and self.packing is Packing.PACKED:
+      return Packing.WHOLE
+    return self.packing
+
+  @property
+  def messages_field(self) -> str:
+    """Return where the messages are in the objects of a .jsonl file."""
+    return MESSAGES if self.field == 'text' else self.field
 
   @property
   def uses_seqio(self) -> bool:

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from eejax.data.document import Document, WeightedDocument, tokens_of
 from eejax.errors import EejaxError
-from eejax.types import Int
 
 
 class Passes(enum.Enum):
@@ -38,12 +38,12 @@ class InMemoryDocuments:
   """Serve tokenized documents from memory.
 
   Attributes:
-    fingerprint: digest of the token ids, the seed and the passes.
+    fingerprint: digest of token ids and weights, the seed and the passes.
   """
 
   def __init__(
     self,
-    documents: Sequence[Int[np.ndarray, 'T']],
+    documents: Sequence[Document],
     *,
     passes: Passes,
     seed: int = 0,
@@ -51,14 +51,17 @@ class InMemoryDocuments:
     """Keep `documents`.
 
     Args:
-      documents: token ids of each, start and end tokens included.
+      documents: each with its start and end tokens.
       passes: whether to stop after one pass.
       seed: decides the order of every pass of `ENDLESS`.
 
     Raises:
       EejaxError: there is nothing to predict in any document.
     """
-    self._documents = [np.asarray(d, np.int32) for d in documents]
+    self._documents: list[Document] = [
+      d if isinstance(d, WeightedDocument) else np.asarray(d, np.int32)
+      for d in documents
+    ]
     if not any(len(d) > 1 for d in self._documents):
       raise EejaxError(
         'the corpus has no document of two tokens or more, so there is '
@@ -69,7 +72,9 @@ class InMemoryDocuments:
     digest = hashlib.blake2b(f'{passes.value} {seed}'.encode(), digest_size=8)
     for document in self._documents:
       digest.update(len(document).to_bytes(8, 'little'))
-      digest.update(document.astype('<i4').tobytes())
+      digest.update(tokens_of(document).astype('<i4').tobytes())
+      if isinstance(document, WeightedDocument):
+        digest.update(document.weights.astype('<f4').tobytes())
     self.fingerprint = digest.hexdigest()
 
   def __len__(self) -> int:
@@ -80,7 +85,7 @@ class InMemoryDocuments:
     """Return how many tokens one pass has."""
     return sum(map(len, self._documents))
 
-  def documents(self, *, start: int) -> Iterator[Int[np.ndarray, 'T']]:
+  def documents(self, *, start: int) -> Iterator[Document]:
     """Return the documents from number `start` on; see `DocumentSource`."""
     if self._passes is Passes.ONCE:
       yield from self._documents[start:]

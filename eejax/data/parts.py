@@ -22,8 +22,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from eejax.data.document import Document, WeightedDocument, tokens_of
 from eejax.errors import ArgumentError
-from eejax.types import Int
 
 # Tokens of a stretch of a document where there are too few documents.
 _STRETCH = 1024
@@ -32,8 +32,8 @@ _STRETCHES_PER_PART = 8
 
 
 def split_documents(
-  documents: Sequence[Int[np.ndarray, '_']], *, shares: Sequence[float]
-) -> list[list[Int[np.ndarray, '_']]]:
+  documents: Sequence[Document], *, shares: Sequence[float]
+) -> list[list[Document]]:
   """Return disjoint parts of documents, about as large as their shares.
 
   Documents are taken in the order of hashes of their tokens, and each goes to
@@ -42,14 +42,15 @@ def split_documents(
   part. Within a part, documents stand in the order they came in.
 
   Where there are fewer documents than parts, stretches of up to 1,024 tokens
-  of a document count as documents.
+  of a document count as documents; conversations are not cut.
 
   Args:
-    documents: token ids of each.
+    documents: in any order.
     shares: of the parts, positive; they need not sum to 1.
 
   Raises:
-    ArgumentError: a share is not positive.
+    ArgumentError: a share is not positive, or there are fewer conversations
+      than parts.
   """
   if not shares or min(shares) <= 0:
     raise ArgumentError(
@@ -69,21 +70,24 @@ def split_documents(
     part = int(np.argmax(wanted * (held.sum() + size) - held))
     held[part] += size
     part_of[digest] = part
-  parts: list[list[np.ndarray]] = [[] for _ in wanted]
+  parts: list[list[Document]] = [[] for _ in wanted]
   for digest, document in zip(hashes, documents, strict=True):
     parts[part_of[digest]].append(document)
   return parts
 
 
-def document_hash(document: Int[np.ndarray, 'T']) -> str:
+def document_hash(document: Document) -> str:
   """Return a hash of a document's tokens."""
-  values = np.asarray(document, np.int64).tobytes()
+  values = np.asarray(tokens_of(document), np.int64).tobytes()
   return hashlib.blake2b(values, digest_size=16).hexdigest()
 
 
-def _stretches(
-  documents: Sequence[Int[np.ndarray, '_']], *, parts: int
-) -> list[Int[np.ndarray, '_']]:
+def _stretches(documents: Sequence[Document], *, parts: int) -> list[Document]:
+  if any(isinstance(d, WeightedDocument) for d in documents):
+    raise ArgumentError(
+      f'{len(documents)} conversations cannot be split into {parts} parts; '
+      'give more different ones.'
+    )
   total = sum(map(len, documents))
   length = min(_STRETCH, max(total // (parts * _STRETCHES_PER_PART), 2))
   return [
