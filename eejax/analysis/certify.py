@@ -90,6 +90,7 @@ class CalibrationPrompts:
     report: speed and loss of the certified policy are measured on these.
     references: how the text goes on after each prompt, where a measure asks
       for that.
+    eos_ids: tokens that end a continuation; None are the model's.
   """
 
   search: tuple[Prompt, ...]
@@ -98,6 +99,7 @@ class CalibrationPrompts:
   references: Mapping[Prompt, tuple[int, ...]] = dataclasses.field(
     default_factory=dict
   )
+  eos_ids: tuple[int, ...] | None = None
 
   def check_disjoint(self) -> None:
     """Check that no prompt is in two parts.
@@ -149,6 +151,7 @@ def continue_prompts(
   max_new_tokens: int,
   batch_size: int,
   policy: Policy = FULL_DEPTH,
+  eos_ids: tuple[int, ...] | None = None,
   known: Mapping[int, list[Continuation]] | None = None,
   on_batch: OnBatch = lambda number, continuations: None,
 ) -> list[Continuation]:
@@ -157,10 +160,11 @@ def continue_prompts(
   Args:
     prepared: the model.
     config: with its exits.
-    prompts: of equal length, so that all batches are of one shape.
+    prompts: of equal length all batches are of one shape.
     max_new_tokens: generated at most.
     batch_size: prompts decoded together; rows do not influence one another.
     policy: when to exit; full depth by default.
+    eos_ids: tokens that end a continuation; by default the model's.
     known: continuations of batches that were decoded before, by their number.
     on_batch: told of every batch that is decoded now.
 
@@ -182,6 +186,7 @@ def continue_prompts(
       prompts=filled,
       policy=policy,
       max_new_tokens=max_new_tokens,
+      eos_ids=eos_ids,
     )
     rows = result.rows[: len(batch)]
     if any(r.finish_reason is FinishReason.NON_FINITE for r in rows):
@@ -209,18 +214,20 @@ def full_choices(
   Args:
     params: the tree, blocks stacked.
     config: the backbone.
-    prompts: what the texts continue, of equal length.
+    prompts: what the texts continue.
     continuations: of no more tokens than fit the context.
     batch_size: texts at a time.
     dtype: compute dtype.
   """
-  longest = max((len(c.tokens) for c in continuations), default=0)
-  width = len(prompts[0]) + max(longest, 1) - 1
+  begins = [len(prompt) - 1 for prompt in prompts]
+  width = max(
+    begin + max(len(text.tokens), 1)
+    for begin, text in zip(begins, continuations, strict=True)
+  )
   rows = np.zeros((len(prompts), width), np.int32)
   for row, prompt, text in zip(rows, prompts, continuations, strict=True):
     tokens = (*prompt, *text.tokens)[:width]
     row[: len(tokens)] = tokens
-  begin = len(prompts[0]) - 1
   choices: list[tuple[int, ...]] = []
   for first in range(0, len(rows), batch_size):
     batch = rows[first : first + batch_size]
@@ -229,8 +236,9 @@ def full_choices(
     likeliest = np.asarray(
       _likeliest(params['backbone'], filled, config=config, dtype=dtype)
     )
-    for row, text in zip(
-      likeliest, continuations[first : first + batch_size], strict=False
+    last = first + batch_size
+    for row, begin, text in zip(
+      likeliest, begins[first:last], continuations[first:last], strict=False
     ):
       choices.append(tuple(row[begin : begin + len(text.tokens)].tolist()))
   return choices

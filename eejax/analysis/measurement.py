@@ -88,7 +88,7 @@ def measure(
   Args:
     model: with its exits.
     candidates: ways to decode it.
-    prompts: token ids, all of one length.
+    prompts: token ids of each.
     settings: of the measurement.
     prepared: the model laid out for decoding in the settings' dtype, where
       that is done already.

@@ -38,6 +38,7 @@ def free_running(
   prompts: Sequence[Sequence[int]],
   new_tokens: int = 128,
   batch_size: int = 4,
+  eos_ids: Sequence[int] | None = None,
   dtype: DTypeLike = 'float32',
 ) -> Iterator[Batch]:
   """Yield what the full model generates, a prompt a row.
@@ -53,6 +54,7 @@ def free_running(
     new_tokens: tokens generated of each prompt at most; an end token, or the
       end of the context, ends a row sooner.
     batch_size: rows generated at a time.
+    eos_ids: tokens that end a row; by default the model's.
     dtype: compute type, where `params` are not prepared yet.
 
   Raises:
@@ -74,6 +76,7 @@ def free_running(
       config=plain,
       prompts=prompts[first : first + batch_size],
       max_new_tokens=new_tokens,
+      eos_ids=eos_ids,
     )
     yield generated_batch(
       [(r.prompt_tokens, r.tokens) for r in result.rows],

@@ -28,6 +28,13 @@ _SHORTHANDS = (
   Shorthand(
     '--data', 'DATA', "'stdlib', a file, a folder, seqio:TASK or tfds:NAME"
   ),
+  Shorthand(
+    '--conversations',
+    'DATA',
+    'in place of --data: JSON lines with messages',
+    more=("UNIT = 'conversation'",),
+    instead_of='--data',
+  ),
   Shorthand('--split', 'SPLIT', 'train, validation, test or all of the text'),
   Shorthand('--unit', 'UNIT', 'what one document is: file, paragraph, line'),
   Shorthand('--max-tokens', 'MAX_TOKENS', 'tokens read, spread over it', int),

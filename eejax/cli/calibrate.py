@@ -20,6 +20,7 @@ import pathlib
 from typing import Any
 
 from eejax import serialization
+from eejax.cli import text_flags
 from eejax.cli.gin import policy as gin_policy
 
 HELP = 'choose thresholds on a text, with a guarantee on what they lose'
@@ -140,13 +141,13 @@ def _add_guarantee(group: argparse._ArgumentGroup) -> None:
 def _add_data(group: argparse._ArgumentGroup) -> None:
   group.add_argument(
     '--data',
-    default='stdlib',
     metavar='FILE',
     help=(
       'a text or .jsonl file, a folder or a glob, cut into prompts, or '
       "'stdlib', the standard library of this Python (default)"
     ),
   )
+  text_flags.add_conversations(group)
   group.add_argument(
     '--search-data',
     metavar='FILE',
@@ -167,9 +168,17 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     ('--sequences', 384, 'prompts certified on, at most'),
     ('--search-sequences', 96, 'prompts that thresholds are searched on'),
     ('--report-sequences', 16, 'prompts that speed is measured on'),
-    ('--prompt-tokens', 32, 'tokens of a prompt'),
     ('--max-new-tokens', 32, 'tokens generated after it'),
     ('--seed', 0, 'of the choice of prompts'),
+  )
+  group.add_argument(
+    '--prompt-tokens',
+    type=int,
+    metavar='N',
+    help=(
+      'tokens of a prompt (default: 32; of conversations at most what the '
+      'context has room for, up to 512)'
+    ),
   )
   for flag, default, words in numbers:
     group.add_argument(
@@ -181,13 +190,21 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _read(args: argparse.Namespace) -> tuple[Any, Any]:
+  """Return the text, and another one to search thresholds on or None."""
+  from eejax.recipes.text import read_text
+
+  source, unit = text_flags.source(args)
+  read = functools.partial(read_text, split=args.split, unit=unit)
+  return read(source), read(args.search_data) if args.search_data else None
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
   from eejax.cli import output, prompted_model
   from eejax.recipes.calibrate import run_calibration
   from eejax.recipes.calibration.decoded_texts import FILE
   from eejax.recipes.calibration.request import CalibrationRequest
   from eejax.recipes.calibration.result import CalibrationError
-  from eejax.recipes.text import read_text
 
   args.criterion = args.criterion or gin_policy.read_criterion(args)
   names = [f.name for f in dataclasses.fields(CalibrationRequest)]
@@ -195,13 +212,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   path = pathlib.Path(args.out)
   serialization.check_writable(path)
   model = prompted_model.open_model(args)
-  read = functools.partial(read_text, split=args.split, unit=args.unit)
+  text, search_text = _read(args)
   folder = path.with_name(f'.{path.name}.decoded')
   result = run_calibration(
     model,
-    read(args.data),
+    text,
     request,
-    search_text=read(args.search_data) if args.search_data else None,
+    search_text=search_text,
     folder=folder,
     progress=output.reporter(),
   )

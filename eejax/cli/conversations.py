@@ -14,7 +14,6 @@
 """The conversations that `eejax generate --chat` continues."""
 
 import argparse
-import json
 import pathlib
 from typing import Any
 
@@ -85,28 +84,7 @@ def read_conversations(args: argparse.Namespace) -> list[list[dict[str, Any]]]:
 
 
 def _read_file(path: pathlib.Path) -> list[list[dict[str, Any]]]:
+  from eejax.data.conversations import parse_conversations
+
   content = generate_inputs.read_text(path, what='messages')
-  if path.suffix != '.jsonl':
-    return [_conversation(content, str(path))]
-  lines = [line for line in content.splitlines() if line.strip()]
-  if not lines:
-    raise ArgumentError(f'{path} has no conversation.')
-  return [
-    _conversation(line, f'line {number} of {path}')
-    for number, line in enumerate(lines, start=1)
-  ]
-
-
-def _conversation(text: str, where: str) -> list[dict[str, Any]]:
-  from eejax.data.chat import check_messages
-
-  try:
-    value = json.loads(text)
-  except ValueError as error:
-    raise ArgumentError(f'{where} is no valid JSON ({error}).') from error
-  if isinstance(value, dict):
-    value = value.get('messages')
-  try:
-    return check_messages(value)
-  except ArgumentError as error:
-    raise ArgumentError(f'{where}: {error}') from error
+  return [c.messages for c in parse_conversations(content, path=path)]

@@ -58,9 +58,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from eejax.recipes.text import read_text
 
   progress = output.reporter()
+  source, unit = text_flags.source(args)
   result = evaluate(
     load(args.checkpoint, dtype=args.dtype, progress=progress),
-    read_text(args.data, split=args.split, unit=args.unit),
+    read_text(source, split=args.split, unit=unit),
     max_tokens=args.max_tokens,
     sequence_length=args.sequence_length,
     batch_size=args.batch_size,

@@ -74,11 +74,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   Question(args.loss, args.max_exits, args.window, args.hardware)
   if args.out:
     serialization.check_writable(pathlib.Path(args.out))
-  text = Text(
-    args.data,
-    None if args.split is None else Split(args.split),
-    TextUnit(args.unit),
-  )
+  source, unit = text_flags.source(args)
+  split = None if args.split is None else Split(args.split)
+  text = Text(source, split, TextUnit(unit))
   model = load(args.checkpoint, dtype=args.dtype, progress=output.reporter())
   result = probe(
     model,

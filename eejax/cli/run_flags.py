@@ -18,6 +18,7 @@ import dataclasses
 from typing import Any
 
 from eejax.cli.gin import config as gin_config
+from eejax.errors import ArgumentError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +30,16 @@ class Shorthand:
     macro: of the run's gin file.
     help: one line.
     type: what argparse makes of the text.
+    more: bindings that go with it.
+    instead_of: a flag that cannot be given as well.
   """
 
   flag: str
   macro: str
   help: str
   type: Any = str
+  more: tuple[str, ...] = ()
+  instead_of: str | None = None
 
   @property
   def dest(self) -> str:
@@ -56,6 +61,14 @@ BOTH = (
   Shorthand('--sequence-length', 'SEQUENCE_LENGTH', 'tokens a sequence', int),
   Shorthand(
     '--data', 'DATA', "'stdlib', a file, a folder, seqio:TASK or tfds:NAME"
+  ),
+  Shorthand(
+    '--conversations',
+    'DATA',
+    "in place of --data: JSON lines with messages; the assistant's turns alone "
+    'are learned',
+    more=('DataConfig.unit = %TextUnit.CONVERSATION',),
+    instead_of='--data',
   ),
   Shorthand(
     '--exit-weights',
@@ -95,12 +108,18 @@ def parse(
   """Set gin's configuration from files, bindings and plain flags.
 
   A plain flag wins over a binding of the same macro.
+
+  Raises:
+    ArgumentError: two flags name the same thing.
   """
-  plain = [
-    f'{s.macro} = {getattr(args, s.dest)!r}'
-    for s in shorthands
-    if getattr(args, s.dest) is not None
-  ]
+  given = {s.flag: s for s in shorthands if getattr(args, s.dest) is not None}
+  plain = []
+  for flag, s in given.items():
+    if s.instead_of in given:
+      raise ArgumentError(
+        f'{s.instead_of} and {flag} both name what is read; give one of them.'
+      )
+    plain += [f'{s.macro} = {getattr(args, s.dest)!r}', *s.more]
   merged = argparse.Namespace(**vars(args))
   merged.gin_bindings = [*args.gin_bindings, *plain]
   gin_config.parse(merged, default_files=(default_file,))

@@ -15,6 +15,11 @@
 
 import argparse
 
+from eejax.errors import ArgumentError
+
+STANDARD_LIBRARY = 'stdlib'
+CONVERSATION = 'conversation'
+
 
 def add_arguments(parser: argparse.ArgumentParser, *, max_tokens: int) -> None:
   """Add the arguments that name a model and a text."""
@@ -26,13 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser, *, max_tokens: int) -> None:
   group = parser.add_argument_group('text')
   group.add_argument(
     '--data',
-    default='stdlib',
     metavar='FILE',
     help=(
       'a text or .jsonl file, a folder, a glob, seqio:TASK, tfds:NAME, or '
       "'stdlib', the standard library of this Python (default)"
     ),
   )
+  add_conversations(group)
   group.add_argument(
     '--split',
     choices=('train', 'validation', 'test', 'all'),
@@ -66,3 +71,30 @@ def add_arguments(parser: argparse.ArgumentParser, *, max_tokens: int) -> None:
     default='float32',
     help='what is computed in (default: float32)',
   )
+
+
+def add_conversations(group: argparse._ArgumentGroup) -> None:
+  """Add the flag that names conversations in place of a text."""
+  group.add_argument(
+    '--conversations',
+    metavar='FILE',
+    help=(
+      'in place of --data: JSON lines with messages, as generate --messages '
+      "takes them; the assistant's turns count"
+    ),
+  )
+
+
+def source(args: argparse.Namespace) -> tuple[str, str]:
+  """Return where the text comes from, and what one document of it is.
+
+  Raises:
+    ArgumentError: there are a text and conversations.
+  """
+  if args.conversations is None:
+    return args.data or STANDARD_LIBRARY, args.unit
+  if args.data is not None:
+    raise ArgumentError(
+      '--data and --conversations both name what is read; give one of them.'
+    )
+  return args.conversations, CONVERSATION

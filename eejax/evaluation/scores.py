@@ -78,13 +78,16 @@ class ExitScores:
       )
     return self._rows(filled[::2]), self._rows(filled[1::2])
 
-  def after(self, begin: int) -> 'ExitScores':
-    """Return the tokens from place `begin` of each row on."""
+  def from_start(self) -> 'ExitScores':
+    """Return the tokens that count at the start of their rows, in order."""
+    order = np.argsort(~self.counted, axis=1, kind='stable')
+    longest = int(self.counted.sum(axis=1).max(initial=1))
+    move = lambda x: np.take_along_axis(x, order[None], axis=2)[..., :longest]
     return dataclasses.replace(
       self,
-      scores=self.scores[:, :, begin:],
-      agree=self.agree[:, :, begin:],
-      counted=self.counted[:, begin:],
+      scores=move(self.scores),
+      agree=move(self.agree),
+      counted=move(self.counted[None])[0],
     )
 
   def _rows(self, rows) -> 'ExitScores':
@@ -109,8 +112,8 @@ def collect_scores(
 
   Args:
     params: the whole tree, blocks stacked.
-    batches: the text, one document or piece a row, for a row is replayed as
-      one generation.
+    batches: the text, one document or piece a row, for what counts of a row is
+      replayed as one generation.
     config: the model with its exits.
     criteria: their names; each must be usable at every exit.
     dtype: compute dtype.
@@ -148,7 +151,7 @@ def collect_scores(
       scores=joined[name],
       agree=joined['agree'],
       counted=np.concatenate(counted),
-    )
+    ).from_start()
     for name in criteria
   }
 

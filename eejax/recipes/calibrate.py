@@ -38,7 +38,7 @@ from eejax.analysis.measures import MeasureLike
 from eejax.analysis.verdict import THIS_MACHINE, Verdict
 from eejax.checkpoint.model import Model
 from eejax.decoding.policy import use
-from eejax.decoding.policy.certificate import Certificate
+from eejax.decoding.policy.certificate import EOS_IDS, Certificate
 from eejax.decoding.policy.criteria.registry import usable_criteria
 from eejax.decoding.policy.policy import Policy
 from eejax.errors import ArgumentError
@@ -73,7 +73,7 @@ def calibrate(
   sequences: int = 384,
   search_sequences: int = 96,
   report_sequences: int = 16,
-  prompt_tokens: int = 32,
+  prompt_tokens: int | None = None,
   max_new_tokens: int = 32,
   window: int = 8,
   batch_size: int = 16,
@@ -98,8 +98,9 @@ def calibrate(
 
   Args:
     model: with its exits and a tokenizer.
-    text: what prompts are cut from; its documents are split into parts to
-      search on, to certify on and to measure speed on.
+    text: what prompts are cut from, conversations up to a turn of the
+      assistant; its documents are split into parts to search on, to certify on
+      and to measure speed on.
     risk: limit of the mean loss of a sequence, in (0, 1).
     delta: largest chance that the mean loss is above it all the same, in
       (0, 1).
@@ -116,7 +117,8 @@ def calibrate(
     sequences: prompts to certify on, at most.
     search_sequences: prompts to search thresholds on, at most.
     report_sequences: prompts to measure speed on, at most.
-    prompt_tokens: tokens of a prompt.
+    prompt_tokens: tokens of a prompt, of a conversation at most; None is 32,
+      and of conversations what the context has room for, at most 512.
     max_new_tokens: tokens generated after it, at most.
     window: every `window`-th token at the latest goes to full depth.
     batch_size: prompts decoded together.
@@ -218,6 +220,7 @@ def run_calibration(
       'tune them.'
     )
   text = text.unseen_by(model)
+  request = request.with_prompt_tokens(model, text)
   with progress.waiting(f'reading {text}'):
     prompts = read_prompts(model, text, request, search_text=search_text)
   calibration = _Calibration(
@@ -390,7 +393,9 @@ def _data(
   request: CalibrationRequest,
 ) -> dict[str, object]:
   """Return where the sequences of a certificate come from."""
+  ends = {} if prompts.eos_ids is None else {EOS_IDS: list(prompts.eos_ids)}
   return {
+    **ends,
     'name': text.source,
     'search_name': None if search_text is None else search_text.source,
     'split': text.part.value,
@@ -413,6 +418,7 @@ def _with_certificate(
 ) -> Policy:
   """Return a policy with its certificate."""
   assert certification.chosen is not None
+  assert request.prompt_tokens is not None
   p_values = certification.p_values
   certificate = Certificate(
     method=request.method,

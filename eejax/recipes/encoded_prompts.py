@@ -85,12 +85,21 @@ def _encode_conversations(model: Model, prompts: list[Any]) -> EncodedPrompts:
   template = model.chat_template
   texts = [template.render(messages) for messages in prompts]
   ids = template.tokenizer.encode_batch(texts, add_bos=False)
-  ends, own = model.answer_ends, model.config.model.eos_ids
   return EncodedPrompts(
     decoding.check_prompts(ids, config=model.config.model),
     list(texts),
-    eos_ids=None if set(ends) == set(own) else ends,
+    eos_ids=answer_eos_ids(model),
   )
+
+
+def answer_eos_ids(model: Model) -> tuple[int, ...] | None:
+  """Return the tokens that end an answer; None where they are the model's own.
+
+  Raises:
+    EejaxError: the model has no chat template.
+  """
+  ends, own = model.answer_ends, model.config.model.eos_ids
+  return None if set(ends) == set(own) else ends
 
 
 def _listed(prompts: Any) -> list[Any]:

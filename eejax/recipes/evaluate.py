@@ -251,6 +251,7 @@ def evaluate(
     sequence_length=sequence_length,
     batch_size=batch_size,
     packing=packing,
+    progress=progress,
   )
   with progress.waiting(f'reading {text.source}'):
     batches = read(Packing.PACKED)

@@ -34,6 +34,7 @@ from eejax.decoding.policy.threshold_values import (
 )
 from eejax.decoding.policy.use import (
   Use,
+  check_end_tokens,
   check_sampling_covered,
   check_uncertified,
   check_use,
@@ -179,8 +180,7 @@ def generate(
       top_logprobs=top_logprobs,
     )
     check_uncertified(policy, NO_WINDOW)
-  if encoded.eos_ids is not None:
-    check_uncertified(policy, 'the end tokens of a chat template')
+  check_end_tokens(policy, encoded.eos_ids)
   check_use(policy, model, use, progress=progress)
   batches = _Batches(
     model,

@@ -32,7 +32,7 @@ from eejax.checkpoint.model import Model
 from eejax.checkpoint.tokenizer_files import find_tokenizer
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.data import batches as data_batches
-from eejax.data.corpus import Split
+from eejax.data.corpus import Split, TextUnit
 from eejax.data.data_config import DataConfig
 from eejax.data.tokenizer import Tokenizer, check_vocabulary, train_bpe
 from eejax.errors import ArgumentError
@@ -170,6 +170,12 @@ def pretrain(
     distillation_weight=distillation,
   )
   _check_regime(objective.regime, start.config)
+  has_conversations = getattr(text, 'unit', None) is TextUnit.CONVERSATION
+  if has_conversations and start.known_tokenizer() is None:
+    raise ArgumentError(
+      'conversations need a chat template, which a new tokenizer has not; '
+      'start from a checkpoint, or name the folder of a tokenizer with one.'
+    )
   settings = training_runs.make_settings(
     start.config,
     text,
@@ -192,7 +198,9 @@ def pretrain(
   with workplace.open_run(
     folder,
     mesh=mesh,
-    identity=settings.identity('pretrain', model=start.identity()),
+    identity=settings.identity(
+      'pretrain', tokenizer=start.known_tokenizer(), model=start.identity()
+    ),
     rows=settings.data.batch_size,
     step=settings.step,
     blocks=start.config.model.num_layers,
@@ -238,6 +246,15 @@ class _Start:
       # Raises where there is none, before anything is written.
       _ = Model(config, {}, find_tokenizer(pathlib.Path(self.source))).tokenizer
     object.__setattr__(self, 'config', config)
+
+  def known_tokenizer(self) -> Tokenizer | None:
+    """Return the tokenizer, None where the run trains one."""
+    if not isinstance(self.source, ModelConfig):
+      folder = find_tokenizer(pathlib.Path(self.source))
+      return Model(self.config, {}, folder).tokenizer
+    if self.tokenizer is None:
+      return None
+    return Tokenizer.load(pathlib.Path(self.tokenizer))
 
   def identity(self) -> dict[str, Any]:
     """Return plain values that identify the parameters and the tokenizer."""

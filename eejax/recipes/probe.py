@@ -207,7 +207,8 @@ def probe(
   exits with theirs, teacher-forced over a text. The best exits, scores and
   thresholds are chosen on one part of the text, forecast on another, and
   measured on prompts of a third, generating freely in turns with full
-  decoding; parts share no document.
+  decoding; parts share no document. Of conversations the assistant's turns
+  are read, and prompts end where one begins.
 
   Args:
     model: with a tokenizer, and with exits or without.
@@ -221,7 +222,7 @@ def probe(
     sequence_length: tokens in a row; None is 256, or the model's context where
       that is shorter.
     batch_size: rows at a time.
-    num_prompts: prompts to measure on, of 24 tokens.
+    num_prompts: prompts to measure on; of text they have 24 tokens.
     new_tokens: generated after each.
     repeats: rounds that are timed.
     policy: one more candidate, such as `eejax.calibrate` returns; it must have
@@ -260,6 +261,7 @@ def probe(
       max_tokens=max(max_tokens // 2, 1),
       sequence_length=sequence_length,
       batch_size=batch_size,
+      progress=progress,
     )
     for part in read
   ]
@@ -306,8 +308,8 @@ def probe_captured(
   Args:
     model: that was captured.
     captured: with the fields that `find_candidates` needs.
-    prompts: to measure on, of one length and of no captured document; without
-      any, the answer is a forecast.
+    prompts: to measure on, of no captured document; without any, the answer
+      is a forecast.
     question: what is asked.
     search_rows: rows that settings are chosen on, the first ones; None is the
       first half.
@@ -359,9 +361,13 @@ def _prompts(
   model: Model, text: Text, *, count: int, new_tokens: int
 ) -> list[Prompt]:
   """Return prompts spread over a text; none where a context has no room."""
-  if PROMPT_TOKENS + new_tokens > model.config.model.max_length:
+  room = model.config.model.max_length - new_tokens
+  if room < PROMPT_TOKENS:
     return []
-  pieces = text.pieces(model, length=PROMPT_TOKENS)
+  if text.has_conversations:
+    pieces = list(text.answers(model, longest=room))
+  else:
+    pieces = text.pieces(model, length=PROMPT_TOKENS)
   chosen = np.linspace(0, len(pieces) - 1, min(count, len(pieces)))
   return [pieces[int(i)] for i in chosen.round()]
 

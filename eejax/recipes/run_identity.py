@@ -34,7 +34,9 @@ from eejax.checkpoint import manifest, partial, tree
 from eejax.checkpoint.model import Model
 from eejax.checkpoint.tokenizer_files import MODELS, find_tokenizer
 from eejax.config import EarlyExitConfig
+from eejax.data import batches as data_batches
 from eejax.data.data_config import DataConfig
+from eejax.data.tokenizer import Tokenizer
 from eejax.errors import ArgumentError
 from eejax.recipes.text import Text
 from eejax.training.optimizers import Configured
@@ -162,15 +164,34 @@ def tokenizer_hash(folder: pathlib.Path | None) -> str | None:
   return digest.hexdigest()
 
 
-def of_data(data: DataConfig) -> Values:
+def of_data(data: DataConfig, *, tokenizer: Tokenizer | None = None) -> Values:
   """Return what identifies the data of a run.
 
+  Args:
+    data: of the run.
+    tokenizer: whose chat template writes conversations.
+
   Raises:
-    ArgumentError: there are no such files.
+    ArgumentError: there are no such files, or no chat template for
+      conversations.
   """
   text = Text(data.corpus, unit=data.unit, field=data.field)
-  return described(**{'data': data, FINGERPRINT: text.fingerprint()})
+  values = described(**{'data': data, FINGERPRINT: text.fingerprint()})
+  if data.has_conversations and tokenizer is not None:
+    values[CHAT_TEMPLATE] = template_hash(tokenizer)
+  return values
+
+
+def template_hash(tokenizer: Tokenizer) -> str:
+  """Return a hash of what conversations are written by.
+
+  Raises:
+    ArgumentError: the tokenizer has no chat template.
+  """
+  source = data_batches.conversation_template(tokenizer).source
+  return hashlib.sha256(source.encode()).hexdigest()
 
 
 # Of the files of a text as one host sees them.
 FINGERPRINT = 'data.fingerprint'
+CHAT_TEMPLATE = 'data.chat_template'

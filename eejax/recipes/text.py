@@ -20,19 +20,20 @@ import json
 import pathlib
 import sys
 from collections.abc import Iterator
-
-import numpy as np
+from typing import Any
 
 from eejax.checkpoint.model import Model
 from eejax.data import batches as data_batches
 from eejax.data import corpus
 from eejax.data.batch import Batch, PackedBatches, Packing
+from eejax.data.conversation_tokens import cut_conversations
 from eejax.data.corpus import Split, TextUnit
 from eejax.data.data_config import STANDARD_LIBRARY, DataConfig
 from eejax.data.memory_source import InMemoryDocuments, Passes
 from eejax.data.parts import split_documents
 from eejax.errors import ArgumentError
 from eejax.evaluation.rows import spread_rows
+from eejax.progress import SILENT, Progress
 
 # Tokens in a row where nothing is said and the model's context allows it.
 USUAL_ROW = 256
@@ -61,7 +62,8 @@ class Text:
     split: which part of it; None is the validation part of `stdlib` and all
       of anything else. Parts are split by document.
     unit: what one document of a text file is.
-    field: where the text is in the objects of a `.jsonl` file.
+    field: where the text is in the objects of a `.jsonl` file; of
+      conversations 'text' is the usual `messages`.
     portion: which of the disjoint parts that `parts` returned; None is all.
   """
 
@@ -77,6 +79,11 @@ class Text:
     usual = Split.VALIDATION if self.source == STANDARD_LIBRARY else Split.ALL
     return self.split or usual
 
+  @property
+  def has_conversations(self) -> bool:
+    """Return whether documents are conversations."""
+    return self.unit is TextUnit.CONVERSATION
+
   def of_split(self, split: Split) -> 'Text':
     """Return another part of the same text."""
     return dataclasses.replace(self, split=split)
@@ -85,7 +92,8 @@ class Text:
     """Return disjoint parts of the text, split by document.
 
     All pieces of a document are in one part, and so are equal documents. A
-    text of fewer documents than parts is split by stretches of its documents.
+    text of fewer documents than parts is split by stretches of its documents;
+    conversations are not.
 
     Args:
       *shares: of each part, positive; they need not sum to 1.
@@ -153,8 +161,11 @@ class Text:
     sequence_length: int | None = None,
     batch_size: int = 4,
     packing: Packing = Packing.ONE_PER_ROW,
+    progress: Progress = SILENT,
   ) -> list[Batch]:
     """Return rows of the text as a model reads it, spread over all of it.
+
+    Of conversations the assistant's turns count, and what fits a row is read.
 
     Args:
       model: its tokenizer is used.
@@ -163,6 +174,7 @@ class Text:
         where that is shorter.
       batch_size: rows of a batch.
       packing: how documents share rows.
+      progress: is told what does not fit a row.
 
     Raises:
       EejaxError: the text cannot be read, is empty or shorter than a row, the
@@ -175,36 +187,81 @@ class Text:
     )
     if self.portion is None:
       everything = data_batches.make_batches(
-        config, model.tokenizer, self.part, passes=Passes.ONCE
+        config,
+        model.tokenizer,
+        self.part,
+        passes=Passes.ONCE,
+        progress=progress,
       )
     else:
+      documents = self._portions(config, model)[self.portion.index]
+      if self.has_conversations:
+        documents = cut_conversations(
+          documents, length=config.sequence_length, progress=progress
+        )
       everything = PackedBatches(
-        InMemoryDocuments(
-          self._portions(config, model)[self.portion.index],
-          passes=Passes.ONCE,
-        ),
+        InMemoryDocuments(documents, passes=Passes.ONCE),
         sequence_length=config.sequence_length,
         batch_size=config.batch_size,
-        packing=packing,
+        packing=config.row_packing,
       )
     return spread_rows(everything, max_tokens=max_tokens, batch_size=batch_size)
 
-  def _portions(
-    self, config: DataConfig, model: Model
-  ) -> list[list[np.ndarray]]:
-    """Return the tokenized documents of every part of the text."""
-    assert self.portion is not None
-    source = data_batches.make_source(
-      config, model.tokenizer, self.part, passes=Passes.ONCE
-    )
-    return split_documents(
-      list(source.documents(start=0)), shares=self.portion.shares
-    )
+  def _portions(self, config: DataConfig, model: Model) -> list[list[Any]]:
+    """Return the tokenized documents, whole, of every part of the text."""
+    if self.has_conversations:
+      documents: list[Any] = data_batches.conversation_documents(
+        config, model.tokenizer, self.part
+      )
+    else:
+      source = data_batches.make_source(
+        config, model.tokenizer, self.part, passes=Passes.ONCE
+      )
+      documents = list(source.documents(start=0))
+    if self.portion is None:
+      return [documents]
+    return split_documents(documents, shares=self.portion.shares)
+
+  def answers(
+    self, model: Model, *, longest: int
+  ) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """Return each assistant's turn of conversations by what comes before it.
+
+    A prompt of one of several parts that an earlier part has, too, is left
+    out, so no prompt is in two parts.
+
+    Args:
+      model: its chat template writes them.
+      longest: tokens of a prompt; longer ones are left out.
+
+    Raises:
+      EejaxError: the text cannot be read or has no conversations, or the
+        model has no chat template.
+    """
+    if not self.has_conversations:
+      raise ArgumentError(
+        f"{self} has no conversations; read them with unit='conversation'."
+      )
+    config = self.data_config(sequence_length=1, batch_size=1)
+    portions = self._portions(config, model)
+    index = 0 if self.portion is None else self.portion.index
+    found = dict(t for d in portions[index] for t in d.turns())
+    earlier = {
+      p for part in portions[:index] for d in part for p, _ in d.turns()
+    }
+    return {
+      prompt: answer
+      for prompt, answer in found.items()
+      if len(prompt) <= longest and prompt not in earlier
+    }
 
   def pieces(
     self, model: Model, *, length: int, max_tokens: int = 10**12
   ) -> list[tuple[int, ...]]:
     """Return pieces of exactly `length` tokens, spread over the text.
+
+    Conversations have none, for their prompts end where answers begin; see
+    `answers`.
 
     A piece of one of several parts that an earlier part has, too (files that
     begin alike), is left out, so no piece is in two parts.
@@ -285,8 +342,11 @@ def read_text(
       library of this Python), `seqio:TASK` or `tfds:NAME`.
     split: `train` (90 % of the documents), `validation` (5 %), `test` (5 %)
       or `all`; None is `validation` of `stdlib` and `all` of anything else.
-    unit: what one document of a text file is: `file`, `paragraph` or `line`.
-    field: where the text is in the objects of a `.jsonl` file.
+    unit: what one document of a text file is: `file`, `paragraph` or `line`;
+      or `conversation`: files are JSON lines with `messages`, and the
+      assistant's turns alone are learned and measured.
+    field: where the text is in the objects of a `.jsonl` file; of
+      conversations 'text' is the usual `messages`.
 
   Raises:
     EejaxError: there is no such text, or it is empty.

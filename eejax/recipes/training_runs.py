@@ -96,15 +96,20 @@ class RunSettings:
           'eejax.training.optimizers.'
         )
 
-  def identity(self, verb: str, **more: Any) -> dict[str, Any]:
+  def identity(
+    self, verb: str, *, tokenizer: Tokenizer | None, **more: Any
+  ) -> dict[str, Any]:
     """Return all that changes the numbers of a run, see `run_identity`.
 
     Args:
       verb: `tune` or `pretrain`.
+      tokenizer: whose chat template writes conversations; None where the run
+        trains one.
       **more: what else does, such as the model.
 
     Raises:
-      ArgumentError: the optimizer or the schedule has no values.
+      ArgumentError: the optimizer or the schedule has no values, or
+        conversations have no chat template.
     """
     return run_identity.described(
       verb=verb,
@@ -116,7 +121,7 @@ class RunSettings:
       held_out_batches=self.held_out_batches,
       frozen=self.frozen,
       **more,
-    ) | run_identity.of_data(self.data)
+    ) | run_identity.of_data(self.data, tokenizer=tokenizer)
 
   def check(self, config: EarlyExitConfig) -> None:
     """Raise `ArgumentError` where a run does not fit its model."""
@@ -300,7 +305,7 @@ def read_data(
   """Return this host's training batches, and all held-out batches."""
   with progress.waiting('reading the corpus'):
     return TrainingData(
-      _batches(settings.data, tokenizer, mesh),
+      _batches(settings.data, tokenizer, mesh, progress),
       _held_out(settings, tokenizer, progress),
     )
 
@@ -358,13 +363,15 @@ def provenance(
 
 
 def _batches(
-  data: DataConfig, tokenizer: Tokenizer, mesh: Mesh | None
+  data: DataConfig, tokenizer: Tokenizer, mesh: Mesh | None, progress: Progress
 ) -> ResumableBatches:
   if mesh is None:
-    return data_batches.make_batches(data, tokenizer, Split.TRAIN)
+    return data_batches.make_batches(
+      data, tokenizer, Split.TRAIN, progress=progress
+    )
   share = sharding.row_share(mesh)
   return data_batches.make_shared_batches(
-    data, tokenizer, index=share.index, count=share.count
+    data, tokenizer, index=share.index, count=share.count, progress=progress
   )
 
 
@@ -378,7 +385,11 @@ def _held_out(
     # Every host reads all of it and feeds its own rows.
     whole = dataclasses.replace(settings.data, shard_index=0, num_shards=1)
     batches = data_batches.make_batches(
-      whole, tokenizer, Split.VALIDATION, passes=Passes.ONCE
+      whole,
+      tokenizer,
+      Split.VALIDATION,
+      passes=Passes.ONCE,
+      progress=progress,
     )
   except ArgumentError as error:
     sentence = str(error).rstrip('.')

@@ -204,7 +204,10 @@ def _run(
     folder,
     mesh=settings.mesh,
     identity=settings.identity(
-      'tune', model=source.identity(), backbone=backbone
+      'tune',
+      tokenizer=source.tokenizer,
+      model=source.identity(),
+      backbone=backbone,
     ),
     rows=settings.data.batch_size,
     step=settings.step,

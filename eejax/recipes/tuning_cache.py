@@ -23,7 +23,7 @@ from eejax.data.batch import Batch
 from eejax.errors import EejaxError
 from eejax.parallel import multihost
 from eejax.progress import Progress
-from eejax.recipes import training_runs
+from eejax.recipes import run_identity, training_runs
 from eejax.recipes.training_runs import RunSettings, TrainingData
 from eejax.recipes.tuning_source import BackboneLayout, TuningSource
 from eejax.training import activation_cache
@@ -81,6 +81,8 @@ def prepare(
     'precision': step.forward.dtype,
     'data': repr(settings.data),
   }
+  if settings.data.has_conversations:
+    identity['chat_template'] = run_identity.template_hash(source.tokenizer)
   held_out = settings.held_out_batches != 0
   names = (_TRAIN, _HELD_OUT) if held_out else (_TRAIN,)
   if not all(activation_cache.is_whole(root / name) for name in names):

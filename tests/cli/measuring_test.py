@@ -95,6 +95,7 @@ class TestEval:
     [
       (('--data', 'nowhere.txt'), 2, 'no file nowhere.txt'),
       (('--criterion', 'hope'), 2, 'hope'),
+      (('--conversations', 'a.jsonl'), 2, '--data and --conversations both'),
     ],
   )
   def test_bad_input(self, place, capsys, more, code, words):

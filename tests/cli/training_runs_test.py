@@ -22,6 +22,9 @@ import pytest
 
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.cli import main
+from eejax.cli.gin import analyse_configurables, training
+from eejax.data.corpus import TextUnit
+from eejax.errors import EejaxError
 from eejax.training import metrics
 
 TEXT = 'the cat sat on the mat and the dog sat on the log\n\n'
@@ -320,3 +323,36 @@ class TestCachedActivations:
     more += ['--sequence-length', '8']
     assert tune(tmp_path / 'b', model, text, *more) == 1
     assert 'are of another data' in capsys.readouterr().err
+
+
+# MARK: Conversations
+
+
+@pytest.mark.parametrize('verb', ['tune', 'pretrain', 'analyse'])
+def test_conversations_take_the_place_of_a_text(
+  verb, monkeypatch, tmp_path, capsys
+):
+  seen = []
+
+  def look(model, data, **_):
+    seen.append(data)
+    raise EejaxError('seen.')
+
+  recipes = {
+    'tune': (training.tune_recipe, 'tune'),
+    'pretrain': (training.pretrain_recipe, 'pretrain'),
+    'analyse': (analyse_configurables.recipe, 'analyse'),
+  }
+  monkeypatch.setattr(*recipes[verb], look)
+  talk = tmp_path / 'talk.jsonl'
+  talk.write_text('[{"role": "user", "content": "a"}]')
+  place = {'tune': ['--checkpoint', 'a'], 'analyse': ['a']}.get(verb, [])
+  run = ['--out' if verb == 'analyse' else '--run', str(tmp_path / 'run')]
+  words = [verb, *place, *run, '--conversations', str(talk)]
+  assert main.main(words) == 1
+  (data,) = seen
+  source = data.source if verb == 'analyse' else data.corpus
+  assert source == str(talk) and data.unit is TextUnit.CONVERSATION
+  capsys.readouterr()
+  assert main.main([*words, '--data', 'notes.txt']) == 2
+  assert '--data and --conversations both name' in capsys.readouterr().err

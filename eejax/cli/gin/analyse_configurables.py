@@ -53,6 +53,7 @@ def analyse(
   dtype: str = 'float32',
 ) -> AnalysisResult:
   """Call the recipe `eejax.recipes.analyse` with what gin files can say."""
+  flag = '--conversations' if unit == 'conversation' else '--data'
   return recipe.analyse(
     checkpoint,
     read_text(data, split=split, unit=unit),
@@ -68,7 +69,7 @@ def analyse(
     dtype=dtype,
     settings=settings,
     command=(
-      f'eejax analyse {checkpoint} --data {data} --max-tokens {max_tokens} '
+      f'eejax analyse {checkpoint} {flag} {data} --max-tokens {max_tokens} '
       f'--out {out}'
     ),
     progress=output.reporter(),

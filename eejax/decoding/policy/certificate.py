@@ -24,6 +24,9 @@ from eejax.errors import ArgumentError
 
 LEARN_THEN_TEST = 'learn_then_test'
 CONFORMAL = 'conformal'
+# Of the data of a certificate: what ended texts, where it was not what ends
+# those of the model.
+EOS_IDS = 'eos_ids'
 
 # A field of certificates whose digest did not cover all that they rest on.
 _FORMER_FIELD = 'exit_hashes'

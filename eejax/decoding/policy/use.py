@@ -22,13 +22,14 @@ Example:
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 
 from eejax.checkpoint import tree
 from eejax.checkpoint.model import Model
 from eejax.decoding.policy import bindings as bindings_lib
-from eejax.decoding.policy.certificate import Certificate
+from eejax.decoding.policy.certificate import EOS_IDS, Certificate
 from eejax.decoding.policy.policy import Policy
 from eejax.errors import ArgumentError
 from eejax.ops.quant import Quantization
@@ -190,6 +191,25 @@ def check_sampling_covered(policy: Policy, sampling: SamplingConfig) -> None:
     check_uncertified(policy, 'min_tokens')
   if sampling.ignore_eos:
     check_uncertified(policy, 'ignore_eos')
+
+
+def check_end_tokens(policy: Policy, eos_ids: Sequence[int] | None) -> None:
+  """Check that a certificate, if there is one, covers what ends texts.
+
+  Args:
+    policy: to be followed.
+    eos_ids: tokens that end a text; None are the model's own.
+
+  Raises:
+    ArgumentError: other tokens ended the texts it was certified on.
+  """
+  if policy.certificate is None:
+    return
+  certified = policy.certificate.data.get(EOS_IDS)
+  if certified is None and eos_ids is not None:
+    check_uncertified(policy, 'the end tokens of a chat template')
+  if certified is not None and sorted(certified) != sorted(eos_ids or ()):
+    check_uncertified(policy, 'texts that are no answers by its chat template')
 
 
 def check_uncertified(policy: Policy, what: str) -> None:

@@ -49,8 +49,10 @@ class RowSettings:
   batch_size: int = 4
   dtype: str = 'float32'
 
-  def batches(self, model: Model, text: Text) -> list[Batch]:
-    """Return the rows of a text.
+  def batches(
+    self, model: Model, text: Text, *, progress: Progress = SILENT
+  ) -> list[Batch]:
+    """Return the rows of a text; `progress` is told what does not fit one.
 
     Raises:
       EejaxError: the text cannot be read, or does not fill one row.
@@ -60,10 +62,11 @@ class RowSettings:
       max_tokens=self.max_tokens,
       sequence_length=self.sequence_length,
       batch_size=self.batch_size,
+      progress=progress,
     )
     tokens = int(sum((batch.weights > 0).sum() for batch in batches))
     length = row_length(model, self.sequence_length)
-    if tokens < length:
+    if tokens < length and not text.has_conversations:
       raise ArgumentError(
         f'{text} has {tokens} tokens to predict, fewer than one row of '
         f'{length}; give more text or a smaller sequence length.'
@@ -97,7 +100,7 @@ def capture_text(
       model's numbers are not finite.
   """
   with progress.waiting(f'reading {text.source}'):
-    batches = rows.batches(model, text)
+    batches = rows.batches(model, text, progress=progress)
   return capture(
     model.params,
     progress.track(batches, title, unit='step'),
@@ -117,9 +120,11 @@ def capture_free_running(
   model: Model,
   captured: Captured,
   *,
+  prompts: Sequence[Sequence[int]] | None = None,
   rows: int = 16,
   prompt_tokens: int = 24,
   new_tokens: int = 96,
+  eos_ids: Sequence[int] | None = None,
   dtype: str = 'float32',
   progress: Progress = SILENT,
 ) -> Captured:
@@ -128,16 +133,20 @@ def capture_free_running(
   Args:
     model: generates and reads.
     captured: a text whose rows begin the prompts.
+    prompts: token ids, in place of those.
     rows: prompts at most.
-    prompt_tokens: tokens of each at most.
+    prompt_tokens: tokens of each prompt that begins a row, at most.
     new_tokens: tokens generated of each at most.
+    eos_ids: tokens that end a text; by default the model's.
     dtype: compute dtype.
     progress: is told each batch.
 
   Raises:
     ArgumentError: no row has a token.
   """
-  prompts = row_prefixes(captured, rows=rows, tokens=prompt_tokens)
+  if prompts is None:
+    prompts = row_prefixes(captured, rows=rows, tokens=prompt_tokens)
+  prompts = prompts[:: max(len(prompts) // rows, 1)][:rows]
   batch_size = min(8, len(prompts))
   batches = free_running(
     model.params,
@@ -145,6 +154,7 @@ def capture_free_running(
     prompts=prompts,
     new_tokens=new_tokens,
     batch_size=batch_size,
+    eos_ids=eos_ids,
     dtype=dtype,
   )
   steps = -(-len(prompts) // batch_size)
@@ -155,6 +165,33 @@ def capture_free_running(
     settings=CaptureConfig(kinds=(ReadoutKind.NATURAL,), dtype=dtype),
     about=About(text=TextKind.FREE_RUNNING),
   )
+
+
+def answer_prompts(
+  batches: Sequence[Batch], *, longest: int
+) -> dict[int, list[int]]:
+  """Return what comes before the first answer of each row, by its number.
+
+  Args:
+    batches: rows of conversations.
+    longest: tokens of a prompt; rows of a longer one have none.
+
+  Raises:
+    ArgumentError: no row has one.
+  """
+  found = {}
+  rows = (row for b in batches for row in zip(b.tokens, b.weights, strict=True))
+  for number, (tokens, weights) in enumerate(rows):
+    counted = np.flatnonzero(weights > 0)
+    # The first token that counts is the target of the prompt's last one.
+    if len(counted) and counted[0] < longest:
+      found[number] = tokens[: counted[0] + 1].tolist()
+  if not found:
+    raise ArgumentError(
+      f'no answer begins in the first {longest} tokens of a conversation; the '
+      'rest of the context is for answers of the model, so give shorter ones.'
+    )
+  return found
 
 
 def row_prefixes(

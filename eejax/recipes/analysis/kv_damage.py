@@ -50,6 +50,7 @@ def damage_by_strategy(
   settings: SectionSettings,
   *,
   dtype: str = 'float32',
+  prompts: Sequence[Sequence[int]] | None = None,
   rows: int = 8,
   new_tokens: int = 64,
   stretch: int = 16,
@@ -68,7 +69,8 @@ def damage_by_strategy(
     captured: a text that it read; rows of it begin the prompts.
     settings: how sections are computed.
     dtype: compute dtype.
-    rows: prompts.
+    prompts: token ids, in place of beginnings of rows.
+    rows: prompts at most.
     new_tokens: tokens generated of each.
     stretch: tokens whose agreement is given together.
     strategies: what is written for the keys and values of skipped blocks.
@@ -79,11 +81,14 @@ def damage_by_strategy(
   best = _skip_at_budget(captured, config, settings, is_natural=is_natural)
   if best.threshold is None or best.skip.value == 0:
     return {'nothing': NO_THRESHOLD}
+  if prompts is None:
+    prompts = row_prefixes(captured, rows=rows)
+  prompts = prompts[:: max(len(prompts) // rows, 1)][:rows]
   with progress.waiting('generating with approximate keys and values'):
     damage = kv_damage(
       params,
       config=config,
-      prompts=row_prefixes(captured, rows=rows),
+      prompts=prompts,
       policy=Policy(Mode.EARLY_EXIT, 'max_prob', (best.threshold,)),
       new_tokens=new_tokens,
       stretch=stretch,
@@ -99,7 +104,7 @@ def damage_by_strategy(
     'exits': 'natural' if is_natural else 'trained',
     'exit_depths': config.exit_depths,
     'threshold': best.threshold,
-    'prompts': rows,
+    'prompts': len(prompts),
   }
 
 

@@ -40,6 +40,7 @@ from eejax.recipes.analysis import models as models_lib
 from eejax.recipes.analysis.captures import (
   NATURAL_AND_EXITS,
   RowSettings,
+  answer_prompts,
   capture_free_running,
   capture_string,
   capture_text,
@@ -196,7 +197,12 @@ class AnalysisRun:
     }
     return work | {
       'verdict': lambda: verdict_section(
-        opened(), captured, settings, dtype=dtype, progress=progress
+        opened(),
+        captured,
+        settings,
+        dtype=dtype,
+        prompts=self._answer_prompts(opened()),
+        progress=progress,
       ),
       'speculation': lambda: lib.speculation(
         captured,
@@ -210,14 +216,46 @@ class AnalysisRun:
       ),
       'free_running': lambda: lib.free_running(
         capture_free_running(
-          opened(), captured, dtype=dtype, progress=progress
+          opened(),
+          captured,
+          dtype=dtype,
+          progress=progress,
+          **self._answering(opened()),
         ),
         settings,
       ),
       'kv_damage': lambda: damage_by_strategy(
-        opened(), captured, settings, dtype=dtype, progress=progress
+        opened(),
+        captured,
+        settings,
+        dtype=dtype,
+        prompts=self._prompt_list(opened()),
+        progress=progress,
       ),
       'token_grid': lambda: _token_grid(opened(), captured, shown_text, dtype),
+    }
+
+  def _answer_prompts(self, model: Model) -> dict[int, list[int]] | None:
+    """Return what comes before an answer of each row; None of other texts."""
+    if not self._text.has_conversations:
+      return None
+    # Half of the context is left for the model's own answer.
+    return answer_prompts(
+      self._rows.batches(model, self._text),
+      longest=model.config.model.max_length // 2,
+    )
+
+  def _prompt_list(self, model: Model) -> list[list[int]] | None:
+    found = self._answer_prompts(model)
+    return None if found is None else list(found.values())
+
+  def _answering(self, model: Model) -> dict[str, Any]:
+    """Return how the model's own answers are generated in conversations."""
+    if not self._text.has_conversations:
+      return {}
+    return {
+      'prompts': self._prompt_list(model),
+      'eos_ids': model.answer_ends,
     }
 
   def comparison(

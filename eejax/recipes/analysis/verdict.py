@@ -13,7 +13,7 @@
 # limitations under the License.
 """The verdict of `eejax.probe` on a text that an analysis captured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ def verdict_section(
   settings: SectionSettings,
   *,
   dtype: str = 'float32',
+  prompts: Mapping[int, Prompt] | None = None,
   measurement: MeasurementSettings | None = None,
   times: PartTimes | None = None,
   progress: Progress = SILENT,
@@ -62,6 +63,7 @@ def verdict_section(
     captured: a text of at least three rows.
     settings: of the sections.
     dtype: compute dtype.
+    prompts: by row of the text, in place of the rows' beginnings.
     measurement: how it is measured; None is as `eejax.probe` does.
     times: of the parts of decoding, where they are known.
     progress: told of what is done.
@@ -82,7 +84,7 @@ def verdict_section(
   result = probe_captured(
     model,
     chosen.at_positions(read),
-    prompts=_beginnings(chosen.at_positions(~read), room=room),
+    prompts=_prompts(chosen.at_positions(~read), prompts, room=room),
     question=question,
     search_rows=int(ends[0]),
     measurement=measurement,
@@ -107,12 +109,18 @@ def verdict_section(
   }
 
 
-def _beginnings(captured: Captured, *, room: int) -> Sequence[Prompt]:
-  """Return the beginnings of a few rows that are long enough."""
+def _prompts(
+  captured: Captured, by_row: Mapping[int, Prompt] | None, *, room: int
+) -> Sequence[Prompt]:
+  """Return prompts of a few rows, by default their beginnings."""
   if room < PROMPT_TOKENS:
     return ()
-  prompts = []
+  prompts: list[Prompt] = []
   for row in np.unique(captured.row):
+    if by_row is not None:
+      if len(prompt := by_row.get(int(row), ())) in range(1, room + 1):
+        prompts.append(prompt)
+      continue
     tokens = captured.token[captured.row == row][:PROMPT_TOKENS]
     if len(tokens) == PROMPT_TOKENS:
       prompts.append(tokens.tolist())

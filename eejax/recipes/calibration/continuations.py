@@ -148,6 +148,7 @@ class Continuations:
         policy=policy,
         max_new_tokens=self._request.max_new_tokens,
         batch_size=size,
+        eos_ids=self._prompts.eos_ids,
         known=known_batches,
         on_batch=functools.partial(self._keep, keys, bar),
       )
@@ -170,6 +171,7 @@ class Continuations:
         policy, self._model, dtype=request.dtype, progress=self._progress
       ),
       'max_new_tokens': request.max_new_tokens,
+      'eos_ids': self._prompts.eos_ids,
       'batch_size': request.batch_size,
       'dtype': request.dtype,
       'eejax': __version__,

@@ -87,14 +87,14 @@ def score_continuations(
 
   Args:
     model: with its exits.
-    prompts: of equal length.
+    prompts: token ids of each.
     continuations: of these, as the full model gives them.
     criteria: names of the scores.
     dtype: compute dtype.
     batch_size: rows at a time.
     progress: told of every batch.
   """
-  logged = scores.collect_scores(
+  return scores.collect_scores(
     model.params,
     progress.track(
       _batches(prompts, continuations, batch_size), 'scoring', unit='step'
@@ -103,8 +103,6 @@ def score_continuations(
     criteria=tuple(criteria),
     dtype=dtype,
   )
-  begin = len(prompts[0]) - 1
-  return {name: s.after(begin) for name, s in logged.items()}
 
 
 def _batches(
@@ -112,8 +110,11 @@ def _batches(
   continuations: Sequence[Continuation],
   batch_size: int,
 ) -> list[Batch]:
-  """Return prompts and continuations as rows of text."""
-  width = len(prompts[0]) + max(len(c.tokens) for c in continuations)
+  """Return prompts and continuations as rows, of which the latter count."""
+  width = max(
+    len(prompt) + len(text.tokens)
+    for prompt, text in zip(prompts, continuations, strict=True)
+  )
   rows = len(prompts) + -len(prompts) % batch_size
   ids = np.zeros((rows, width), np.int32)
   weights = np.zeros((rows, width - 1), np.float32)
@@ -122,7 +123,7 @@ def _batches(
   ):
     tokens = (*prompt, *text.tokens)
     ids[row, : len(tokens)] = tokens
-    weights[row, : len(tokens) - 1] = 1
+    weights[row, len(prompt) - 1 : len(tokens) - 1] = 1
   shape = (batch_size, width - 1)
   return [
     Batch(

@@ -22,11 +22,13 @@ from eejax.analysis.measures import MeasureLike
 from eejax.checkpoint.model import Model
 from eejax.decoding.policy import certificate as certificate_lib
 from eejax.errors import ArgumentError
+from eejax.recipes.encoded_prompts import answer_eos_ids
 from eejax.recipes.text import Text
 from eejax.stats import conformal
 from eejax.stats.bounds import Bound, samples_needed
 from eejax.stats.fixed_sequence import Guarantee
 
+_PROMPT_TOKENS, _LONGEST_CONVERSATION = 32, 512
 METHODS = (certificate_lib.LEARN_THEN_TEST, certificate_lib.CONFORMAL)
 DTYPES = ('float32', 'bfloat16')
 _COUNTS = (
@@ -56,7 +58,8 @@ class CalibrationRequest:
     sequences: prompts to certify on, at most.
     search_sequences: prompts to search thresholds on, at most.
     report_sequences: prompts to measure speed on, at most.
-    prompt_tokens: tokens of a prompt.
+    prompt_tokens: tokens of a prompt, of a conversation at most; None is 32,
+      and of conversations what the context has room for, at most 512.
     max_new_tokens: tokens generated after it, at most.
     window: every `window`-th token at the latest goes to full depth.
     batch_size: prompts decoded together.
@@ -77,7 +80,7 @@ class CalibrationRequest:
   sequences: int = 384
   search_sequences: int = 96
   report_sequences: int = 16
-  prompt_tokens: int = 32
+  prompt_tokens: int | None = None
   max_new_tokens: int = 32
   window: int = 8
   batch_size: int = 16
@@ -92,7 +95,7 @@ class CalibrationRequest:
     measures.get_measure(self.measure)
     for name in _COUNTS:
       value = getattr(self, name)
-      if value < 1:
+      if value is not None and value < 1:
         raise ArgumentError(f'{name} must be at least 1, not {value}.')
     if not self.is_conformal and self.sequences < self.least_sequences:
       raise ArgumentError(
@@ -100,6 +103,26 @@ class CalibrationRequest:
         f'least {self.least_sequences} sequences, even without any loss; raise '
         f'sequences from {self.sequences}.'
       )
+
+  def with_prompt_tokens(
+    self, model: Model, text: Text
+  ) -> 'CalibrationRequest':
+    """Return the request with the length of the prompts of a text.
+
+    Raises:
+      ArgumentError: prompts and what is generated do not fit the context.
+    """
+    context = model.config.model.max_length
+    size = self.prompt_tokens
+    if size is None and text.has_conversations:
+      size = min(context - self.max_new_tokens, _LONGEST_CONVERSATION)
+    size = _PROMPT_TOKENS if size is None else size
+    if not 1 <= size <= context - self.max_new_tokens:
+      raise ArgumentError(
+        f'prompts of {max(size, 1)} tokens and {self.max_new_tokens} new ones '
+        f'are more than the context of the model, {context}; lower one of them.'
+      )
+    return dataclasses.replace(self, prompt_tokens=size)
 
   @property
   def is_conformal(self) -> bool:
@@ -146,7 +169,8 @@ def read_prompts(
 
   Args:
     model: its tokenizer reads the text.
-    text: what prompts are cut from.
+    text: what prompts are cut from; conversations up to a turn of the
+      assistant.
     request: how long prompts are, and how many are taken of each part.
     search_text: another text to search thresholds on.
 
@@ -154,13 +178,7 @@ def read_prompts(
     EejaxError: the text cannot be read or is too short, or a prompt of
       `search_text` is in `text`, too.
   """
-  room = model.config.model.max_length - request.prompt_tokens
-  if request.max_new_tokens > room:
-    raise ArgumentError(
-      f'prompts of {request.prompt_tokens} tokens and '
-      f'{request.max_new_tokens} new ones are more than the context of the '
-      f'model, {model.config.model.max_length}; lower one of them.'
-    )
+  request = request.with_prompt_tokens(model, text)
   counts = [request.search_sequences, request.sequences]
   # At least a tenth of the documents, for speeds differ between them.
   counts.append(max(request.report_sequences, sum(counts) // 9))
@@ -183,6 +201,7 @@ def read_prompts(
     certify=drawn[1],
     report=drawn[2],
     references=references if asks_reference else {},
+    eos_ids=answer_eos_ids(model) if text.has_conversations else None,
   )
   prompts.check_disjoint()
   _check_enough(prompts, text, request)
@@ -202,6 +221,14 @@ def _pool(
   earlier part has, which may have gone on otherwise there, are left out.
   """
   size = request.prompt_tokens
+  assert size is not None
+  if part.has_conversations:
+    answers = part.answers(model, longest=size)
+    return {
+      prompt: answer[: request.max_new_tokens]
+      for prompt, answer in answers.items()
+      if prompt not in known
+    }
   if not measures.needs_reference(request.measure):
     return dict.fromkeys(part.pieces(model, length=size), ())
   pieces = part.pieces(model, length=size + request.max_new_tokens)
