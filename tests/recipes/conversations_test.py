@@ -32,10 +32,10 @@ from eejax.decoding.results import Timing
 from eejax.errors import ArgumentError
 from eejax.evaluation.part_times import PartTimes
 from eejax.progress import Progress
+from eejax.recipes import probe as probe_lib
 from eejax.recipes import training_runs
 from eejax.recipes.analysis import captures
 from eejax.recipes.calibration.request import CalibrationRequest, read_prompts
-from eejax.recipes.probe import probe
 from eejax.recipes.text import read_text
 from eejax.testing import tiny
 from eejax.testing.planted import idle_from
@@ -97,12 +97,12 @@ def text(folder):
 def model(folder):
   """Return a model with exits whose blocks after the first change nothing."""
   config = tiny.tiny_config(
-    '', vocab_size=300, max_length=64, num_layers=4, eos_ids=()
+    '', vocab_size=300, max_length=64, num_layers=2, eos_ids=()
   )
   params, configured = surgery.add_exits(
     idle_from(tiny.tiny_params(config), 1),
     config,
-    parse_exits('1:norm,3:norm'),
+    parse_exits('1:norm'),
     key=jax.random.key(0),
   )
   return Model(configured, params, tokenizer_folder=folder / 'tokenizer')
@@ -232,11 +232,12 @@ def test_a_policy_is_certified_on_conversations(text, model):
     text,
     risk=0.2,
     criterion='max_prob',
+    prompt_tokens=33,
     sequences=16,
     search_sequences=4,
     report_sequences=2,
     max_new_tokens=6,
-    batch_size=8,
+    batch_size=16,
     window=2,
     times=TIMES,
     clock=lambda r: Timing(
@@ -253,7 +254,9 @@ def test_a_policy_is_certified_on_conversations(text, model):
     eejax.generate(model, ['alpha'], policy=policy, max_new_tokens=6)
 
 
-def test_probing_reads_answers_and_measures_on_prompts(text, model):
+def test_probing_reads_answers_and_measures_on_prompts(
+  text, model, monkeypatch
+):
   bare = dataclasses.replace(
     model,
     config=model.config.with_exits(()),
@@ -261,28 +264,28 @@ def test_probing_reads_answers_and_measures_on_prompts(text, model):
   )
   asked = []
 
-  def clock(result):
-    asked.append(result.rows[0].prompt_tokens)
-    return Timing(decode_s=float(result.batch.block_reads))
+  def measure(model, candidates, prompts, **_):
+    asked.extend(prompts)
+    return tuple(candidates), None
 
-  result = probe(
+  monkeypatch.setattr(probe_lib, 'measure', measure)
+  result = probe_lib.probe(
     bare,
     text,
     max_exits=1,
     window=2,
     max_tokens=600,
     sequence_length=60,
-    num_prompts=2,
-    new_tokens=4,
-    repeats=1,
+    num_prompts=3,
+    new_tokens=6,
     times=PartTimes(blocks=4.0, head=0.1, widths=(1, 2, 4), factors=(1.0,) * 3),
-    clock=clock,
   )
-  assert result.verdict.prompts == 2
-  report = text.parts(2, 2, 1)[2].answers(model, longest=60)
-  assert set(asked) <= report.keys() and len(set(asked)) == 2
+  report = text.parts(2, 2, 1)[2].answers(model, longest=58)
+  assert set(asked) <= report.keys() and len(set(asked)) == 3
   # Positions that were read are those that answers were predicted at.
-  assert result.search.natural.tokens < 600
+  batches = text.rows(model, max_tokens=10**6, sequence_length=60)
+  counted = sum((b.weights > 0).sum() for b in batches)
+  assert 0 < result.search.natural.tokens < counted
 
 
 # MARK: Analysis
