@@ -134,7 +134,8 @@ def _logit_error(place: pathlib.Path) -> float:
       jax.random.key(length), (2, length), 0, SMALL.vocab_size
     )
     found = [
-      decoder.logits(m.params, tokens, config=m.config) for m in (one, other)
+      decoder.logits(m.params, tokens, config=m.config)['final']
+      for m in (one, other)
     ]
     worst = max(worst, float(np.abs(found[0] - found[1]).max()))
   return worst
@@ -203,7 +204,7 @@ def _anonymous_bytes() -> int:
 def _import_one(source: pathlib.Path, dest: pathlib.Path) -> None:
   """Import one model here, and print what it took."""
   # What is loaded and started once is no part of an import.
-  folder.save(dest.with_name('warm'), _map(_warm(dest.parent)))
+  folder.save(dest.with_name(f'{dest.name}-warm'), _map(_warm(dest.parent)))
   peak = _Peak()
   folder.save(dest, _map(source))
   print(json.dumps({'peak_bytes': peak.end()}))

