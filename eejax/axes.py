@@ -90,6 +90,7 @@ RULES = (
 # blocks has an L before.
 PARAMETERS = {
   'embedding/table': 'V D',
+  'embedding/positions': '. D',
   'head/kernel': 'D V',
   'output/kernel': 'D V',
   'attention/query/kernel': 'D N H',
@@ -113,6 +114,7 @@ PARAMETERS = {
   'gate/output/kernel': '. .',
   'gate/output/bias': '.',
   'scale': '.',
+  'bias': '.',
 }
 
 _LONGEST_END = max(end.count('/') + 1 for end in PARAMETERS)

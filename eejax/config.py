@@ -40,6 +40,77 @@ class RotaryScaling(enum.Enum):
   YARN = 'yarn'
 
 
+class NormKind(enum.Enum):
+  """Which norms a model has: root mean square, or LayerNorm with a bias."""
+
+  RMS = 'rms'
+  LAYER = 'layer'
+
+
+class NormPlacement(enum.Enum):
+  """Where norms stand about attention and MLP.
+
+  BEFORE  x + f(norm(x)), as in Llama
+  AFTER   x + norm(f(x)), as in OLMo2
+  AROUND  x + norm'(f(norm(x))), as in Gemma 2
+  """
+
+  BEFORE = 'before'
+  AFTER = 'after'
+  AROUND = 'around'
+
+  @property
+  def has_before(self) -> bool:
+    """Return whether attention and MLP read something normalised."""
+    return self is not NormPlacement.AFTER
+
+  @property
+  def has_after(self) -> bool:
+    """Return whether what they add to the stream is normalised."""
+    return self is not NormPlacement.BEFORE
+
+
+class Residual(enum.Enum):
+  """What the MLP of a block reads.
+
+  SEQUENTIAL  the stream after the attention
+  PARALLEL    the stream that the attention reads, too (GPT-NeoX)
+  """
+
+  SEQUENTIAL = 'sequential'
+  PARALLEL = 'parallel'
+
+
+class MLPKind(enum.Enum):
+  """GATED is down(act(gate(x)) * up(x)), PLAIN is down(act(up(x)))."""
+
+  GATED = 'gated'
+  PLAIN = 'plain'
+
+
+class Activation(enum.Enum):
+  """The nonlinearity of an MLP; GELU_TANH is its tanh approximation."""
+
+  SILU = 'silu'
+  GELU = 'gelu'
+  GELU_TANH = 'gelu_tanh'
+  RELU = 'relu'
+
+
+class PositionKind(enum.Enum):
+  """How a model knows positions: rotated heads, or a learned table."""
+
+  ROTARY = 'rotary'
+  LEARNED = 'learned'
+
+
+class QKNormSpan(enum.Enum):
+  """What a norm of queries or keys spans: a head, or all of them (OLMo2)."""
+
+  HEAD = 'head'
+  ALL_HEADS = 'all_heads'
+
+
 @dataclasses.dataclass(frozen=True)
 class RotaryConfig:
   """Describe a rotary position embedding.
@@ -60,6 +131,8 @@ class RotaryConfig:
       from `factor`.
     truncate: `YARN`: whether the ramp's ends are rounded to whole
       dimensions, as in the original code.
+    fraction: share of a head's dimensions that is rotated, the first ones;
+      in (0, 1].
   """
 
   theta: float = 10_000.0
@@ -72,9 +145,14 @@ class RotaryConfig:
   beta_slow: float = 1.0
   attention_factor: float | None = None
   truncate: bool = True
+  fraction: float = 1.0
 
   def __post_init__(self):
     check_fields(self)
+    if not 0 < self.fraction <= 1:
+      raise ArgumentError(
+        f'rotary fraction must be in (0, 1], not {self.fraction}.'
+      )
     if self.theta <= 1:
       raise ArgumentError(f'rotary theta must be above 1, not {self.theta}.')
     if self.factor < 1:
@@ -92,7 +170,7 @@ class RotaryConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Describe a decoder backbone of the Llama family of shapes.
+  """Describe a decoder backbone; a default is what Llama does.
 
   Attributes:
     vocab_size: rows of the embedding table (V).
@@ -100,15 +178,15 @@ class ModelConfig:
     embed_dim: width of the residual stream (D).
     num_heads: query heads (N), a multiple of `num_kv_heads`.
     num_kv_heads: key/value heads (K).
-    head_dim: width of a head (H), even.
-    mlp_dim: width of the gated MLP (F).
+    head_dim: width of a head (H); its rotated part is even.
+    mlp_dim: width of the MLP (F).
     max_length: longest context the model may be used with, in tokens.
-    norm_epsilon: added to the mean square in every RMS norm.
+    norm_epsilon: added to the mean square, or the variance, in every norm.
     rotary: position embedding.
     qkv_bias: whether query, key and value projections have biases (Qwen2).
     output_bias: whether the attention output projection has a bias.
-    mlp_bias: whether the MLP's three projections have biases.
-    qk_norm: whether queries and keys are RMS-normalised per head (Qwen3).
+    mlp_bias: whether the MLP's projections have biases.
+    qk_norm: whether queries and keys are normalised (Qwen3).
     tied_head: whether the final head is the embedding table.
     sliding_window: keys a query sees, itself included; None sees all.
     full_attention_blocks: how many blocks from the bottom ignore
@@ -116,6 +194,27 @@ class ModelConfig:
     bos_id: token that starts a text, or None.
     eos_ids: tokens that end a text.
     family: Hugging Face `model_type` the shape came from; used by export.
+    norm: which norms it has.
+    norm_gain_offset: added to every norm's learned gain (Gemma: 1).
+    norm_placement: where norms stand about attention and MLP.
+    residual: what the MLP reads.
+    mlp: the form of the MLP.
+    activation: the MLP's.
+    positions: how it knows positions.
+    position_offset: row of a learned table that position 0 has (OPT: 2).
+    unrotated_blocks: blocks (0-based) that are told no positions (SmolLM3).
+    windowed_blocks: blocks with the sliding window, where those are not all
+      above `full_attention_blocks` (Gemma).
+    window_rotary: rotation in blocks with the window, where it is another
+      one (Gemma 3).
+    qk_norm_span: what a norm of queries or keys spans.
+    embedding_scale: multiplies embeddings.
+    query_scale: multiplies the product of a query and a key; None is
+      1 / sqrt(H).
+    residual_scale: multiplies what attention and MLP add to the stream.
+    logit_scale: multiplies the logits of every head.
+    attention_softcap: c in c tanh(score / c), or None.
+    logit_softcap: c in c tanh(logit / c) for every head, or None.
   """
 
   vocab_size: int
@@ -138,6 +237,24 @@ class ModelConfig:
   bos_id: int | None = None
   eos_ids: tuple[int, ...] = ()
   family: str = 'llama'
+  norm: NormKind = NormKind.RMS
+  norm_gain_offset: float = 0.0
+  norm_placement: NormPlacement = NormPlacement.BEFORE
+  residual: Residual = Residual.SEQUENTIAL
+  mlp: MLPKind = MLPKind.GATED
+  activation: Activation = Activation.SILU
+  positions: PositionKind = PositionKind.ROTARY
+  position_offset: int = 0
+  unrotated_blocks: tuple[int, ...] = ()
+  windowed_blocks: tuple[int, ...] | None = None
+  window_rotary: RotaryConfig | None = None
+  qk_norm_span: QKNormSpan = QKNormSpan.HEAD
+  embedding_scale: float = 1.0
+  query_scale: float | None = None
+  residual_scale: float = 1.0
+  logit_scale: float = 1.0
+  attention_softcap: float | None = None
+  logit_softcap: float | None = None
 
   def __post_init__(self):
     check_fields(self)
@@ -159,9 +276,18 @@ class ModelConfig:
         f'num_heads ({self.num_heads}) must be a multiple of num_kv_heads '
         f'({self.num_kv_heads}).'
       )
-    if self.head_dim % 2:
+    if self.positions is PositionKind.ROTARY and self.rotary_dim % 2:
       raise ArgumentError(
-        f'head_dim must be even for rotary positions, not {self.head_dim}.'
+        f'{self.rotary_dim} of {self.head_dim} dimensions of a head would be '
+        'rotated; that must be an even number.'
+      )
+    for name in ('attention_softcap', 'logit_softcap'):
+      if (getattr(self, name) or 1.0) <= 0:
+        raise ArgumentError(f'{name} must be above 0.')
+    if self.residual is Residual.PARALLEL and self.norm_placement.has_after:
+      raise ArgumentError(
+        'parallel residuals with norms after attention and MLP are not '
+        'supported.'
       )
     if self.sliding_window is not None and self.sliding_window < 1:
       raise ArgumentError(
@@ -170,7 +296,31 @@ class ModelConfig:
 
   def window_of(self, block: int) -> int | None:
     """Return how many keys block `block` (0-based) sees, or None for all."""
+    if self.windowed_blocks is not None:
+      return self.sliding_window if block in self.windowed_blocks else None
     return None if block < self.full_attention_blocks else self.sliding_window
+
+  @property
+  def rotary_dim(self) -> int:
+    """Return how many dimensions of a head are rotated."""
+    return int(self.head_dim * self.rotary.fraction)
+
+  @property
+  def rotations(self) -> tuple[RotaryConfig | None, ...]:
+    """Return the different rotations of the blocks; None rotates nothing."""
+    if self.positions is PositionKind.LEARNED:
+      return (None,)
+    rotations: list[RotaryConfig | None] = [self.rotary]
+    if self.window_rotary is not None:
+      rotations.append(self.window_rotary)
+    return (*rotations, None) if self.unrotated_blocks else tuple(rotations)
+
+  def rotation_of(self, block: int) -> int:
+    """Return which of `rotations` block `block` (0-based) has."""
+    if block in self.unrotated_blocks:
+      return len(self.rotations) - 1
+    has_own = self.window_rotary is not None
+    return int(has_own and self.window_of(block) is not None)
 
   def with_depth(self, depth: int) -> 'ModelConfig':
     """Return the same model with only its first `depth` blocks."""
@@ -376,6 +526,20 @@ def _member(kind: type[enum.Enum], value: str, text: str) -> Any:
     ) from None
 
 
+# Fields that are always written. Later ones are where they are not what Llama
+# does, so that hashes of earlier descriptions stay as they were.
+_FIRST_FIELDS = [f.name for f in dataclasses.fields(ModelConfig)].index('norm')
+_ENUMS: dict[str, type[enum.Enum]] = {
+  'norm': NormKind,
+  'norm_placement': NormPlacement,
+  'residual': Residual,
+  'mlp': MLPKind,
+  'activation': Activation,
+  'positions': PositionKind,
+  'qk_norm_span': QKNormSpan,
+}
+
+
 def to_json(config: EarlyExitConfig) -> dict[str, Any]:
   """Return `config` as plain values that `json` can write."""
 
@@ -388,7 +552,14 @@ def to_json(config: EarlyExitConfig) -> dict[str, Any]:
       return [plain(v) for v in x]
     return x
 
-  return plain(dataclasses.asdict(config))
+  values = plain(dataclasses.asdict(config))
+  for field in dataclasses.fields(ModelConfig)[_FIRST_FIELDS:]:
+    if getattr(config.model, field.name) == field.default:
+      del values['model'][field.name]
+  for name in ('rotary', 'window_rotary'):
+    if values['model'].get(name, {}).get('fraction') == 1:
+      del values['model'][name]['fraction']
+  return values
 
 
 def from_json(values: dict[str, Any]) -> EarlyExitConfig:
@@ -398,18 +569,30 @@ def from_json(values: dict[str, Any]) -> EarlyExitConfig:
     ArgumentError: a field is unknown, missing or out of range.
   """
   try:
-    model = dict(values['model'])
-    rotary = dict(model.pop('rotary'))
-    rotary['scaling'] = RotaryScaling(rotary['scaling'])
-    model['eos_ids'] = tuple(model['eos_ids'])
     return EarlyExitConfig(
-      model=ModelConfig(rotary=RotaryConfig(**rotary), **model),
+      model=_model_from_json(values['model']),
       exits=tuple(exit_from_json(e) for e in values['exits']),
     )
   except (KeyError, TypeError, ValueError) as error:
     if isinstance(error, ArgumentError):
       raise
     raise ArgumentError(f'the model description is broken: {error}.') from error
+
+
+def _model_from_json(values: dict[str, Any]) -> ModelConfig:
+  model = dict(values)
+  for name in ('rotary', 'window_rotary'):
+    if model.get(name) is not None:
+      rotary = dict(model[name])
+      rotary['scaling'] = RotaryScaling(rotary['scaling'])
+      model[name] = RotaryConfig(**rotary)
+  for name, kind in _ENUMS.items():
+    if name in model:
+      model[name] = kind(model[name])
+  for name in ('eos_ids', 'unrotated_blocks', 'windowed_blocks'):
+    if model.get(name) is not None:
+      model[name] = tuple(model[name])
+  return ModelConfig(**model)
 
 
 def exit_from_json(values: dict[str, Any]) -> ExitConfig:

@@ -256,7 +256,13 @@ def _likeliest(
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   out = decoder.run_blocks(
     backbone,
-    decoder.embed(backbone, jnp.asarray(tokens), dtype=jnp.dtype(dtype)),
+    decoder.embed(
+      backbone,
+      jnp.asarray(tokens),
+      positions=positions,
+      config=config,
+      dtype=jnp.dtype(dtype),
+    ),
     config=EarlyExitConfig(config),
     positions=positions,
   )

@@ -183,7 +183,7 @@ def _with_exits(
     chosen = [e for e in model.config.exits if e.depth in candidate.depths]
     return prepared, model.config.with_exits(tuple(chosen))
   config = natural_config(model.config.model, candidate.depths)
-  norm = {'norm': {'scale': prepared.final_norm}}
+  norm = {'norm': prepared.final_norm}
   exits = {e.name: norm for e in config.exits}
   return dataclasses.replace(prepared, exits=exits, config=config), config
 

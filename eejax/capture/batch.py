@@ -50,7 +50,6 @@ from eejax.models.exits import (
   output_matrix_name,
 )
 from eejax.models.intermediates import CollectedDepths
-from eejax.ops.norm import rms_norm
 from eejax.types import Array, Float, Int, Num, Params
 
 _COMPARED = ('js_previous', 'hidden_cosine_previous')
@@ -137,7 +136,12 @@ def read_batch(
   states, gates = _states(params, batch, chosen, config, how)
   kernels = output_kernels(params, config=config.with_exits(how.exits))
   dtype = jnp.dtype(how.dtype)
-  matrices = {n: without_mean(k, dtype=dtype) for n, k in kernels.items()}
+  cap = config.model.logit_softcap
+  # A cap reads logits as they are, not up to what they have in common.
+  matrices = {
+    name: without_mean(k, dtype=dtype) if cap is None else k.astype(dtype)
+    for name, k in kernels.items()
+  }
   name_of = functools.partial(output_matrix_name, config=config.model)
 
   def read(chunk: ChunkStates) -> ChunkReadings:
@@ -146,6 +150,7 @@ def read_batch(
       kernel=matrices[name_of(None)],
       exit_kernels=[matrices[name_of(e)] for e in how.exits],
       reading=how.reading,
+      softcap=cap,
     )
 
   positions = len(states.targets)
@@ -172,7 +177,13 @@ def _states(
   blocks = [d + 1 for d in inner] if how.reads_attention else []
   out = decoder.run_blocks(
     backbone,
-    decoder.embed(backbone, batch['tokens'], dtype=jnp.dtype(how.dtype)),
+    decoder.embed(
+      backbone,
+      batch['tokens'],
+      positions=batch['positions'],
+      config=model,
+      dtype=jnp.dtype(how.dtype),
+    ),
     config=config.with_exits(how.exits),
     collect=CollectedDepths(streams=inner, residuals=tuple(blocks)),
     **context,
@@ -182,11 +193,7 @@ def _states(
     flat = x.reshape(-1, *x.shape[2:])
     return flat if chosen is None else flat[chosen]
 
-  normed = functools.partial(
-    rms_norm,
-    scale=backbone['final_norm']['scale'],
-    epsilon=model.norm_epsilon,
-  )
+  normed = functools.partial(decoder.final_hidden, backbone, config=model)
   stack = lambda streams: normed(jnp.stack([take(s) for s in streams]))
   nothing = jnp.zeros((0, *take(batch['targets']).shape, model.embed_dim))
   exits, gates = [], {}

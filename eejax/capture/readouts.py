@@ -41,6 +41,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from eejax.ops.softcap import soft_cap
 from eejax.types import Array, DTypeLike, Float, Int
 
 # Tokens of a block of the vocabulary in the search for candidates.
@@ -164,13 +165,17 @@ def without_mean(
 
 
 def distribution(
-  hidden: Float[Array, 'C D'], kernel: Float[Array, 'D V']
+  hidden: Float[Array, 'C D'],
+  kernel: Float[Array, 'D V'],
+  *,
+  softcap: float | None = None,
 ) -> Distribution:
   """Return what a read-out says.
 
   Args:
     hidden: what its output matrix reads.
-    kernel: the matrix, `without_mean`.
+    kernel: the matrix, `without_mean` unless logits are capped.
+    softcap: of the logits, or None.
   """
   logits = jnp.einsum(
     'CD,DV->CV',
@@ -178,6 +183,7 @@ def distribution(
     kernel,
     preferred_element_type=jnp.float32,
   )
+  logits = soft_cap(logits, softcap)
   block_best = jnp.max(_in_blocks(logits), axis=-1)
   best = jnp.max(block_best, axis=-1, keepdims=True)
   weights = jnp.exp(jnp.maximum(logits - best, _DEEPEST))
@@ -399,26 +405,29 @@ def read_chunk(
   kernel: Float[Array, 'D V'],
   exit_kernels: Sequence[Float[Array, 'D V']],
   reading: ReadoutFields,
+  softcap: float | None = None,
 ) -> ChunkReadings:
   """Read a chunk of positions at every read-out.
 
   Args:
     states: what the output matrices read.
-    kernel: output matrix of the full model, `without_mean`.
+    kernel: output matrix of the full model, as `distribution` takes it.
     exit_kernels: of each trained exit, likewise.
     reading: what is computed.
+    softcap: of the logits, or None.
   """
-  final = distribution(states.final, kernel)
+  says = functools.partial(distribution, softcap=softcap)
+  final = says(states.final, kernel)
 
   say = functools.partial(measure, targets=states.targets, reading=reading)
   at = functools.partial(say, final=Reference.of(final))
 
   def step(previous, scanned):
     hidden, after_attention = scanned
-    here = distribution(hidden, kernel)
+    here = says(hidden, kernel)
     middle = None
     if after_attention is not None:
-      middle = at(distribution(after_attention, kernel), previous=here.spoken)
+      middle = at(says(after_attention, kernel), previous=here.spoken)
     return here.spoken, (at(here, previous=previous), middle)
 
   # The first read-out has none before it; what is compared is masked later.
@@ -430,7 +439,7 @@ def read_chunk(
   )
   exits, previous = [], final.spoken
   for hidden, own in zip(states.exits, exit_kernels, strict=True):
-    here = distribution(hidden, own)
+    here = says(hidden, own)
     exits.append(at(here, previous=previous))
     previous = here.spoken
   return ChunkReadings(

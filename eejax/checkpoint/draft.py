@@ -68,7 +68,7 @@ def draft_model(model: Model, depth: int) -> Model:
   params, own = model.params, model.params['exits'][exit.name]
   blocks = [dict(tree.block(params, index)) for index in range(depth)]
   if exit.head is ExitHeadKind.MLP:
-    blocks[-1]['mlp'] = own['mlp']
+    blocks[-1] |= {k: v for k, v in own.items() if k.startswith('mlp')}
   elif exit.head is ExitHeadKind.BLOCK:
     blocks.append(own['block'])
   backbone: Params = {

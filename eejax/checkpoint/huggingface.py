@@ -19,6 +19,7 @@ and `exits.json` (their configurations and the hash of the backbone that they
 were made for). Writing is in `eejax.checkpoint.huggingface_export`.
 """
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -42,12 +43,11 @@ from eejax.checkpoint.tokenizer_files import check_vocabulary, find_tokenizer
 from eejax.checkpoint.tree import Layout, backbone_hash
 from eejax.config import EarlyExitConfig, ModelConfig, exit_from_json
 from eejax.errors import ArgumentError, CheckpointError
-from eejax.models.families.tensors import Tensor, tensors
+from eejax.models.families.tensors import Tensor, names_of, tensors
 from eejax.types import Params
 
 __all__ = ['export_folder', 'import_folder', 'map_folder']
 
-_TABLE, _HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
 CONFIG = 'config.json'
 _PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt', '*.pkl')
 
@@ -188,18 +188,45 @@ def _read_model(
   if stops is not None:
     values['eos_token_id'] = stops
   model = read_model(values)
-  if model.tied_head and _HEAD in files:
-    if _TABLE not in files:
+  table, head = _table_and_head(files, model)
+  if model.tied_head and head in files:
+    if table not in files:
       raise CheckpointError(
-        f'the head is tied, but {_TABLE} is missing and {_HEAD} is there; '
-        'save the model again with transformers.'
+        f'the head is tied, but {table} is missing and {head} is there; save '
+        'the model again with transformers.'
       )
-    table, head = files[_TABLE].tensor(_TABLE), files[_HEAD].tensor(_HEAD)
-    if np.array_equal(table, head):
-      del files[_HEAD]
+    if np.array_equal(files[table].tensor(table), files[head].tensor(head)):
+      del files[head]
     else:
       model = read_model({**values, 'tie_word_embeddings': False})
   return model
+
+
+def _table_and_head(
+  files: Mapping[str, TensorFile], model: ModelConfig
+) -> tuple[str, str]:
+  names = names_of(model)
+  table = f'{names.outer["embedding/table"]}.weight'
+  if _lacks_prefix(files, names.prefix):
+    table = table.removeprefix(names.prefix)
+  return table, f'{names.outer["head"]}.weight'
+
+
+def _expected(
+  files: Mapping[str, TensorFile], model: ModelConfig
+) -> list[Tensor]:
+  """Return the tensors of a model by the names that these files use."""
+  prefix = names_of(model).prefix
+  if not _lacks_prefix(files, prefix):
+    return list(tensors(model))
+  return [
+    dataclasses.replace(t, name=t.name.removeprefix(prefix))
+    for t in tensors(model)
+  ]
+
+
+def _lacks_prefix(files: Mapping[str, TensorFile], prefix: str) -> bool:
+  return not any(name.startswith(prefix) for name in files)
 
 
 def read_backbone(
@@ -224,16 +251,14 @@ def read_backbone(
       f'are only {len(files)} tensors; download the model again.'
     )
   leaves, blocks = {}, [{} for _ in range(model.num_layers)]  # type: ignore
-  expected = {t.name: t for t in tensors(model)}
-  for name in files.keys() - expected.keys():
-    # Early Llama files carry the rotary frequencies, which follow from the
-    # configuration.
-    if not name.endswith('.rotary_emb.inv_freq'):
+  expected = _expected(files, model)
+  for name in files.keys() - {t.name for t in expected}:
+    if not name.endswith(names_of(model).ignored):
       raise CheckpointError(
         f'the tensor {name} has no place in a {model.family} model of this '
         'configuration; it is not passed over, for the model might need it.'
       )
-  for tensor in expected.values():
+  for tensor in expected:
     leaf = _read_tensor(files, tensor, model)
     if tensor.path[0] == 'blocks':
       blocks[int(tensor.path[1])][tensor.path[2:]] = leaf
@@ -248,7 +273,7 @@ def _read_tensor(
 ) -> np.ndarray | LazyArray:
   if tensor.name not in files:
     hint = ''
-    if tensor.name == _HEAD:
+    if tensor.path[0] == 'head':
       hint = ' (or tie_word_embeddings should be true)'
     raise CheckpointError(
       f'the tensor {tensor.name} of shape {tensor.file_shape} is missing'
@@ -257,10 +282,11 @@ def _read_tensor(
   file = files[tensor.name]
   found = file.shape(tensor.name)
   if found != tensor.file_shape:
-    if tensor.name == _TABLE and found[1:] == tensor.file_shape[1:]:
+    is_table = tensor.path == ('embedding', 'table')
+    if is_table and found[1:] == tensor.file_shape[1:]:
       raise CheckpointError(
-        f'config.json says vocab_size {model.vocab_size}, but {_TABLE} has '
-        f'{found[0]} rows; correct config.json.'
+        f'config.json says vocab_size {model.vocab_size}, but {tensor.name} '
+        f'has {found[0]} rows; correct config.json.'
       )
     raise CheckpointError(
       f'the tensor {tensor.name} has shape {found}, but config.json asks for '

@@ -38,7 +38,7 @@ from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.errors import CheckpointError
 from eejax.models import families
 from eejax.models.families.keys import is_harmless
-from eejax.models.families.tensors import tensors
+from eejax.models.families.tensors import Tensor, tensors
 from eejax.types import Params
 
 WEIGHTS = 'model.safetensors'
@@ -94,17 +94,22 @@ def write_description(folder: pathlib.Path, checkpoint: Model) -> None:
 
 
 def _backbone_entries(params: Params, config: ModelConfig) -> list[Entry]:
-  def read(tensor):
-    return tensor.to_file(np.asarray(tree.leaf(params, tensor.path)))
+  def read(parts: Sequence[Tensor]) -> np.ndarray:
+    leaves = [np.asarray(tree.leaf(params, t.path)) for t in parts]
+    found = [t.to_file(x) for t, x in zip(parts, leaves, strict=True)]
+    return parts[0].join(found)
 
+  by_name: dict[str, list[Tensor]] = {}
+  for tensor in tensors(config):
+    by_name.setdefault(tensor.name, []).append(tensor)
   return [
     Entry(
-      name=tensor.name,
-      shape=tensor.file_shape,
-      dtype=np.dtype(tree.leaf_dtype(params, tensor.path)),
-      read=functools.partial(read, tensor),
+      name=name,
+      shape=parts[0].file_shape,
+      dtype=np.dtype(tree.leaf_dtype(params, parts[0].path)),
+      read=functools.partial(read, parts),
     )
-    for tensor in tensors(config)
+    for name, parts in by_name.items()
   ]
 
 

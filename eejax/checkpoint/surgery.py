@@ -179,7 +179,9 @@ def _copied(params: Params, config: ModelConfig, exit: ExitConfig) -> Params:
   if exit.head is not ExitHeadKind.EMBEDDING:
     copied['norm'] = _copy(params['backbone']['final_norm'])
   if exit.head is ExitHeadKind.MLP:
-    copied['mlp'] = _copy(_block(params, exit.depth - 1)['mlp'])
+    block = _block(params, exit.depth - 1)
+    parts = [name for name in ('mlp', 'mlp_post_norm') if name in block]
+    copied |= {name: _copy(block[name]) for name in parts}
   if exit.head is ExitHeadKind.BLOCK:
     copied['block'] = _copy(_block(params, config.num_layers - 1))
   if exit.output is OutputMatrix.UNTIED:

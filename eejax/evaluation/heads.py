@@ -78,13 +78,20 @@ def run_heads(
   positions, segment_ids = batch['positions'], batch['segment_ids']
   out = decoder.run_blocks(
     backbone,
-    decoder.embed(backbone, batch['tokens'], dtype=jnp.dtype(dtype)),
+    decoder.embed(
+      backbone,
+      batch['tokens'],
+      positions=positions,
+      config=config.model,
+      dtype=jnp.dtype(dtype),
+    ),
     config=config,
     positions=positions,
     segment_ids=segment_ids,
     kv_quantization=kv_quantization,
   )
   kernels = output_kernels(params, config=config)
+  cap = config.model.logit_softcap
   heads = []
   for exit in config.exits:
     ready = apply_exit_head(
@@ -97,8 +104,8 @@ def run_heads(
       kv_quantization=kv_quantization,
     )
     kernel = kernels[output_matrix_name(exit, config=config.model)]
-    heads.append(OutputHead(hidden=ready.hidden, kernel=kernel))
+    heads.append(OutputHead(ready.hidden, kernel, softcap=cap))
   hidden = decoder.final_hidden(backbone, out.hidden, config=config.model)
   kernel = kernels[output_matrix_name(None, config=config.model)]
-  heads.append(OutputHead(hidden=hidden, kernel=kernel))
+  heads.append(OutputHead(hidden, kernel, softcap=cap))
   return Heads(heads=tuple(heads), exit_inputs=out.exit_inputs)

@@ -42,6 +42,7 @@ from eejax.errors import ArgumentError
 from eejax.models import decoder
 from eejax.models.exits import output_kernel
 from eejax.ops.sampling import SamplingConfig, perturbed, row_sampling
+from eejax.ops.softcap import soft_cap
 from eejax.types import Array, DTypeLike, Float, Int, Params
 
 # A near tie has a gap below this share of the largest logit's size. float32
@@ -362,15 +363,17 @@ def _next_logits(
   """Return what the whole model says after `last`; padding stands behind."""
   params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
   backbone = params['backbone']
+  positions = jnp.arange(tokens.shape[1])[None]
+  embedded = decoder.embed(
+    backbone, tokens, positions=positions, config=config.model, dtype=dtype
+  )
   hidden = decoder.run_blocks(
-    backbone,
-    decoder.embed(backbone, tokens, dtype=dtype),
-    config=config,
-    positions=jnp.arange(tokens.shape[1])[None],
+    backbone, embedded, config=config, positions=positions
   ).hidden
   newest = jax.lax.dynamic_slice_in_dim(hidden, last, 1, axis=1)
   ready = decoder.final_hidden(backbone, newest, config=config.model)
   kernel = output_kernel(params, exit=None, config=config.model)
-  return jnp.einsum(
+  logits = jnp.einsum(
     'BTD,DV->BV', ready, kernel, preferred_element_type=jnp.float32
   )
+  return soft_cap(logits, config.model.logit_softcap)

@@ -22,27 +22,31 @@ import flax.struct
 import jax.numpy as jnp
 
 from eejax.axes import constrain
-from eejax.config import ModelConfig
-from eejax.models.layers import Attention, GatedMLP, Projections, RMSNorm
+from eejax.config import ModelConfig, Residual
+from eejax.models.layers import MLP, Attention, Norm, Projections, apply_norm
 from eejax.ops.attention import AttentionImplementation, Context
 from eejax.ops.quant import Quantization
 from eejax.ops.rotary import Positions
-from eejax.types import Array, DTypeLike, Float, Int
+from eejax.types import Array, DTypeLike, Float, Int, Params
 
 __all__ = ['Block', 'BlockOutput', 'Context', 'Projections']
+
+_STREAM = ('B', 'T', 'D')
 
 
 @flax.struct.dataclass
 class BlockOutput:
   """Outputs of a block for its tokens.
 
-  Invariant: `hidden` = `mlp_residual` + MLP(`mlp_input`), and `mlp_input` =
-  norm(`mlp_residual`); an MLP exit is a twin of that MLP.
+  Invariant: `hidden` = `mlp_residual` + `mlp_branch`(`mlp_input`), so an MLP
+  exit is a twin of that branch. `mlp_input` is `mlp_input_of` the stream that
+  the model's kind of residual names.
 
   Attributes:
     hidden: the residual stream after the block.
-    mlp_residual: the stream after attention (r).
-    mlp_input: the normalised stream the MLP reads (u).
+    mlp_residual: what the MLP's branch is added to (r): the stream after
+      attention.
+    mlp_input: what the MLP reads (u).
     keys: new keys, rotary positions applied.
     values: new values.
   """
@@ -55,7 +59,10 @@ class BlockOutput:
 
 
 class Block(nn.Module):
-  """Apply pre-normalised attention, then a pre-normalised gated MLP."""
+  """Add what attention, then what the MLP makes of the residual stream.
+
+  Where norms stand, what the MLP reads and what is scaled is the config's.
+  """
 
   config: ModelConfig
   implementation: AttentionImplementation = AttentionImplementation.XLA
@@ -68,7 +75,7 @@ class Block(nn.Module):
     self,
     x: Float[Array, 'B T D'],
     *,
-    positions: Positions,
+    positions: Positions | None,
     segment_ids: Int[Array, 'B T'] | None = None,
     window: int | Int[Array, ''] | None = None,
     context: Context | None = None,
@@ -77,12 +84,17 @@ class Block(nn.Module):
 
     Args:
       x: the residual stream.
-      positions: position of each token in its own text, or its rotation.
+      positions: position of each token in its own text, or its rotation;
+        None in a block that is told none.
       segment_ids: tokens attend only within equal ids.
       window: sliding window, in tokens; None attends to everything earlier.
       context: earlier keys and values these tokens may read.
     """
     c, dtype = self.config, self.param_dtype
+    placement = c.norm_placement
+    read = x
+    if placement.has_before:
+      read = Norm(c, dtype, name='attention_norm')(x)
     attended, keys, values = Attention(
       c,
       self.implementation,
@@ -91,19 +103,64 @@ class Block(nn.Module):
       self.kv_quantization,
       name='attention',
     )(
-      RMSNorm(c.norm_epsilon, dtype, name='attention_norm')(x),
+      read,
       positions=positions,
       segment_ids=segment_ids,
       window=window,
       context=context,
     )
-    residual = constrain(x + attended, ('B', 'T', 'D'))
-    mlp_input = RMSNorm(c.norm_epsilon, dtype, name='mlp_norm')(residual)
-    mlp = GatedMLP(c, self.projections, dtype, name='mlp')
+    if placement.has_after:
+      attended = Norm(c, dtype, name='attention_post_norm')(attended)
+    residual = constrain(x + scaled(attended, c.residual_scale), _STREAM)
+    mlp_input = x if c.residual is Residual.PARALLEL else residual
+    if placement.has_before:
+      mlp_input = Norm(c, dtype, name='mlp_norm')(mlp_input)
+    added = mlp_branch(mlp_input, c, self.projections, dtype)
     return BlockOutput(
-      hidden=constrain(residual + mlp(mlp_input), ('B', 'T', 'D')),
+      hidden=constrain(residual + added, _STREAM),
       mlp_residual=residual,
       mlp_input=mlp_input,
       keys=keys,
       values=values,
     )
+
+
+def mlp_branch(
+  mlp_input: Float[Array, 'B T D'],
+  config: ModelConfig,
+  projections: Projections,
+  param_dtype: DTypeLike,
+) -> Float[Array, 'B T D']:
+  """Return what an MLP adds to the stream; call it within a Linen module.
+
+  Args:
+    mlp_input: what the MLP reads (u).
+    config: the model.
+    projections: how the MLP's are stored.
+    param_dtype: of its parameters.
+  """
+  added = MLP(config, projections, param_dtype, name='mlp')(mlp_input)
+  if config.norm_placement.has_after:
+    added = Norm(config, param_dtype, name='mlp_post_norm')(added)
+  return scaled(added, config.residual_scale)
+
+
+def mlp_input_of(
+  block: Params, stream: Float[Array, 'B T D'], *, config: ModelConfig
+) -> Float[Array, 'B T D']:
+  """Return what a block's MLP reads (u), computed anew.
+
+  Args:
+    block: the block's parameters; its `mlp_norm` is all that is read.
+    stream: the stream after the block's attention, or before the block where
+      residuals are parallel.
+    config: the model.
+  """
+  if not config.norm_placement.has_before:
+    return stream
+  return apply_norm(block['mlp_norm'], stream, config=config)
+
+
+def scaled(x: Float[Array, '...'], factor: float) -> Float[Array, '...']:
+  """Return `x` times a factor of the model, in the dtype of `x`."""
+  return x if factor == 1 else x * jnp.asarray(factor, x.dtype)

@@ -17,31 +17,34 @@ The tree (L blocks stacked on a leading axis; brackets where a config asks):
 
   backbone
     embedding/table                    [V, D]
-    blocks/attention_norm/scale        [L, D]
+    embedding/positions                [S, D]         [learned positions]
+    blocks/attention_norm/scale        [L, D]         [bias L D]
+    blocks/attention_post_norm/...     [L, D]         [norms after]
     blocks/attention/query/kernel      [L, D, N, H]   [bias L N H]
     blocks/attention/{key,value}/...   [L, D, K, H]   [bias L K H]
     blocks/attention/output/kernel     [L, N, H, D]   [bias L D]
     blocks/attention/{query,key}_norm  [L, H]         [qk_norm]
-    blocks/mlp_norm/scale              [L, D]
+    blocks/mlp_norm/scale              [L, D]         [bias L D]
+    blocks/mlp_post_norm/...           [L, D]         [norms after]
     blocks/mlp/{gate,up}/kernel        [L, D, F]      [bias L F]
     blocks/mlp/down/kernel             [L, F, D]      [bias L D]
-    final_norm/scale                   [D]
+    final_norm/scale                   [D]            [bias D]
     head/kernel                        [D, V]         [unless tied_head]
   exits/exit_DEPTH/...                 see `eejax.models.exits`
 """
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from eejax.axes import constrain
-from eejax.config import EarlyExitConfig, ModelConfig
+from eejax.config import EarlyExitConfig, ModelConfig, PositionKind
 from eejax.errors import ArgumentError
-from eejax.models.block import Block, BlockOutput
+from eejax.models.block import Block, BlockOutput, scaled
 from eejax.models.exits import (
   ExitInput,
   apply_exit_head,
@@ -54,11 +57,16 @@ from eejax.models.intermediates import (
   IntermediatesSpec,
   record_intermediates,
 )
-from eejax.models.layers import INIT_STD
+from eejax.models.layers import INIT_STD, Norm, apply_norm
+from eejax.models.patterns import (
+  BlockPattern,
+  block_pattern,
+  positions_by_block,
+)
 from eejax.models.stacking import num_blocks
 from eejax.ops.attention import AttentionImplementation
-from eejax.ops.norm import rms_norm
 from eejax.ops.quant import Quantization
+from eejax.ops.softcap import soft_cap
 from eejax.types import Array, DTypeLike, Float, Int, Params
 
 
@@ -123,11 +131,11 @@ def init(
   init_block = lambda k: block.init(
     k, x, positions=jnp.zeros((1, 1), jnp.int32)
   )['params']
-  table = jax.random.normal(embed_key, (c.vocab_size, c.embed_dim), dtype)
+  final_norm = Norm(c, dtype).init(embed_key, x)['params']
   backbone = {
-    'embedding': {'table': INIT_STD * table},
+    'embedding': _init_embedding(embed_key, c, dtype),
     'blocks': jax.vmap(init_block)(jax.random.split(block_key, c.num_layers)),
-    'final_norm': {'scale': jnp.ones((c.embed_dim,), dtype)},
+    'final_norm': final_norm,
   }
   if not c.tied_head:
     shape = (c.embed_dim, c.vocab_size)
@@ -142,22 +150,52 @@ def init(
   return {'backbone': backbone, 'exits': exits}
 
 
+def _init_embedding(
+  key: jax.Array, config: ModelConfig, dtype: DTypeLike
+) -> Params:
+  c = config
+  table = jax.random.normal(key, (c.vocab_size, c.embed_dim), dtype)
+  embedding = {'table': INIT_STD * table}
+  if c.positions is PositionKind.LEARNED:
+    shape = (c.max_length + c.position_offset, c.embed_dim)
+    rows = jax.random.normal(jax.random.fold_in(key, 1), shape, dtype)
+    embedding['positions'] = INIT_STD * rows
+  return embedding
+
+
 def embed(
-  backbone: Params, tokens: Int[Array, 'B T'], *, dtype: DTypeLike
+  backbone: Params,
+  tokens: Int[Array, 'B T'],
+  *,
+  positions: Int[Array, 'B T'],
+  config: ModelConfig,
+  dtype: DTypeLike,
 ) -> Float[Array, 'B T D']:
-  """Return the residual stream at depth 0."""
+  """Return the residual stream at depth 0.
+
+  Args:
+    backbone: its `embedding` is read.
+    tokens: their ids.
+    positions: position of each token in its own text.
+    config: the model.
+    dtype: of the stream.
+  """
   table = constrain(backbone['embedding']['table'], ('V', None))
   # Cut along T at once, the lookup would gather the table.
   x = constrain(table[tokens].astype(dtype), ('B', None, 'D'))
+  x = scaled(x, config.embedding_scale)
+  if config.positions is PositionKind.LEARNED:
+    rows = backbone['embedding']['positions']
+    x = x + rows[positions + config.position_offset].astype(dtype)
   return constrain(x, ('B', 'T', 'D'))
 
 
 def final_hidden(
   backbone: Params, hidden: Float[Array, 'B T D'], *, config: ModelConfig
 ) -> Float[Array, 'B T D']:
-  """Apply the final norm: ready for the final head's matrix."""
-  scale = backbone['final_norm']['scale']
-  return rms_norm(hidden, scale=scale, epsilon=config.norm_epsilon)
+  """Apply the final norm and scale: ready for the final head's matrix."""
+  normed = apply_norm(backbone['final_norm'], hidden, config=config)
+  return scaled(normed, config.logit_scale)
 
 
 def run_blocks(
@@ -209,7 +247,7 @@ def run_blocks(
     (x, spec.start(x)),
     (
       backbone['blocks'],
-      windows_of(config.model, depth),
+      block_pattern(config.model, depth),
       spec.slots(),
       _skips(layer_dropout, depth),
     ),
@@ -249,8 +287,8 @@ def _scan_step(run_block: Callable[..., BlockOutput]) -> Callable:
 
   def step(carry, scanned):
     x, intermediates = carry
-    block, window, slots, skip = scanned
-    output = run_block(block, x, window)
+    block, pattern, slots, skip = scanned
+    output = run_block(block, x, pattern)
     hidden = output.hidden
     if skip is not None:
       key, rate = skip
@@ -279,16 +317,18 @@ def block_function(
   segment_ids: Int[Array, 'B T'] | None,
   rematerialization: Rematerialization,
 ) -> Callable[..., BlockOutput]:
-  """Return `(params, x, window) -> BlockOutput` with its checkpointing."""
+  """Return `(params, x, pattern) -> BlockOutput` with its checkpointing."""
+  positions_in = positions_by_block(positions, config=block.config)
 
-  def run(params, x, window):
-    return block.apply(
+  def run(params: Params, x: Array, pattern: BlockPattern) -> BlockOutput:
+    output = block.apply(
       {'params': params},
       x,
-      positions=positions,
+      positions=positions_in(pattern),
       segment_ids=segment_ids,
-      window=window,
+      window=pattern.window,
     )
+    return cast(BlockOutput, output)
 
   match rematerialization:
     case Rematerialization.BLOCK:
@@ -298,16 +338,6 @@ def block_function(
       return jax.checkpoint(run, policy=policy)
     case Rematerialization.NONE:
       return run
-
-
-def windows_of(config: ModelConfig, depth: int) -> np.ndarray | None:
-  """Return each block's sliding window, or None where none has one."""
-  if config.sliding_window is None:
-    return None
-  unlimited = np.iinfo(np.int32).max
-  return np.array(
-    [config.window_of(i) or unlimited for i in range(depth)], np.int32
-  )
 
 
 def logits(
@@ -328,12 +358,14 @@ def logits(
   backbone = params['backbone']
   out = run_blocks(
     backbone,
-    embed(backbone, tokens, dtype=dtype),
+    embed(
+      backbone, tokens, positions=positions, config=config.model, dtype=dtype
+    ),
     config=config,
     positions=positions,
     segment_ids=segment_ids,
   )
-  result = {}
+  result, cap = {}, config.model.logit_softcap
   for e in config.exits:
     ready = apply_exit_head(
       params['exits'].get(e.name, {}),
@@ -344,8 +376,8 @@ def logits(
       segment_ids=segment_ids,
     )
     kernel = output_kernel(params, exit=e, config=config.model)
-    result[e.name] = ready.hidden @ kernel.astype(dtype)
+    result[e.name] = soft_cap(ready.hidden @ kernel.astype(dtype), cap)
   ready_final = final_hidden(backbone, out.hidden, config=config.model)
   kernel = output_kernel(params, exit=None, config=config.model)
-  result['final'] = ready_final @ kernel.astype(dtype)
+  result['final'] = soft_cap(ready_final @ kernel.astype(dtype), cap)
   return result

@@ -34,8 +34,9 @@ from eejax.config import (
   ModelConfig,
   OutputMatrix,
 )
-from eejax.models.block import Block
-from eejax.models.layers import GatedMLP, Projection, RMSNorm
+from eejax.models.block import Block, Projections, mlp_branch, scaled
+from eejax.models.layers import Norm, Projection, RMSNorm
+from eejax.models.patterns import positions_of
 from eejax.ops.attention import AttentionImplementation, Context
 from eejax.ops.quant import Quantization
 from eejax.ops.rotary import Positions
@@ -80,13 +81,13 @@ class Bottleneck(nn.Module):
   """Apply up(silu(down(norm(h)))), a low-rank MLP beside the stream."""
 
   rank: int
-  epsilon: float
+  config: ModelConfig
   param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, hidden: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
     """Return what is added to the stream."""
-    x = RMSNorm(self.epsilon, self.param_dtype, name='norm')(hidden)
+    x = Norm(self.config, self.param_dtype, name='norm')(hidden)
     project = lambda width, name: Projection(
       (width,), param_dtype=self.param_dtype, name=name
     )
@@ -113,7 +114,7 @@ class ExitHead(nn.Module):
     self,
     inputs: ExitInput,
     *,
-    positions: Positions,
+    positions: Positions | None,
     segment_ids: Int[Array, 'B T'] | None = None,
     context: Context | None = None,
   ) -> ExitOutput:
@@ -121,7 +122,8 @@ class ExitHead(nn.Module):
 
     Args:
       inputs: what the backbone computed at the exit's depth.
-      positions: position of each token in its own text; BLOCK heads only.
+      positions: position of each token in its own text, or its rotation in
+        the last block; BLOCK heads only.
       segment_ids: BLOCK heads attend only within equal ids.
       context: earlier keys and values of a BLOCK head's own block.
     """
@@ -129,18 +131,18 @@ class ExitHead(nn.Module):
     keys = values = None
     if self.exit.head is ExitHeadKind.MLP:
       assert inputs.mlp_residual is not None and inputs.mlp_input is not None
-      twin = GatedMLP(c, param_dtype=dtype, name='mlp')
-      hidden = inputs.mlp_residual + twin(inputs.mlp_input)
+      added = mlp_branch(inputs.mlp_input, c, Projections.SEPARATE, dtype)
+      hidden = inputs.mlp_residual + added
     else:
       assert inputs.hidden is not None
       hidden = inputs.hidden
     match self.exit.head:
       case ExitHeadKind.EMBEDDING:
-        return ExitOutput(hidden=hidden)
+        return ExitOutput(hidden=scaled(hidden, c.logit_scale))
       case ExitHeadKind.BOTTLENECK_MLP:
         assert self.exit.rank is not None
         hidden = hidden + Bottleneck(
-          self.exit.rank, c.norm_epsilon, dtype, name='bottleneck'
+          self.exit.rank, c, dtype, name='bottleneck'
         )(hidden)
       case ExitHeadKind.BLOCK:
         block = Block(
@@ -152,14 +154,14 @@ class ExitHead(nn.Module):
         )
         out = block(
           hidden,
-          positions=positions,
+          positions=positions_of(positions, block=c.num_layers - 1, config=c),
           segment_ids=segment_ids,
           window=exit_window(c),
           context=context,
         )
         hidden, keys, values = out.hidden, out.keys, out.values
-    norm = RMSNorm(c.norm_epsilon, dtype, name='norm')
-    return ExitOutput(hidden=norm(hidden), keys=keys, values=values)
+    ready = scaled(Norm(c, dtype, name='norm')(hidden), c.logit_scale)
+    return ExitOutput(hidden=ready, keys=keys, values=values)
 
 
 def exit_window(config: ModelConfig) -> int | None:
@@ -216,7 +218,7 @@ def apply_exit_head(
   *,
   exit: ExitConfig,
   config: ModelConfig,
-  positions: Positions,
+  positions: Positions | None,
   segment_ids: Int[Array, 'B T'] | None = None,
   context: Context | None = None,
   kv_quantization: Quantization = Quantization.NONE,

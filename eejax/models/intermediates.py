@@ -27,10 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eejax.config import EarlyExitConfig, ExitHeadKind, GateKind
-from eejax.models.block import BlockOutput
+from eejax.config import EarlyExitConfig, ExitHeadKind, GateKind, Residual
+from eejax.models.block import BlockOutput, mlp_input_of
 from eejax.models.exits import ExitInput
-from eejax.ops.norm import rms_norm
 from eejax.types import Array, Float, Int, Params
 
 
@@ -106,6 +105,10 @@ class IntermediatesSpec:
     streams = {
       e.depth for e in above_0 if not is_mlp(e) or e.gate is not GateKind.NONE
     }
+    self._is_parallel = config.model.residual is Residual.PARALLEL
+    if self._is_parallel:
+      # Their MLPs read the stream before the block.
+      streams |= {d - 1 for d in residuals}
     self.residual_depths = sorted({*residuals, *collected.residuals})
     self.stream_depths = sorted({*streams, *collected.streams} - {0})
 
@@ -144,10 +147,10 @@ class IntermediatesSpec:
       hidden = streams.get(e.depth)
       if e.head is ExitHeadKind.MLP and e.depth in residuals:
         residual = residuals[e.depth]
-        mlp_input = rms_norm(
-          residual,
-          scale=backbone['blocks']['mlp_norm']['scale'][e.depth - 1],
-          epsilon=self._config.model.norm_epsilon,
+        mlp_input = mlp_input_of(
+          mlp_norm_of(backbone['blocks'], e.depth - 1),
+          streams[e.depth - 1] if self._is_parallel else residual,
+          config=self._config.model,
         )
       inputs[e.name] = ExitInput(hidden, residual, mlp_input)
     return inputs
@@ -176,6 +179,12 @@ class IntermediatesSpec:
     return np.array(
       [slot.get(d, spare) for d in range(1, self._depth + 1)], np.int32
     )
+
+
+def mlp_norm_of(blocks: Params, index: int | Int[Array, '']) -> Params:
+  """Return what `mlp_input_of` reads of one block of a stack."""
+  norms = {k: v for k, v in blocks.items() if k == 'mlp_norm'}
+  return jax.tree.map(lambda leaf: leaf[index], norms)
 
 
 def record_intermediates(

@@ -14,19 +14,27 @@
 """Linen layers a block is made of."""
 
 import enum
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from eejax.axes import constrain
-from eejax.config import ModelConfig
+from eejax.config import (
+  Activation,
+  MLPKind,
+  ModelConfig,
+  NormKind,
+  PositionKind,
+  QKNormSpan,
+)
 from eejax.ops.attention import AttentionImplementation, Context, attention
-from eejax.ops.norm import rms_norm
+from eejax.ops.norm import layer_norm, rms_norm
 from eejax.ops.quant import Quantization, kernel_product, round_rows
 from eejax.ops.rotary import Positions, rotate
-from eejax.types import Array, DTypeLike, Float, Int
+from eejax.types import Array, DTypeLike, Float, Int, Params
 
 INIT_STD = 0.02
 
@@ -56,6 +64,81 @@ class RMSNorm(nn.Module):
       'scale', nn.initializers.ones_init(), (x.shape[-1],), self.param_dtype
     )
     return rms_norm(x, scale=scale, epsilon=self.epsilon)
+
+
+class Norm(nn.Module):
+  """Normalise the stream as the model does; see `apply_norm`."""
+
+  config: ModelConfig
+  param_dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*batch D']) -> Float[Array, '*batch D']:
+    """Return `x` normalised over its last dimension."""
+    c, shape = self.config, (x.shape[-1],)
+    gain = nn.initializers.constant(1.0 - c.norm_gain_offset)
+    params = {'scale': self.param('scale', gain, shape, self.param_dtype)}
+    if c.norm is NormKind.LAYER:
+      zeros = nn.initializers.zeros_init()
+      params['bias'] = self.param('bias', zeros, shape, self.param_dtype)
+    return apply_norm(params, x, config=c)
+
+
+def apply_norm(
+  params: Params, x: Float[Array, '*batch D'], *, config: ModelConfig
+) -> Float[Array, '*batch D']:
+  """Normalise over the last dimension, as all norms of a model do.
+
+  Args:
+    params: the gain `scale`, and the `bias` of a LayerNorm.
+    x: values.
+    config: the model.
+  """
+  scale, epsilon = params['scale'], config.norm_epsilon
+  if config.norm is NormKind.LAYER:
+    return layer_norm(x, scale=scale, bias=params['bias'], epsilon=epsilon)
+  offset = config.norm_gain_offset
+  return rms_norm(x, scale=scale, epsilon=epsilon, offset=offset)
+
+
+class HeadNorm(nn.Module):
+  """Normalise queries or keys, over what `QKNormSpan` says."""
+
+  config: ModelConfig
+  param_dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, heads: Float[Array, 'B T N H']) -> Float[Array, 'B T N H']:
+    """Return the heads normalised."""
+    c = self.config
+    width = heads.shape[-1]
+    if c.qk_norm_span is QKNormSpan.ALL_HEADS:
+      width *= heads.shape[-2]
+    gain = nn.initializers.constant(1.0 - c.norm_gain_offset)
+    scale = self.param('scale', gain, (width,), self.param_dtype)
+    return normed_heads({'scale': scale}, heads, config=c)
+
+
+def normed_heads(
+  params: Params, heads: Float[Array, 'B T N H'], *, config: ModelConfig
+) -> Float[Array, 'B T N H']:
+  """Normalise queries or keys by their root mean square.
+
+  Args:
+    params: the gain `scale`, [H] or [N H].
+    heads: queries or keys.
+    config: the model.
+  """
+  x = heads
+  if config.qk_norm_span is QKNormSpan.ALL_HEADS:
+    x = heads.reshape(*heads.shape[:2], -1)
+  normed = rms_norm(
+    x,
+    scale=params['scale'],
+    epsilon=config.norm_epsilon,
+    offset=config.norm_gain_offset,
+  )
+  return normed.reshape(heads.shape)
 
 
 class Projection(nn.Module):
@@ -118,7 +201,7 @@ class Attention(nn.Module):
     self,
     x: Float[Array, 'B T D'],
     *,
-    positions: Positions,
+    positions: Positions | None,
     segment_ids: Int[Array, 'B T'] | None = None,
     window: int | Int[Array, ''] | None = None,
     context: Context | None = None,
@@ -130,10 +213,11 @@ class Attention(nn.Module):
     # All of T comes together before matrices that are cut along their heads.
     query, key, value = self._project(constrain(x, ('B', None, 'D')))
     if c.qk_norm:
-      norm = lambda name: RMSNorm(c.norm_epsilon, self.param_dtype, name=name)
-      query, key = norm('query_norm')(query), norm('key_norm')(key)
-    query = rotate(query, positions=positions, config=c.rotary)
-    key = rotate(key, positions=positions, config=c.rotary)
+      query = HeadNorm(c, self.param_dtype, name='query_norm')(query)
+      key = HeadNorm(c, self.param_dtype, name='key_norm')(key)
+    if c.positions is PositionKind.ROTARY and positions is not None:
+      query = rotate(query, positions=positions, config=c.rotary)
+      key = rotate(key, positions=positions, config=c.rotary)
     # Heads are cut, not T: every query reads all keys of its head.
     query = constrain(query, ('B', None, 'N', 'H'))
     key = constrain(key, ('B', None, 'K', 'H'))
@@ -148,6 +232,8 @@ class Attention(nn.Module):
       window=window,
       context=context,
       implementation=self.implementation,
+      scale=c.query_scale,
+      softcap=c.attention_softcap,
     )
     output = Projection(
       (c.embed_dim,),
@@ -189,8 +275,16 @@ class Attention(nn.Module):
     )
 
 
-class GatedMLP(nn.Module):
-  """Apply down(silu(gate(x)) * up(x)), the SwiGLU feed-forward.
+_ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
+  Activation.SILU: jax.nn.silu,
+  Activation.GELU: functools.partial(jax.nn.gelu, approximate=False),
+  Activation.GELU_TANH: functools.partial(jax.nn.gelu, approximate=True),
+  Activation.RELU: jax.nn.relu,
+}
+
+
+class MLP(nn.Module):
+  """Apply the feed-forward; see `eejax.config.MLPKind` for the two forms.
 
   Reference:
     Shazeer (2020), GLU Variants Improve Transformer, eq. 6.
@@ -205,17 +299,12 @@ class GatedMLP(nn.Module):
     """Return the feed-forward of normalised activations."""
     c = self.config
     x = constrain(x, ('B', None, 'D'))
-
-    def project(name: str, *features: int) -> Projection:
-      return Projection(
-        features, bias=c.mlp_bias, param_dtype=self.param_dtype, name=name
-      )
-
-    if self.projections is Projections.FUSED:
-      both = project('gate_up', 2, c.mlp_dim)(x)
-      gate, up = both[:, :, 0], both[:, :, 1]
+    activate = _ACTIVATIONS[c.activation]
+    if c.mlp is MLPKind.PLAIN:
+      inner = activate(self._project('up', c.mlp_dim)(x))
     else:
-      gate, up = project('gate', c.mlp_dim)(x), project('up', c.mlp_dim)(x)
+      gate, up = self._gate_and_up(x)
+      inner = activate(gate) * up
     down = Projection(
       (c.embed_dim,),
       bias=c.mlp_bias,
@@ -223,5 +312,21 @@ class GatedMLP(nn.Module):
       param_dtype=self.param_dtype,
       name='down',
     )
-    inner = constrain(jax.nn.silu(gate) * up, ('B', None, 'F'))
-    return down(inner)
+    return down(constrain(inner, ('B', None, 'F')))
+
+  def _gate_and_up(
+    self, x: Float[Array, 'B T D']
+  ) -> tuple[Float[Array, 'B T F'], Float[Array, 'B T F']]:
+    width = self.config.mlp_dim
+    if self.projections is Projections.FUSED:
+      both = self._project('gate_up', 2, width)(x)
+      return both[:, :, 0], both[:, :, 1]
+    return self._project('gate', width)(x), self._project('up', width)(x)
+
+  def _project(self, name: str, *features: int) -> Projection:
+    return Projection(
+      features,
+      bias=self.config.mlp_bias,
+      param_dtype=self.param_dtype,
+      name=name,
+    )

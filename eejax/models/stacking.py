@@ -67,8 +67,9 @@ def fuse(block: PyTree) -> PyTree:
   attention['qkv'] = jax.tree.map(
     lambda *leaves: jnp.concatenate(leaves, axis=-2), *parts
   )
-  gate, up = mlp.pop('gate'), mlp.pop('up')
-  mlp['gate_up'] = jax.tree.map(
-    lambda a, b: jnp.stack([a, b], axis=-2), gate, up
-  )
+  if 'gate' in mlp:
+    gate, up = mlp.pop('gate'), mlp.pop('up')
+    mlp['gate_up'] = jax.tree.map(
+      lambda a, b: jnp.stack([a, b], axis=-2), gate, up
+    )
   return {**block, 'attention': attention, 'mlp': mlp}

@@ -18,6 +18,7 @@ way is read without a transpose.
 """
 
 import enum
+import functools
 
 import flax.struct
 import jax
@@ -25,6 +26,7 @@ import jax.numpy as jnp
 
 from eejax.errors import ArgumentError
 from eejax.ops.quant import Quantized, cache_scores, mix_rows, row_scores
+from eejax.ops.softcap import soft_cap
 from eejax.types import Array, Bool, Float, Int
 
 # Queries scored at once: above this many, attention goes chunk by chunk and
@@ -65,6 +67,8 @@ def attention(
   window: int | Int[Array, ''] | None = None,
   context: Context | None = None,
   implementation: AttentionImplementation = AttentionImplementation.XLA,
+  scale: float | None = None,
+  softcap: float | None = None,
 ) -> Float[Array, 'B T N H']:
   """Attend causally to the tokens beside each query, and to a context.
 
@@ -77,10 +81,16 @@ def attention(
     context: earlier keys and values; its mask alone says what is seen of
       them.
     implementation: kernel for self-attention without a context.
+    scale: of scores; None is 1 / sqrt(H).
+    softcap: c in c tanh(score / c), or None.
 
   Raises:
-    ArgumentError: a kernel other than XLA is asked to read a context.
+    ArgumentError: a kernel other than XLA is asked to read a context or to
+      cap scores.
   """
+  if scale is not None:
+    # What follows divides by sqrt(H).
+    query = query * jnp.asarray(scale * query.shape[-1] ** 0.5, query.dtype)
   if context is not None:
     if implementation is not AttentionImplementation.XLA:
       raise ArgumentError(
@@ -88,16 +98,20 @@ def attention(
         'xla.'
       )
     return _attend_with_context(
-      query, keys, values, segment_ids, window, context
+      query, keys, values, segment_ids, window, context, softcap
     )
   if implementation is AttentionImplementation.CUDNN:
+    if softcap is not None:
+      raise ArgumentError(
+        'cudnn attention caps no scores, as this model does; use xla.'
+      )
     return _cudnn_attention(query, keys, values, segment_ids, window)
   length = query.shape[1]
   if length <= QUERY_CHUNK:
     index = jnp.arange(length)
     mask = _self_mask(index, index, segment_ids, segment_ids, window)
-    return _attend(query, keys, values, mask)
-  return _attend_in_chunks(query, keys, values, segment_ids, window)
+    return _attend(query, keys, values, mask, softcap)
+  return _attend_in_chunks(query, keys, values, segment_ids, window, softcap)
 
 
 def _self_mask(
@@ -145,8 +159,9 @@ def _masked_scores(
   grouped: Float[Array, 'B K GT H'],
   keys: Float[Array, 'B K S H'],
   mask: Bool[Array, '#B T S'],
+  softcap: float | None,
 ) -> Float[Array, 'B K GT S']:
-  return _masked(row_scores(grouped, keys), mask)
+  return _masked(soft_cap(row_scores(grouped, keys), softcap), mask)
 
 
 def _masked(
@@ -162,13 +177,16 @@ def _attend(
   keys: Float[Array, 'B K S H'],
   values: Float[Array, 'B K S H'],
   mask: Bool[Array, '#B T S'],
+  softcap: float | None,
 ) -> Float[Array, 'B T N H']:
   grouped = _group(query, kv_heads=keys.shape[1])
-  return _ungroup(_mix(grouped, keys, values, mask), length=query.shape[1])
+  mixed = _mix(softcap, grouped, keys, values, mask)
+  return _ungroup(mixed, length=query.shape[1])
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _mix(
+  softcap: float | None,
   grouped: Float[Array, 'B K GT H'],
   keys: Float[Array, 'B K S H'],
   values: Float[Array, 'B K S H'],
@@ -180,28 +198,33 @@ def _mix(
   [T, S] square a head, and what autodiff makes of the same formula is four
   times slower on CPU (jaxlib 0.10.2).
   """
-  scores = _masked_scores(grouped, keys, mask)
+  scores = _masked_scores(grouped, keys, mask, softcap)
   weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
   return jnp.einsum('BKTS,BKSH->BKTH', weights, values)
 
 
-def _mix_forward(grouped, keys, values, mask):
-  return _mix(grouped, keys, values, mask), (grouped, keys, values, mask)
+def _mix_forward(softcap, grouped, keys, values, mask):
+  mixed = _mix(softcap, grouped, keys, values, mask)
+  return mixed, (grouped, keys, values, mask)
 
 
-def _mix_backward(saved, gradient):
+def _mix_backward(softcap, saved, gradient):
   """Return the gradients of grouped queries, keys and values.
 
   With P the weights, O = P V and g = dL/dO:  dV = P^T g,  dP = g V^T,
   dS = P * (dP - sum_s dP * P),  dQ = dS K,  dK = dS^T Q.
   """
   grouped, keys, values, mask = saved
-  weights = jax.nn.softmax(_masked_scores(grouped, keys, mask), axis=-1)
+  scores = soft_cap(row_scores(grouped, keys), softcap)
+  weights = jax.nn.softmax(_masked(scores, mask), axis=-1)
   d_weights = jnp.einsum(
     'BKTH,BKSH->BKTS', gradient, values, preferred_element_type=jnp.float32
   )
   shared = jnp.sum(d_weights * weights, axis=-1, keepdims=True)
-  d_scores = (weights * (d_weights - shared)).astype(keys.dtype)
+  d_scores = weights * (d_weights - shared)
+  if softcap is not None:  # d tanh(s) = (1 - tanh(s)^2) ds
+    d_scores = d_scores * (1 - jnp.square(scores / softcap))
+  d_scores = d_scores.astype(keys.dtype)
   return (
     jnp.einsum('BKTS,BKSH->BKTH', d_scores, keys),
     jnp.einsum('BKTS,BKTH->BKSH', d_scores, grouped),
@@ -219,6 +242,7 @@ def _attend_in_chunks(
   values: Float[Array, 'B K T H'],
   segment_ids: Int[Array, 'B T'] | None,
   window: int | Int[Array, ''] | None,
+  softcap: float | None,
 ) -> Float[Array, 'B T N H']:
   """Score `QUERY_CHUNK` queries at a time; recompute them backward."""
   batch, length, heads, head_dim = query.shape
@@ -240,7 +264,7 @@ def _attend_in_chunks(
     mask = _self_mask(
       index, jnp.arange(length), chunk_segments, segments, window
     )
-    return _attend(chunk, keys, values, mask)
+    return _attend(chunk, keys, values, mask, softcap)
 
   mixed = jax.lax.map(
     one_chunk,
@@ -261,14 +285,16 @@ def _attend_with_context(
   segment_ids: Int[Array, 'B T'] | None,
   window: int | Int[Array, ''] | None,
   context: Context,
+  softcap: float | None,
 ) -> Float[Array, 'B T N H']:
   """Join two softmaxes, so that the cache is read where it lies."""
   length = query.shape[1]
   index = jnp.arange(length)
   mask = _self_mask(index, index, segment_ids, segment_ids, window)
   grouped = _group(query, kv_heads=keys.shape[1])
-  near = _masked_scores(grouped, keys, mask)
-  far = _masked(cache_scores(grouped, context.keys), context.mask)
+  near = _masked_scores(grouped, keys, mask, softcap)
+  far = soft_cap(cache_scores(grouped, context.keys), softcap)
+  far = _masked(far, context.mask)
   peak = jnp.maximum(
     far.max(axis=-1, keepdims=True), near.max(axis=-1, keepdims=True)
   )

@@ -42,6 +42,7 @@ from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from eejax.axes import batch_shards, constrain
 from eejax.errors import ArgumentError
+from eejax.ops.softcap import soft_cap
 from eejax.types import Array, Float, Int
 
 
@@ -52,10 +53,12 @@ class OutputHead:
   Attributes:
     hidden: normalised states, ready for the matrix.
     kernel: output matrix.
+    softcap: c in c tanh(logit / c), or None.
   """
 
   hidden: Float[Array, 'B T D']
   kernel: Float[Array, 'D V']
+  softcap: float | None = flax.struct.field(pytree_node=False, default=None)
 
 
 @flax.struct.dataclass
@@ -97,11 +100,13 @@ class _Settings:
     columns: columns of the batch whose logits stand at once.
     temperature: of the divergence.
     dtype: type the matrix products read.
+    softcap: of the logits of all heads, or None.
   """
 
   columns: int
   temperature: float
   dtype: Any
+  softcap: float | None
 
 
 def cross_entropy(
@@ -111,6 +116,7 @@ def cross_entropy(
   targets: Int[Array, 'B T'],
   chunk_size: int = 1024,
   dtype: Any = None,
+  softcap: float | None = None,
 ) -> TokenStatistics:
   """Return cross-entropy and confidence of every token under one head.
 
@@ -121,8 +127,9 @@ def cross_entropy(
     chunk_size: tokens whose logits stand at once.
     dtype: type the matrix product reads; results are float32 always. None
       keeps the type of `hidden`.
+    softcap: c in c tanh(logit / c), or None.
   """
-  head = OutputHead(hidden=hidden, kernel=kernel)
+  head = OutputHead(hidden=hidden, kernel=kernel, softcap=softcap)
   return head_statistics(
     [head], targets=targets, chunk_size=chunk_size, dtype=dtype
   ).heads[0]
@@ -154,12 +161,16 @@ def head_statistics(
     dtype: type the matrix product reads; None keeps that of `hidden`.
 
   Raises:
-    ArgumentError: `chunk_size` or `temperature` is not positive.
+    ArgumentError: `chunk_size` or `temperature` is not positive, or heads cap
+      their logits differently.
   """
   if chunk_size < 1:
     raise ArgumentError(f'chunk_size must be at least 1, not {chunk_size}.')
   if temperature <= 0:
     raise ArgumentError(f'temperature must be above 0, not {temperature}.')
+  caps = {h.softcap for h in (*heads, *([teacher] if teacher else []))}
+  if len(caps) > 1:
+    raise ArgumentError('heads of one model cap their logits alike.')
   batch, length = targets.shape
   columns = min(max(1, chunk_size // batch), length)
   groups = _same_matrix(heads)
@@ -167,7 +178,7 @@ def head_statistics(
     # In a loop of one step, which compilers unroll, groups could overlap.
     columns = min(columns, -(-length // 2))
   dtype = heads[0].hidden.dtype if dtype is None else dtype
-  settings = _Settings(columns, temperature, jnp.dtype(dtype))
+  settings = _Settings(columns, temperature, jnp.dtype(dtype), caps.pop())
   pair = None
   if teacher is not None:
     pair = jax.lax.stop_gradient(
@@ -345,6 +356,8 @@ def _error(settings, logits, log_normalizer, targets, log_probs, weights):
     weight = weights['divergence'][..., None] / settings.temperature
     probs = jax.nn.softmax(logits / settings.temperature)
     error = error + weight * (probs - jnp.exp(log_probs))
+  if settings.softcap is not None:  # d tanh(x) = (1 - tanh(x)^2) dx
+    error = error * (1 - jnp.square(logits / settings.softcap))
   return jnp.broadcast_to(error, logits.shape).astype(settings.dtype)
 
 
@@ -408,6 +421,7 @@ def _logits(hidden, kernel, settings) -> Float[Array, 'B C V']:
     kernel.astype(settings.dtype),
     preferred_element_type=jnp.float32,
   )
+  logits = soft_cap(logits, settings.softcap)
   return constrain(logits, ('B', None, 'V'))
 
 

@@ -13,8 +13,8 @@
 # limitations under the License.
 """Rotary position embeddings and the rules that stretch them.
 
-The head is rotated in halves: dimension i pairs with i + H/2, as Hugging Face
-checkpoints are laid out.
+The head's first R dimensions are rotated in halves: dimension i pairs with
+i + R/2, as Hugging Face checkpoints are laid out. R is H for most models.
 
 References:
   Su et al. (2021), RoFormer, section 3.4.
@@ -22,6 +22,7 @@ References:
 """
 
 import math
+from collections.abc import Sequence
 
 import flax.struct
 import jax.numpy as jnp
@@ -44,12 +45,33 @@ class Rotation:
     sine: likewise.
   """
 
-  cosine: Float[Array, 'B T half_H']
-  sine: Float[Array, 'B T half_H']
+  cosine: Float[Array, 'B T half_R']
+  sine: Float[Array, 'B T half_R']
 
 
-# Where tokens stand in their own text, or what follows from it.
+# Where tokens stand in their own text, or what follows from it: a rotation for
+# each of a model's `rotations`, or a single one.
+Rotations = tuple[Rotation | None, ...]
 Positions = Int[Array, 'B T'] | Rotation
+
+
+def rotations_at(
+  positions: Int[Array, 'B T'],
+  *,
+  configs: Sequence[RotaryConfig | None],
+  head_dim: int,
+) -> Rotations:
+  """Return how far tokens are rotated, in each of several ways.
+
+  Args:
+    positions: position of each token in its own text, >= 0.
+    configs: the ways; None rotates nothing.
+    head_dim: H.
+  """
+  return tuple(
+    None if c is None else rotation(positions, config=c, head_dim=head_dim)
+    for c in configs
+  )
 
 
 def rotation(
@@ -63,7 +85,7 @@ def rotation(
     head_dim: H.
   """
   steps, magnitude = rotary_frequencies(config, head_dim=head_dim)
-  frequencies = jnp.asarray(steps)[None, None]  # [1, 1, H/2]
+  frequencies = jnp.asarray(steps)[None, None]  # [1, 1, R/2]
   angles = positions[..., None].astype(jnp.float32) * frequencies
   return Rotation(jnp.cos(angles) * magnitude, jnp.sin(angles) * magnitude)
 
@@ -80,13 +102,15 @@ def rotate(
   """
   if not isinstance(positions, Rotation):
     positions = rotation(positions, config=config, head_dim=x.shape[-1])
-  cosine = positions.cosine[:, :, None, :]  # [B, T, 1, H/2]
+  cosine = positions.cosine[:, :, None, :]  # [B, T, 1, R/2]
   sine = positions.sine[:, :, None, :]
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  rotated = jnp.concatenate(
-    [first * cosine - second * sine, second * cosine + first * sine], axis=-1
-  )
-  return rotated.astype(x.dtype)
+  half = cosine.shape[-1]
+  wide = x.astype(jnp.float32)
+  first, second = wide[..., :half], wide[..., half : 2 * half]
+  parts = [first * cosine - second * sine, second * cosine + first * sine]
+  if 2 * half < x.shape[-1]:
+    parts.append(wide[..., 2 * half :])
+  return jnp.concatenate(parts, axis=-1).astype(x.dtype)
 
 
 def rotary_frequencies(
@@ -95,9 +119,10 @@ def rotary_frequencies(
   """Return the angle per position of each pair, and a magnitude.
 
   Returns:
-    Frequencies of shape [H/2] in radians per token, float32, and the factor
+    Frequencies of shape [R/2] in radians per token, float32, and the factor
     that multiplies cosine and sine (1 but for YaRN).
   """
+  head_dim = int(head_dim * config.fraction)
   exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
   base = config.theta**-exponents
   magnitude = 1.0

@@ -151,7 +151,7 @@ class ModelSource(TuningSource):
   def load_heads(self, layout: BackboneLayout) -> Params:
     """Return the same without blocks."""
     backbone = self._stacked()['backbone']
-    norms = {'mlp_norm': backbone['blocks']['mlp_norm']}
+    norms = _norms_read(backbone['blocks'])
     kept = jax.tree.map(
       lambda x: x.astype(jnp.dtype(layout.dtype)), {**backbone, 'blocks': norms}
     )
@@ -232,7 +232,7 @@ class CheckpointSource(TuningSource):
     """Return the same without blocks."""
     params = streaming.map_checkpoint(self.path).params
     blocks: PyTree = params['backbone']['blocks']
-    norms = tuple({'mlp_norm': block['mlp_norm']} for block in blocks)
+    norms = tuple(_norms_read(block) for block in blocks)
     small = {'backbone': {**params['backbone'], 'blocks': norms}, 'exits': {}}
     if layout.mesh is not None:
       placed = streaming.place(small, mesh=layout.mesh, dtype=layout.dtype)
@@ -255,6 +255,11 @@ class CheckpointSource(TuningSource):
       existing=Existing.OVERWRITE,
     )
     return None
+
+
+def _norms_read(blocks: Params) -> Params:
+  """Return what MLP exits read of blocks, or of a stack of them."""
+  return {name: x for name, x in blocks.items() if name == 'mlp_norm'}
 
 
 def _copied(exits: Params) -> Params:

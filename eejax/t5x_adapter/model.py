@@ -277,7 +277,13 @@ def _token_scores(
   backbone = params['backbone']
   out = decoder.run_blocks(
     backbone,
-    decoder.embed(backbone, batch.tokens, dtype=dtype),
+    decoder.embed(
+      backbone,
+      batch.tokens,
+      positions=batch.positions,
+      config=config.model,
+      dtype=dtype,
+    ),
     config=config,
     positions=batch.positions,
     segment_ids=batch.segment_ids,
@@ -302,7 +308,11 @@ def _token_scores(
   def scores(name: str) -> Float[Array, 'B T']:
     kernel = output_kernel(params, exit=heads[name], config=config.model)
     statistics = cross_entropy(
-      hidden[name], kernel=kernel, targets=batch.targets, dtype=dtype
+      hidden[name],
+      kernel=kernel,
+      targets=batch.targets,
+      dtype=dtype,
+      softcap=config.model.logit_softcap,
     )
     return -statistics.loss * batch.weights
 

@@ -42,11 +42,13 @@ from eejax.models.exits import (
   ExitInput,
   ExitOutput,
   apply_exit_head,
-  exit_window,
   gate_logit,
   output_kernel,
 )
+from eejax.models.patterns import positions_of
 from eejax.models.stacking import unstack
+from eejax.ops.rotary import Positions
+from eejax.ops.softcap import soft_cap
 from eejax.testing.reference_readout import HeadReadout
 from eejax.types import Params
 
@@ -73,6 +75,7 @@ class _Cache:
 
   Attributes:
     depth: blocks a token must pass before it reaches this one.
+    number: of the block (0-based) whose window and rotation it has.
     block: the block's parameters.
     window: how many keys the block sees, or None for all.
     keys: [K, S, H], slot by position.
@@ -81,6 +84,7 @@ class _Cache:
   """
 
   depth: int
+  number: int
   block: Params
   window: int | None
   keys: np.ndarray
@@ -128,12 +132,11 @@ class KeptText:
     model = config.model
     blocks = unstack(params['backbone']['blocks'])
     self._blocks = [
-      self._empty(number, block, model.window_of(number))
-      for number, block in enumerate(blocks)
+      self._empty(number, number, block) for number, block in enumerate(blocks)
     ]
     self._exit_blocks = {
       e.name: self._empty(
-        e.depth, params['exits'][e.name]['block'], exit_window(model)
+        e.depth, model.num_layers - 1, params['exits'][e.name]['block']
       )
       for e in config.exits
       if e.head is ExitHeadKind.BLOCK
@@ -144,18 +147,25 @@ class KeptText:
       self.read_heads()
     self.tokens.append(prompt[-1])
 
-  def _empty(self, depth: int, block: Params, window: int | None) -> _Cache:
+  def _empty(self, depth: int, number: int, block: Params) -> _Cache:
     c = self._config.model
+    window = c.window_of(number)
     blank = lambda: np.zeros((c.num_kv_heads, c.max_length, c.head_dim), 'f4')
     seen = np.zeros(c.max_length, bool)
-    return _Cache(depth, block, window, blank(), blank(), seen)
+    return _Cache(depth, number, block, window, blank(), blank(), seen)
 
   def read_heads(self) -> list[HeadReadout]:
     """Return what every head says of the newest token, the final one last."""
     model, position = self._config.model, len(self.tokens) - 1
     backbone = self._params['backbone']
     token = jnp.array([[self.tokens[-1]]])
-    x = decoder.embed(backbone, token, dtype=jnp.float32)
+    x = decoder.embed(
+      backbone,
+      token,
+      positions=jnp.array([[position]]),
+      config=model,
+      dtype=jnp.float32,
+    )
     self._streams = [x]
     reads = [ExitInput(hidden=x)]
     for cache in self._blocks:
@@ -167,7 +177,7 @@ class KeptText:
     readouts = [self._ask(e, reads[e.depth]) for e in self._config.exits]
     ready = decoder.final_hidden(backbone, x, config=model)
     kernel = output_kernel(self._params, exit=None, config=model)
-    logits = np.asarray(ready[0, 0] @ kernel)
+    logits = np.asarray(soft_cap(ready[0, 0] @ kernel, model.logit_softcap))
     stream = np.asarray(x[0, 0])
     final = HeadReadout(model.num_layers, logits, math.nan, stream, position)
     return [*readouts, final]
@@ -197,7 +207,11 @@ class KeptText:
     return _run_block(
       cache.block,
       x,
-      jnp.array([[position]]),
+      positions_of(
+        jnp.array([[position]]),
+        block=cache.number,
+        config=self._config.model,
+      ),
       cache.context(position),
       config=self._config.model,
     )
@@ -224,7 +238,9 @@ class KeptText:
     kernel = output_kernel(self._params, exit=exit, config=self._config.model)
     return HeadReadout(
       depth=exit.depth,
-      logits=np.asarray(out.hidden[0, 0] @ kernel),
+      logits=np.asarray(
+        soft_cap(out.hidden[0, 0] @ kernel, self._config.model.logit_softcap)
+      ),
       gate_logit=float(gate),
       stream=np.asarray(stream[0, 0]),
       position=position,
@@ -235,7 +251,7 @@ class KeptText:
 def _run_block(
   block: Params,
   x: jax.Array,
-  positions: jax.Array,
+  positions: Positions | None,
   context: Context,
   *,
   config: ModelConfig,

@@ -34,6 +34,7 @@ from eejax.config import EarlyExitConfig, ExitConfig, GateKind
 from eejax.models import decoder
 from eejax.models.block import Block, BlockOutput
 from eejax.models.exits import gate_logit
+from eejax.models.patterns import positions_of
 from eejax.testing.reference_cache import ApproximateKV, KeptText
 from eejax.testing.reference_readout import HeadReadout
 from eejax.testing.reference_thresholds import ConstantThresholds, Thresholds
@@ -321,13 +322,16 @@ def _run(
   """Return logits of every head, of every gate, and the stream by depth."""
   backbone, model = params['backbone'], config.model
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  streams = [decoder.embed(backbone, tokens, dtype=jnp.float32)]
+  embedded = decoder.embed(
+    backbone, tokens, positions=positions, config=model, dtype=jnp.float32
+  )
+  streams = [embedded]
   for number in range(model.num_layers):
     block = jax.tree.map(lambda leaf, n=number: leaf[n], backbone['blocks'])
     output = Block(model).apply(
       {'params': block},
       streams[-1],
-      positions=positions,
+      positions=positions_of(positions, block=number, config=model),
       window=model.window_of(number),
     )
     streams.append(cast(BlockOutput, output).hidden)

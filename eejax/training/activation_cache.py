@@ -172,7 +172,13 @@ def _reader(config: EarlyExitConfig, depths: Depths, forward: Forward):
   """Return `(backbone, batch) -> arrays by name`, rows first."""
 
   def read(backbone: Params, batch: TokenBatch) -> dict[str, jax.Array]:
-    x = decoder.embed(backbone, batch.tokens, dtype=jnp.dtype(forward.dtype))
+    x = decoder.embed(
+      backbone,
+      batch.tokens,
+      positions=batch.positions,
+      config=config.model,
+      dtype=jnp.dtype(forward.dtype),
+    )
     out = decoder.run_blocks(
       backbone,
       x,

@@ -165,7 +165,7 @@ def _run(params, batch, config, forward, layer_dropout) -> DecoderOutput:
     return _recall(backbone, batch, config, forward)
   return decoder.run_blocks(
     backbone,
-    decoder.embed(backbone, batch.tokens, dtype=jnp.dtype(forward.dtype)),
+    _embed(backbone, batch, config, forward),
     config=config,
     positions=batch.positions,
     segment_ids=batch.segment_ids,
@@ -175,9 +175,19 @@ def _run(params, batch, config, forward, layer_dropout) -> DecoderOutput:
   )
 
 
+def _embed(backbone, batch, config, forward) -> Float[Array, 'B T D']:
+  return decoder.embed(
+    backbone,
+    batch.tokens,
+    positions=batch.positions,
+    config=config.model,
+    dtype=jnp.dtype(forward.dtype),
+  )
+
+
 def _recall(backbone, batch, config, forward) -> DecoderOutput:
   """Return what the backbone once computed for a batch."""
-  x = decoder.embed(backbone, batch.tokens, dtype=jnp.dtype(forward.dtype))
+  x = _embed(backbone, batch, config, forward)
   slots_first = lambda a: None if a is None else jnp.moveaxis(a, 1, 0)
   intermediates = Intermediates(
     slots_first(batch.streams), slots_first(batch.residuals)
@@ -194,7 +204,7 @@ def _final_head(run: _Pass) -> OutputHead:
     run.params['backbone'], run.out.hidden, config=model
   )
   kernel = output_kernel(run.params, exit=None, config=model)
-  return OutputHead(hidden=hidden, kernel=kernel)
+  return OutputHead(hidden, kernel, softcap=model.logit_softcap)
 
 
 def _final_statistics(run: _Pass) -> TokenStatistics | None:
@@ -210,6 +220,7 @@ def _final_statistics(run: _Pass) -> TokenStatistics | None:
     targets=run.batch.targets,
     chunk_size=run.objective.chunk_size,
     dtype=run.dtype,
+    softcap=head.softcap,
   )
 
 

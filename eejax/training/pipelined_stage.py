@@ -27,7 +27,7 @@ from jax import lax
 from eejax.axes import DATA
 from eejax.config import ExitHeadKind
 from eejax.models import decoder
-from eejax.models.block import Block
+from eejax.models.block import Block, mlp_input_of
 from eejax.models.decoder import Rematerialization
 from eejax.models.exits import (
   ExitInput,
@@ -35,8 +35,9 @@ from eejax.models.exits import (
   output_kernel,
   output_matrix_name,
 )
+from eejax.models.intermediates import mlp_norm_of
+from eejax.models.patterns import block_pattern
 from eejax.ops.cross_entropy import cross_entropy
-from eejax.ops.norm import rms_norm
 from eejax.pipeline.skipping import IdleWork, run_or_pass
 from eejax.pipeline.stage import Head, HeadResult, Stage, StageParams, Turn
 from eejax.training.losses import head_sums, token_losses
@@ -138,7 +139,13 @@ def make_stage(
   dtype = jnp.dtype(forward.dtype)
 
   def entry(params: StageParams, turn: Turn) -> Float[Array, 'B T D']:
-    return decoder.embed(params.shared, turn.batch['tokens'], dtype=dtype)
+    return decoder.embed(
+      params.shared,
+      turn.batch['tokens'],
+      positions=turn.batch['positions'],
+      config=layout.config.model,
+      dtype=dtype,
+    )
 
   return Stage(
     names=(BLOCKS, 'embedding'),
@@ -166,14 +173,14 @@ def _body(
   of_place = lambda table: jnp.asarray(table)[turn.place]
   run = _run_block(layout, forward, idle, turn)
   model = layout.config.model
-  windows = decoder.windows_of(model, model.num_layers)
+  pattern = block_pattern(model, model.num_layers)
   table = layout.block_table()
   scanned = {
     'block': blocks,
     'stream_row': of_place(taps.stream_rows),
     'residual_row': of_place(taps.residual_rows),
     'has': of_place(table >= 0),
-    'window': None if windows is None else of_place(windows[table]),
+    'pattern': jax.tree.map(of_place, pattern[table]),
     'skip': _skips(turn, of_place(np.maximum(table, 0))),
   }
 
@@ -201,8 +208,8 @@ def _body(
       read.append({'hidden': tapped})
     else:
       residual = residuals[taps.residuals.index(j)]
-      scale = blocks['mlp_norm']['scale'][of_place(taps.last_block)[j]]
-      mlp_input = rms_norm(residual, scale=scale, epsilon=model.norm_epsilon)
+      norm = mlp_norm_of(blocks, of_place(taps.last_block)[j])
+      mlp_input = mlp_input_of(norm, residual, config=model)
       read.append({'mlp_residual': residual, 'mlp_input': mlp_input})
   return hidden, {'exits': tuple(read), 'hidden': hidden}
 
@@ -225,13 +232,13 @@ def _run_block(
     )
 
     def every(scanned, x):
-      output = run(scanned['block'], x, scanned['window'])
+      output = run(scanned['block'], x, scanned['pattern'])
       return output.hidden, output.mlp_residual
 
     return every
 
   def some(scanned, x):
-    given = (batch.positions, batch.segment_ids, scanned['window'])
+    given = (batch.positions, batch.segment_ids, scanned['pattern'])
     return run_or_pass(
       idle,
       functools.partial(_apply, block),
@@ -245,11 +252,11 @@ def _run_block(
 
 
 def _apply(block: Block, inputs, given) -> tuple[Array, Array]:
-  (params, x), (positions, segment_ids, window) = inputs, given
+  (params, x), (positions, segment_ids, pattern) = inputs, given
   run = decoder.block_function(
     block, positions, segment_ids, Rematerialization.NONE
   )
-  output = run(params, x, window)
+  output = run(params, x, pattern)
   return output.hidden, output.mlp_residual
 
 
@@ -305,6 +312,7 @@ def _exit(
       kernel=output_kernel(tree, exit=slot.kind, config=model),
       targets=batch.targets,
       chunk_size=objective.chunk_size,
+      softcap=model.logit_softcap,
       dtype=jnp.dtype(forward.dtype),
     )
     loss = jnp.sum(batch.weights * token_losses(stats, objective))
@@ -341,6 +349,7 @@ def _final(layout: StageLayout, objective: Objective, forward: Forward) -> Head:
       kernel=output_kernel({'backbone': backbone}, exit=None, config=model),
       targets=batch.targets,
       chunk_size=objective.chunk_size,
+      softcap=model.logit_softcap,
       dtype=jnp.dtype(forward.dtype),
     )
     one = head_sums(stats, batch, stats.top1)

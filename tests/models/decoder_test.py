@@ -46,11 +46,22 @@ def tokens(config):
   return tiny.tiny_tokens(config)
 
 
+def embedded(backbone, tokens, config):
+  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+  return decoder.embed(
+    backbone,
+    tokens,
+    positions=positions,
+    config=config.model,
+    dtype=jnp.float32,
+  )
+
+
 def _in_turn(params, tokens, config):
   """Return what an exit at each depth could read, from blocks in turn."""
   backbone = params['backbone']
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  x = decoder.embed(backbone, tokens, dtype=jnp.float32)
+  x = embedded(backbone, tokens, config)
   inputs = {0: ExitInput(hidden=x)}
   for i, block in enumerate(stacking.unstack(backbone['blocks'])):
     out = Block(config.model).apply({'params': block}, x, positions=positions)
@@ -125,7 +136,7 @@ def test_a_truncated_stack_gives_the_same_exits(params, tokens):
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
 
   def run(backbone):
-    x = decoder.embed(backbone, tokens, dtype=jnp.float32)
+    x = embedded(backbone, tokens, config)
     return decoder.run_blocks(
       backbone, x, config=config, positions=positions
     ).exit_inputs
@@ -160,7 +171,7 @@ def test_an_exit_beyond_the_stack_is_refused(params, config, tokens):
   with pytest.raises(ArgumentError, match='depth 4 lies beyond the 2 blocks'):
     decoder.run_blocks(
       backbone,
-      decoder.embed(backbone, tokens, dtype=jnp.float32),
+      embedded(backbone, tokens, config),
       config=config,
       positions=jnp.zeros(tokens.shape, jnp.int32),
     )
@@ -175,7 +186,7 @@ def test_rematerialization_changes_no_gradient(config, params, tokens, mode):
   def loss(backbone, mode):
     out = decoder.run_blocks(
       backbone,
-      decoder.embed(backbone, tokens, dtype=jnp.float32),
+      embedded(backbone, tokens, config),
       config=config,
       positions=positions,
       rematerialization=mode,
@@ -206,7 +217,7 @@ def test_tapping_exits_keeps_no_copy_per_block_for_the_backward_pass():
     def loss(backbone, tokens):
       out = decoder.run_blocks(
         backbone,
-        decoder.embed(backbone, tokens, dtype=jnp.float32),
+        embedded(backbone, tokens, config),
         config=config,
         positions=jnp.zeros(tokens.shape, jnp.int32),
         rematerialization=Rematerialization.BLOCK,
@@ -227,14 +238,14 @@ def test_layer_dropout_skips_whole_blocks_by_row(params, tokens):
   def run(rates):
     return decoder.run_blocks(
       backbone,
-      decoder.embed(backbone, tokens, dtype=jnp.float32),
+      embedded(backbone, tokens, config),
       config=config,
       positions=jnp.zeros(tokens.shape, jnp.int32),
       layer_dropout=LayerDropout(jnp.array(rates), jax.random.key(3)),
     ).hidden
 
-  embedded = decoder.embed(backbone, tokens, dtype=jnp.float32)
-  np.testing.assert_array_equal(run([1.0] * 4), embedded)
+  x = embedded(backbone, tokens, config)
+  np.testing.assert_array_equal(run([1.0] * 4), x)
   plain = decoder.run_blocks(
     backbone,
     embedded,

@@ -86,7 +86,13 @@ def all_logits(params, config, batch):
 def exit_inputs(params, config, batch):
   return decoder.run_blocks(
     params['backbone'],
-    decoder.embed(params['backbone'], batch.tokens, dtype=jnp.float32),
+    decoder.embed(
+      params['backbone'],
+      batch.tokens,
+      positions=batch.positions,
+      config=config.model,
+      dtype=jnp.float32,
+    ),
     config=config,
     positions=batch.positions,
     segment_ids=batch.segment_ids,

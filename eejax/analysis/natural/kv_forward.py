@@ -34,8 +34,10 @@ from eejax.errors import ArgumentError
 from eejax.models import decoder
 from eejax.models.block import Block, BlockOutput
 from eejax.models.exits import output_kernel
+from eejax.models.patterns import block_pattern, positions_by_block
 from eejax.ops.attention import Context
 from eejax.ops.cross_entropy import cross_entropy
+from eejax.ops.rotary import Positions
 from eejax.types import Array, Bool, Float, Int, Params
 
 _KNOWN = (
@@ -111,16 +113,23 @@ def likeliest_tokens(
     chunk_size: tokens whose logits stand at once.
   """
   backbone = params['backbone']
-  x = decoder.embed(backbone, batch['tokens'], dtype=jnp.dtype(dtype))
-  run = functools.partial(
-    _run_block, config=config, positions=batch['positions']
+  x = decoder.embed(
+    backbone,
+    batch['tokens'],
+    positions=batch['positions'],
+    config=config,
+    dtype=jnp.dtype(dtype),
   )
+  positions_in = positions_by_block(batch['positions'], config=config)
   no_keys = jnp.zeros(
     (len(x), config.num_kv_heads, x.shape[1], config.head_dim), x.dtype
   )
 
   def step(carry: _Carry, scanned):
-    params, index, window = scanned
+    params, index, pattern = scanned
+    run = functools.partial(
+      _run_block, config=config, positions=positions_in(pattern)
+    )
     leaves_here = (exit_depth == index)[..., None]
     exit_stream = jnp.where(leaves_here, carry.x, carry.exit_stream)
     ran = index < exit_depth
@@ -133,7 +142,7 @@ def likeliest_tokens(
     if strategy is KVStrategy.COPY:
       keys = _choose(ran, keys, carry.keys)
       values = _choose(ran, values, carry.values)
-    visible = _visible(batch['segment_ids'], window)
+    visible = _visible(batch['segment_ids'], pattern.window)
     if strategy is KVStrategy.MASK:
       visible = visible & ran[:, None, :]
     out = run(params, carry.x, context=Context(keys, values, visible))
@@ -142,7 +151,7 @@ def likeliest_tokens(
   scanned = (
     backbone['blocks'],
     np.arange(config.num_layers, dtype=np.int32),
-    _windows(config, length=x.shape[1]),
+    block_pattern(config, config.num_layers),
   )
   start = _Carry(x, x, no_keys, no_keys)
   last, _ = jax.lax.scan(step, start, scanned)
@@ -151,6 +160,7 @@ def likeliest_tokens(
     kernel=output_kernel(params, exit=None, config=config),
     targets=batch['targets'],
     chunk_size=chunk_size,
+    softcap=config.logit_softcap,
   ).top1
 
 
@@ -159,7 +169,7 @@ def _run_block(
   x: Float[Array, 'B T D'],
   *,
   config: ModelConfig,
-  positions: Int[Array, 'B T'],
+  positions: Positions | None,
   context: Context | None = None,
 ) -> BlockOutput:
   """Run a block in which each token sees itself and a context."""
@@ -182,18 +192,13 @@ def _choose(
 
 
 def _visible(
-  segment_ids: Int[Array, 'B T'], window: Int[Array, '']
+  segment_ids: Int[Array, 'B T'], window: Int[Array, ''] | None
 ) -> Bool[Array, 'B T T']:
   """Return which earlier tokens each token sees: not itself."""
   place = jnp.arange(segment_ids.shape[1])
   distance = place[:, None] - place[None, :]
-  inside = (distance > 0) & (distance < window)
+  inside = distance > 0
+  if window is not None:
+    inside = inside & (distance < window)
   same = segment_ids[:, :, None] == segment_ids[:, None, :]
   return inside[None] & same
-
-
-def _windows(config: ModelConfig, *, length: int) -> Int[np.ndarray, 'L']:
-  return np.array(
-    [config.window_of(i) or length + 1 for i in range(config.num_layers)],
-    np.int32,
-  )

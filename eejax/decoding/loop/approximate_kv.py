@@ -28,9 +28,9 @@ from eejax.decoding.loop.plan import DecodePlan, Segment
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.policy.policy import KVStrategy
 from eejax.models.exits import ExitInput
-from eejax.ops.norm import rms_norm
+from eejax.models.layers import apply_norm, normed_heads
 from eejax.ops.quant import kernel_product
-from eejax.ops.rotary import Rotation, rotate
+from eejax.ops.rotary import Rotation, Rotations, rotate
 from eejax.types import Array, Bool, Float, Params, PyTree
 
 # What is kept of an exit: the stream there (PROPAGATE), keys and values of the
@@ -109,7 +109,7 @@ def record_source(
 def override_skipped(
   computed: KVRows,
   skipped: SkippedRows,
-  rotation: Rotation,
+  rotations: Rotations,
   *,
   params: Prepared,
   plan: DecodePlan,
@@ -121,7 +121,7 @@ def override_skipped(
     computed: keys and values that a segment computed for one token of each row,
       one array a cache.
     skipped: rows that skip the segment.
-    rotation: by the tokens' positions.
+    rotations: by the tokens' positions, in each way of the model.
     params: the model.
     plan: what is decoded.
     segment: the segment.
@@ -130,7 +130,7 @@ def override_skipped(
     return computed
   rows = skipped.mask
   approximate = lambda: _approximate(
-    skipped.source, params, rotation, plan, segment
+    skipped.source, params, rotations, plan, segment
   )
   override = lax.cond(jnp.any(rows), approximate, lambda: computed)
   pick = lambda new, old: jnp.where(rows[:, None, None, None], new, old)
@@ -140,7 +140,7 @@ def override_skipped(
 def _approximate(
   source: KVSource,
   params: Prepared,
-  rotation: Rotation,
+  rotations: Rotations,
   plan: DecodePlan,
   segment: Segment,
 ) -> KVRows:
@@ -148,12 +148,17 @@ def _approximate(
   if plan.kv_strategy is KVStrategy.COPY:
     keys, values = source
     return (keys,) * segment.num_caches, (values,) * segment.num_caches
+  config = plan.config.model
   blocks: list[PyTree] = list(params.blocks[segment.first : segment.last])
+  numbers = list(range(segment.first, segment.last))
   if segment.has_block_head:
     blocks.append(params.exits[segment.needed_exit.name]['block'])
+    numbers.append(config.num_layers - 1)
   pairs = [
-    _project(block, source[0], rotation, config=plan.config.model)
-    for block in blocks
+    _project(
+      block, source[0], rotations[config.rotation_of(number)], config=config
+    )
+    for block, number in zip(blocks, numbers, strict=True)
   ]
   return tuple(k for k, _ in pairs), tuple(v for _, v in pairs)
 
@@ -161,7 +166,7 @@ def _approximate(
 def _project(
   block: Params,
   stream: Float[Array, 'B 1 D'],
-  rotation: Rotation,
+  rotation: Rotation | None,
   *,
   config: ModelConfig,
 ) -> tuple[Float[Array, 'B K 1 H'], Float[Array, 'B K 1 H']]:
@@ -171,14 +176,14 @@ def _project(
     Schuster et al. (2022), Confident Adaptive Language Modeling, section 2.2,
     state propagation.
   """
-  c = config
-  scale = block['attention_norm']['scale']
-  x = rms_norm(stream, scale=scale, epsilon=c.norm_epsilon)
+  c, x = config, stream
+  if c.norm_placement.has_before:
+    x = apply_norm(block['attention_norm'], stream, config=c)
   key, value = _key_and_value(block['attention'], x, config=c)
   if c.qk_norm:
-    scale = block['attention']['key_norm']['scale']
-    key = rms_norm(key, scale=scale, epsilon=c.norm_epsilon)
-  key = rotate(key, positions=rotation, config=c.rotary)
+    key = normed_heads(block['attention']['key_norm'], key, config=c)
+  if rotation is not None:
+    key = rotate(key, positions=rotation, config=c.rotary)
   return jnp.moveaxis(key, 2, 1), jnp.moveaxis(value, 2, 1)
 
 

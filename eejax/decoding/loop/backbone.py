@@ -22,10 +22,11 @@ import jax
 from eejax.config import ExitHeadKind, ModelConfig
 from eejax.decoding.loop.plan import DecodePlan, Segment
 from eejax.decoding.loop.prepare import Prepared
+from eejax.models import decoder
 from eejax.models.block import Block, BlockOutput, Context, Projections
 from eejax.models.exits import ExitInput, apply_exit_head, exit_window
 from eejax.ops.quant import Quantization
-from eejax.ops.rotary import Positions
+from eejax.ops.rotary import Rotation, Rotations, rotations_at
 from eejax.types import Array, Float, Int, Params
 
 
@@ -61,13 +62,27 @@ class Contexts:
     return None
 
 
+def embed(
+  params: Prepared, tokens: Int[Array, 'B T'], positions: Int[Array, 'B T']
+) -> Float[Array, 'B T D']:
+  """Return the residual stream at depth 0."""
+  embedding = {'table': params.table, 'positions': params.position_table}
+  return decoder.embed(
+    {'embedding': embedding},
+    tokens,
+    positions=positions,
+    config=params.config.model,
+    dtype=params.dtype,
+  )
+
+
 def run_blocks(
   params: Prepared,
   x: Float[Array, 'B T D'],
   *,
   plan: DecodePlan,
   segment: Segment,
-  positions: Positions,
+  positions: Int[Array, 'B T'] | Rotations,
   contexts: Contexts,
   segment_ids: Int[Array, 'B T'] | None = None,
 ) -> SegmentBlocks:
@@ -78,18 +93,22 @@ def run_blocks(
     x: the stream at the segment's entrance.
     plan: what is decoded.
     segment: which blocks run.
-    positions: position of each token in its row's text, or its rotation.
+    positions: position of each token in its row's text, or its rotations.
     contexts: earlier keys and values.
     segment_ids: tokens attend only within equal ids.
   """
   config = plan.config.model
   keys, values, read, ready = [], [], ExitInput(hidden=x), None
+  if not isinstance(positions, tuple):
+    positions = rotations_at(
+      positions, configs=config.rotations, head_dim=config.head_dim
+    )
   for cache, number in enumerate(range(segment.first, segment.last)):
     window = config.window_of(number)
     out = _run_block(
       params.blocks[number],
       x,
-      positions,
+      positions[config.rotation_of(number)],
       segment_ids,
       contexts.get(cache, window=window),
       config=config,
@@ -111,7 +130,7 @@ def run_blocks(
       read,
       exit=segment.needed_exit,
       config=config,
-      positions=positions,
+      positions=positions[config.rotation_of(config.num_layers - 1)],
       segment_ids=segment_ids,
       context=contexts.get(len(keys), window=exit_window(config)),
       kv_quantization=params.kv_quantization,
@@ -143,7 +162,7 @@ def exit_input(
 def _run_block(
   params: Params,
   x: Float[Array, 'B T D'],
-  positions: Positions,
+  positions: Rotation | None,
   segment_ids: Int[Array, 'B T'] | None,
   context: Context | None,
   *,

@@ -39,7 +39,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from eejax.decoding.loop import approximate_kv
+from eejax.decoding.loop import approximate_kv, backbone
 from eejax.decoding.loop.accounting import SegmentEvent, no_event
 from eejax.decoding.loop.approximate_kv import SkippedRows
 from eejax.decoding.loop.cache import (
@@ -151,7 +151,10 @@ def begin_step(
   next_segment = jnp.where(state.live, state.resume_segment, num_segments)
   num_fed = jnp.where(next_segment == 0, inputs.count, 0)
   length = state.length + num_fed
-  embedded = params.table[inputs.tokens]  # [B, N, D]
+  column = jnp.arange(inputs.tokens.shape[1])[None]
+  embedded = backbone.embed(
+    params, inputs.tokens, state.length[:, None] + column
+  )
   newest = at_index(embedded, inputs.count - 1)
   return StepCarry(
     live=state.live,

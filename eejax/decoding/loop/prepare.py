@@ -43,8 +43,9 @@ class Prepared:
 
   Attributes:
     table: embedding, its dtype is the compute dtype.
+    position_table: of learned positions; None where there are none.
     blocks: one tree a block, projections fused, their kernels int8 or not.
-    final_norm: gain of the norm before the final head.
+    final_norm: the norm before the final head.
     exits: head and gate of each exit, by the exit's name.
     kernels: output matrices by `output_matrix_name`; shared ones stand once.
     frequent_ids: tokens that a scored vocabulary is made of, where it is.
@@ -54,9 +55,12 @@ class Prepared:
 
   table: Float[Array, 'V D']
   blocks: tuple[Params, ...]
-  final_norm: Float[Array, 'D']
+  final_norm: Params
   exits: dict[str, Params]
   kernels: dict[str, Float[Array, 'D V']]
+  position_table: Float[Array, 'P D'] | None = flax.struct.field(
+    kw_only=True, default=None
+  )
   frequent_ids: Int[Array, 'N'] | None = flax.struct.field(
     kw_only=True, default=None
   )
@@ -96,10 +100,11 @@ def prepare(
     blocks = unstack(blocks)
   return Prepared(
     table=backbone['embedding']['table'].astype(dtype),
+    position_table=cast(backbone['embedding'].get('positions')),
     blocks=tuple(
       _prepare_block(block, dtype, quantization) for block in blocks
     ),
-    final_norm=backbone['final_norm']['scale'].astype(dtype),
+    final_norm=cast(backbone['final_norm']),
     exits={
       e.name: _prepare_exit(params['exits'].get(e.name, {}), dtype)
       for e in config.exits

@@ -79,7 +79,7 @@ def prefill(
   if length:
     # Padding stands behind all that reads causally, so nothing sees it.
     positions = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
-    x = params.table[tokens]
+    x = backbone.embed(params, tokens, positions)
     for number, segment in enumerate(plan.segments):
       out = backbone.run_blocks(
         params,
@@ -125,7 +125,8 @@ def prefill_rest(
   ) -> tuple[SegmentState, ...]:
     base = jnp.minimum(start + index * width, last)
     window = lax.dynamic_slice_in_dim(tokens, base, width, axis=1)
-    filled, x = list(states), params.table[window]
+    positions = base + jnp.arange(width)[None]
+    filled, x = list(states), backbone.embed(params, window, positions)
     for number, segment in enumerate(plan.segments):
       state, contexts = filled[number], backbone.Contexts()
       if segment.num_caches:
@@ -136,7 +137,7 @@ def prefill_rest(
         x,
         plan=plan,
         segment=segment,
-        positions=base + jnp.arange(width)[None],
+        positions=positions,
         contexts=contexts,
       )
       x, filled[number] = out.hidden, _fill(state, out, start=base)

@@ -40,14 +40,15 @@ from eejax.decoding.policy.vocabulary import (
   parse_scored_vocabulary,
 )
 from eejax.errors import ArgumentError
+from eejax.models import decoder
 from eejax.models.exits import (
   ExitInput,
   apply_exit_head,
   gate_logit,
   output_matrix_name,
 )
-from eejax.ops.norm import rms_norm
 from eejax.ops.sampling import greedy
+from eejax.ops.softcap import soft_cap
 from eejax.types import Array, Float, Int
 
 _FREQUENT, _ROWS = '/frequent', '/rows'
@@ -232,6 +233,7 @@ def _with_logits(
     logits = jnp.einsum(
       'BD,BCD->BC', ready, rows, preferred_element_type=jnp.float32
     )
+    logits = soft_cap(logits, plan.config.model.logit_softcap)
   else:
     whole = logits = whole_logits(params, ready, plan=plan, exit=exit)
     if vocabulary.kind is Scored.CANDIDATES:
@@ -272,7 +274,8 @@ def _times_frequent(
   exit: ExitConfig,
 ) -> Float[Array, 'B N']:
   name = output_matrix_name(exit, config=plan.config.model)
-  return _times(ready, _matrix(params, name + _FREQUENT, _vocabulary(plan)))
+  matrix = _matrix(params, name + _FREQUENT, _vocabulary(plan))
+  return _times(ready, matrix, plan)
 
 
 def _spread(
@@ -302,10 +305,8 @@ def ready_state(
   ready = head_input.ready
   if exit is None:
     assert head_input.last.hidden is not None
-    ready = rms_norm(
-      head_input.last.hidden,
-      scale=params.final_norm,
-      epsilon=config.norm_epsilon,
+    ready = decoder.final_hidden(
+      {'final_norm': params.final_norm}, head_input.last.hidden, config=config
     )
   elif ready is None:
     ready = apply_exit_head(
@@ -327,15 +328,16 @@ def whole_logits(
 ) -> Float[Array, 'B V']:
   """Return logits of all tokens in float32."""
   name = output_matrix_name(exit, config=plan.config.model)
-  return _times(ready, params.kernels[name])
+  return _times(ready, params.kernels[name], plan)
 
 
 def _times(
-  ready: Float[Array, 'B D'], kernel: Float[Array, 'D V']
+  ready: Float[Array, 'B D'], kernel: Float[Array, 'D V'], plan: DecodePlan
 ) -> Float[Array, 'B V']:
-  return jnp.einsum(
+  logits = jnp.einsum(
     'BD,DV->BV', ready, kernel, preferred_element_type=jnp.float32
   )
+  return soft_cap(logits, plan.config.model.logit_softcap)
 
 
 def _stream(head_input: HeadInput) -> Float[Array, 'B D']:

@@ -40,7 +40,7 @@ from eejax.decoding.loop.prepare import Prepared
 from eejax.models.block import Context
 from eejax.models.exits import ExitInput
 from eejax.ops.quant import Quantized
-from eejax.ops.rotary import Rotation, rotation
+from eejax.ops.rotary import Rotations, rotations_at
 from eejax.types import Array, Bool, Float, Int, PyTree
 
 # One a block of a segment.
@@ -55,14 +55,14 @@ class Window:
     hidden: their streams, padded on the right.
     base: slot of each row's first.
     count: how many each row has; 0 for rows that only pass the time.
-    rotation: by their positions. Computed inside the segment it would be so
-      again for each block.
+    rotations: by their positions, in each way of the model. Computed inside
+      the segment they would be so again for each block.
   """
 
   hidden: Float[Array, 'B W D']
   base: Int[Array, 'B']
   count: Int[Array, 'B']
-  rotation: Rotation
+  rotations: Rotations
 
 
 @flax.struct.dataclass
@@ -167,7 +167,7 @@ def _run_narrow(
     keys, values = override_skipped(
       (output.keys, output.values),
       run.skipped,
-      window.rotation,
+      window.rotations,
       params=run.params,
       plan=run.plan,
       segment=run.segment,
@@ -255,9 +255,9 @@ def write_at(
 
 def _window(run: SegmentRun, *, width: int) -> Window:
   model = run.plan.config.model
-  turned = rotation(
+  turned = rotations_at(
     run.base[:, None] + jnp.arange(width)[None],
-    config=model.rotary,
+    configs=model.rotations,
     head_dim=model.head_dim,
   )
   return Window(run.entering[:, :width], run.base, run.count, turned)
@@ -284,7 +284,7 @@ def _run(
     window.hidden[:, :width],
     plan=run.plan,
     segment=run.segment,
-    positions=jax.tree.map(lambda x: x[:, :width], window.rotation),
+    positions=jax.tree.map(lambda x: x[:, :width], window.rotations),
     contexts=CachedContexts(
       (buffers.keys, buffers.values), window.base, run.visible, width=width
     ),

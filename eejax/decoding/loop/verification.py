@@ -23,9 +23,10 @@ from eejax.decoding.loop.cache import BatchSettings, Emission, blank_top
 from eejax.decoding.loop.choosing import choose_tokens
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
+from eejax.models import decoder
 from eejax.models.exits import output_matrix_name
-from eejax.ops.norm import rms_norm
 from eejax.ops.sampling import TopLogProbs
+from eejax.ops.softcap import soft_cap
 from eejax.types import Array, Bool, Float, Int
 
 
@@ -112,10 +113,8 @@ def _targets(
 ) -> TargetTokens:
   """Return what follows the first `width` tokens of every window."""
   config = plan.config.model
-  ready = rms_norm(
-    hidden[:, :width],
-    scale=params.final_norm,
-    epsilon=config.norm_epsilon,
+  ready = decoder.final_hidden(
+    {'final_norm': params.final_norm}, hidden[:, :width], config=config
   )
   flat = ready.reshape(-1, config.embed_dim)
   logits = jnp.einsum(
@@ -124,6 +123,7 @@ def _targets(
     params.kernels[output_matrix_name(None, config=config)],
     preferred_element_type=jnp.float32,
   )
+  logits = soft_cap(logits, config.logit_softcap)
   column = jnp.arange(width)[None]
   after = first[:, None] + 1 + column
   chosen = choose_tokens(

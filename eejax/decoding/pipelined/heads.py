@@ -28,6 +28,7 @@ from eejax.decoding.pipelined.stage import PipelineStageOutput
 from eejax.decoding.policy.criteria import Evidence, get_criterion
 from eejax.models.exits import gate_logit
 from eejax.ops.sampling import SamplingMethod, choose, log_probability
+from eejax.ops.softcap import soft_cap
 from eejax.types import Array, Bool, Float, Int
 
 
@@ -46,7 +47,7 @@ def decide_exit(
   A row emits once after each token: at the first exit whose score reaches
   its threshold, or at the final head.
   """
-  logits = _logits(params, out.ready[:, 0])
+  logits = _logits(params, out.ready[:, 0], layout)
   score = _score(params, out.hidden[:, 0], logits, packet.base, layout=layout)
   threshold = request.thresholds[lax.axis_index(STAGE)]
   is_final = of_stage([s.is_final for s in layout.stages])
@@ -66,7 +67,7 @@ def decide_exit(
 
 
 def _logits(
-  params: PipelinedParams, ready: Float[Array, 'B D']
+  params: PipelinedParams, ready: Float[Array, 'B D'], layout: PipelineLayout
 ) -> Float[Array, 'B V']:
   """Return the logits of this stage's head in float32."""
   logits = jnp.einsum(
@@ -75,6 +76,7 @@ def _logits(
     params.output_matrix,
     preferred_element_type=jnp.float32,
   )
+  logits = soft_cap(logits, layout.config.logit_softcap)
   # Whole on every device: what chooses tokens gathers from the vocabulary,
   # which aborts where that is split (jaxlib 0.10.2, CPU).
   return lax.with_sharding_constraint(logits, jax.sharding.PartitionSpec())

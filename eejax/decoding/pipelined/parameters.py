@@ -20,7 +20,7 @@ kept. Where the mesh has an axis `model`, the heads of attention, the inner
 width of MLPs and the vocabulary of output matrices are split over it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.struct
 import jax
@@ -63,6 +63,8 @@ class PipelinedParams:
   Attributes:
     table: a share of the embedding's rows for every stage, padded to be
       equal; its dtype is the compute dtype.
+    position_table: of learned positions, on every stage; None where there are
+      none.
     blocks: one tree for each block of the longest stage.
     heads: what stands before the output matrix, by the head kind's value.
     gates: gates that are read, by the gate kind's value.
@@ -74,6 +76,7 @@ class PipelinedParams:
   heads: dict[str, Params]
   gates: dict[str, Params]
   output_matrix: Float[Array, '*P D V']
+  position_table: Float[Array, '*P S D'] | None = None
 
 
 def place_params(
@@ -121,6 +124,7 @@ def place_params(
     output_matrix=lay([_output_matrix(params, s, config) for s in stages])[
       'output_matrix'
     ],
+    position_table=_position_tables(host, layout.num_stages, lay),
   )
 
 
@@ -128,6 +132,16 @@ def model_partition(mesh: Mesh, *, size: int) -> str | None:
   """Return the axis a dimension of this size is split over, if any."""
   shards = mesh.shape.get(MODEL, 1)
   return MODEL if shards > 1 and size % shards == 0 else None
+
+
+def _position_tables(
+  host: Params, count: int, lay: Callable[..., PyTree]
+) -> Array | None:
+  embedding = host['backbone']['embedding']
+  if 'positions' not in embedding:
+    return None
+  own = {'positions': embedding['positions']}
+  return lay([own] * count)['positions']
 
 
 def _table_shares(host: Params, num_stages: int) -> list[np.ndarray]:

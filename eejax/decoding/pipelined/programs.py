@@ -217,7 +217,9 @@ def _prefill_on_stage(
     count = jnp.clip(lengths - start, 0, width)
     chunk = lax.dynamic_slice_in_dim(tokens, start, width, axis=1)
     base = jnp.full((batch_size,), start)
-    packet = Packet(embed(params, chunk), base, count, answered)
+    positions = base[:, None] + jnp.arange(width)[None]
+    hidden = embed(params, chunk, positions, config=layout.config)
+    packet = Packet(hidden, base, count, answered)
     packet = received(inbox, packet)
     out = if_any(packet.count > 0, run, packet, caches)
     caches = write_rows(caches, out.rows, packet)
@@ -254,7 +256,12 @@ def _decode_on_stage(
     """Return the carry after one step."""
     rows = carry.rows
     entering = Packet(
-      hidden=embed(params, rows.token[:, None]),
+      hidden=embed(
+        params,
+        rows.token[:, None],
+        rows.position[:, None],
+        config=layout.config,
+      ),
       base=rows.position,
       count=rows.enters.astype(jnp.int32),
       emitted=jnp.zeros_like(rows.enters),

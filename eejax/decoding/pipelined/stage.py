@@ -22,21 +22,27 @@ import typing
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from eejax.axes import STAGE
-from eejax.config import ExitHeadKind
+from eejax.config import ExitHeadKind, ModelConfig
 from eejax.decoding.pipelined.exchange import Packet, of_stage
 from eejax.decoding.pipelined.layout import PipelineLayout
 from eejax.decoding.pipelined.parameters import PipelinedParams
-from eejax.models.block import Block, BlockOutput, Context
+from eejax.models.block import Block, BlockOutput, Context, scaled
 from eejax.models.exits import (
   ExitInput,
   ExitOutput,
   apply_exit_head,
   exit_window,
 )
-from eejax.ops.rotary import rotation
+from eejax.models.patterns import (
+  BlockPattern,
+  block_pattern,
+  positions_by_block,
+)
+from eejax.ops.rotary import rotations_at
 from eejax.types import Array, Float, Int
 
 
@@ -130,7 +136,11 @@ def write_rows(caches: Caches, rows: Caches, packet: Packet) -> Caches:
 
 
 def embed(
-  params: PipelinedParams, tokens: Int[Array, 'B T']
+  params: PipelinedParams,
+  tokens: Int[Array, 'B T'],
+  positions: Int[Array, 'B T'],
+  *,
+  config: ModelConfig,
 ) -> Float[Array, 'B T D']:
   """Return the stream at depth 0, on all stages.
 
@@ -144,7 +154,10 @@ def embed(
   rows = jnp.where(is_here[..., None], rows, 0)
   # Sums of bfloat16 over devices abort on CPU (jaxlib 0.10.2).
   whole = lax.psum(rows.astype(jnp.float32), STAGE)
-  return whole.astype(params.table.dtype)
+  x = scaled(whole.astype(params.table.dtype), config.embedding_scale)
+  if params.position_table is not None:
+    x = x + params.position_table[positions + config.position_offset]
+  return x
 
 
 class _StageForward:
@@ -157,9 +170,10 @@ class _StageForward:
     self._packet, self._layout = packet, layout
     config = layout.config
     self._positions = packet.base[:, None] + _offsets(packet)  # [B, T]
-    self._rotation = rotation(
-      self._positions, config=config.rotary, head_dim=config.head_dim
+    self._rotations = rotations_at(
+      self._positions, configs=config.rotations, head_dim=config.head_dim
     )
+    self._by_block = positions_by_block(self._positions, config=config)
 
   @property
   def rows(self) -> Caches:
@@ -170,13 +184,14 @@ class _StageForward:
     self, params: PipelinedParams, x: Float[Array, 'B T D'], index: int
   ) -> BlockOutput:
     """Run the stage's block number `index` and keep its keys and values."""
-    config, window = self._layout.config, self._window(index)
+    config, pattern = self._layout.config, self._pattern(index)
+    several = len(self._rotations) > 1
     applied = Block(config).apply(
       {'params': params.blocks[index]},
       x,
-      positions=self._rotation,
-      window=window,
-      context=self._context(index, window),
+      positions=self._by_block(pattern) if several else self._rotations[0],
+      window=pattern.window,
+      context=self._context(index, pattern.window),
     )
     out = typing.cast(BlockOutput, applied)
     self._keep(out.keys, out.values)
@@ -205,7 +220,7 @@ class _StageForward:
       read,
       exit=self._layout.head_of_kind(kind),
       config=config,
-      positions=self._rotation,
+      positions=self._rotations[config.rotation_of(config.num_layers - 1)],
       context=context,
     )
     if is_block:
@@ -213,16 +228,16 @@ class _StageForward:
       self._keep(out.keys, out.values)
     return out
 
-  def _window(self, index: int) -> Int[Array, ''] | None:
-    """Return how many keys the block sees, which differs by stage."""
+  def _pattern(self, index: int) -> BlockPattern:
+    """Return what of the block differs by stage."""
     config = self._layout.config
-    if config.sliding_window is None:
-      return None
-    windows = [config.window_of(s.first + index) for s in self._layout.stages]
-    return of_stage([w or config.max_length for w in windows])
+    last = config.num_layers - 1
+    number = of_stage([min(s.first + index, last) for s in self._layout.stages])
+    pattern = block_pattern(config, config.num_layers)
+    return jax.tree.map(jnp.asarray, pattern)[number]
 
   def _context(
-    self, cache: int, window: int | Int[Array, ''] | None
+    self, cache: int, window: int | Int[Array | np.ndarray, ''] | None
   ) -> Context:
     """Show the slots of tokens that went before the packet."""
     keys, values = self._caches.keys[cache], self._caches.values[cache]

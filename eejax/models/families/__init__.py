@@ -17,6 +17,7 @@
 `eejax.models.families.tensors` between tensor names and the parameter tree.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,10 +25,19 @@ from eejax.config import ModelConfig
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.models.families import family as _family
 from eejax.models.families.family import Family, read_eos, write_eos
+from eejax.models.families.gemma2 import GEMMA2
+from eejax.models.families.gemma3 import GEMMA3
+from eejax.models.families.gpt2 import GPT2
+from eejax.models.families.gpt_neox import GPT_NEOX
+from eejax.models.families.granite import GRANITE
 from eejax.models.families.llama import LLAMA
 from eejax.models.families.mistral import MISTRAL
+from eejax.models.families.olmo2 import OLMO2
+from eejax.models.families.opt import OPT
+from eejax.models.families.phi3 import PHI3
 from eejax.models.families.qwen2 import QWEN2
 from eejax.models.families.qwen3 import QWEN3
+from eejax.models.families.smollm3 import SMOLLM3
 
 __all__ = [
   'FAMILIES',
@@ -39,7 +49,22 @@ __all__ = [
 ]
 
 FAMILIES: dict[str, Family] = {
-  f.model_type: f for f in (LLAMA, MISTRAL, QWEN2, QWEN3)
+  f.model_type: f
+  for f in (
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    PHI3,
+    SMOLLM3,
+    GRANITE,
+    OLMO2,
+    GPT2,
+    OPT,
+    GPT_NEOX,
+    GEMMA2,
+    GEMMA3,
+  )
 }
 
 
@@ -63,7 +88,21 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     raise ArgumentError(
       f'the family {config.family!r} is not one of: {", ".join(FAMILIES)}.'
     )
-  return _family.write_config(FAMILIES[config.family], config)
+  family = FAMILIES[config.family]
+  values = _family.write_config(family, config)
+  _check_same(config, _family.read_config(family, values))
+  return values
+
+
+def _check_same(config: ModelConfig, read: ModelConfig) -> None:
+  """Refuse a model of which the family's files cannot say everything."""
+  for field in dataclasses.fields(config):
+    if getattr(config, field.name) != getattr(read, field.name):
+      raise ArgumentError(
+        f'a model whose {field.name} is {getattr(config, field.name)} cannot '
+        f'be written as {config.family!r}; set another family in its '
+        'configuration.'
+      )
 
 
 def _find(values: Mapping[str, Any]) -> Family:

@@ -11,15 +11,16 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Read and write the facts that Llama, Mistral and Qwen files share."""
+"""Read and write the facts that the files of all families share."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from eejax.config import ModelConfig
+from eejax.config import Activation, ModelConfig, PositionKind, RotaryConfig
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.models.families import keys
+from eejax.models.families.names import LLAMA_NAMES, Names
 from eejax.models.families.rotary import (
   read_rotary,
   stated_length,
@@ -43,6 +44,14 @@ class Family:
     read: returns the `ModelConfig` fields that are the family's own.
     write: returns the config.json keys that `read` reads; raises
       `ArgumentError` for a model that the family cannot be.
+    names: of the tensors.
+    renamed: what the family calls a key that all have, by our name of it.
+    fixed: `ModelConfig` fields that are alike in all models of the family.
+    rotary_fraction: share of a head that is rotated where a file does not say
+      it; None where all of it always is.
+    standard: brings a file's values into the form that `read` and the parts
+      that all families share expect.
+    tied_head: whether the head is tied where a file does not say it.
   """
 
   model_type: str
@@ -51,6 +60,20 @@ class Family:
   own_keys: frozenset[str]
   read: Callable[[Mapping[str, Any]], Fields]
   write: Callable[[ModelConfig], Fields]
+  names: Names = LLAMA_NAMES
+  renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  rotary_fraction: float | None = None
+  standard: Callable[[Fields], Fields] = lambda values: values
+  tied_head: bool = False
+
+  @property
+  def keys_read(self) -> frozenset[str]:
+    """Return the keys of a file that are read."""
+    read = {self.renamed.get(key, key) for key in keys.READ}
+    if self.fixed.get('positions') is PositionKind.LEARNED:
+      read -= {'rope_parameters', 'rope_scaling', 'rope_theta'}
+    return frozenset(read) | self.own_keys
 
 
 _SIZES = {
@@ -63,14 +86,29 @@ _SIZES = {
 }
 
 
+# The name that is written, and others for the same function.
+_ACTIVATIONS = {
+  Activation.SILU: ('silu', 'swish'),
+  Activation.GELU: ('gelu',),
+  Activation.GELU_TANH: ('gelu_pytorch_tanh', 'gelu_new', 'gelu_fast'),
+  Activation.RELU: ('relu',),
+}
+
+
 def read_config(family: Family, values: Mapping[str, Any]) -> ModelConfig:
   """Return the model that a parsed `config.json` of `family` describes.
 
   Raises:
     CheckpointError: a key is missing, unsupported or out of range.
   """
-  keys.check_keys(values, read=keys.READ | family.own_keys)
+  keys.check_keys(values, read=family.keys_read)
   values = {**family.defaults, **values}
+  values |= {
+    ours: values.pop(theirs)
+    for ours, theirs in family.renamed.items()
+    if theirs in values
+  }
+  values = family.standard(values)
   if values.get('num_key_value_heads') is None:
     values['num_key_value_heads'] = values.get('num_attention_heads')
   fields: Fields = {o: _integer(values, key) for o, key in _SIZES.items()}
@@ -78,18 +116,22 @@ def read_config(family: Family, values: Mapping[str, Any]) -> ModelConfig:
   if head_dim is None:
     head_dim = fields['embed_dim'] // max(fields['num_heads'], 1)
   positions = _integer(values, 'max_position_embeddings')
+  rotary = RotaryConfig()
   try:
-    rotary = read_rotary(values)
+    if family.fixed.get('positions') is not PositionKind.LEARNED:
+      rotary = read_rotary(values, fraction=family.rotary_fraction)
     return ModelConfig(
       **fields,
+      activation=_read_activation(values.get('hidden_act', 'silu')),
       head_dim=head_dim,
       max_length=usable_length(rotary, positions),
       norm_epsilon=float(values['rms_norm_eps']),
       rotary=rotary,
-      tied_head=bool(values.get('tie_word_embeddings', False)),
+      tied_head=bool(values.get('tie_word_embeddings', family.tied_head)),
       bos_id=values.get('bos_token_id'),
       eos_ids=read_eos(values.get('eos_token_id')),
       family=family.model_type,
+      **family.fixed,
       **family.read(values),
     )
   except ArgumentError as error:
@@ -107,19 +149,31 @@ def write_config(family: Family, config: ModelConfig) -> dict[str, Any]:
     'attention_dropout': 0.0,
     'bos_token_id': config.bos_id,
     'eos_token_id': write_eos(config.eos_ids),
-    'hidden_act': 'silu',
+    'hidden_act': _ACTIVATIONS[config.activation][0],
     'initializer_range': 0.02,
     'max_position_embeddings': stated_length(config.rotary, config.max_length),
     'model_type': family.model_type,
     'pad_token_id': None,
     'rms_norm_eps': config.norm_epsilon,
-    'rope_parameters': write_rotary(config.rotary),
     'tie_word_embeddings': config.tied_head,
     'use_cache': True,
   }
+  if config.positions is PositionKind.ROTARY:
+    values['rope_parameters'] = write_rotary(config.rotary)
   values.update({key: getattr(config, ours) for ours, key in _SIZES.items()})
   values.update(family.write(config))
+  values = {family.renamed.get(k, k): v for k, v in values.items()}
   return dict(sorted(values.items()))
+
+
+def _read_activation(name: Any) -> Activation:
+  for activation, names in _ACTIVATIONS.items():
+    if name in names:
+      return activation
+  known = ', '.join(names[0] for names in _ACTIVATIONS.values())
+  raise CheckpointError(
+    f'config.json: hidden_act {name!r} is not supported; supported are {known}.'
+  )
 
 
 def read_eos(value: int | list[int] | None) -> tuple[int, ...]:

@@ -54,14 +54,20 @@ _HARMLESS = frozenset(
   {
     'attention_dropout',
     'attn_implementation',
+    'attn_pdrop',
     'begin_suppress_tokens',
     'cache_implementation',
+    'classifier_dropout',
+    'dropout',
     'dtype',
+    'embd_pdrop',
     'finetuning_task',
     'hidden_dropout',
     'id2label',
+    'init_std',
     'initializer_range',
     'label2id',
+    'layerdrop',
     'max_sequence_length',
     'model_max_length',
     'name_or_path',
@@ -69,6 +75,7 @@ _HARMLESS = frozenset(
     'output_hidden_states',
     'pretraining_tp',
     'problem_type',
+    'resid_pdrop',
     'return_dict',
     'task_specific_params',
     'tokenizer_class',
@@ -115,7 +122,6 @@ _GENERATION = frozenset(
 )
 # Values that mean "off" for keys that are otherwise refused.
 _OFF: dict[str, tuple[Any, ...]] = {
-  'hidden_act': ('silu', 'swish'),
   'partial_rotary_factor': (1, 1.0),
   'rotary_pct': (1, 1.0),
   'logit_scale': (1, 1.0),
@@ -136,13 +142,12 @@ def check_keys(values: Mapping[str, Any], *, read: frozenset[str]) -> None:
     CheckpointError: a key is neither read nor harmless nor off; it is named.
   """
   for key, value in values.items():
-    if key == 'hidden_act':
-      if value not in _OFF[key]:
-        raise CheckpointError(
-          f'config.json: hidden_act {value!r} is not supported; supported is '
-          "'silu'."
-        )
-    elif not (key in read or is_harmless(key) or _is_off(key, value)):
+    if key == 'auto_map' and value:
+      raise CheckpointError(
+        'config.json names code of its own (auto_map), and no code of a model '
+        'is ever run; convert the model with the library that knows it.'
+      )
+    if not (key in read or is_harmless(key) or _is_off(key, value)):
       raise CheckpointError(
         f'config.json: {key!r} ({_short(value)}) is not supported; if it '
         'changes nothing in the model, remove it from config.json.'
@@ -154,7 +159,7 @@ def is_harmless(key: str) -> bool:
   return (
     key in _HARMLESS
     or key in _GENERATION
-    or key.startswith(('_', 'unsloth'))
+    or key.startswith(('_', 'summary_', 'unsloth'))
     or key.endswith('_token_id')
   )
 

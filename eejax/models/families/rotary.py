@@ -63,12 +63,16 @@ _UNREAD: dict[RotaryScaling, frozenset[str]] = {
 }
 
 
-def read_rotary(values: Mapping[str, Any]) -> RotaryConfig:
+def read_rotary(
+  values: Mapping[str, Any], *, fraction: float | None = None
+) -> RotaryConfig:
   """Return the rotary embedding that a `config.json` describes.
 
   Args:
     values: the whole file; `max_position_embeddings` must be there when the
       scaling rule does not say which context it stretches.
+    fraction: of a head that is rotated where the file does not say it; None
+      where all of it always is.
 
   Raises:
     CheckpointError: the rule or one of its keys is unknown or missing.
@@ -76,16 +80,21 @@ def read_rotary(values: Mapping[str, Any]) -> RotaryConfig:
   # transformers lets `rope_scaling` win where a file has both.
   rope = values.get('rope_scaling') or values.get('rope_parameters') or {}
   scaling = _scaling(rope)
+  share: dict[str, Any] = {}
+  if fraction is not None:
+    share['fraction'] = _fraction(rope, values, fraction)
+    rope = {k: v for k, v in rope.items() if k != 'partial_rotary_factor'}
   _check_keys(rope, scaling)
   theta = rope.get('rope_theta', values.get('rope_theta'))
   theta = DEFAULT_THETA if theta is None else float(theta)
   if scaling is RotaryScaling.NONE:
-    return RotaryConfig(theta=theta)
+    return RotaryConfig(theta=theta, **share)
   fields: dict[str, Any] = {
     'theta': theta,
     'scaling': scaling,
     'factor': _factor(rope, scaling, values),
     'original_max_length': _original_length(rope, scaling, values),
+    **share,
   }
   if scaling is RotaryScaling.LLAMA3:
     fields['low_frequency_factor'] = _number(rope, 'low_freq_factor')
@@ -104,6 +113,8 @@ def write_rotary(rotary: RotaryConfig) -> dict[str, Any]:
     'rope_theta': rotary.theta,
     'rope_type': rotary.scaling.value,
   }
+  if rotary.fraction != 1:
+    written['partial_rotary_factor'] = rotary.fraction
   if rotary.scaling is not RotaryScaling.NONE:
     written['factor'] = rotary.factor
   if rotary.scaling in (RotaryScaling.LLAMA3, RotaryScaling.YARN):
@@ -145,6 +156,16 @@ def stated_length(rotary: RotaryConfig, max_length: int) -> int:
     assert rotary.original_max_length is not None
     return rotary.original_max_length
   return max_length
+
+
+def _fraction(
+  rope: Mapping[str, Any], values: Mapping[str, Any], default: float
+) -> float:
+  for key in ('partial_rotary_factor', 'rotary_pct'):
+    found = rope.get(key, values.get(key))
+    if found is not None:
+      return float(found)
+  return default
 
 
 def _scaling(rope: Mapping[str, Any]) -> RotaryScaling:

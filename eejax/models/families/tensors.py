@@ -21,16 +21,61 @@ where NumPy can give one.
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from eejax.config import ModelConfig
+from eejax.config import (
+  MLPKind,
+  ModelConfig,
+  NormKind,
+  PositionKind,
+  QKNormSpan,
+)
+from eejax.models.families import FAMILIES
+from eejax.models.families.names import LLAMA_NAMES, Names, Packed
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Say which part of a packed tensor is meant.
+
+  Attributes:
+    index: of the part.
+    widths: of all parts, in numbers along the packed axis.
+    per_head: whether each head has all of them in turn, equally wide.
+    heads: how many there are then.
+  """
+
+  index: int
+  widths: tuple[int, ...]
+  per_head: bool = False
+  heads: int = 1
+
+  def take(self, array: np.ndarray, axis: int) -> np.ndarray:
+    """Return this part of a packed array."""
+    if not self.per_head:
+      start = sum(self.widths[: self.index])
+      place = [slice(None)] * array.ndim
+      place[axis] = slice(start, start + self.widths[self.index])
+      return array[tuple(place)]
+    before, behind = array.shape[:axis], array.shape[axis + 1 :]
+    apart = array.reshape(*before, self.heads, len(self.widths), -1, *behind)
+    part = np.take(apart, self.index, axis=axis + 1)
+    return part.reshape(*before, -1, *behind)
+
+  def join(self, parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
+    """Return the packed array of all parts, in the file's order."""
+    if not self.per_head:
+      return np.concatenate(parts, axis=axis)
+    before, behind = parts[0].shape[:axis], parts[0].shape[axis + 1 :]
+    split = [p.reshape(*before, self.heads, -1, *behind) for p in parts]
+    return np.stack(split, axis=axis + 1).reshape(*before, -1, *behind)
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """Tie one tensor of a Hugging Face file to one leaf of the tree.
+  """Tie one tensor of a Hugging Face file, or a part, to one leaf of the tree.
 
   Attributes:
     name: the name in the file.
@@ -39,6 +84,7 @@ class Tensor:
       for vectors.
     outputs: the leaf's trailing dimensions.
     transposed: whether the file has [outputs, inputs].
+    part: which part of the tensor it is, where others are in it, too.
   """
 
   name: str
@@ -46,6 +92,7 @@ class Tensor:
   inputs: tuple[int, ...]
   outputs: tuple[int, ...]
   transposed: bool = True
+  part: Part | None = None
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -54,23 +101,37 @@ class Tensor:
 
   @property
   def file_shape(self) -> tuple[int, ...]:
-    """Return the shape in the file."""
+    """Return the shape in the file, of all parts together."""
     sizes = [math.prod(d) for d in (self.inputs, self.outputs) if d]
+    if self.part is not None:
+      sizes[-1] = sum(self.part.widths)
     return tuple(reversed(sizes) if self.transposed else sizes)
 
   def from_file(self, array: np.ndarray) -> np.ndarray:
     """Return the leaf for an array as the file has it."""
+    if self.part is not None:
+      array = self.part.take(array, self._packed_axis)
     if not self.transposed:
       return array.reshape(self.shape)
     apart = array.reshape(self.outputs + self.inputs)
     return np.moveaxis(apart, range(len(self.outputs)), self._moved())
 
   def to_file(self, leaf: np.ndarray) -> np.ndarray:
-    """Return the array as the file has it for a leaf."""
-    if not self.transposed:
-      return leaf.reshape(self.file_shape)
-    apart = np.moveaxis(leaf, self._moved(), range(len(self.outputs)))
-    return apart.reshape(self.file_shape)
+    """Return the array, or its part, as the file has it for a leaf."""
+    if self.transposed:
+      leaf = np.moveaxis(leaf, self._moved(), range(len(self.outputs)))
+    sizes = [math.prod(d) for d in (self.inputs, self.outputs) if d]
+    return leaf.reshape(tuple(reversed(sizes) if self.transposed else sizes))
+
+  def join(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the whole array of the file from `to_file` of all its parts."""
+    if self.part is None:
+      return parts[0]
+    return self.part.join(parts, self._packed_axis)
+
+  @property
+  def _packed_axis(self) -> int:
+    return 0 if self.transposed or not self.inputs else 1
 
   def _moved(self) -> range:
     """Return the places of the output dimensions in the leaf."""
@@ -82,53 +143,124 @@ def block_key(index: int) -> str:
   return f'{index:03}'
 
 
+def names_of(config: ModelConfig) -> Names:
+  """Return the names of the model's family; Llama's for an unknown one."""
+  family = FAMILIES.get(config.family)
+  return LLAMA_NAMES if family is None else family.names
+
+
 def tensors(config: ModelConfig) -> Iterator[Tensor]:
   """Yield every tensor of a model, in the order of its forward pass."""
-  c = config
-  table = (c.vocab_size, c.embed_dim)
-  yield Tensor(
-    'model.embed_tokens.weight',
-    ('embedding', 'table'),
-    table[:1],
-    table[1:],
-    transposed=False,
-  )
+  c, names = config, names_of(config)
+  table = 'embedding/table'
+  yield _rows(c, names, ('embedding', 'table'), c.vocab_size, table)
+  if c.positions is PositionKind.LEARNED:
+    length = c.max_length + c.position_offset
+    at = ('embedding', 'positions')
+    yield _rows(c, names, at, length, 'embedding/positions')
   for index in range(c.num_layers):
-    yield from _block(c, index)
-  yield _vector('model.norm.weight', ('final_norm', 'scale'), c.embed_dim)
+    yield from _block(c, names, index)
+  yield from _norm(c, names.outer['final_norm'], ('final_norm',), c.embed_dim)
   if not c.tied_head:
     yield Tensor(
-      'lm_head.weight', ('head', 'kernel'), (c.embed_dim,), (c.vocab_size,)
+      f'{names.outer["head"]}.weight',
+      ('head', 'kernel'),
+      (c.embed_dim,),
+      (c.vocab_size,),
     )
 
 
-def _block(c: ModelConfig, index: int) -> Iterator[Tensor]:
-  theirs, ours = f'model.layers.{index}', ('blocks', block_key(index))
-  d, f, h = c.embed_dim, c.mlp_dim, c.head_dim
-  heads, kv_heads = (c.num_heads, h), (c.num_kv_heads, h)
-  linear = [
-    ('self_attn.q_proj', ('attention', 'query'), (d,), heads, c.qkv_bias),
-    ('self_attn.k_proj', ('attention', 'key'), (d,), kv_heads, c.qkv_bias),
-    ('self_attn.v_proj', ('attention', 'value'), (d,), kv_heads, c.qkv_bias),
-    ('self_attn.o_proj', ('attention', 'output'), heads, (d,), c.output_bias),
-    ('mlp.gate_proj', ('mlp', 'gate'), (d,), (f,), c.mlp_bias),
-    ('mlp.up_proj', ('mlp', 'up'), (d,), (f,), c.mlp_bias),
-    ('mlp.down_proj', ('mlp', 'down'), (f,), (d,), c.mlp_bias),
-  ]
-  norms: list[tuple[str, tuple[str, ...], int]] = [
-    ('input_layernorm', ('attention_norm',), d),
-    ('post_attention_layernorm', ('mlp_norm',), d),
-  ]
-  if c.qk_norm:
-    norms.append(('self_attn.q_norm', ('attention', 'query_norm'), h))
-    norms.append(('self_attn.k_norm', ('attention', 'key_norm'), h))
-  for name, place, inputs, outputs, bias in linear:
-    base, path = f'{theirs}.{name}', (*ours, *place)
-    yield Tensor(f'{base}.weight', (*path, 'kernel'), inputs, outputs)
+def _rows(
+  c: ModelConfig, names: Names, path: tuple[str, ...], rows: int, key: str
+) -> Tensor:
+  name = f'{names.outer.get(key, key)}.weight'
+  return Tensor(name, path, (rows,), (c.embed_dim,), transposed=False)
+
+
+def _block(c: ModelConfig, names: Names, index: int) -> Iterator[Tensor]:
+  theirs, ours = f'{names.blocks}.{index}', ('blocks', block_key(index))
+  packed = {part: p for p in names.packed for part in p.parts}
+  linear = _linear(c)
+  for place, (inputs, outputs, bias) in linear.items():
+    path = (*ours, *place.split('/'))
+    part, name = None, names.block.get(place, place)
+    if place in packed:
+      name = packed[place].name
+      part = _part(place, packed[place], linear, c)
+    kernel = Tensor(
+      f'{theirs}.{name}.weight',
+      (*path, 'kernel'),
+      inputs,
+      outputs,
+      transposed=not names.conv1d,
+      part=part,
+    )
+    yield kernel
     if bias:
-      yield _vector(f'{base}.bias', (*path, 'bias'), *outputs)
-  for norm, at, size in norms:
-    yield _vector(f'{theirs}.{norm}.weight', (*ours, *at, 'scale'), size)
+      yield dataclasses.replace(
+        kernel,
+        name=f'{theirs}.{name}.bias',
+        path=(*path, 'bias'),
+        inputs=(),
+      )
+  for place, size in _norms(c).items():
+    name = f'{theirs}.{names.block.get(place, place)}'
+    path = (*ours, *place.split('/'))
+    if place.startswith('attention/'):
+      yield _vector(f'{name}.weight', (*path, 'scale'), size)
+    else:
+      yield from _norm(c, name, path, size)
+
+
+def _part(place: str, packed: Packed, linear: dict, c: ModelConfig) -> Part:
+  widths = tuple(math.prod(linear[p][1]) for p in packed.parts)
+  index = packed.parts.index(place)
+  return Part(index, widths, packed.per_head, c.num_heads)
+
+
+def _linear(
+  c: ModelConfig,
+) -> dict[str, tuple[tuple[int, ...], tuple[int, ...], bool]]:
+  """Return inputs, outputs and whether there is a bias, by place."""
+  d, f, h = (c.embed_dim,), (c.mlp_dim,), c.head_dim
+  heads, kv_heads = (c.num_heads, h), (c.num_kv_heads, h)
+  found = {
+    'attention/query': (d, heads, c.qkv_bias),
+    'attention/key': (d, kv_heads, c.qkv_bias),
+    'attention/value': (d, kv_heads, c.qkv_bias),
+    'attention/output': (heads, d, c.output_bias),
+  }
+  if c.mlp is MLPKind.GATED:
+    found['mlp/gate'] = (d, f, c.mlp_bias)
+  return {
+    **found,
+    'mlp/up': (d, f, c.mlp_bias),
+    'mlp/down': (f, d, c.mlp_bias),
+  }
+
+
+def _norms(c: ModelConfig) -> dict[str, int]:
+  """Return the width of every norm of a block, by place."""
+  found = {}
+  for part in ('attention', 'mlp'):
+    if c.norm_placement.has_before:
+      found[f'{part}_norm'] = c.embed_dim
+    if c.norm_placement.has_after:
+      found[f'{part}_post_norm'] = c.embed_dim
+  if c.qk_norm:
+    whole = c.qk_norm_span is QKNormSpan.ALL_HEADS
+    counts = {'query': c.num_heads, 'key': c.num_kv_heads}
+    for name, count in counts.items():
+      found[f'attention/{name}_norm'] = c.head_dim * (count if whole else 1)
+  return found
+
+
+def _norm(
+  c: ModelConfig, name: str, path: tuple[str, ...], size: int
+) -> Iterator[Tensor]:
+  yield _vector(f'{name}.weight', (*path, 'scale'), size)
+  if c.norm is NormKind.LAYER:
+    yield _vector(f'{name}.bias', (*path, 'bias'), size)
 
 
 def _vector(name: str, path: tuple[str, ...], *shape: int) -> Tensor:
