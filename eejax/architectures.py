@@ -22,8 +22,7 @@ from eejax.config import (
   EarlyExitConfig,
   ExitConfig,
   ModelConfig,
-  RotaryConfig,
-  RotaryScaling,
+  model_from_json,
   parse_exits,
 )
 from eejax.errors import ArgumentError
@@ -44,13 +43,11 @@ def read_model(name: str) -> ModelConfig:
     ArgumentError: there is no such file, or it is not a model.
   """
   values = _read('models', name)
-  rotary = dict(values.pop('rotary', {}))
-  if 'scaling' in rotary:
-    rotary['scaling'] = RotaryScaling(rotary['scaling'])
-  values['eos_ids'] = tuple(values.get('eos_ids', ()))
   try:
-    return ModelConfig(rotary=RotaryConfig(**rotary), **values)
-  except TypeError as error:
+    return model_from_json(values)
+  except (TypeError, ValueError) as error:
+    if isinstance(error, ArgumentError):
+      raise
     raise ArgumentError(f'{name} does not describe a model: {error}.') from None
 
 

@@ -322,6 +322,19 @@ class ModelConfig:
     has_own = self.window_rotary is not None
     return int(has_own and self.window_of(block) is not None)
 
+  @property
+  def beyond_llama(self) -> str | None:
+    """Return the first field in which the model is more than a Llama.
+
+    Layouts of other programs that are known for blocks like Llama's alone
+    refuse a model by it. Biases, norms of queries and keys and windows are not
+    counted: those layouts have, or check, them.
+    """
+    for field in dataclasses.fields(self)[_FIRST_FIELDS:]:
+      if getattr(self, field.name) != field.default:
+        return field.name
+    return None if self.rotary.fraction == 1 else 'rotary.fraction'
+
   def with_depth(self, depth: int) -> 'ModelConfig':
     """Return the same model with only its first `depth` blocks."""
     return dataclasses.replace(self, num_layers=depth)
@@ -570,7 +583,7 @@ def from_json(values: dict[str, Any]) -> EarlyExitConfig:
   """
   try:
     return EarlyExitConfig(
-      model=_model_from_json(values['model']),
+      model=model_from_json(values['model']),
       exits=tuple(exit_from_json(e) for e in values['exits']),
     )
   except (KeyError, TypeError, ValueError) as error:
@@ -579,12 +592,20 @@ def from_json(values: dict[str, Any]) -> EarlyExitConfig:
     raise ArgumentError(f'the model description is broken: {error}.') from error
 
 
-def _model_from_json(values: dict[str, Any]) -> ModelConfig:
+def model_from_json(values: dict[str, Any]) -> ModelConfig:
+  """Rebuild a backbone from fields as JSON has them; others are defaults.
+
+  Raises:
+    ArgumentError: a field is out of range.
+    TypeError: a field is unknown or missing.
+    ValueError: a name is unknown.
+  """
   model = dict(values)
   for name in ('rotary', 'window_rotary'):
     if model.get(name) is not None:
       rotary = dict(model[name])
-      rotary['scaling'] = RotaryScaling(rotary['scaling'])
+      if 'scaling' in rotary:
+        rotary['scaling'] = RotaryScaling(rotary['scaling'])
       model[name] = RotaryConfig(**rotary)
   for name, kind in _ENUMS.items():
     if name in model:

@@ -103,6 +103,11 @@ def check(config: ModelConfig) -> None:
   Raises:
     ArgumentError: it says which part.
   """
+  if config.beyond_llama is not None:
+    raise ArgumentError(
+      'the layout of gemma is known for blocks like those of Llama, and this '
+      f'{config.family} model has another {config.beyond_llama}.'
+    )
   if not config.tied_head:
     raise ArgumentError(
       'the layout of gemma has no head of its own, only the embedding table; '

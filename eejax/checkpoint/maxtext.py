@@ -168,6 +168,11 @@ def check(config: ModelConfig) -> None:
   Raises:
     ArgumentError: it says which part.
   """
+  if config.beyond_llama is not None:
+    raise ArgumentError(
+      'the layout of MaxText is known for blocks like those of Llama, and this '
+      f'{config.family} model has another {config.beyond_llama}.'
+    )
   if config.output_bias or config.mlp_bias:
     raise ArgumentError(
       'MaxText has no biases in the output projection and the MLP of a block; '

@@ -23,9 +23,17 @@ import jax
 import jax.numpy as jnp
 
 from eejax.config import (
+  Activation,
   EarlyExitConfig,
   ExitConfig,
+  MLPKind,
   ModelConfig,
+  NormKind,
+  NormPlacement,
+  PositionKind,
+  QKNormSpan,
+  Residual,
+  RotaryConfig,
   parse_exits,
 )
 from eejax.models import decoder
@@ -39,6 +47,58 @@ EVERY_KIND_OF_EXIT = (
   '3:bottleneck_mlp(5),'
   '4:block'
 )
+
+
+_LAYER_NORMS: dict[str, Any] = {
+  'norm': NormKind.LAYER,
+  'mlp': MLPKind.PLAIN,
+  'qkv_bias': True,
+  'output_bias': True,
+  'mlp_bias': True,
+  'num_kv_heads': 4,
+}
+# Each joins what blocks of several families do.
+KINDS_OF_BLOCK: dict[str, dict[str, Any]] = {
+  # GPT-NeoX
+  'parallel': {
+    **_LAYER_NORMS,
+    'residual': Residual.PARALLEL,
+    'activation': Activation.GELU,
+    'rotary': RotaryConfig(fraction=0.5),
+    'head_dim': 8,
+  },
+  # OPT, GPT-2
+  'learned': {
+    **_LAYER_NORMS,
+    'positions': PositionKind.LEARNED,
+    'position_offset': 2,
+    'activation': Activation.RELU,
+  },
+  # Gemma 3 with the caps of Gemma 2, a block without positions as SmolLM3 and
+  # the factors of Granite.
+  'around': {
+    'norm_placement': NormPlacement.AROUND,
+    'norm_gain_offset': 1.0,
+    'activation': Activation.GELU_TANH,
+    'qk_norm': True,
+    'sliding_window': 3,
+    'windowed_blocks': (0, 3),
+    'window_rotary': RotaryConfig(theta=100.0),
+    'unrotated_blocks': (1,),
+    'query_scale': 0.3,
+    'embedding_scale': 4.0,
+    'residual_scale': 0.7,
+    'logit_scale': 2.0,
+    'attention_softcap': 6.0,
+    'logit_softcap': 8.0,
+  },
+  # OLMo2
+  'after': {
+    'norm_placement': NormPlacement.AFTER,
+    'qk_norm': True,
+    'qk_norm_span': QKNormSpan.ALL_HEADS,
+  },
+}
 
 
 def tiny_model_config(**overrides: Any) -> ModelConfig:

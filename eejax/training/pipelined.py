@@ -27,7 +27,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from eejax.axes import BATCH_AXES, STAGE
-from eejax.config import EarlyExitConfig, GateKind
+from eejax.config import EarlyExitConfig, ExitHeadKind, GateKind, Residual
 from eejax.errors import ArgumentError
 from eejax.models.decoder import LayerDropout
 from eejax.models.stacking import num_blocks
@@ -180,6 +180,12 @@ def _check(
     )
   if objective.regime is Regime.STANDARD:
     return
+  twins = [e for e in config.exits if e.head is ExitHeadKind.MLP]
+  if twins and config.model.residual is Residual.PARALLEL:
+    raise ArgumentError(
+      f'the mlp exit at depth {twins[0].depth} cannot learn in a pipeline: in '
+      'this model it reads the stream before its block; use another head.'
+    )
   if objective.distillation_weight > 0:
     raise ArgumentError(
       'exits on earlier stages cannot imitate the final head, which a '

@@ -305,6 +305,8 @@ def test_names_of_gemma_are_read(change, tmp_path):
       },
       'yarn',
     ),
+    (MAXTEXT, {'attention_softcap': 5.0}, 'another attention_softcap'),
+    (GEMMA, {'norm_gain_offset': 1.0}, 'another norm_gain_offset'),
     (GEMMA, {}, 'no head of its own'),
     (
       GEMMA,

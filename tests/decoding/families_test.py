@@ -19,75 +19,17 @@ transformers is tested in `tests/models/parity_test.py`.
 
 import pytest
 
-from eejax.config import (
-  Activation,
-  MLPKind,
-  NormKind,
-  NormPlacement,
-  PositionKind,
-  QKNormSpan,
-  Residual,
-  RotaryConfig,
-)
 from eejax.decoding.generate import FULL_DEPTH, generate
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
+from eejax.testing import tiny
 
 EXITS = '1:norm,2:mlp,3:block'
 NUM_TOKENS = 13
-LAYER_NORMS = {
-  'norm': NormKind.LAYER,
-  'mlp': MLPKind.PLAIN,
-  'qkv_bias': True,
-  'output_bias': True,
-  'mlp_bias': True,
-  'num_kv_heads': 4,
-}
-KINDS = {
-  # GPT-NeoX
-  'parallel': {
-    **LAYER_NORMS,
-    'residual': Residual.PARALLEL,
-    'activation': Activation.GELU,
-    'rotary': RotaryConfig(fraction=0.5),
-    'head_dim': 8,
-  },
-  # OPT, GPT-2
-  'learned': {
-    **LAYER_NORMS,
-    'positions': PositionKind.LEARNED,
-    'position_offset': 2,
-    'activation': Activation.RELU,
-  },
-  # Gemma 3 with the caps of Gemma 2, a block without positions as SmolLM3 and
-  # the factors of Granite.
-  'around': {
-    'norm_placement': NormPlacement.AROUND,
-    'norm_gain_offset': 1.0,
-    'activation': Activation.GELU_TANH,
-    'qk_norm': True,
-    'sliding_window': 3,
-    'windowed_blocks': (0, 3),
-    'window_rotary': RotaryConfig(theta=100.0),
-    'unrotated_blocks': (1,),
-    'query_scale': 0.3,
-    'embedding_scale': 4.0,
-    'residual_scale': 0.7,
-    'logit_scale': 2.0,
-    'attention_softcap': 6.0,
-    'logit_softcap': 8.0,
-  },
-  # OLMo2
-  'after': {
-    'norm_placement': NormPlacement.AFTER,
-    'qk_norm': True,
-    'qk_norm_span': QKNormSpan.ALL_HEADS,
-  },
-}
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=tiny.KINDS_OF_BLOCK)
 def model(request, lively):
-  return lively(EXITS, **KINDS[request.param])
+  return lively(EXITS, **tiny.KINDS_OF_BLOCK[request.param])
 
 
 def run(model, prompts, policy=FULL_DEPTH):

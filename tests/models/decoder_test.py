@@ -26,6 +26,8 @@ from eejax.models.block import Block
 from eejax.models.decoder import LayerDropout, Rematerialization
 from eejax.models.exits import ExitInput, apply_exit_head, output_kernel
 from eejax.models.intermediates import CollectedDepths
+from eejax.models.patterns import positions_of
+from eejax.ops.softcap import soft_cap
 from eejax.testing import tiny
 
 EXITS = tiny.EVERY_KIND_OF_EXIT
@@ -64,7 +66,12 @@ def _in_turn(params, tokens, config):
   x = embedded(backbone, tokens, config)
   inputs = {0: ExitInput(hidden=x)}
   for i, block in enumerate(stacking.unstack(backbone['blocks'])):
-    out = Block(config.model).apply({'params': block}, x, positions=positions)
+    out = Block(config.model).apply(
+      {'params': block},
+      x,
+      positions=positions_of(positions, block=i, config=config.model),
+      window=config.model.window_of(i),
+    )
     inputs[i + 1] = ExitInput(out.hidden, out.mlp_residual, out.mlp_input)
     x = out.hidden
   return inputs
@@ -91,10 +98,18 @@ def test_scan_equals_blocks_in_turn(config, params, tokens):
       positions=positions,
     )
     kernel = output_kernel(params, exit=e, config=model)
-    np.testing.assert_allclose(got[e.name], ready.hidden @ kernel, atol=1e-5)
+    expected = soft_cap(ready.hidden @ kernel, model.logit_softcap)
+    np.testing.assert_allclose(got[e.name], expected, atol=1e-5)
   final = decoder.final_hidden(backbone, x, config=model)
   kernel = output_kernel(params, exit=None, config=model)
-  np.testing.assert_allclose(got['final'], final @ kernel, atol=1e-5)
+  expected = soft_cap(final @ kernel, model.logit_softcap)
+  np.testing.assert_allclose(got['final'], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', tiny.KINDS_OF_BLOCK)
+def test_scan_equals_blocks_in_turn_of_every_kind(kind, tokens):
+  config = tiny.tiny_config(EXITS, **tiny.KINDS_OF_BLOCK[kind])
+  test_scan_equals_blocks_in_turn(config, tiny.tiny_params(config), tokens)
 
 
 def test_later_tokens_change_nothing_before_them(config, params, tokens):

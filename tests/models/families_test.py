@@ -86,6 +86,9 @@ def test_what_is_written_reads_the_same(model):
     ('qwen2', {}, 'no query key and value biases'),
     ('qwen3', {}, 'no query and key norms'),
     ('gpt9', {}, 'gpt9'),
+    ('llama', {'logit_softcap': 3.0}, 'logit_softcap'),
+    ('gemma2', {}, 'norm_gain_offset'),
+    ('gpt2', {}, 'num_kv_heads'),
   ],
 )
 def test_a_family_that_cannot_have_a_part_says_so(family, overrides, named):
@@ -98,22 +101,22 @@ def test_a_family_that_cannot_have_a_part_says_so(family, overrides, named):
   ('changes', 'named'),
   [
     (
-      {'model_type': 'gpt2', 'architectures': ['GPT2LMHeadModel']},
-      'GPT2LMHeadModel is not supported.*LlamaForCausalLM.*Qwen3ForCausalLM',
+      {'model_type': 'bert', 'architectures': ['BertLMHeadModel']},
+      'BertLMHeadModel is not supported.*LlamaForCausalLM.*Qwen3ForCausalLM',
     ),
     ({'model_type': 'gemma', 'architectures': None}, "'gemma'"),
     (
       {'architectures': ['LlamaForSequenceClassification']},
       'LlamaForSequenceClassification',
     ),
-    ({'hidden_act': 'gelu'}, "hidden_act 'gelu'"),
+    ({'hidden_act': 'quick_gelu'}, "hidden_act 'quick_gelu'.*silu"),
     ({'attn_logit_softcapping': 50.0}, 'attn_logit_softcapping'),
     ({'final_logit_softcapping': 30.0}, 'final_logit_softcapping'),
     ({'quantization_config': {'bits': 4}}, 'quantization_config'),
     ({'partial_rotary_factor': 0.5}, 'partial_rotary_factor'),
     ({'sliding_window': 8}, 'sliding_window'),
     ({'num_local_experts': 8}, 'num_local_experts'),
-    ({'auto_map': {'AutoModel': 'code.py'}}, 'auto_map'),
+    ({'auto_map': {'AutoModel': 'code.py'}}, 'auto_map.*no code'),
     ({'rope_scaling': {'type': 'longrope'}}, "'longrope'.*llama3"),
     (
       {'rope_scaling': {'rope_type': 'default', 'mrope_section': [1, 2]}},

@@ -76,13 +76,19 @@ def test_equals_dense_softmax(window, packed):
   )
 
 
-def test_gradients_equal_those_of_a_plain_softmax():
+@pytest.mark.parametrize(
+  'scale, softcap', [(None, None), (0.7, None), (None, 1.5), (0.7, 1.5)]
+)
+def test_gradients_equal_those_of_a_plain_softmax(scale, softcap):
   inputs = _inputs()
   mask = jnp.asarray(_visible(window=3))[:, None]
 
   def plain(q, k, v):
     heads = lambda a: jnp.repeat(a, N // K, axis=1)
-    scores = jnp.einsum('BTNH,BNSH->BNTS', q, heads(k)) / np.sqrt(H)
+    scores = jnp.einsum('BTNH,BNSH->BNTS', q, heads(k))
+    scores = scores * (H**-0.5 if scale is None else scale)
+    if softcap is not None:
+      scores = softcap * jnp.tanh(scores / softcap)
     weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf))
     return jnp.einsum('BNTS,BNSH->BTNH', weights, heads(v))
 
@@ -90,7 +96,11 @@ def test_gradients_equal_those_of_a_plain_softmax():
     loss = lambda *a: jnp.sum(jnp.sin(run(*a)))
     return jax.grad(loss, argnums=(0, 1, 2))(*inputs)
 
-  got = gradients(lambda q, k, v: attention(q, keys=k, values=v, window=3))
+  ours = lambda q, k, v: attention(
+    q, keys=k, values=v, window=3, scale=scale, softcap=softcap
+  )
+  np.testing.assert_allclose(ours(*inputs), plain(*inputs), atol=1e-5)
+  got = gradients(ours)
   for a, b in zip(got, gradients(plain), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
 

@@ -281,6 +281,42 @@ def test_large_logits_do_not_overflow():
   np.testing.assert_allclose(found.loss, [[600.0]])
 
 
+def test_a_soft_cap_equals_the_dense_formula(arrays):
+  a, cap = arrays, 1.5
+
+  def chunked(hidden, kernel, teacher, teacher_kernel):
+    found = head_statistics(
+      [OutputHead(hidden, kernel, softcap=cap)],
+      targets=a['targets'],
+      teacher=OutputHead(teacher, teacher_kernel, softcap=cap),
+      chunk_size=6,
+    ).heads[0]
+    return jnp.sum(a['weights'] * (found.loss + 0.3 * found.divergence))
+
+  def dense(hidden, kernel, teacher, teacher_kernel):
+    capped = lambda h, k: jax.nn.log_softmax(cap * jnp.tanh(h @ k / cap))
+    student, target = capped(hidden, kernel), capped(teacher, teacher_kernel)
+    picked = jnp.take_along_axis(student, a['targets'][..., None], -1)[..., 0]
+    divergence = jnp.sum(jnp.exp(target) * (target - student), axis=-1)
+    return jnp.sum(a['weights'] * (0.3 * divergence - picked))
+
+  inputs = [a[n] for n in ('hidden', 'kernel', 'other', 'other_kernel')]
+  got = jax.value_and_grad(chunked, argnums=(0, 1))(*inputs)
+  want = jax.value_and_grad(dense, argnums=(0, 1))(*inputs)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), got, want
+  )
+
+
+def test_heads_that_cap_differently(arrays):
+  heads = [
+    OutputHead(arrays['hidden'], arrays['kernel'], softcap=cap)
+    for cap in (None, 2.0)
+  ]
+  with pytest.raises(ArgumentError, match='alike'):
+    head_statistics(heads, targets=arrays['targets'])
+
+
 @pytest.mark.parametrize(
   'settings, words',
   [
