@@ -22,9 +22,9 @@ from eejax.config import (
   EarlyExitConfig,
   ExitConfig,
   ModelConfig,
-  model_from_json,
   parse_exits,
 )
+from eejax.config_json import model_from_json
 from eejax.errors import ArgumentError
 
 

@@ -20,7 +20,6 @@ code that receives one need not check again.
 
 import dataclasses
 import enum
-import json
 from typing import Any
 
 from eejax.errors import ArgumentError
@@ -306,6 +305,12 @@ class ModelConfig:
     return int(self.head_dim * self.rotary.fraction)
 
   @property
+  def mlp_values(self) -> int:
+    """Return how many numbers the kernels of an MLP have."""
+    kernels = 3 if self.mlp is MLPKind.GATED else 2
+    return kernels * self.embed_dim * self.mlp_dim
+
+  @property
   def rotations(self) -> tuple[RotaryConfig | None, ...]:
     """Return the different rotations of the blocks; None rotates nothing."""
     if self.positions is PositionKind.LEARNED:
@@ -330,7 +335,7 @@ class ModelConfig:
     refuse a model by it. Biases, norms of queries and keys and windows are not
     counted: those layouts have, or check, them.
     """
-    for field in dataclasses.fields(self)[_FIRST_FIELDS:]:
+    for field in dataclasses.fields(self)[NUM_FIRST_FIELDS:]:
       if getattr(self, field.name) != field.default:
         return field.name
     return None if self.rotary.fraction == 1 else 'rotary.fraction'
@@ -338,6 +343,12 @@ class ModelConfig:
   def with_depth(self, depth: int) -> 'ModelConfig':
     """Return the same model with only its first `depth` blocks."""
     return dataclasses.replace(self, num_layers=depth)
+
+
+# Fields that every model had from the first; later ones are written where they
+# are not what Llama does, so that hashes of earlier descriptions stay.
+_NAMES = [f.name for f in dataclasses.fields(ModelConfig)]
+NUM_FIRST_FIELDS = _NAMES.index('norm')
 
 
 class ExitHeadKind(enum.Enum):
@@ -537,96 +548,3 @@ def _member(kind: type[enum.Enum], value: str, text: str) -> Any:
     raise ArgumentError(
       f'{value!r} in {text!r} is not one of: {known}.'
     ) from None
-
-
-# Fields that are always written. Later ones are where they are not what Llama
-# does, so that hashes of earlier descriptions stay as they were.
-_FIRST_FIELDS = [f.name for f in dataclasses.fields(ModelConfig)].index('norm')
-_ENUMS: dict[str, type[enum.Enum]] = {
-  'norm': NormKind,
-  'norm_placement': NormPlacement,
-  'residual': Residual,
-  'mlp': MLPKind,
-  'activation': Activation,
-  'positions': PositionKind,
-  'qk_norm_span': QKNormSpan,
-}
-
-
-def to_json(config: EarlyExitConfig) -> dict[str, Any]:
-  """Return `config` as plain values that `json` can write."""
-
-  def plain(x):
-    if isinstance(x, enum.Enum):
-      return x.value
-    if isinstance(x, dict):
-      return {k: plain(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)):
-      return [plain(v) for v in x]
-    return x
-
-  values = plain(dataclasses.asdict(config))
-  for field in dataclasses.fields(ModelConfig)[_FIRST_FIELDS:]:
-    if getattr(config.model, field.name) == field.default:
-      del values['model'][field.name]
-  for name in ('rotary', 'window_rotary'):
-    if values['model'].get(name, {}).get('fraction') == 1:
-      del values['model'][name]['fraction']
-  return values
-
-
-def from_json(values: dict[str, Any]) -> EarlyExitConfig:
-  """Rebuild a configuration that `to_json` wrote.
-
-  Raises:
-    ArgumentError: a field is unknown, missing or out of range.
-  """
-  try:
-    return EarlyExitConfig(
-      model=model_from_json(values['model']),
-      exits=tuple(exit_from_json(e) for e in values['exits']),
-    )
-  except (KeyError, TypeError, ValueError) as error:
-    if isinstance(error, ArgumentError):
-      raise
-    raise ArgumentError(f'the model description is broken: {error}.') from error
-
-
-def model_from_json(values: dict[str, Any]) -> ModelConfig:
-  """Rebuild a backbone from fields as JSON has them; others are defaults.
-
-  Raises:
-    ArgumentError: a field is out of range.
-    TypeError: a field is unknown or missing.
-    ValueError: a name is unknown.
-  """
-  model = dict(values)
-  for name in ('rotary', 'window_rotary'):
-    if model.get(name) is not None:
-      rotary = dict(model[name])
-      if 'scaling' in rotary:
-        rotary['scaling'] = RotaryScaling(rotary['scaling'])
-      model[name] = RotaryConfig(**rotary)
-  for name, kind in _ENUMS.items():
-    if name in model:
-      model[name] = kind(model[name])
-  for name in ('eos_ids', 'unrotated_blocks', 'windowed_blocks'):
-    if model.get(name) is not None:
-      model[name] = tuple(model[name])
-  return ModelConfig(**model)
-
-
-def exit_from_json(values: dict[str, Any]) -> ExitConfig:
-  """Rebuild one exit that `to_json` wrote."""
-  return ExitConfig(
-    depth=values['depth'],
-    head=ExitHeadKind(values['head']),
-    output=OutputMatrix(values['output']),
-    rank=values['rank'],
-    gate=GateKind(values['gate']),
-  )
-
-
-def dumps(config: EarlyExitConfig) -> str:
-  """Return `config` as indented JSON text."""
-  return json.dumps(to_json(config), indent=2)

@@ -27,11 +27,11 @@ from eejax.config import (
   OutputMatrix,
   RotaryConfig,
   RotaryScaling,
-  dumps,
-  from_json,
   parse_exits,
 )
+from eejax.config_json import dumps, from_json
 from eejax.errors import ArgumentError
+from eejax.testing import tiny
 
 MODEL = ModelConfig(
   vocab_size=11,
@@ -97,7 +97,7 @@ def test_exits_are_sorted_unique_and_within_the_model():
   'change, message',
   [
     ({'num_kv_heads': 3}, 'multiple of num_kv_heads'),
-    ({'head_dim': 5}, 'must be even'),
+    ({'head_dim': 5}, 'must be an even'),
     ({'vocab_size': 0}, 'vocab_size must be a positive integer'),
     ({'sliding_window': 0}, 'sliding_window must be at least 1'),
   ],
@@ -125,6 +125,19 @@ def test_json_round_trip_keeps_everything():
   exits = parse_exits('1:mlp:untied:gate,2:bottleneck_mlp(4),4:block')
   config = EarlyExitConfig(model, exits)
   assert from_json(json.loads(dumps(config))) == config
+
+
+@pytest.mark.parametrize('kind', tiny.KINDS_OF_BLOCK)
+def test_json_keeps_every_kind_of_block(kind):
+  config = tiny.tiny_config(**tiny.KINDS_OF_BLOCK[kind])
+  assert from_json(json.loads(dumps(config))) == config
+
+
+def test_the_json_of_a_llama_is_as_it_always_was():
+  # Hashes of it bind policies that were written before.
+  written = json.loads(dumps(tiny.tiny_config()))['model']
+  assert list(written)[-1] == 'family'
+  assert 'fraction' not in written['rotary']
 
 
 def test_broken_json_is_refused():

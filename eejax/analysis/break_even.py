@@ -180,7 +180,7 @@ def kv_share(config: ModelConfig) -> float:
   c = config
   keys = 2 * c.embed_dim * c.num_kv_heads * c.head_dim
   queries = 2 * c.embed_dim * c.num_heads * c.head_dim
-  return keys / (keys + queries + 3 * c.embed_dim * c.mlp_dim)
+  return keys / (keys + queries + c.mlp_values)
 
 
 def _run_length(q: float, window: int) -> float:

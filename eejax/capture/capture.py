@@ -33,7 +33,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from eejax import config as config_lib
+from eejax import config_json
 from eejax.capture import file
 from eejax.capture.batch import BatchReading, read_batch
 from eejax.capture.captured import (
@@ -268,7 +268,7 @@ def _facts(
     num_candidates=how.reading.num_candidates,
     num_layers=config.model.num_layers,
     vocab_size=config.model.vocab_size,
-    model={**about.model, 'config': config_lib.to_json(config)},
+    model={**about.model, 'config': config_json.to_json(config)},
     backbone_hash=about.backbone_hash,
     text=about.text,
     data=dict(about.data),

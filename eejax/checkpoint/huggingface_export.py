@@ -28,7 +28,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from eejax import config as config_lib
+from eejax import config_json
 from eejax.checkpoint import arrays, shapes, tree
 from eejax.checkpoint.atomic import Existing, whole_folder
 from eejax.checkpoint.model import Model
@@ -200,7 +200,7 @@ def write_exits(
   values = {
     'format': 1,
     'backbone_hash': tree.backbone_hash(params),
-    'exits': config_lib.to_json(config)['exits'],
+    'exits': config_json.to_json(config)['exits'],
   }
   _write_json(folder / EXITS_CONFIG, values)
 

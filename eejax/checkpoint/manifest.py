@@ -20,7 +20,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from eejax import config as config_lib
+from eejax import config_json
 from eejax.checkpoint.arrays import Path
 from eejax.config import EarlyExitConfig
 from eejax.errors import ArgumentError, CheckpointError
@@ -91,7 +91,7 @@ def write_manifest(path: pathlib.Path, manifest: Manifest) -> None:
   values = {
     'format': FORMAT,
     'eejax_version': __version__,
-    'config': config_lib.to_json(manifest.config),
+    'config': config_json.to_json(manifest.config),
     'backbone_hash': manifest.backbone_hash,
     'provenance': manifest.provenance,
     'arrays': {
@@ -149,7 +149,7 @@ def _parse(values: Mapping[str, Any], path: pathlib.Path) -> Manifest:
       f'format {FORMAT}; update eejax.'
     )
   return Manifest(
-    config=config_lib.from_json(values['config']),
+    config=config_json.from_json(values['config']),
     backbone_hash=values['backbone_hash'],
     arrays={
       name: ArrayInfo(tuple(a['shape']), a['dtype'])

@@ -26,7 +26,7 @@ from typing import Any
 
 from etils import epath
 
-from eejax import config as config_lib
+from eejax import config_json
 from eejax.checkpoint.tokenizer_files import find_tokenizer, list_tokenizer
 from eejax.config import EarlyExitConfig
 from eejax.errors import ArgumentError, CheckpointError
@@ -88,7 +88,7 @@ def read(path: str | os.PathLike) -> Description | None:
         f'{file} has format {values["format"]}, this version of eejax reads '
         f'format {FORMAT}; update eejax.'
       )
-    config = config_lib.from_json(values['config'])
+    config = config_json.from_json(values['config'])
     return Description(config, dict(values['provenance']), folder)
   except (ValueError, KeyError, TypeError, ArgumentError) as error:
     raise CheckpointError(
@@ -108,7 +108,7 @@ def write(
   folder.mkdir(parents=True, exist_ok=True)
   values = {
     'format': FORMAT,
-    'config': config_lib.to_json(config),
+    'config': config_json.to_json(config),
     'provenance': provenance or {},
   }
   (folder / NAME).write_text(json.dumps(values, indent=1) + '\n')

@@ -19,8 +19,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from eejax import config as config_lib
-from eejax import formatting
+from eejax import config_json, formatting
 from eejax.checkpoint import folder
 
 
@@ -46,7 +45,7 @@ def describe(path: str | os.PathLike, *, timer: Timer) -> dict[str, Any]:
     dtypes.add(array.dtype)
   return {
     'path': os.fspath(path),
-    'config': config_lib.to_json(manifest.config),
+    'config': config_json.to_json(manifest.config),
     'exit_depths': list(manifest.config.exit_depths),
     'parameters': counts,
     'dtypes': sorted(dtypes),

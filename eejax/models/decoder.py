@@ -191,8 +191,8 @@ def embed(
 
 
 def final_hidden(
-  backbone: Params, hidden: Float[Array, 'B T D'], *, config: ModelConfig
-) -> Float[Array, 'B T D']:
+  backbone: Params, hidden: Float[Array, '*batch D'], *, config: ModelConfig
+) -> Float[Array, '*batch D']:
   """Apply the final norm and scale: ready for the final head's matrix."""
   normed = apply_norm(backbone['final_norm'], hidden, config=config)
   return scaled(normed, config.logit_scale)

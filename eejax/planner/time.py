@@ -185,7 +185,7 @@ def _inner_values(e: ExitConfig, workload: Workload) -> float:
   model = workload.config.model
   match e.head:
     case ExitHeadKind.MLP:
-      return 3.0 * model.embed_dim * model.mlp_dim
+      return float(model.mlp_values)
     case ExitHeadKind.BOTTLENECK_MLP:
       return 2.0 * model.embed_dim * (e.rank or 0)
     case ExitHeadKind.BLOCK:

@@ -23,8 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from eejax import config as config_lib
-from eejax import environment, serialization
+from eejax import config_json, environment, serialization
 from eejax.checkpoint import tree
 from eejax.checkpoint.model import Model
 from eejax.errors import ArgumentError
@@ -143,7 +142,7 @@ def identify(
 
 
 def _exits_hash(model: Model) -> str:
-  text = json.dumps(config_lib.to_json(model.config), sort_keys=True)
+  text = json.dumps(config_json.to_json(model.config), sort_keys=True)
   digest = hashlib.sha256(text.encode())
   leaves = jax.tree_util.tree_leaves_with_path(model.params['exits'])
   for path, leaf in leaves:

@@ -75,7 +75,7 @@ def _attention(model: ModelConfig) -> float:
 
 
 def _mlp(model: ModelConfig) -> float:
-  return 3.0 * model.embed_dim * model.mlp_dim
+  return float(model.mlp_values)
 
 
 def _output(model: ModelConfig) -> float:

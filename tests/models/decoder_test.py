@@ -263,7 +263,7 @@ def test_layer_dropout_skips_whole_blocks_by_row(params, tokens):
   np.testing.assert_array_equal(run([1.0] * 4), x)
   plain = decoder.run_blocks(
     backbone,
-    embedded,
+    x,
     config=config,
     positions=jnp.zeros(tokens.shape, jnp.int32),
   ).hidden

@@ -22,8 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eejax import config as config_lib
-from eejax import serialization
+from eejax import config_json, serialization
 from eejax.checkpoint import tree
 from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig
@@ -91,7 +90,7 @@ def exit_hashes(
     dtype: what arrays are hashed as, gates excepted, which are computed in
       float32; None hashes them as they are.
   """
-  described = config_lib.to_json(config)['exits']
+  described = config_json.to_json(config)['exits']
   return {
     exit.name: _exit_hash(params['exits'].get(exit.name, {}), values, dtype)
     for exit, values in zip(config.exits, described, strict=True)
@@ -120,7 +119,7 @@ def bindings(
   return {
     'policy': policy_hash(policy),
     'criterion': criterion_hash(policy.criterion),
-    'model_config': hash_of(config_lib.to_json(model.config)['model']),
+    'model_config': hash_of(config_json.to_json(model.config)['model']),
     'tokenizer': model.kept('tokenizer_hash', lambda: tokenizer_hash(model)),
     **_kept_exit_hashes(model, dtype),
     'backbone': backbone_digest(model, dtype=dtype, progress=progress),

@@ -158,7 +158,7 @@ def write_config(family: Family, config: ModelConfig) -> dict[str, Any]:
     'tie_word_embeddings': config.tied_head,
     'use_cache': True,
   }
-  if config.positions is PositionKind.ROTARY:
+  if family.fixed.get('positions') is not PositionKind.LEARNED:
     values['rope_parameters'] = write_rotary(config.rotary)
   values.update({key: getattr(config, ours) for ours, key in _SIZES.items()})
   values.update(family.write(config))

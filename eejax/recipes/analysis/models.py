@@ -21,8 +21,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from eejax import config as config_lib
-from eejax import serialization
+from eejax import config_json, serialization
 from eejax.analysis import comparison
 from eejax.analysis import dynamics as dynamics_lib
 from eejax.analysis.comparison import Comparison, ModelResult
@@ -55,7 +54,7 @@ def model_identity(model: ModelLike) -> list[Any]:
     return stages.fingerprint(path) if path.exists() else [str(path)]
   has_tokenizer = model.tokenizer_folder is not None
   return [
-    config_lib.to_json(model.config),
+    config_json.to_json(model.config),
     tree.backbone_hash(model.params),
     exit_hashes(model.params, model.config),
     model.tokenizer.fingerprint if has_tokenizer else None,

@@ -1,0 +1,128 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Descriptions of models as JSON, and back."""
+
+import dataclasses
+import enum
+import json
+from typing import Any
+
+from eejax.config import (
+  NUM_FIRST_FIELDS,
+  Activation,
+  EarlyExitConfig,
+  ExitConfig,
+  ExitHeadKind,
+  GateKind,
+  MLPKind,
+  ModelConfig,
+  NormKind,
+  NormPlacement,
+  OutputMatrix,
+  PositionKind,
+  QKNormSpan,
+  Residual,
+  RotaryConfig,
+  RotaryScaling,
+)
+from eejax.errors import ArgumentError
+
+_ENUMS: dict[str, type[enum.Enum]] = {
+  'norm': NormKind,
+  'norm_placement': NormPlacement,
+  'residual': Residual,
+  'mlp': MLPKind,
+  'activation': Activation,
+  'positions': PositionKind,
+  'qk_norm_span': QKNormSpan,
+}
+
+
+def to_json(config: EarlyExitConfig) -> dict[str, Any]:
+  """Return `config` as plain values that `json` can write."""
+
+  def plain(x):
+    if isinstance(x, enum.Enum):
+      return x.value
+    if isinstance(x, dict):
+      return {k: plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+      return [plain(v) for v in x]
+    return x
+
+  values = plain(dataclasses.asdict(config))
+  for field in dataclasses.fields(ModelConfig)[NUM_FIRST_FIELDS:]:
+    if getattr(config.model, field.name) == field.default:
+      del values['model'][field.name]
+  for name in ('rotary', 'window_rotary'):
+    if values['model'].get(name, {}).get('fraction') == 1:
+      del values['model'][name]['fraction']
+  return values
+
+
+def from_json(values: dict[str, Any]) -> EarlyExitConfig:
+  """Rebuild a configuration that `to_json` wrote.
+
+  Raises:
+    ArgumentError: a field is unknown, missing or out of range.
+  """
+  try:
+    return EarlyExitConfig(
+      model=model_from_json(values['model']),
+      exits=tuple(exit_from_json(e) for e in values['exits']),
+    )
+  except (KeyError, TypeError, ValueError) as error:
+    if isinstance(error, ArgumentError):
+      raise
+    raise ArgumentError(f'the model description is broken: {error}.') from error
+
+
+def model_from_json(values: dict[str, Any]) -> ModelConfig:
+  """Rebuild a backbone from fields as JSON has them; others are defaults.
+
+  Raises:
+    ArgumentError: a field is out of range.
+    TypeError: a field is unknown or missing.
+    ValueError: a name is unknown.
+  """
+  model = dict(values)
+  for name in ('rotary', 'window_rotary'):
+    if model.get(name) is not None:
+      rotary = dict(model[name])
+      if 'scaling' in rotary:
+        rotary['scaling'] = RotaryScaling(rotary['scaling'])
+      model[name] = RotaryConfig(**rotary)
+  for name, kind in _ENUMS.items():
+    if name in model:
+      model[name] = kind(model[name])
+  for name in ('eos_ids', 'unrotated_blocks', 'windowed_blocks'):
+    if model.get(name) is not None:
+      model[name] = tuple(model[name])
+  return ModelConfig(**model)
+
+
+def exit_from_json(values: dict[str, Any]) -> ExitConfig:
+  """Rebuild one exit that `to_json` wrote."""
+  return ExitConfig(
+    depth=values['depth'],
+    head=ExitHeadKind(values['head']),
+    output=OutputMatrix(values['output']),
+    rank=values['rank'],
+    gate=GateKind(values['gate']),
+  )
+
+
+def dumps(config: EarlyExitConfig) -> str:
+  """Return `config` as indented JSON text."""
+  return json.dumps(to_json(config), indent=2)
