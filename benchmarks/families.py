@@ -20,9 +20,12 @@ The figures are explained in the modules that measure them.
 """
 
 import figures
+from families_exact import families_exact, families_lossless
 from families_files import gguf_exact, import_peak
 
 FIGURES: dict[str, figures.Measure] = {
+  'families_exact': families_exact,
+  'families_lossless': families_lossless,
   'gguf_exact': gguf_exact,
   'import_peak': import_peak,
 }

@@ -39,6 +39,7 @@ from eejax.errors import ArgumentError, EejaxError
 from eejax.models import decoder
 from eejax.ops.sampling import SamplingConfig, SamplingMethod, row_sampling
 from eejax.parallel.mesh import MeshConfig, make_mesh
+from eejax.testing import tiny
 from eejax.testing.reference_decoder import reference_generate
 
 NUM_TOKENS = 10
@@ -171,6 +172,20 @@ def play(exit_stages, num_stages):
 
 
 class TestEqualsTheReference:
+  @pytest.mark.parametrize('block', ['learned', 'around'])
+  def test_other_kinds_of_blocks(self, lively, pair, block):
+    config, params = lively('1:norm,3:block', **tiny.KINDS_OF_BLOCK[block])
+    policy = early_exit((0.3, 0.4))
+    result = generate_on(
+      params,
+      config=config,
+      mesh=mesh(3),
+      prompts=pair,
+      policy=policy,
+      max_new_tokens=NUM_TOKENS,
+    )
+    assert_is_reference(result, params, config, policy, pair)
+
   @pytest.mark.parametrize('criterion, threshold', [
     ('max_prob', 0.25), ('margin', 0.15), ('entropy', 0.25), ('gate', 0.5),
   ])  # fmt: skip

@@ -88,7 +88,7 @@ def test_what_is_written_reads_the_same(model):
     ('gpt9', {}, 'gpt9'),
     ('llama', {'logit_softcap': 3.0}, 'logit_softcap'),
     ('gemma2', {}, 'norm_gain_offset'),
-    ('gpt2', {}, 'num_kv_heads'),
+    ('gpt2', {}, 'head_dim'),
   ],
 )
 def test_a_family_that_cannot_have_a_part_says_so(family, overrides, named):

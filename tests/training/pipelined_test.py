@@ -177,6 +177,39 @@ def test_gradients_and_sums_are_those_of_one_device(
   assert float(found[1].exits.agree.sum()) > 0
 
 
+@pytest.mark.parametrize(
+  'block, schedule, exits',
+  [
+    ('around', ONE_F_ONE_B, OWN),
+    ('learned', GPIPE, OWN),
+    ('parallel', ONE_F_ONE_B, '1:norm:untied,2:bottleneck_mlp(5)'),
+  ],
+)
+def test_other_kinds_of_blocks(block, schedule, exits):
+  config = make_config(exits, **tiny.KINDS_OF_BLOCK[block])
+  objective = make_objective(Regime.JOINT)
+  found = on_stages(
+    config,
+    objective,
+    PipelineConfig(schedule),
+    mesh=make_mesh(stage=2, model=2),
+    microbatches=2,
+  )
+  assert_equal(found, on_one_device(config, objective))
+
+
+def test_a_twin_of_an_mlp_beside_its_attention_is_refused():
+  config = make_config(OWN, **tiny.KINDS_OF_BLOCK['parallel'])
+  with pytest.raises(ArgumentError, match='depth 2 cannot learn'):
+    on_stages(
+      config,
+      make_objective(Regime.JOINT),
+      PipelineConfig(ONE_F_ONE_B),
+      mesh=make_mesh(stage=2),
+      microbatches=2,
+    )
+
+
 def test_tuning_goes_forward_alone():
   # The second stage of three has no exit, and block 4 is not there at all.
   exits = '1:norm:untied,3:mlp'
