@@ -174,7 +174,7 @@ def play(exit_stages, num_stages):
 class TestEqualsTheReference:
   @pytest.mark.parametrize('block', ['learned', 'around'])
   def test_other_kinds_of_blocks(self, lively, pair, block):
-    config, params = lively('1:norm,3:block', **tiny.KINDS_OF_BLOCK[block])
+    config, params = lively('2:norm,3:block', **tiny.KINDS_OF_BLOCK[block])
     policy = early_exit((0.3, 0.4))
     result = generate_on(
       params,
