@@ -21,116 +21,17 @@ entry of the table below.
 Reference: llama.cpp's convert_hf_to_gguf.py, gguf's tensor_mapping.py.
 """
 
-import dataclasses
-import re
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
+from eejax.checkpoint.gguf_architecture import (
+  TRANSPOSED,
+  Architecture,
+  heads,
+  plus,
+)
 from eejax.errors import CheckpointError
-
-# The keys of a config.json.
-Values = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Change:
-  """How a tensor's values differ between the two kinds of files.
-
-  Attributes:
-    read: returns the array of a Hugging Face file for that of a GGUF file.
-    write: the other way.
-    transposed: whether dimensions are swapped as well.
-  """
-
-  read: Callable[[np.ndarray, Values], np.ndarray]
-  write: Callable[[np.ndarray, Values], np.ndarray]
-  transposed: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-  """Describe one `general.architecture`.
-
-  Attributes:
-    name: the architecture.
-    model_type: of Hugging Face's folders.
-    class_name: the class that transformers has for it.
-    keys: of config.json -> of the GGUF file, after the architecture.
-    outer: module outside the blocks -> the GGUF name.
-    blocks: module of a block -> the GGUF name.
-    changes: GGUF name of a module -> what is changed in its tensors.
-    biases: key of config.json -> the GGUF name of the module of a block that
-      has a bias if it is true.
-    fixed: what else its config.json says.
-  """
-
-  name: str
-  model_type: str
-  class_name: str
-  keys: Mapping[str, str]
-  outer: Mapping[str, str]
-  blocks: Mapping[str, str]
-  changes: Mapping[str, Change] = dataclasses.field(default_factory=dict)
-  biases: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-  def to_huggingface(self, name: str) -> str | None:
-    """Return the Hugging Face name of a tensor, None for an unknown one."""
-    module, _, kind = name.rpartition('.')
-    inside = _BLOCK.fullmatch(module)
-    if inside is None:
-      theirs = {v: k for k, v in self.outer.items()}.get(module)
-      return None if theirs is None else f'{theirs}.{kind}'
-    theirs = {v: k for k, v in self.blocks.items()}.get(inside[2])
-    return None if theirs is None else f'{_LAYERS}.{inside[1]}.{theirs}.{kind}'
-
-  def to_gguf(self, name: str) -> str:
-    """Return the GGUF name of a tensor.
-
-    Raises:
-      CheckpointError: the architecture has no such tensor.
-    """
-    module, _, kind = name.rpartition('.')
-    inside = _LAYER.fullmatch(module)
-    if inside is None and module in self.outer:
-      return f'{self.outer[module]}.{kind}'
-    if inside is not None and inside[2] in self.blocks:
-      return f'blk.{inside[1]}.{self.blocks[inside[2]]}.{kind}'
-    raise CheckpointError(
-      f'the tensor {name} has no name in GGUF files of {self.name!r}.'
-    )
-
-  def change_of(self, name: str) -> Change | None:
-    """Return what is changed in the tensor of a GGUF name."""
-    module = name.rpartition('.')[0]
-    inside = _BLOCK.fullmatch(module)
-    return self.changes.get(inside[2] if inside else module)
-
-
-_BLOCK = re.compile(r'blk\.(\d{1,6})\.(\w+)')
-_LAYERS = 'model.layers'
-_LAYER = re.compile(r'model\.layers\.(\d{1,6})\.(.+)')
-
-
-def _heads(key: str) -> Change:
-  """Return the change of projections whose rotary pairs lie side by side.
-
-  GGUF has the two members of a pair next to each other, Hugging Face's files
-  all first ones of a head before all second ones.
-  """
-
-  def split(array: np.ndarray, values: Values, *, sizes: Any) -> np.ndarray:
-    heads = values[key]
-    apart = array.reshape(heads, *sizes(array.shape[0] // heads // 2), -1)
-    return apart.swapaxes(1, 2).reshape(array.shape)
-
-  return Change(
-    lambda array, values: split(array, values, sizes=lambda half: (half, 2)),
-    lambda array, values: split(array, values, sizes=lambda half: (2, half)),
-  )
-
 
 _KEYS = {
   'hidden_size': 'embedding_length',
@@ -143,6 +44,7 @@ _KEYS = {
   'rms_norm_eps': 'attention.layer_norm_rms_epsilon',
   'rope_theta': 'rope.freq_base',
 }
+_SILU = {'hidden_act': 'silu'}
 _OUTER = {
   'model.embed_tokens': 'token_embd',
   'model.norm': 'output_norm',
@@ -168,10 +70,11 @@ LLAMA = Architecture(
   outer=_OUTER,
   blocks=_BLOCKS,
   changes={
-    'attn_q': _heads('num_attention_heads'),
-    'attn_k': _heads('num_key_value_heads'),
+    'attn_q': heads('num_attention_heads'),
+    'attn_k': heads('num_key_value_heads'),
   },
   biases={'attention_bias': 'attn_q', 'mlp_bias': 'ffn_gate'},
+  fixed=_SILU,
 )
 QWEN2 = Architecture(
   name='qwen2',
@@ -180,7 +83,7 @@ QWEN2 = Architecture(
   keys=_KEYS,
   outer=_OUTER,
   blocks=_BLOCKS,
-  fixed={'use_sliding_window': False},
+  fixed={**_SILU, 'use_sliding_window': False},
 )
 QWEN3 = Architecture(
   name='qwen3',
@@ -194,11 +97,134 @@ QWEN3 = Architecture(
     'self_attn.k_norm': 'attn_k_norm',
   },
   biases={'attention_bias': 'attn_q'},
-  fixed={'use_sliding_window': False},
+  fixed={**_SILU, 'use_sliding_window': False},
+)
+
+
+def _complete_phi3(values: dict[str, Any], keys: Mapping[str, Any]) -> None:
+  heads, width = values.get('num_attention_heads'), values.get('hidden_size')
+  rotated = keys.get('rope.dimension_count')
+  if heads and width and rotated and isinstance(rotated, int):
+    head_dim = values.get('head_dim') or width // heads
+    values['partial_rotary_factor'] = rotated / head_dim
+  # Zero is none.
+  values['sliding_window'] = values.get('sliding_window') or None
+
+
+def _complete_gemma(
+  values: dict[str, Any], keys: Mapping[str, Any], *, largest: int
+) -> None:
+  """Add how queries are scaled, which llama.cpp knows by the model's size."""
+  heads, width = values.get('num_attention_heads'), values.get('hidden_size')
+  is_largest = values.get('num_hidden_layers') == largest
+  if is_largest and heads and width:
+    values['query_pre_attn_scalar'] = width // heads
+  elif values.get('head_dim'):
+    values['query_pre_attn_scalar'] = values['head_dim']
+
+
+PHI3 = Architecture(
+  name='phi3',
+  model_type='phi3',
+  class_name='Phi3ForCausalLM',
+  keys={**_KEYS, 'sliding_window': 'attention.sliding_window'},
+  outer=_OUTER,
+  blocks={
+    'input_layernorm': 'attn_norm',
+    'post_attention_layernorm': 'ffn_norm',
+    'self_attn.qkv_proj': 'attn_qkv',
+    'self_attn.o_proj': 'attn_output',
+    'mlp.gate_up_proj': 'ffn_up',
+    'mlp.down_proj': 'ffn_down',
+  },
+  fixed=_SILU,
+  complete=_complete_phi3,
+)
+_GEMMA_KEYS = {**_KEYS, 'sliding_window': 'attention.sliding_window'}
+_GEMMA_BLOCKS = {
+  **_BLOCKS,
+  'post_attention_layernorm': 'post_attention_norm',
+  'pre_feedforward_layernorm': 'ffn_norm',
+  'post_feedforward_layernorm': 'post_ffw_norm',
+}
+_GEMMA_NORMS = (
+  *('output_norm', 'attn_norm', 'post_attention_norm', 'ffn_norm'),
+  *('post_ffw_norm', 'attn_q_norm', 'attn_k_norm'),
+)
+_GEMMA_CHANGES = {name: plus(1.0) for name in _GEMMA_NORMS}
+_GEMMA_FIXED = {'hidden_activation': 'gelu_pytorch_tanh'}
+GEMMA2 = Architecture(
+  name='gemma2',
+  model_type='gemma2',
+  class_name='Gemma2ForCausalLM',
+  keys={
+    **_GEMMA_KEYS,
+    'attn_logit_softcapping': 'attn_logit_softcapping',
+    'final_logit_softcapping': 'final_logit_softcapping',
+  },
+  outer=_OUTER,
+  blocks=_GEMMA_BLOCKS,
+  changes=_GEMMA_CHANGES,
+  fixed=_GEMMA_FIXED,
+  complete=functools.partial(_complete_gemma, largest=46),
+)
+GEMMA3 = Architecture(
+  name='gemma3',
+  model_type='gemma3_text',
+  class_name='Gemma3ForCausalLM',
+  keys={
+    **_GEMMA_KEYS,
+    'rope_local_base_freq': 'rope.freq_base_swa',
+    'attn_logit_softcapping': 'attn_logit_softcapping',
+    'final_logit_softcapping': 'final_logit_softcapping',
+  },
+  outer=_OUTER,
+  blocks={
+    **_GEMMA_BLOCKS,
+    'self_attn.q_norm': 'attn_q_norm',
+    'self_attn.k_norm': 'attn_k_norm',
+  },
+  changes=_GEMMA_CHANGES,
+  fixed=_GEMMA_FIXED,
+  complete=functools.partial(_complete_gemma, largest=62),
+)
+GPT2 = Architecture(
+  name='gpt2',
+  model_type='gpt2',
+  class_name='GPT2LMHeadModel',
+  keys={
+    'n_embd': 'embedding_length',
+    'n_layer': 'block_count',
+    'n_head': 'attention.head_count',
+    'n_inner': 'feed_forward_length',
+    'n_positions': 'context_length',
+    'layer_norm_epsilon': 'attention.layer_norm_epsilon',
+  },
+  outer={
+    'transformer.wte': 'token_embd',
+    'transformer.wpe': 'position_embd',
+    'transformer.ln_f': 'output_norm',
+    'lm_head': 'output',
+  },
+  blocks={
+    'ln_1': 'attn_norm',
+    'ln_2': 'ffn_norm',
+    'attn.c_attn': 'attn_qkv',
+    'attn.c_proj': 'attn_output',
+    'mlp.c_fc': 'ffn_up',
+    'mlp.c_proj': 'ffn_down',
+  },
+  changes={
+    name: TRANSPOSED
+    for name in ('attn_qkv', 'attn_output', 'ffn_up', 'ffn_down')
+  },
+  fixed={'activation_function': 'gelu_new'},
+  layers='transformer.h',
+  stores_tied_head=True,
 )
 
 ARCHITECTURES: dict[str, Architecture] = {
-  a.name: a for a in (LLAMA, QWEN2, QWEN3)
+  a.name: a for a in (LLAMA, QWEN2, QWEN3, PHI3, GEMMA2, GEMMA3, GPT2)
 }
 # Families that are written as another architecture.
 WRITTEN_AS = {'mistral': 'llama'}

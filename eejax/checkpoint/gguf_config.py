@@ -15,15 +15,20 @@
 
 from typing import Any
 
+import numpy as np
+
 from eejax.checkpoint import gguf_rotary
-from eejax.checkpoint.gguf_architectures import Architecture
+from eejax.checkpoint.gguf_architecture import Architecture
 from eejax.checkpoint.gguf_file import GGUFFile
 from eejax.config import ModelConfig
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.models import families
 
 _TABLE, _HEAD = 'token_embd.weight', 'output.weight'
-_FLOATS = ('rms_norm_eps', 'rope_theta')
+_FLOATS = (
+  *('rms_norm_eps', 'layer_norm_epsilon', 'rope_theta', 'rope_local_base_freq'),
+  *('attn_logit_softcapping', 'final_logit_softcapping'),
+)
 # What is read elsewhere, or says nothing about the logits.
 _KNOWN = frozenset(
   {
@@ -47,7 +52,6 @@ def read_config(file: GGUFFile, architecture: Architecture) -> dict[str, Any]:
   values: dict[str, Any] = {
     'architectures': [architecture.class_name],
     'model_type': architecture.model_type,
-    'hidden_act': 'silu',
     **architecture.fixed,
   }
   for ours, theirs in architecture.keys.items():
@@ -58,10 +62,16 @@ def read_config(file: GGUFFile, architecture: Architecture) -> dict[str, Any]:
   if _TABLE not in file.tensors:
     raise CheckpointError(f'{file.path} lacks the tensor {_TABLE}.')
   values['vocab_size'] = file.tensors[_TABLE].shape[0]
-  values['tie_word_embeddings'] = _HEAD not in file.tensors
+  values['tie_word_embeddings'] = not has_head(file, architecture)
   for key, module in architecture.biases.items():
     values[key] = f'blk.0.{module}.bias' in file.tensors
   values.update(_tokens(file))
+  if architecture.complete is not None:
+    keys = {
+      key.removeprefix(f'{prefix}.'): value
+      for key, value in file.metadata.items()
+    }
+    architecture.complete(values, keys)
   _check_heads(file, prefix, values)
   scaling = gguf_rotary.read_scaling(file, prefix, values)
   if scaling is not None:
@@ -77,7 +87,9 @@ def write_config(
   Raises:
     ArgumentError: llama.cpp has no name for a part of the model.
   """
-  if config.sliding_window is not None:
+  if config.sliding_window is not None and (
+    'sliding_window' not in architecture.keys
+  ):
     raise ArgumentError(
       f'GGUF files of {architecture.name!r} have no sliding window; set '
       'sliding_window to None if no text is longer than it.'
@@ -86,15 +98,30 @@ def write_config(
   values = families.write_config(config)
   values['rope_theta'] = config.rotary.theta
   values['head_dim'] = config.head_dim
+  if config.window_rotary is not None:
+    values['rope_local_base_freq'] = config.window_rotary.theta
   metadata = {
     f'{prefix}.{theirs}': values[ours]
     for ours, theirs in architecture.keys.items()
+    if values.get(ours) is not None
   }
-  metadata[f'{prefix}.attention.value_length'] = config.head_dim
-  metadata[f'{prefix}.rope.dimension_count'] = config.head_dim
+  if 'head_dim' in architecture.keys:
+    rotated = round(config.head_dim * config.rotary.fraction)
+    metadata[f'{prefix}.attention.value_length'] = config.head_dim
+    metadata[f'{prefix}.rope.dimension_count'] = rotated
   metadata[f'{prefix}.vocab_size'] = config.vocab_size
   metadata.update(gguf_rotary.write_scaling(config.rotary, prefix))
   return metadata
+
+
+def has_head(file: GGUFFile, architecture: Architecture) -> bool:
+  """Return whether a file has a head that is not its table again."""
+  if _HEAD not in file.tensors:
+    return False
+  head, table = file.tensors[_HEAD], file.tensors[_TABLE]
+  if not architecture.stores_tied_head or head.shape != table.shape:
+    return True
+  return not np.array_equal(head.read(), table.read())
 
 
 def _check_keys(file: GGUFFile, architecture: Architecture) -> None:
@@ -128,7 +155,10 @@ def _check_heads(file: GGUFFile, prefix: str, values: dict[str, Any]) -> None:
   if not heads or not width:
     return  # Told by the family's reader.
   head_dim = values.get('head_dim') or width // heads
-  for name in ('attention.value_length', 'rope.dimension_count'):
+  parts = ['attention.value_length', 'rope.dimension_count']
+  if 'partial_rotary_factor' in values:
+    parts.pop()
+  for name in parts:
     stated = file.get(f'{prefix}.{name}', int)
     if stated not in (None, head_dim):
       raise CheckpointError(

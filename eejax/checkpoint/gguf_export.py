@@ -14,6 +14,7 @@
 """Write the backbone of a model as a GGUF file, which llama.cpp runs."""
 
 import contextlib
+import dataclasses
 import enum
 import math
 import os
@@ -33,13 +34,14 @@ from eejax.checkpoint import (
   tree,
 )
 from eejax.checkpoint.atomic import Existing, is_disk_full
-from eejax.checkpoint.gguf_architectures import Architecture
-from eejax.checkpoint.gguf_file import library
+from eejax.checkpoint.gguf_architecture import Architecture
+from eejax.checkpoint.gguf_file import GGUFFile, GGUFTensor, library
+from eejax.checkpoint.huggingface_export import backbone_entries
 from eejax.checkpoint.model import Model
+from eejax.checkpoint.safetensors_file import Entry
 from eejax.config import ModelConfig, RotaryScaling
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.models import families
-from eejax.models.families.tensors import Tensor, tensors
 
 SUFFIX = '.gguf'
 
@@ -88,6 +90,7 @@ def export_file(
     **gguf_config.write_config(config, architecture),
     **gguf_vocabulary.metadata(checkpoint),
   }
+  _check_said(dest, checkpoint, architecture, metadata)
   check_free(dest, existing=existing)
   with _whole_file(dest) as path:
     _write(path, checkpoint, architecture, metadata, out_type)
@@ -120,6 +123,44 @@ def _architecture(config: ModelConfig) -> Architecture:
     f'models of {config.family!r} cannot be written as GGUF files yet; those '
     f'of {known} can.'
   )
+
+
+def _check_said(
+  dest: pathlib.Path,
+  checkpoint: Model,
+  architecture: Architecture,
+  metadata: Mapping[str, Any],
+) -> None:
+  """Check that what is written says what the model is.
+
+  Raises:
+    ArgumentError: something about the model has no key.
+  """
+  config = checkpoint.config.model
+  held = {
+    architecture.to_gguf(e.name): GGUFTensor(
+      architecture.to_gguf(e.name), 'F32', e.shape, dest, 0, 0
+    )
+    for e in backbone_entries(checkpoint.params, config)
+  }
+  try:
+    values = gguf_config.read_config(
+      GGUFFile(dest, metadata, held), architecture
+    )
+    found = families.read_config(values)
+  except CheckpointError as error:
+    raise ArgumentError(f'{dest} cannot be written: {error}') from error
+  same = {n: getattr(config, n) for n in ('family', 'bos_id', 'eos_ids')}
+  if config.rotary.scaling is RotaryScaling.LLAMA3:  # which is a tensor
+    same['rotary'] = config.rotary
+  found = dataclasses.replace(found, **same)
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if getattr(found, field.name) != value:
+      raise ArgumentError(
+        f'GGUF files of {architecture.name!r} cannot say that {field.name} is '
+        f'{value}; export a Hugging Face folder.'
+      )
 
 
 def _about(checkpoint: Model, out_type: OutType) -> dict[str, Any]:
@@ -180,19 +221,22 @@ def _write(
     if config.rotary.scaling is RotaryScaling.LLAMA3:
       frequencies = gguf_rotary.divisors(config.rotary, config.head_dim)
       _describe(writer, gguf_rotary.FREQUENCIES, frequencies.shape, OutType.F32)
-    entries = list(tensors(config))
-    for tensor in entries:
-      name = architecture.to_gguf(tensor.name)
-      _describe(writer, name, tensor.file_shape, out_type)
+    entries = backbone_entries(checkpoint.params, config)
+    for entry in entries:
+      name = architecture.to_gguf(entry.name)
+      change = architecture.change_of(name)
+      is_swapped = change is not None and change.transposed
+      shape = tuple(reversed(entry.shape)) if is_swapped else entry.shape
+      _describe(writer, name, shape, out_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     if frequencies is not None:
       writer.write_tensor_data(frequencies)
     values = families.write_config(config)
-    for tensor in entries:
-      array = _array(checkpoint, tensor, architecture, values)
-      writer.write_tensor_data(_stored(array, tensor.name, out_type))
+    for entry in entries:
+      array = _array(entry, architecture, values)
+      writer.write_tensor_data(_stored(array, entry.name, out_type))
 
 
 def _add(writer: Any, key: str, value: Any) -> None:
@@ -228,15 +272,11 @@ def _kind(shape: tuple[int, ...], out_type: OutType) -> str:
 
 
 def _array(
-  checkpoint: Model,
-  tensor: Tensor,
-  architecture: Architecture,
-  values: Mapping[str, Any],
+  entry: Entry, architecture: Architecture, values: Mapping[str, Any]
 ) -> np.ndarray:
   """Return a tensor as the file has it, in float32."""
-  leaf = np.asarray(tree.leaf(checkpoint.params, tensor.path))
-  array = tensor.to_file(leaf).astype(np.float32)
-  change = architecture.change_of(architecture.to_gguf(tensor.name))
+  array = entry.read().astype(np.float32)
+  change = architecture.change_of(architecture.to_gguf(entry.name))
   if change is not None:
     array = change.write(array, values)
   return np.ascontiguousarray(array)

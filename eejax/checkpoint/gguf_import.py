@@ -28,7 +28,7 @@ from eejax.checkpoint import (
   huggingface_config,
   tree,
 )
-from eejax.checkpoint.gguf_architectures import Architecture, Values
+from eejax.checkpoint.gguf_architecture import Architecture, Values
 from eejax.checkpoint.gguf_file import GGUFFile, GGUFTensor, read_file
 from eejax.checkpoint.model import Model
 from eejax.checkpoint.tokenizer_files import check_vocabulary
@@ -147,6 +147,8 @@ def _huggingface_tensors(
   for name, tensor in file.tensors.items():
     if name == gguf_rotary.FREQUENCIES:
       continue  # Read with the rotary scaling.
+    if name == 'output.weight' and values['tie_word_embeddings']:
+      continue  # The table once more.
     theirs = architecture.to_huggingface(name)
     if theirs is None:
       raise CheckpointError(

@@ -73,7 +73,7 @@ def export_folder(
   config, params = checkpoint.config, checkpoint.params
   shapes.check_backbone(tree.shapes(params), config.model)
   shapes.check_exits(params['exits'], config)
-  entries = _backbone_entries(params, config.model)
+  entries = backbone_entries(params, config.model)
   with whole_folder(dest, existing=existing, marker='config.json') as new:
     write_description(new, checkpoint)
     _write_shards(new, entries, shard_bytes)
@@ -93,7 +93,9 @@ def write_description(folder: pathlib.Path, checkpoint: Model) -> None:
   copy_tokenizer(checkpoint.tokenizer_folder, folder)
 
 
-def _backbone_entries(params: Params, config: ModelConfig) -> list[Entry]:
+def backbone_entries(params: Params, config: ModelConfig) -> list[Entry]:
+  """Return the tensors of a backbone as a Hugging Face file has them."""
+
   def read(parts: Sequence[Tensor]) -> np.ndarray:
     leaves = [np.asarray(tree.leaf(params, t.path)) for t in parts]
     found = [t.to_file(x) for t, x in zip(parts, leaves, strict=True)]

@@ -1,0 +1,187 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Test the table of architectures against the package gguf's own."""
+
+import jax
+import numpy as np
+import pytest
+
+from eejax.checkpoint import tree
+from eejax.checkpoint.gguf_architectures import ARCHITECTURES
+from eejax.checkpoint.gguf_export import export_file
+from eejax.checkpoint.load import load
+from eejax.checkpoint.model import Model
+from eejax.config import EarlyExitConfig
+from eejax.errors import ArgumentError
+from eejax.models import families
+from eejax.models.families.tensors import tensors
+from eejax.testing import tiny
+
+gguf = pytest.importorskip('gguf', reason='the gguf extra is not installed')
+
+SIZES = {
+  'vocab_size': 29,
+  'hidden_size': 32,
+  'intermediate_size': 64,
+  'num_hidden_layers': 2,
+  'num_attention_heads': 4,
+  'num_key_value_heads': 2,
+  'max_position_embeddings': 48,
+  'bos_token_id': 1,
+  'eos_token_id': 2,
+}
+_GPT2 = {
+  'hidden_size': 'n_embd',
+  'intermediate_size': 'n_inner',
+  'num_hidden_layers': 'n_layer',
+  'num_attention_heads': 'n_head',
+  'max_position_embeddings': 'n_positions',
+}
+GEMMA = {'head_dim': 8, 'query_pre_attn_scalar': 8, 'sliding_window': 16}
+CONFIGS = {
+  'llama': {'rope_theta': 5e5},
+  'qwen2': {},
+  'qwen3': {'head_dim': 16},
+  'phi3': {'sliding_window': 16},
+  'gemma2': {
+    **GEMMA,
+    'attn_logit_softcapping': 20.0,
+    'final_logit_softcapping': 10.0,
+  },
+  'gemma3': {**GEMMA, 'rope_theta': 1e6},
+  'gpt2': {},
+}
+
+
+@pytest.fixture(autouse=True)
+def own_caches(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'caches'))
+
+
+def config_of(name, **overrides):
+  architecture = ARCHITECTURES[name]
+  values = {**SIZES, **CONFIGS[name], **overrides}
+  if name == 'gpt2':
+    del values['num_key_value_heads']
+    values = {_GPT2.get(key, key): value for key, value in values.items()}
+  return families.read_config(
+    {
+      'architectures': [architecture.class_name],
+      'model_type': architecture.model_type,
+      **values,
+    }
+  )
+
+
+def model_of(name, **overrides):
+  config = EarlyExitConfig(config_of(name, **overrides))
+  return Model(config, tiny.tiny_params(config))
+
+
+def test_every_architecture_is_tested():
+  assert CONFIGS.keys() == ARCHITECTURES.keys()
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_names_are_those_of_gguf(name):
+  config = config_of(name)
+  code = {v: k for k, v in gguf.MODEL_ARCH_NAMES.items()}[name]
+  table = gguf.get_tensor_name_map(code, config.num_layers)
+  for tensor in tensors(config):
+    expected = table.get_name(tensor.name, try_suffixes=('.weight', '.bias'))
+    assert ARCHITECTURES[name].to_gguf(tensor.name) == expected
+    assert ARCHITECTURES[name].to_huggingface(expected) == tensor.name
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_model_comes_back(tmp_path, name):
+  model = model_of(name)
+  export_file(model, tmp_path / 'model.gguf')
+  again = load(tmp_path / 'model.gguf')
+  assert again.config == model.config
+  # One is added to Gemma's scales in a file, which rounds once.
+  atol = 1e-7 if name.startswith('gemma') else 0
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol),
+    again.params,
+    model.params,
+  )
+  prefix = f'{name}.'
+  keys = gguf.GGUFReader(tmp_path / 'model.gguf').fields
+  assert keys[f'{prefix}block_count'].contents() == 2
+
+
+def stored(tmp_path, name):
+  model = model_of(name)
+  export_file(model, tmp_path / 'model.gguf')
+  reader = gguf.GGUFReader(tmp_path / 'model.gguf')
+  leaf = lambda *path: np.asarray(tree.leaf(model.params, path))
+  return {t.name: t.data for t in reader.tensors}, leaf
+
+
+def test_gemma_s_scales_have_one_added(tmp_path):
+  arrays, leaf = stored(tmp_path, 'gemma2')
+  found = arrays['blk.1.post_ffw_norm.weight']
+  expected = leaf('blocks', '001', 'mlp_post_norm', 'scale') + 1
+  np.testing.assert_array_equal(found, expected)
+
+
+def test_gpt_2_s_kernels_are_transposed(tmp_path):
+  arrays, leaf = stored(tmp_path, 'gpt2')
+  up = leaf('blocks', '001', 'mlp', 'up', 'kernel')  # [D, F]
+  np.testing.assert_array_equal(arrays['blk.1.ffn_up.weight'], up.T)
+  bias = leaf('blocks', '001', 'mlp', 'up', 'bias')
+  np.testing.assert_array_equal(arrays['blk.1.ffn_up.bias'], bias)
+
+
+def test_gpt_2_s_head_may_be_its_table_again(tmp_path):
+  path = tmp_path / 'model.gguf'
+  export_file(model_of('gpt2'), path)
+  reader = gguf.GGUFReader(path)
+  writer = gguf.GGUFWriter(tmp_path / 'twice.gguf', 'gpt2')
+  for key, field in reader.fields.items():
+    if not key.startswith('GGUF.') and key != 'general.architecture':
+      writer.add_key_value(key, field.contents(), field.types[0])
+  for tensor in reader.tensors:
+    writer.add_tensor(tensor.name, np.asarray(tensor.data))
+  table = next(t for t in reader.tensors if t.name == 'token_embd.weight')
+  writer.add_tensor('output.weight', np.asarray(table.data))
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  assert load(tmp_path / 'twice.gguf').config == load(path).config
+
+
+@pytest.mark.parametrize(
+  ('name', 'overrides', 'field'),
+  [
+    ('gemma2', {'query_pre_attn_scalar': 16}, 'query_scale'),
+    ('gemma2', {'layer_types': ['full_attention'] * 2}, 'windowed_blocks'),
+    ('gpt2', {'activation_function': 'relu'}, 'activation'),
+  ],
+)
+def test_what_has_no_key_is_refused(tmp_path, name, overrides, field):
+  with pytest.raises(ArgumentError, match=f'cannot say that {field} is'):
+    export_file(model_of(name, **overrides), tmp_path / 'model.gguf')
+  assert list(tmp_path.glob('*.gguf')) == []
+
+
+def test_the_largest_gemma_scales_by_its_width(tmp_path):
+  """Gemma 2 27B has 46 blocks and queries scaled by width over heads."""
+  model = model_of(
+    'gemma2', num_hidden_layers=46, head_dim=16, query_pre_attn_scalar=32 // 4
+  )
+  export_file(model, tmp_path / 'model.gguf')
+  assert load(tmp_path / 'model.gguf').config == model.config
