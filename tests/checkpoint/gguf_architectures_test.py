@@ -13,6 +13,8 @@
 # limitations under the License.
 """Test the table of architectures against the package gguf's own."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ from eejax.checkpoint.load import load
 from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig
 from eejax.errors import ArgumentError
-from eejax.models import families
+from eejax.models import decoder, families
 from eejax.models.families.tensors import tensors
 from eejax.testing import tiny
 
@@ -180,8 +182,19 @@ def test_what_has_no_key_is_refused(tmp_path, name, overrides, field):
 
 def test_the_largest_gemma_scales_by_its_width(tmp_path):
   """Gemma 2 27B has 46 blocks and queries scaled by width over heads."""
-  model = model_of(
-    'gemma2', num_hidden_layers=46, head_dim=16, query_pre_attn_scalar=32 // 4
+  config = EarlyExitConfig(
+    config_of(
+      'gemma2',
+      num_hidden_layers=46,
+      head_dim=16,
+      query_pre_attn_scalar=32 // 4,
+    )
+  )
+  made = jax.eval_shape(
+    functools.partial(decoder.init, config), jax.random.key(0)
+  )
+  model = Model(
+    config, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), made)
   )
   export_file(model, tmp_path / 'model.gguf')
   assert load(tmp_path / 'model.gguf').config == model.config
