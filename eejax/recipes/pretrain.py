@@ -199,7 +199,9 @@ def pretrain(
     folder,
     mesh=mesh,
     identity=settings.identity(
-      'pretrain', tokenizer=start.known_tokenizer(), model=start.identity()
+      'pretrain',
+      tokenizer=start.known_tokenizer() if has_conversations else None,
+      model=start.identity(),
     ),
     rows=settings.data.batch_size,
     step=settings.step,

@@ -103,8 +103,8 @@ class RunSettings:
 
     Args:
       verb: `tune` or `pretrain`.
-      tokenizer: whose chat template writes conversations; None where the run
-        trains one.
+      tokenizer: whose chat template writes conversations; None where there
+        are none.
       **more: what else does, such as the model.
 
     Raises:

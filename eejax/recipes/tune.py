@@ -205,7 +205,7 @@ def _run(
     mesh=settings.mesh,
     identity=settings.identity(
       'tune',
-      tokenizer=source.tokenizer,
+      tokenizer=source.tokenizer if settings.data.has_conversations else None,
       model=source.identity(),
       backbone=backbone,
     ),
