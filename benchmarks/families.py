@@ -19,6 +19,7 @@
 The figures are explained in the modules that measure them.
 """
 
+import families_decoding
 import figures
 from families_exact import families_exact, families_lossless
 from families_files import gguf_exact, import_peak
@@ -28,11 +29,13 @@ FIGURES: dict[str, figures.Measure] = {
   'families_lossless': families_lossless,
   'gguf_exact': gguf_exact,
   'import_peak': import_peak,
+  **families_decoding.FIGURES,
 }
 
 
 def main() -> None:
   parser = figures.parser(__doc__.split('\n')[0], repeats=3)
+  families_decoding.add_arguments(parser)
   figures.run(parser, FIGURES)
 
 

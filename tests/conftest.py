@@ -51,6 +51,7 @@ os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from eejax.decoding.policy.batching import platform_costs  # noqa: E402
 from eejax.testing import tiny  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)
@@ -116,6 +117,22 @@ def _refuse_skip(report, config):
     report.outcome = 'failed'
     report.longrepr = f'skipped, which --no-skips forbids: {report.longrepr}'
   return report
+
+
+@pytest.fixture(scope='session', autouse=True)
+def stated_costs():
+  """Let drafts follow what windows are said to cost, not what they take here.
+
+  No two runs take the same time, and who drafted a token is tested.
+  """
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      'eejax.decoding.window_costs.measure',
+      lambda params, settings, *, plan, **_: platform_costs().of_windows(
+        rows=settings.thresholds.shape[0], longest=plan.window
+      ),
+    )
+    yield
 
 
 # A compiled program takes several mappings of memory, and Linux gives a process

@@ -134,13 +134,20 @@ def insert(
     for f in dataclasses.fields(DecodeState)
     if f.name not in ('cycles', 'counts')
   }
+  settings = jax.tree.map(put, settings, request.settings)
   if rows['draft'] is not None:
     # What pays for a text alone need not pay among others.
+    assert settings.window_costs is not None
     here = jnp.arange(state.live.shape[0]) == row
-    rows['draft'] = choose_anew(rows['draft'], rows=here, plan=plan)
+    rows['draft'] = choose_anew(
+      rows['draft'],
+      rows=here,
+      plan=plan,
+      window_costs=settings.window_costs,
+    )
   counts = _with_row(state.counts, fresh.counts, put)
   new_state = DecodeState(cycles=state.cycles, counts=counts, **rows)
-  return jax.tree.map(put, settings, request.settings), new_state
+  return settings, new_state
 
 
 @jax.jit

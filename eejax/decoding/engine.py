@@ -67,6 +67,7 @@ from eejax.decoding.results import (
 from eejax.decoding.slots import DecodeSlots, SlotRequest
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError, EejaxError
+from eejax.ops.matmul import fastest_layout
 from eejax.ops.sampling import SamplingConfig, SamplingMethod
 from eejax.progress import SILENT, Progress
 from eejax.types import DTypeLike, Params
@@ -162,7 +163,8 @@ class Engine:
       dtype: compute type, where parameters are not prepared yet.
       frequent_ids: see `eejax.decoding.generate.generate`.
       progress: is told while weights are hashed for a certified policy.
-      platform: see `eejax.decoding.generate.generate`.
+      platform: what tokens cost, for adaptive drafting; None takes what is
+        stated of the device, until `warm_up` measures what windows cost.
 
     Raises:
       ArgumentError: something cannot be used as given, or the policy is
@@ -185,12 +187,13 @@ class Engine:
     if isinstance(model, Prepared):
       params = model
     else:
-      params = prepare(model, config=config, dtype=dtype)
+      params = prepare(
+        model, config=config, dtype=dtype, layout=fastest_layout()
+      )
     self._plan, thresholds = make_plan(
       config,
       policy=policy,
       method=method,
-      platform=platform or platform_costs(),
       top_logprobs=limits.top_logprobs,
     )
     check_plan(params, self._plan)
@@ -210,7 +213,9 @@ class Engine:
       count=limits.slots,
       longest=self._longest,
       num_end_ids=len(self._eos) + limits.max_stop_token_ids,
+      platform=platform or platform_costs(),
     )
+    self._measures_costs = platform is None
     self._totals = EngineTotals(self._plan)
     self._texts = SlotTexts(limits.slots, shortest=limits.min_prefix)
     self._jobs: list[_Job | None] = [None] * limits.slots
@@ -242,7 +247,7 @@ class Engine:
     """Compile, and run once, every program that requests can need.
 
     After it no request waits for a program to be compiled, unless its prompt
-    is longer.
+    is longer, and drafts follow what windows cost here.
 
     Args:
       max_prompt_length: tokens of the longest prompt to be prepared for; by
@@ -259,6 +264,8 @@ class Engine:
       request = SlotRequest(prompt, 0, self._thresholds)
       self._slots.insert(request, Placement(0))
     self._slots.run(ticks=0)
+    if self._measures_costs:
+      self._slots.measure_costs()
     if self._limits.min_prefix is not None:
       for rest in self._slots.rest_widths:
         prompt = [0] * min(rest + 1, self._longest)

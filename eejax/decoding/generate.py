@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eejax.config import EarlyExitConfig, ModelConfig
+from eejax.decoding import window_costs
 from eejax.decoding.loop.accounting import batch_accounting, row_accounting
 from eejax.decoding.loop.cache import BatchSettings, DecodeState, cache_size
 from eejax.decoding.loop.plan import DecodePlan, bucket, make_plan
@@ -52,6 +53,7 @@ from eejax.decoding.results import (
 )
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError
+from eejax.ops.matmul import fastest_layout
 from eejax.ops.sampling import (
   SamplingConfig,
   end_table,
@@ -114,8 +116,8 @@ def generate(
       `CHUNK_CAPACITY`; fewer show tokens sooner, more run faster.
     frequent_ids: the most frequent token first, for the scored vocabulary
       `frequent(k)`.
-    platform: what tokens cost on this machine, for adaptive drafting; by
-      default that of the device that programs run on.
+    platform: what tokens cost, for adaptive drafting; None measures what
+      windows cost here, once for a program.
     top_logprobs: how many of the likeliest tokens to return beside each one
       that was emitted, at most 20.
 
@@ -132,12 +134,13 @@ def generate(
   if texts is not None and len(texts) != len(tokens):
     raise ArgumentError('texts and prompts must be equally many.')
   if not isinstance(params, Prepared):
-    params = prepare(params, config=config, dtype=dtype)
+    params = prepare(
+      params, config=config, dtype=dtype, layout=fastest_layout()
+    )
   plan, thresholds = make_plan(
     config,
     policy=policy,
     method=sampling.method,
-    platform=platform or platform_costs(),
     top_logprobs=top_logprobs,
   )
   check_plan(params, plan)
@@ -147,6 +150,9 @@ def generate(
   room = config.model.max_length
   limits = [min(max_new_tokens, room - len(p)) for p in tokens]
   end_ids = end_table([ends] * len(tokens))
+  stated = window_costs.stated(
+    platform or platform_costs(), plan=plan, rows=len(tokens)
+  )
   run = _Run(params, plan, tokens, limits, texts, ends, on_tokens)
   run.start(
     BatchSettings(
@@ -160,7 +166,9 @@ def generate(
         vocab_size=config.model.vocab_size,
       ),
       wants_top=jnp.ones(len(tokens), bool) if top_logprobs else None,
-    )
+      window_costs=window_costs.for_rows(stated, len(tokens)),
+    ),
+    measures_costs=platform is None and window_costs.follows_costs(plan),
   )
   run.finish(tokens_per_call)
   return run.result(policy)
@@ -267,7 +275,7 @@ class _Run:
     ]
     self._timing = Timing()
 
-  def start(self, request: BatchSettings) -> None:
+  def start(self, request: BatchSettings, *, measures_costs: bool) -> None:
     """Compile both programs and fill the caches."""
     self._request = request
     padded = padded_prompts(self._prompts)
@@ -277,13 +285,15 @@ class _Run:
     arguments = (self._params, jnp.asarray(padded), jnp.array(lengths))
     clock = time.perf_counter()
     program = prefill.lower(*arguments, plan=self._plan, size=size).compile()
+    if measures_costs:
+      self._measure_costs(size)
     compile_s = time.perf_counter() - clock
     clock = time.perf_counter()
     segments = jax.block_until_ready(program(*arguments))
     prefill_s = time.perf_counter() - clock
     state = first_state(
       self._params,
-      request,
+      self._request,
       segments,
       plan=self._plan,
       prompts=jnp.asarray(padded),
@@ -296,6 +306,20 @@ class _Run:
     self._state, _ = jax.block_until_ready(self._call(state, 0))
     compile_s += time.perf_counter() - clock
     self._timing = Timing(compile_s=compile_s, prefill_s=prefill_s)
+
+  def _measure_costs(self, size: int) -> None:
+    """Put what windows cost here in place of what they are said to."""
+    costs = window_costs.measure(
+      self._params,
+      self._request,
+      plan=self._plan,
+      size=size,
+      capacity=CHUNK_CAPACITY,
+    )
+    self._request = dataclasses.replace(
+      self._request,
+      window_costs=window_costs.for_rows(costs, len(self._prompts)),
+    )
 
   def finish(self, tokens_per_call: int | None) -> None:
     """Generate until every row has ended."""

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eejax.decoding import window_costs
 from eejax.decoding.admission import (
   REST_WIDTHS,
   Prefix,
@@ -47,6 +48,7 @@ from eejax.decoding.loop.cache import (
 from eejax.decoding.loop.plan import DecodePlan, bucket
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.programs import decode_chunk, first_state
+from eejax.decoding.policy.batching import PlatformCosts
 from eejax.decoding.prefix_reuse import Placement
 from eejax.decoding.results import EmittedTokens
 from eejax.ops.sampling import (
@@ -94,6 +96,7 @@ class DecodeSlots:
     count: int,
     longest: int,
     num_end_ids: int,
+    platform: PlatformCosts,
   ):
     """Make slots that are all free.
 
@@ -103,11 +106,13 @@ class DecodeSlots:
       count: how many slots.
       longest: tokens of the longest text, its prompt included.
       num_end_ids: end tokens that a request may have.
+      platform: what tokens are said to cost.
     """
     self._params, self._plan = params, plan
     self._num_end_ids = num_end_ids
     widest = bucket(longest, smallest=SMALLEST_PREFILL)
     self._size = cache_size(plan, longest=widest)
+    self._window_costs = window_costs.stated(platform, plan=plan, rows=count)
     self._settings, self._state = self._empty(count)
     self._bias: RowBias | None = None
     self._biased: set[int] = set()
@@ -152,6 +157,23 @@ class DecodeSlots:
   def can_reuse(self, placement: Placement) -> bool:
     """Return whether the keys and values that it starts from are finite."""
     return bool(is_finite(self._state.segments, _prefix(placement)))
+
+  def measure_costs(self) -> None:
+    """Put what windows cost here in place of what they are said to."""
+    if not window_costs.follows_costs(self._plan):
+      return
+    self._window_costs = window_costs.measure(
+      self._params,
+      self._settings,
+      plan=self._plan,
+      size=self._size,
+      capacity=CHUNK_CAPACITY,
+    )
+    count = self._state.live.shape[0]
+    self._settings = dataclasses.replace(
+      self._settings,
+      window_costs=window_costs.for_rows(self._window_costs, count),
+    )
 
   def insert(self, request: SlotRequest, placement: Placement) -> None:
     """Start a request in a slot that is free."""
@@ -201,6 +223,7 @@ class DecodeSlots:
       thresholds=jnp.asarray(never),
       sampling=row_sampling(GREEDY, seeds=[0] * count),
       wants_top=self._wants_top([False] * count),
+      window_costs=window_costs.for_rows(self._window_costs, count),
     )
     segments = tuple(
       empty_segment(
@@ -233,6 +256,7 @@ class DecodeSlots:
       thresholds=jnp.asarray(request.thresholds)[None],
       sampling=row_sampling(request.sampling, seeds=[request.sampling.seed]),
       wants_top=self._wants_top([request.wants_top]),
+      window_costs=window_costs.for_rows(self._window_costs, 1),
     )
 
   def _wants_top(self, rows: Sequence[bool]) -> jax.Array | None:

@@ -51,6 +51,7 @@ from eejax.errors import ArgumentError
 from eejax.evaluation.wall_clock import interleaved
 from eejax.models.block import Block, BlockOutput, Projections
 from eejax.models.exits import output_matrix_name
+from eejax.models.kernel_layout import for_modules
 from eejax.types import PyTree
 
 # Passes of a compiled loop, so that what a call costs hardly counts.
@@ -253,7 +254,8 @@ def _width_factors(
 
     def once(_, x):
       for block_params in blocks:
-        out = block.apply({'params': block_params}, x, positions=positions)
+        params = for_modules(block_params)
+        out = block.apply({'params': params}, x, positions=positions)
         x = cast(BlockOutput, out).hidden
       return x
 

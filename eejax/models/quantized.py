@@ -25,7 +25,7 @@ from eejax.types import Params, PyTree
 
 # Dimensions that each projection of a block sums over; see
 # `eejax.models.decoder` for their shapes, and `eejax.models.stacking.fuse`.
-_NUM_INPUTS = {
+NUM_INPUTS = {
   'attention': {'query': 1, 'key': 1, 'value': 1, 'qkv': 1, 'output': 2},
   'mlp': {'gate': 1, 'up': 1, 'gate_up': 1, 'down': 1},
 }
@@ -57,7 +57,7 @@ def quantize_block(block: PyTree, *, leading: int = 0) -> PyTree:
     leading: 1 for a stack of blocks, 0 for one.
   """
   quantized = dict(block)
-  for part, projections in _NUM_INPUTS.items():
+  for part, projections in NUM_INPUTS.items():
     quantized[part] = dict(block[part])
     for name, num_inputs in projections.items():
       if name in block[part]:

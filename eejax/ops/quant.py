@@ -38,6 +38,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from eejax.ops.matmul import (
+  KernelByOutput,
+  OpaqueKernel,
+  has_own_way,
+  matrix_product,
+)
 from eejax.types import Array, DTypeLike, Float, Int, Num
 
 LARGEST = 127
@@ -127,7 +133,7 @@ def dequantize(
 
 def kernel_product(
   x: Float[Array, '...'],
-  kernel: Float[Array, '...'] | Quantized,
+  kernel: Float[Array, '...'] | Quantized | KernelByOutput | OpaqueKernel,
   *,
   num_inputs: int = 1,
 ) -> Float[Array, '...']:
@@ -138,10 +144,19 @@ def kernel_product(
     kernel: the same dimensions first, then those of the result.
     num_inputs: how many dimensions are summed over.
   """
-  if not isinstance(kernel, Quantized):
-    return jnp.tensordot(x, kernel.astype(x.dtype), axes=num_inputs)
+  if isinstance(kernel, OpaqueKernel):
+    kernel = kernel.kernel
   leading = x.shape[: x.ndim - num_inputs]
   size = math.prod(kernel.shape[:num_inputs])
+  if not isinstance(kernel, Quantized):
+    rows = x.reshape(-1, size)
+    if isinstance(kernel, KernelByOutput):
+      y = matrix_product(rows, kernel, dtype=x.dtype)
+    elif has_own_way(rows):
+      y = matrix_product(rows, kernel.reshape(size, -1), dtype=x.dtype)
+    else:
+      return jnp.tensordot(x, kernel.astype(x.dtype), axes=num_inputs)
+    return y.reshape(*leading, *kernel.shape[num_inputs:])
   summed = lax.platform_dependent(
     x.reshape(-1, size),
     kernel.values.reshape(size, -1),
@@ -336,7 +351,13 @@ def _score(
 def _mix(
   weights: Float[Array, 'B K T S'], values: Num[Array, 'B K S H']
 ) -> Float[Array, 'B K T H']:
-  return jnp.einsum('BKTS,BKSH->BKTH', weights, values.astype(weights.dtype))
+  mixed = jnp.einsum(
+    'BKTS,BKSH->BKTH',
+    weights,
+    values.astype(weights.dtype),
+    preferred_element_type=jnp.float32,
+  )
+  return mixed.astype(weights.dtype)
 
 
 def _beside_queries(scale: Float[Array, 'B K S']) -> Float[Array, 'B K 1 S']:

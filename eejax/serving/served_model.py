@@ -28,7 +28,6 @@ from typing import Any
 from eejax.checkpoint.model import Model
 from eejax.decoding.engine import Engine, EngineLimits
 from eejax.decoding.loop.plan import DecodePlan, make_plan
-from eejax.decoding.policy.batching import platform_costs
 from eejax.decoding.policy.defaults import complete_policy
 from eejax.decoding.policy.modes import Mode
 from eejax.decoding.policy.policy import Policy
@@ -281,7 +280,6 @@ class ServedModel:
       config,
       policy=opened,
       method=SamplingMethod.RANDOM,
-      platform=platform_costs(),
       top_logprobs=self._top_logprobs,
     )
     if policy.mode is Mode.FULL:

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from eejax.config import EarlyExitConfig
+from eejax.decoding import window_costs
 from eejax.decoding.generate import CHUNK_CAPACITY
 from eejax.decoding.loop.cache import BatchSettings, DecodeState, cache_size
 from eejax.decoding.loop.plan import DecodePlan, make_plan
@@ -109,7 +110,6 @@ def continuations(
     config,
     policy=settings.policy,
     method=settings.sampling.method,
-    platform=platform_costs(),
   )
   prepared = with_scored_matrices(prepared, plan=plan, token_ids=None)
   rows, width = prompts.tokens.shape
@@ -117,6 +117,9 @@ def continuations(
     end_ids=end_table([settings.eos_ids] * rows),
     thresholds=jnp.tile(threshold_values(thresholds), (rows, 1)),
     sampling=_row_sampling(settings.sampling, key, rows),
+    window_costs=window_costs.for_rows(
+      window_costs.stated(platform_costs(), plan=plan, rows=rows), rows
+    ),
   )
   nothing = jnp.zeros((rows, width), jnp.int32)
   carry = _Carry(

@@ -23,10 +23,12 @@ import numpy as np
 import pytest
 
 from eejax.config import EarlyExitConfig
+from eejax.decoding import window_costs
 from eejax.decoding.loop import programs
 from eejax.decoding.loop.cache import BatchSettings
 from eejax.decoding.loop.plan import make_plan
 from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy.batching import CPU
 from eejax.decoding.policy.criteria import Evidence, get_criterion
 from eejax.decoding.policy.policy import Mode
 from eejax.decoding.policy.thresholds import (
@@ -244,6 +246,10 @@ class Session:
       end_ids=jnp.zeros((len(prompts), 0), jnp.int32),
       thresholds=jnp.array(values, jnp.float32),
       sampling=row_sampling(sampling, seeds=range(len(prompts))),
+      window_costs=window_costs.for_rows(
+        window_costs.stated(CPU, plan=self.plan, rows=len(prompts)),
+        len(prompts),
+      ),
     )
     self.state = programs.first_state(
       self.params,

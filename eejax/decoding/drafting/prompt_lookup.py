@@ -25,7 +25,7 @@ common run counts, and of equal ones the latest.
 
 import jax.numpy as jnp
 
-from eejax.types import Array, Bool, Int
+from eejax.types import Array, Int
 
 # Runs are compared up to this length; longer ones are no surer.
 LONGEST_RUN = 4
@@ -37,7 +37,7 @@ def propose(
   newest: Int[Array, 'B'],
   shortest: int,
   num: int,
-) -> tuple[Int[Array, 'B num'], Bool[Array, 'B']]:
+) -> tuple[Int[Array, 'B num'], Int[Array, 'B']]:
   """Return what may follow each text, by what followed its end before.
 
   Where the text ends before `num` tokens are found, it is read on as if it
@@ -50,17 +50,18 @@ def propose(
     num: how many are wanted.
 
   Returns:
-    `num` tokens of each row, and whether its end was found at all.
+    `num` tokens of each row, and how many of its last tokens stood before; 0
+    where they are fewer than `shortest`.
 
   Example:
-    >>> tokens, is_found = propose(
+    >>> tokens, run = propose(
     ...   jnp.array([[5, 6, 7, 5, 6, 0]]),
     ...   newest=jnp.array([4]),
     ...   shortest=2,
     ...   num=4,
     ... )
-    >>> tokens.tolist(), is_found.tolist()
-    ([[7, 5, 6, 7]], [True])
+    >>> tokens.tolist(), run.tolist()
+    ([[7, 5, 6, 7]], [2])
   """
   runs = _run_lengths(text, newest, longest=max(shortest, LONGEST_RUN))
   place = jnp.arange(text.shape[1])[None]
@@ -73,7 +74,8 @@ def propose(
   ahead = jnp.arange(num)[None] % period[:, None]
   at = jnp.minimum(best[:, None] + 1 + ahead, text.shape[1] - 1)
   tokens = jnp.take_along_axis(text, at, axis=1)
-  return tokens, best_rank >= shortest * text.shape[1]
+  run = best_rank // text.shape[1]
+  return tokens, jnp.where(run >= shortest, run, 0)
 
 
 def _run_lengths(

@@ -25,6 +25,7 @@ from eejax.decoding.loop.prepare import Prepared
 from eejax.models import decoder
 from eejax.models.block import Block, BlockOutput, Context, Projections
 from eejax.models.exits import ExitInput, apply_exit_head, exit_window
+from eejax.models.kernel_layout import for_modules
 from eejax.ops.quant import Quantization
 from eejax.ops.rotary import Rotation, Rotations, rotations_at
 from eejax.types import Array, Float, Int, Params
@@ -174,7 +175,7 @@ def _run_block(
     config, projections=Projections.FUSED, kv_quantization=kv_quantization
   )
   output = block.apply(
-    {'params': params},
+    {'params': for_modules(params)},
     x,
     positions=positions,
     segment_ids=segment_ids,

@@ -84,6 +84,9 @@ class BatchSettings:
     bias: what changes logits before; None where no row asks for that.
     wants_top: rows that want the likeliest tokens beside the chosen one; None
       where the plan keeps none.
+    window_costs: what a step costs in which the longest window has 1, 2 ...
+      tokens, in steps of one token of each row; the same for all rows. None
+      but in SPECULATIVE.
   """
 
   end_ids: Int[Array, 'B num_end']
@@ -91,6 +94,7 @@ class BatchSettings:
   sampling: RowSampling
   bias: RowBias | None = None
   wants_top: Bool[Array, 'B'] | None = None
+  window_costs: Float[Array, 'B W'] | None = None
 
   def ends(self, tokens: Int[Array, 'B E']) -> Bool[Array, 'B E']:
     """Return which tokens of each row end it."""

@@ -22,12 +22,7 @@ import dataclasses
 import enum
 
 from eejax.config import EarlyExitConfig, ExitConfig, ExitHeadKind
-from eejax.decoding.policy.batching import (
-  CPU,
-  Batching,
-  PlatformCosts,
-  head_in_blocks,
-)
+from eejax.decoding.policy.batching import Batching, head_in_blocks
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy, Threshold
 from eejax.errors import ArgumentError
 from eejax.ops.sampling import SamplingMethod
@@ -83,7 +78,8 @@ class DecodePlan:
   """Static shape of a decoding program.
 
   Invariants: segments touch; every segment but the last has an exit; a row that
-  takes no earlier exit takes the last segment's head.
+  takes no earlier exit takes the last segment's head. Where the text alone
+  drafts there is one segment, the whole model.
 
   Attributes:
     config: the model with all its exits.
@@ -102,7 +98,6 @@ class DecodePlan:
     scored_vocabulary: which tokens a score is computed over.
     patience: steps after which a segment runs whenever some row needs it, under
       DEPTH_QUEUE; None where the window sees to that.
-    platform: what tokens cost on the machine; adaptive drafting asks.
     top_logprobs: how many of the likeliest tokens are kept beside the chosen
       one, for rows that want them.
   """
@@ -121,7 +116,6 @@ class DecodePlan:
   threshold_rule: str = 'constant'
   scored_vocabulary: str = 'whole'
   patience: int | None = None
-  platform: PlatformCosts = CPU
   top_logprobs: int = 0
 
   @property
@@ -146,7 +140,6 @@ def make_plan(
   *,
   policy: Policy,
   method: SamplingMethod,
-  platform: PlatformCosts = CPU,
   top_logprobs: int = 0,
 ) -> tuple[DecodePlan, tuple[Threshold, ...]]:
   """Return the program a policy asks for, and the thresholds it reads.
@@ -154,14 +147,13 @@ def make_plan(
   An exit with threshold 0 is always taken, so the model ends there: deeper
   blocks are not run, have no cache and nothing to catch up. An exit that is
   never taken, where others may be, is left out, so nobody asks it; where all
-  are never taken they stay, which is what exits cost that help nobody.
+  are never taken they stay, which is what exits cost that help nobody, unless
+  the text drafts without them.
 
   Args:
     config: the model.
     policy: when to exit.
     method: how tokens are chosen.
-    platform: what tokens cost on the machine that will run it; see
-      `eejax.decoding.policy.batching.platform_costs`.
     top_logprobs: how many of the likeliest tokens are kept beside the chosen
       one; at most `MOST_TOP_LOGPROBS`.
 
@@ -184,7 +176,8 @@ def make_plan(
       config, whole_model, '', 1, (1,), method, top_logprobs=top_logprobs
     ), ()
   segments, thresholds = _segments(config, policy)
-  window = _window(policy) if len(segments) > 1 else 1
+  waits = len(segments) > 1 or policy.drafts_from_text
+  window = _window(policy) if waits else 1
   if window > config.model.max_length:
     raise ArgumentError(
       f'a window of {window} tokens is longer than the context of the model, '
@@ -209,7 +202,6 @@ def make_plan(
     threshold_rule=policy.threshold_rule,
     scored_vocabulary=policy.scored_vocabulary,
     patience=None if policy.kv_strategy.is_exact else policy.window,
-    platform=platform,
     top_logprobs=top_logprobs,
   )
   return plan, thresholds
@@ -220,7 +212,8 @@ def _segments(
 ) -> tuple[tuple[Segment, ...], tuple[Threshold, ...]]:
   """Return what runs, and the threshold of each segment but the last."""
   usable = policy.usable_exits(config)
-  usable = tuple(x for x in usable if x[1] is not None) or usable
+  asked = tuple(x for x in usable if x[1] is not None)
+  usable = asked if policy.drafts_from_text else asked or usable
   drafts = policy.mode is Mode.SPECULATIVE
   if drafts:
     usable = _drafting(usable, policy, config)
@@ -255,7 +248,7 @@ def _drafting(
   if policy.draft_depth is not None:
     config.exit_at(policy.draft_depth)
     drafters = tuple(x for x in drafters if x[0].depth == policy.draft_depth)
-  if not drafters:
+  if not drafters and not policy.drafts_from_text:
     raise ArgumentError(
       'no exit of this model can draft: it takes one below depth '
       f'{whole}, at the draft depth if one is given, as deep as the minimum '

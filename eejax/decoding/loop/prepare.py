@@ -29,8 +29,10 @@ from eejax.config import EarlyExitConfig
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.errors import ArgumentError
 from eejax.models.exits import output_kernels
+from eejax.models.kernel_layout import lay_by_output
 from eejax.models.quantized import quantize_block
 from eejax.models.stacking import fuse, unstack
+from eejax.ops.matmul import KernelByOutput, KernelLayout
 from eejax.ops.quant import Quantization, Quantized
 from eejax.types import Array, DTypeLike, Float, Int, Params, PyTree
 
@@ -57,7 +59,7 @@ class Prepared:
   blocks: tuple[Params, ...]
   final_norm: Params
   exits: dict[str, Params]
-  kernels: dict[str, Float[Array, 'D V']]
+  kernels: dict[str, Float[Array, 'D V'] | KernelByOutput]
   position_table: Float[Array, 'P D'] | None = flax.struct.field(
     kw_only=True, default=None
   )
@@ -82,6 +84,7 @@ def prepare(
   dtype: DTypeLike = jnp.float32,
   quantization: Quantization = Quantization.NONE,
   kv_quantization: Quantization = Quantization.NONE,
+  layout: KernelLayout = KernelLayout.BY_INPUT,
 ) -> Prepared:
   """Return `params` laid out for decoding.
 
@@ -92,24 +95,26 @@ def prepare(
     dtype: what everything but gates and int8 kernels is cast to.
     quantization: how kernels of the backbone's blocks are stored.
     kv_quantization: how caches hold keys and values.
+    layout: of the kernels of the blocks and the output matrices; see
+      `eejax.ops.matmul.fastest_layout`.
   """
-  cast = lambda tree: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
   backbone = params['backbone']
   blocks = backbone['blocks']
   if isinstance(blocks, Mapping):
     blocks = unstack(blocks)
+  table = backbone['embedding']['table'].astype(dtype)
   return Prepared(
-    table=backbone['embedding']['table'].astype(dtype),
+    table=table,
     position_table=cast(backbone['embedding'].get('positions')),
     blocks=tuple(
-      _prepare_block(block, dtype, quantization) for block in blocks
+      _prepare_block(block, dtype, quantization, layout) for block in blocks
     ),
     final_norm=cast(backbone['final_norm']),
     exits={
       e.name: _prepare_exit(params['exits'].get(e.name, {}), dtype)
       for e in config.exits
     },
-    kernels=cast(output_kernels(params, config=config)),
+    kernels=_output_matrices(params, table, config, layout),
     config=config,
     kv_quantization=kv_quantization,
   )
@@ -129,14 +134,37 @@ def check_plan(params: Prepared, plan: DecodePlan) -> None:
 
 
 def _prepare_block(
-  block: PyTree, dtype: DTypeLike, quantization: Quantization
+  block: PyTree,
+  dtype: DTypeLike,
+  quantization: Quantization,
+  layout: KernelLayout,
 ) -> PyTree:
   """Return a block fused and cast, its kernels quantised before they are."""
   if quantization is Quantization.INT8:
     block = quantize_block(block)
   is_quantized = lambda leaf: isinstance(leaf, Quantized)
   cast = lambda leaf: leaf if is_quantized(leaf) else leaf.astype(dtype)
-  return fuse(jax.tree.map(cast, block, is_leaf=is_quantized))
+  fused = fuse(jax.tree.map(cast, block, is_leaf=is_quantized))
+  return lay_by_output(fused) if layout is KernelLayout.BY_OUTPUT else fused
+
+
+def _output_matrices(
+  params: Params,
+  table: Float[Array, 'V D'],
+  config: EarlyExitConfig,
+  layout: KernelLayout,
+) -> dict[str, Float[Array, 'D V'] | KernelByOutput]:
+  """Return output matrices; one that is the embedding's lies as it does."""
+  matrices = output_kernels(params, config=config)
+  if layout is KernelLayout.BY_INPUT:
+    return {name: m.astype(table.dtype) for name, m in matrices.items()}
+  tied = {'final', 'embedding'} if config.model.tied_head else {'embedding'}
+  return {
+    name: KernelByOutput(
+      table if name in tied else m.astype(table.dtype).T, m.shape
+    )
+    for name, m in matrices.items()
+  }
 
 
 def _prepare_exit(exit_params: Params, dtype: DTypeLike) -> Params:

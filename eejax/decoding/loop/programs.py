@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from eejax.decoding.drafting.adaptive import first_draft
+from eejax.decoding.drafting.adaptive import Draft, first_draft
 from eejax.decoding.loop import backbone
 from eejax.decoding.loop.accounting import no_counts
 from eejax.decoding.loop.cache import (
@@ -211,9 +211,24 @@ def first_state(
     verify_hidden=empty_streams(plan, batch_size=rows[0], dtype=params.dtype)
     if plan.mode is Mode.SPECULATIVE
     else None,
-    draft=first_draft(plan, text=_text(prompts, segments, plan=plan))
-    if plan.mode is Mode.SPECULATIVE
-    else None,
+    draft=_first_draft(request, prompts, segments, plan=plan),
+  )
+
+
+def _first_draft(
+  request: BatchSettings,
+  prompts: Int[Array, 'B T'],
+  segments: tuple[SegmentState, ...],
+  *,
+  plan: DecodePlan,
+) -> Draft | None:
+  if plan.mode is not Mode.SPECULATIVE:
+    return None
+  assert request.window_costs is not None
+  return first_draft(
+    plan,
+    text=_text(prompts, segments, plan=plan),
+    window_costs=request.window_costs,
   )
 
 

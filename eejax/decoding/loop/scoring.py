@@ -47,6 +47,12 @@ from eejax.models.exits import (
   gate_logit,
   output_matrix_name,
 )
+from eejax.ops.matmul import (
+  KernelByOutput,
+  columns,
+  matrix_by_output,
+  matrix_product,
+)
 from eejax.ops.sampling import greedy
 from eejax.ops.softcap import soft_cap
 from eejax.types import Array, Float, Int
@@ -151,6 +157,8 @@ def with_scored_matrices(
     return params
   config = plan.config.model
   exits = [s.exit for s in plan.segments if s.exit is not None]
+  if not exits:
+    return params
   if vocabulary.kind is Scored.CANDIDATES:
     exits = exits[1:]  # the first one reads its whole head
   names = {output_matrix_name(exit, config=config) for exit in exits}
@@ -160,12 +168,13 @@ def with_scored_matrices(
       first_token_ids(vocabulary, token_ids, vocab_size=config.vocab_size)
     )
     for name in names:
-      added[name + _FREQUENT] = params.kernels[name][:, ids]
+      added[name + _FREQUENT] = columns(params.kernels[name], ids)
   else:
     for name in names:
       embeds = name == 'embedding' or (name == 'final' and config.tied_head)
-      rows = params.table if embeds else params.kernels[name].T
-      added[name + _ROWS] = rows
+      added[name + _ROWS] = (
+        params.table if embeds else matrix_by_output(params.kernels[name])
+      )
   return dataclasses.replace(
     params, kernels={**params.kernels, **added}, frequent_ids=ids
   )
@@ -229,9 +238,10 @@ def _with_logits(
   elif vocabulary.kind is Scored.CANDIDATES and index:
     assert memory.candidates is not None
     ids = memory.candidates
-    rows = _matrix(params, name + _ROWS, vocabulary)[ids]
+    rows = _matrix(params, name + _ROWS, vocabulary)
+    assert not isinstance(rows, KernelByOutput)
     logits = jnp.einsum(
-      'BD,BCD->BC', ready, rows, preferred_element_type=jnp.float32
+      'BD,BCD->BC', ready, rows[ids], preferred_element_type=jnp.float32
     )
     logits = soft_cap(logits, plan.config.model.logit_softcap)
   else:
@@ -332,11 +342,11 @@ def whole_logits(
 
 
 def _times(
-  ready: Float[Array, 'B D'], kernel: Float[Array, 'D V'], plan: DecodePlan
+  ready: Float[Array, 'B D'],
+  kernel: Float[Array, 'D V'] | KernelByOutput,
+  plan: DecodePlan,
 ) -> Float[Array, 'B V']:
-  logits = jnp.einsum(
-    'BD,DV->BV', ready, kernel, preferred_element_type=jnp.float32
-  )
+  logits = matrix_product(ready, kernel, dtype=jnp.float32)
   return soft_cap(logits, plan.config.model.logit_softcap)
 
 
@@ -351,7 +361,7 @@ def _vocabulary(plan: DecodePlan) -> ScoredVocabulary:
 
 def _matrix(
   params: Prepared, name: str, vocabulary: ScoredVocabulary
-) -> Float[Array, 'M N']:
+) -> Float[Array, 'M N'] | KernelByOutput:
   if name not in params.kernels:
     raise ArgumentError(
       f'the scored vocabulary {vocabulary.notation} reads matrices that this '

@@ -127,7 +127,7 @@ def _draft(
   has_room = fed <= draft.choice.limit
   for index in range(plan.num_exits):
     carry, rows = run_segment(params, carry, index, plan=plan, rides=nobody)
-    # Where only the text drafts, thresholds are never, and no exit is asked.
+    # Rows whose threshold is never ask no exit.
     drafts = jnp.isfinite(request.thresholds[:, index])
     decision = decide_exit(
       params,
@@ -167,7 +167,7 @@ def _feed(
   alone = jnp.ones_like(state.length)
   if plan.prompt_lookup is None or plan.window == 1:
     return dataclasses.replace(draft, text=text), StepInputs(newest, alone)
-  following, is_found = propose(
+  following, run = propose(
     text,
     newest=state.length,
     shortest=plan.prompt_lookup,
@@ -176,13 +176,24 @@ def _feed(
   text = write_at(text, following, state.length + 1, axis=0)
   # The column of the newest token in the window; drafts may stand before it.
   at = state.length - state.segments[-1].cache_length
-  room = jnp.minimum(draft.choice.lookup_limit, plan.window - 1 - at)
-  num = jnp.where(is_found, jnp.maximum(room, 0), 0)
+  # The last length stands for all longer runs.
+  longer = jnp.maximum(run - plan.prompt_lookup, 0)
+  which = jnp.minimum(longer, adaptive.num_runs(plan) - 1)
+  limit = jnp.take_along_axis(
+    draft.choice.lookup_limits, which[:, None], axis=1
+  )[:, 0]
+  room = jnp.minimum(limit, plan.window - 1 - at)
+  num = jnp.where(run > 0, jnp.maximum(room, 0), 0)
   column = jnp.arange(plan.window)[None]
   is_new = (column > at[:, None]) & (column <= (at + num)[:, None])
   scores = jnp.where(is_new, jnp.nan, draft.scores)
   tokens = jnp.concatenate([newest, following], axis=1)
-  draft = dataclasses.replace(draft, text=text, scores=scores)
+  draft = dataclasses.replace(
+    draft,
+    text=text,
+    scores=scores,
+    run=jnp.where(num > 0, which, draft.run),
+  )
   return draft, StepInputs(tokens, alone + num)
 
 
@@ -217,6 +228,7 @@ def _finish_step(
     plan: what is decoded.
   """
   verified, fed, kept = accepted.verified, accepted.fed, accepted.kept
+  assert request.window_costs is not None
   num, failed, ended = _cut(accepted.emission, request, state)
   live = state.live & ~failed & ~ended
   # Where a row's text ends now: behind what stands of its window.
@@ -241,7 +253,14 @@ def _finish_step(
     counts=counts,
     memory=carry.memory,
     verify_hidden=carry.waiting[-1],
-    draft=adaptive.learn(draft, rows=verified, fed=fed, kept=kept, plan=plan),
+    draft=adaptive.learn(
+      draft,
+      rows=verified,
+      fed=fed,
+      kept=kept,
+      plan=plan,
+      window_costs=request.window_costs,
+    ),
   )
   return new_state, dataclasses.replace(accepted.emission, num=num)
 
@@ -280,7 +299,7 @@ def _count(
   rows = accepted.verified[:, None] & (column > 0)
   up_to = lambda last: rows & (column <= last[:, None])
   drafted, kept = (
-    adaptive.by_source(draft, up_to(last), plan=plan)
+    adaptive.by_segment(draft, up_to(last), plan=plan)
     for last in (accepted.fed - 1, accepted.kept)
   )
   return dataclasses.replace(

@@ -25,6 +25,7 @@ from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.models import decoder
 from eejax.models.exits import output_matrix_name
+from eejax.ops.matmul import matrix_product
 from eejax.ops.sampling import TopLogProbs
 from eejax.ops.softcap import soft_cap
 from eejax.types import Array, Bool, Float, Int
@@ -117,12 +118,8 @@ def _targets(
     {'final_norm': params.final_norm}, hidden[:, :width], config=config
   )
   flat = ready.reshape(-1, config.embed_dim)
-  logits = jnp.einsum(
-    'BD,DV->BV',
-    flat,
-    params.kernels[output_matrix_name(None, config=config)],
-    preferred_element_type=jnp.float32,
-  )
+  kernel = params.kernels[output_matrix_name(None, config=config)]
+  logits = matrix_product(flat, kernel, dtype=jnp.float32)
   logits = soft_cap(logits, config.logit_softcap)
   column = jnp.arange(width)[None]
   after = first[:, None] + 1 + column
@@ -187,7 +184,7 @@ def accept(
   alike = (target.tokens == following) & is_draft
   kept = jnp.sum(jnp.cumprod(alike.astype(jnp.int32), axis=1), axis=1)
   is_kept = column < kept[:, None]
-  depths = jnp.array([s.last for s in plan.segments[:-1]], jnp.int32)
+  depths = jnp.array([s.last for s in plan.segments], jnp.int32)
   scores = jnp.pad(draft.scores[:, 1:], ((0, 0), (0, 1)))
   # A token from the text went through no block before it was proposed.
   proposed = jnp.where(

@@ -29,6 +29,7 @@ from collections.abc import Callable
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eejax.config import EarlyExitConfig
 from eejax.errors import ArgumentError
@@ -77,6 +78,18 @@ class PlatformCosts:
       raise ArgumentError(
         f'a window cost must lie in [0, 1], not {self.window_cost}.'
       )
+
+  def of_windows(self, *, rows: int, longest: int) -> Float[np.ndarray, 'W']:
+    """Return what windows of 1 to `longest` tokens of each row cost.
+
+    In steps of one token of each row.
+    """
+    another = self.window_cost
+    # Windows of one row are taken for cheaper than they are: drafts are kept
+    # in runs, so the longer ones yield more than a chance for each says.
+    if rows > 1:
+      another = max(another, min(1.0, rows / self.free_tokens))
+    return 1 + another * np.arange(longest)
 
 
 CPU = PlatformCosts(free_tokens=2)

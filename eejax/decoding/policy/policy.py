@@ -197,16 +197,24 @@ class Policy:
         f'thresholds stay constant; {self.threshold_rule} is for early_exit.'
       )
 
+  @property
+  def drafts_from_text(self) -> bool:
+    """Return whether texts draft, so that a model needs no exits."""
+    is_speculative = self.mode is Mode.SPECULATIVE
+    return is_speculative and self.prompt_lookup is not None
+
   def usable_exits(
     self, config: EarlyExitConfig
   ) -> tuple[tuple[ExitConfig, Threshold], ...]:
     """Return the exits a row may take with their thresholds, in order.
 
     Raises:
-      ArgumentError: there is none, the thresholds are not one an exit, or the
-        criterion cannot be used.
+      ArgumentError: there is none and the text does not draft, the thresholds
+        are not one an exit, or the criterion cannot be used.
     """
     exits = config.exits
+    if not exits and self.drafts_from_text:
+      return ()
     if not exits:
       raise ArgumentError(
         'this model has no exits; add some with eejax add-exits, or decode '

@@ -15,10 +15,12 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eejax.decoding import window_costs
 from eejax.decoding.drafting import adaptive
 from eejax.decoding.loop.plan import Drafting, make_plan
 from eejax.decoding.policy.batching import (
@@ -51,12 +53,41 @@ def two():
   return plan_of('2:norm,6:norm')
 
 
-def chosen(plan, kept, tried):
-  """Return what is chosen, by numbers of the exits and then of the text."""
-  table = lambda values: jnp.array([values], jnp.float32)
-  choice = adaptive.choose_draft(table(kept), table(tried), plan=plan)
-  return tuple(
-    int(x[0]) for x in (choice.segment, choice.limit, choice.lookup_limit)
+def costs_of(plan, *, platform=CPU, rows=1):
+  costs = platform.of_windows(rows=rows, longest=plan.window)
+  return window_costs.for_rows(costs, rows)
+
+
+def choice_of(plan, kept, tried, *, costs=None, credit=1e9):
+  """Return what rows choose, by numbers of the exits and then of the text.
+
+  Those of the text are the same whatever run is found in it.
+  """
+  rows = len(kept)
+  runs = [1] * plan.num_exits + [adaptive.num_runs(plan)]
+  table = lambda values: jnp.repeat(
+    jnp.array(values, jnp.float32),
+    jnp.array(runs),
+    axis=1,
+    total_repeat_length=sum(runs),
+  )
+  costs = costs_of(plan, rows=rows) if costs is None else costs
+  draft = dataclasses.replace(
+    first_draft(plan, rows=rows),
+    kept=table(kept),
+    tried=table(tried),
+    credit=jnp.full((rows,), credit, jnp.float32),
+  )
+  return adaptive.choose_draft(draft, plan=plan, window_costs=costs)
+
+
+def chosen(plan, kept, tried, **more):
+  choice = choice_of(plan, [kept], [tried], **more)
+  assert len(set(choice.lookup_limits[0].tolist())) == 1
+  return (
+    int(choice.segment[0]),
+    int(choice.limit[0]),
+    int(choice.lookup_limits[0, 0]),
   )
 
 
@@ -152,35 +183,35 @@ def test_numbers_stay_finite(two):
 # MARK: Batches
 
 
-def chosen_by(plan, kept, tried):
+def chosen_by(platform, kept, tried, **fields):
   """Return what each row of a batch chooses."""
-  choice = adaptive.choose_draft(jnp.array(kept), jnp.array(tried), plan=plan)
-  return [
-    x.tolist() for x in (choice.segment, choice.limit, choice.lookup_limit)
-  ]
+  plan = looking_up(**fields)
+  costs = costs_of(plan, platform=platform, rows=len(kept))
+  choice = choice_of(plan, kept, tried, costs=costs)
+  lookups = choice.lookup_limits[:, 0]
+  return [x.tolist() for x in (choice.segment, choice.limit, lookups)]
 
 
-def plan_for(platform, **fields):
-  plan = plan_of('2:norm,6:norm', prompt_lookup=2, **fields)
-  return dataclasses.replace(plan, platform=platform)
+def looking_up(**fields):
+  return plan_of('2:norm,6:norm', prompt_lookup=2, **fields)
 
 
 @pytest.mark.parametrize('rows', [2, 3, 8])
 def test_a_batch_of_a_processor_bound_by_arithmetic_drafts_nothing(rows):
   kept = [[999.0, 999.0, 999.0]] * rows
   tried = [[1000.0, 1000.0, 1000.0]] * rows
-  _, limits, lookup_limits = chosen_by(plan_for(CPU), kept, tried)
+  _, limits, lookup_limits = chosen_by(CPU, kept, tried)
   assert limits == lookup_limits == [0] * rows
 
 
 def test_a_batch_drafts_where_windows_cost_little():
   kept, tried = [[800.0, 800.0, 999.0]] * 8, [[1000.0] * 3] * 8
-  _, limits, lookup_limits = chosen_by(plan_for(ACCELERATOR), kept, tried)
+  _, limits, lookup_limits = chosen_by(ACCELERATOR, kept, tried)
   # Somebody always verifies, so exits save nothing; the text does.
   assert limits == [0] * 8
   assert lookup_limits == [WINDOW - 1] * 8
-  queue = plan_for(ACCELERATOR, batching=Batching.DEPTH_QUEUE)
-  _, limits, _ = chosen_by(queue, kept, tried)
+  queue = {'batching': Batching.DEPTH_QUEUE}
+  _, limits, _ = chosen_by(ACCELERATOR, kept, tried, **queue)
   assert min(limits) > 0
 
 
@@ -188,34 +219,43 @@ def test_a_batch_of_many_pays_for_its_windows():
   lengths = []
   for rows in (8, 50, 100, 190):
     kept, tried = [[0.0, 0.0, 900.0]] * rows, [[1000.0] * 3] * rows
-    *_, lookup_limits = chosen_by(plan_for(ACCELERATOR), kept, tried)
+    *_, lookup_limits = chosen_by(ACCELERATOR, kept, tried)
     lengths.append(lookup_limits[0])
   assert lengths == sorted(lengths, reverse=True)
   assert lengths[0] == WINDOW - 1 and lengths[-1] == 0
 
 
 def test_rows_choose_by_what_all_of_them_had_kept():
-  plan = plan_for(ACCELERATOR)
   tried = [[0.0, 0.0, 1000.0]] * 2
-  unequal = chosen_by(plan, [[0.0, 0.0, 990.0], [0.0, 0.0, 10.0]], tried)
-  assert unequal == chosen_by(plan, [[0.0, 0.0, 500.0]] * 2, tried)
-  assert unequal != chosen_by(plan, [[0.0, 0.0, 990.0]] * 2, tried)
+  choose = lambda *kept: chosen_by(ACCELERATOR, list(kept), tried)
+  unequal = choose([0.0, 0.0, 990.0], [0.0, 0.0, 10.0])
+  assert unequal == choose(*[[0.0, 0.0, 500.0]] * 2)
+  assert unequal != choose(*[[0.0, 0.0, 990.0]] * 2)
 
 
 # MARK: Learning
 
 
 def first_draft(plan, *, rows=1):
-  return adaptive.first_draft(plan, text=jnp.zeros((rows, 16), jnp.int32))
+  return adaptive.first_draft(
+    plan,
+    text=jnp.zeros((rows, 16), jnp.int32),
+    window_costs=costs_of(plan, rows=rows),
+  )
 
 
-def learn(draft, plan, *, rows, drafted, kept):
-  return adaptive.learn(
+jitted_learn = jax.jit(adaptive.learn, static_argnames='plan')
+
+
+def learn(draft, plan, *, rows, drafted, kept, costs=None):
+  costs = costs_of(plan, rows=len(rows)) if costs is None else costs
+  return jitted_learn(
     draft,
     rows=jnp.array(rows),
     fed=jnp.array(drafted) + 1,
     kept=jnp.array(kept),
     plan=plan,
+    window_costs=costs,
   )
 
 
@@ -243,28 +283,36 @@ def test_drafts_that_wait_to_be_verified_teach_nothing(two):
 
 @pytest.mark.parametrize('width', [0, 4])
 def test_a_text_with_nothing_to_say_lost_a_draft_in_a_wide_tick(width):
-  plan = plan_for(ACCELERATOR)
-  draft = first_draft(plan, rows=2)
-  assert (draft.choice.lookup_limit > 0).all()
+  plan = looking_up()
+  costs = costs_of(plan, platform=ACCELERATOR, rows=2)
+  draft = adaptive.choose_anew(
+    first_draft(plan, rows=2),
+    rows=jnp.ones(2, bool),
+    plan=plan,
+    window_costs=costs,
+  )
+  assert (draft.choice.lookup_limits > 0).all()
   draft = dataclasses.replace(
     draft, scores=draft.scores.at[0, 1 : 1 + width].set(jnp.nan)
   )
   after = learn(
     draft, plan, rows=[True, True], drafted=[width, 0], kept=[width, 0]
   )
-  assert after.tried[:, -1].tolist() == [width, int(width > 0)]
-  assert after.kept[:, -1].tolist() == [width, 0]
+  shortest = plan.num_exits
+  assert after.tried[:, shortest].tolist() == [width, int(width > 0)]
+  assert after.kept[:, shortest].tolist() == [width, 0]
   # It was not asked to say anything.
   silent = dataclasses.replace(
     draft,
     choice=dataclasses.replace(
-      draft.choice, lookup_limit=jnp.zeros(2, jnp.int32)
+      draft.choice,
+      lookup_limits=jnp.zeros_like(draft.choice.lookup_limits),
     ),
   )
   after = learn(
     silent, plan, rows=[True, True], drafted=[width, 0], kept=[width, 0]
   )
-  assert after.tried[1, -1] == 0
+  assert not after.tried[1].any()
 
 
 def test_what_was_looked_up_says_nothing_of_the_exit(two):
@@ -277,7 +325,19 @@ def test_what_was_looked_up_says_nothing_of_the_exit(two):
   assert after.tried.tolist() == [[2, 0, 3]]
   window = jnp.arange(WINDOW)[None]
   drafts = (window > 0) & (window <= 6)
-  assert adaptive.by_source(draft, drafts, plan=two).tolist() == [[2, 0, 4]]
+  assert adaptive.by_segment(draft, drafts, plan=two).tolist() == [[2, 0, 4]]
+
+
+def test_each_length_of_run_is_trusted_as_it_was_kept():
+  plan = looking_up()
+  assert adaptive.num_runs(plan) == 3
+  draft = first_draft(plan)
+  draft = dataclasses.replace(draft, scores=jnp.full((1, WINDOW), jnp.nan))
+  for run, kept in ((0, 0), (2, 7)) * 20:
+    told = dataclasses.replace(draft, run=jnp.array([run]))
+    draft = learn(told, plan, rows=[True], drafted=[7], kept=[kept])
+  short, between, long = draft.choice.lookup_limits[0].tolist()
+  assert short == 0 and long == WINDOW - 1 and 0 < between < long
 
 
 def test_drafting_stops_where_nothing_is_kept_and_is_tried_again(two):
@@ -297,6 +357,70 @@ def test_drafting_stops_where_nothing_is_kept_and_is_tried_again(two):
       break
     draft = learn(draft, two, rows=[True], drafted=[0], kept=[0])
   assert int(draft.choice.limit[0]) > 0
+
+
+# MARK: What may be lost
+
+
+def lossy(plan, steps, *, cost, kept_of):
+  """Return what each of some steps drafted, each window costing `cost`."""
+  costs = jnp.full((1, WINDOW), cost).at[0, 0].set(1.0)
+  draft = first_draft(plan)
+  draft = adaptive.choose_anew(
+    draft, rows=jnp.array([True]), plan=plan, window_costs=costs
+  )
+  draft = dataclasses.replace(draft, scores=jnp.full((1, WINDOW), jnp.nan))
+  drafted, lost, tokens = [], 0.0, 0
+  for _ in range(steps):
+    limit = int(draft.choice.lookup_limits[0, 0])
+    kept = kept_of(limit)
+    drafted.append(limit)
+    lost += (cost if limit else 1.0) - (kept + 1)
+    tokens += kept + 1
+    draft = learn(
+      draft, plan, rows=[True], drafted=[limit], kept=[kept], costs=costs
+    )
+  return drafted, lost, tokens
+
+
+@pytest.mark.parametrize('cost', [1.02, 1.4, 1.65, 2.3])
+def test_no_text_loses_more_than_it_may(cost):
+  plan = plan_of('', prompt_lookup=2)
+  drafted, lost, tokens = lossy(plan, 150, cost=cost, kept_of=lambda _: 0)
+  assert tokens == 150
+  assert 0 < lost <= 1.0 + 0.01 * tokens
+  assert drafted.count(0) > 0 or cost < 1.03
+  # What it may lose grows, so it tries again.
+  assert any(drafted[20:])
+
+
+def test_a_window_that_costs_more_than_may_be_lost_is_not_tried():
+  plan = plan_of('', prompt_lookup=2)
+  drafted, *_ = lossy(plan, 20, cost=9.0, kept_of=lambda limit: limit)
+  assert not any(drafted)
+
+
+def test_what_was_gained_may_be_lost_again():
+  plan = plan_of('', prompt_lookup=2)
+  drafted, lost, _ = lossy(plan, 30, cost=1.65, kept_of=lambda limit: limit)
+  assert set(drafted) == {WINDOW - 1} and lost == pytest.approx(-30 * 6.35)
+
+
+def test_a_model_without_exits_chooses_for_the_text_alone():
+  plan = plan_of('', prompt_lookup=2)
+  assert plan.num_exits == 0
+  assert chosen(plan, [1e6], [1e6]) == (0, 0, WINDOW - 1)
+  assert chosen(plan, [0.0], [1e6]) == (0, 0, 0)
+
+
+def test_windows_that_cost_what_a_wide_one_does_are_wide_or_none():
+  plan = plan_of('', prompt_lookup=2)
+  costs = jnp.full((1, WINDOW), 1.65).at[0, 0].set(1.0)
+  limits = [
+    chosen(plan, [share * 1e6], [1e6], costs=costs)[2]
+    for share in (0.2, 0.38, 0.42, 0.9)
+  ]
+  assert limits == [0, 0, WINDOW - 1, WINDOW - 1]
 
 
 def test_an_exit_that_is_kept_is_trusted_further(two):

@@ -36,9 +36,9 @@ def found_in(*texts, shortest=2, num=5):
   for row, text in enumerate(texts):
     rows[row, : len(text)] = text
   newest = jnp.array([len(t) - 1 for t in texts])
-  tokens, found = compiled(jnp.asarray(rows), newest, shortest, num)
-  pairs = zip(tokens.tolist(), found.tolist(), strict=True)
-  return [row if is_found else None for row, is_found in pairs]
+  tokens, run = compiled(jnp.asarray(rows), newest, shortest, num)
+  pairs = zip(tokens.tolist(), run.tolist(), strict=True)
+  return [row if length else None for row, length in pairs]
 
 
 def by_hand(text, *, shortest, num):
@@ -65,6 +65,22 @@ def test_random_texts_by_hand(shortest):
 def test_the_longest_run_counts_and_of_equal_ones_the_latest():
   assert found_in([1, 2, 3, 9, 2, 3, 5, 1, 2, 3])[0][0] == 9
   assert found_in([2, 3, 9, 2, 3, 5, 8, 2, 3])[0][0] == 5
+
+
+@pytest.mark.parametrize(
+  'text, shortest, run',
+  [
+    ([1, 5, 1], 1, 1),
+    ([1, 5, 1], 2, 0),
+    ([1, 2, 5, 1, 2], 2, 2),
+    ([1, 2, 3, 5, 1, 2, 3], 2, 3),
+    ([1, 2] * 9, 2, LONGEST_RUN),
+  ],
+)
+def test_how_long_the_run_was(text, shortest, run):
+  row = jnp.array([text + [7] * (ROOM - len(text))])
+  found = compiled(row, jnp.array([len(text) - 1]), shortest, 5)[1]
+  assert found.tolist() == [run]
 
 
 def test_a_text_that_repeats_itself_is_read_on():

@@ -19,12 +19,19 @@ import numpy as np
 import pytest
 
 from eejax.decoding.generate import generate
-from eejax.decoding.policy.batching import ACCELERATOR, CPU, Batching
+from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy.batching import (
+  ACCELERATOR,
+  CPU,
+  Batching,
+  PlatformCosts,
+)
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.decoding.results import FinishReason
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError
 from eejax.models import decoder
+from eejax.ops.quant import Quantization
 from eejax.ops.sampling import SamplingConfig
 from eejax.testing.tiny import EVERY_KIND_OF_EXIT
 
@@ -548,13 +555,50 @@ def test_exits_draft_where_the_text_foretells_nothing(lively, prompts):
   ]
 
 
-def test_no_exit_is_asked_where_only_the_text_drafts(lively):
-  model = in_a_circle(lively('2:norm', embed_dim=32), period=8)
+@pytest.mark.parametrize('exits', ['', '2:norm'])
+def test_no_exit_is_compiled_where_only_the_text_drafts(lively, exits):
+  model = in_a_circle(lively(exits, embed_dim=32), period=8)
   # Seven tokens that nothing foretells, then a circle that the text knows.
-  policy = speculative(None, **FIXED, prompt_lookup=2)
+  policy = speculative(None, draft_length=3, prompt_lookup=2)
   result = run(model, [[3, 8]], policy, 12)
-  assert result.batch.segment_head_reads[0] == 0
+  assert len(result.batch.segment_runs) == 1
   assert 0 < result.accounting.looked_up_accepted < 12
+
+
+NUMBERS = {
+  'float32': {},
+  'bfloat16': {'dtype': jnp.bfloat16},
+  'int8': {'quantization': Quantization.INT8},
+  'int8_caches': {'kv_quantization': Quantization.INT8},
+}
+
+
+@pytest.mark.parametrize('numbers', NUMBERS.values(), ids=NUMBERS)
+@pytest.mark.parametrize('batch', [slice(0, 1), slice(0, 4)], ids=['1', '4'])
+def test_a_model_without_exits_loses_nothing(lively, numbers, batch):
+  config, params = lively('')
+  model = config, prepare(params, config=config, **numbers)
+  prompts = REPEATING[batch]
+  policy = speculative(None, draft_length=3, prompt_lookup=1)
+  found = run(model, prompts, policy, 24)
+  full = run(model, prompts, Policy(), 24)
+  assert [r.tokens for r in found.rows] == [r.tokens for r in full.rows]
+  for ours, theirs in zip(found.rows, full.rows, strict=True):
+    tolerance = 0.1 if model[1].dtype == jnp.bfloat16 else 2e-3
+    np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=tolerance)
+  work = found.accounting
+  # Some stand and some do not.
+  assert 0 < work.looked_up_accepted < work.looked_up == work.drafted
+
+
+def test_rows_without_exits_have_the_text_they_have_alone(lively):
+  model = lively('')
+  policy = speculative(None, window=4, prompt_lookup=1)
+  free = PlatformCosts(free_tokens=10**6, window_cost=0.0)
+  together = run(model, REPEATING, policy, 24, platform=free)
+  assert together.accounting.looked_up > 0
+  for prompt, row in zip(REPEATING, together.rows, strict=True):
+    assert run(model, [prompt], policy, 24).rows[0].tokens == row.tokens
 
 
 def test_lookups_follow_what_is_kept(lively, prompts):
@@ -602,6 +646,7 @@ def test_nothing_is_emitted_after_an_end_token_that_was_looked_up(
   'exits, fields, message',
   [
     ('', {}, 'this model has no exits'),
+    ('', {'prompt_lookup': 2, 'draft_depth': 1}, 'there is no exit at depth 1'),
     ('4:norm', {}, 'no exit of this model can draft'),
     ('1:norm,2:norm', {'draft_depth': 3}, 'there is no exit at depth 3'),
     (

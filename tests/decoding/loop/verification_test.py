@@ -30,6 +30,11 @@ A, B, C, X = 11, 12, 13, 19
 FIRST = 7
 
 
+def first_draft(plan, *, text):
+  costs = jnp.ones((1, plan.window))
+  return adaptive.first_draft(plan, text=text, window_costs=costs)
+
+
 @pytest.mark.parametrize(
   'target, kept',
   [([A, B, X], 2), ([A, B, C, X], 3), ([X, B, C], 0), ([A, X, C], 1)],
@@ -43,7 +48,7 @@ def test_drafts_stand_up_to_the_first_that_differs(target, kept):
   text = np.zeros((1, 16), np.int32)
   text[0, FIRST : FIRST + 4] = [5, A, B, C]
   draft = dataclasses.replace(
-    adaptive.first_draft(plan, text=jnp.asarray(text)),
+    first_draft(plan, text=jnp.asarray(text)),
     scores=jnp.array([[0.0, 0.6, 0.7, jnp.nan, 0.0]]),
   )
   tokens = jnp.array([[*target, 0, 0][: plan.window]])
@@ -71,7 +76,7 @@ def test_a_window_on_its_way_emits_nothing():
   plan, _ = make_plan(
     tiny_config('2:norm'), policy=policy, method=SamplingMethod.GREEDY
   )
-  draft = adaptive.first_draft(plan, text=jnp.zeros((1, 16), jnp.int32))
+  draft = first_draft(plan, text=jnp.zeros((1, 16), jnp.int32))
   blank = jnp.zeros((1, plan.window))
   accepted = accept(
     draft,
