@@ -43,6 +43,7 @@ from eejax.decoding.results import DecodeResult, GeneratedRow
 from eejax.errors import ArgumentError
 from eejax.evaluation.lossless import first_difference
 from eejax.evaluation.wall_clock import Clock, interleaved, wall_clock
+from eejax.ops.matmul import fastest_layout
 from eejax.progress import SILENT, Progress
 from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
 
@@ -100,7 +101,12 @@ def measure(
   if not prompts:
     raise ArgumentError('there is no prompt to measure on.')
   if prepared is None:
-    prepared = prepare(model.params, config=model.config, dtype=settings.dtype)
+    prepared = prepare(
+      model.params,
+      config=model.config,
+      dtype=settings.dtype,
+      layout=fastest_layout(),
+    )
   start = functools.partial(_Run, model, prepared, settings)
   runs = [start(c) for c in candidates if c.policy is not None]
   full, again = start(None), start(None)

@@ -45,6 +45,7 @@ from eejax.evaluation.wall_clock import (
   speed_ratio,
   wall_clock,
 )
+from eejax.ops.matmul import fastest_layout
 from eejax.types import DTypeLike, Params
 
 
@@ -211,7 +212,9 @@ class Bench:
     self._config, self._prompts = config, prompts
     self._max_new_tokens, self._repeats = max_new_tokens, repeats
     self._predict, self._clock = predict, clock
-    self.prepared: Prepared = prepare(params, config=config, dtype=dtype)
+    self.prepared: Prepared = prepare(
+      params, config=config, dtype=dtype, layout=fastest_layout()
+    )
 
   def num_runs(self, strategies: Sequence[Strategy]) -> int:
     """Return how many batches are decoded to measure strategies together."""
