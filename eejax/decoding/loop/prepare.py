@@ -102,6 +102,7 @@ def prepare(
   blocks = backbone['blocks']
   if isinstance(blocks, Mapping):
     blocks = unstack(blocks)
+  cast = lambda tree: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
   table = backbone['embedding']['table'].astype(dtype)
   return Prepared(
     table=table,
