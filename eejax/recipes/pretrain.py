@@ -170,12 +170,6 @@ def pretrain(
     distillation_weight=distillation,
   )
   _check_regime(objective.regime, start.config)
-  has_conversations = getattr(text, 'unit', None) is TextUnit.CONVERSATION
-  if has_conversations and start.known_tokenizer() is None:
-    raise ArgumentError(
-      'conversations need a chat template, which a new tokenizer has not; '
-      'start from a checkpoint, or name the folder of a tokenizer with one.'
-    )
   settings = training_runs.make_settings(
     start.config,
     text,
@@ -200,7 +194,7 @@ def pretrain(
     mesh=mesh,
     identity=settings.identity(
       'pretrain',
-      tokenizer=start.known_tokenizer() if has_conversations else None,
+      tokenizer=start.template_tokenizer(text),
       model=start.identity(),
     ),
     rows=settings.data.batch_size,
@@ -257,6 +251,22 @@ class _Start:
     if self.tokenizer is None:
       return None
     return Tokenizer.load(pathlib.Path(self.tokenizer))
+
+  def template_tokenizer(self, text: Any) -> Tokenizer | None:
+    """Return the tokenizer whose template a text is read by, if any.
+
+    Raises:
+      ArgumentError: there is none, and the text is conversations.
+    """
+    if getattr(text, 'unit', None) is not TextUnit.CONVERSATION:
+      return None
+    tokenizer = self.known_tokenizer()
+    if tokenizer is None:
+      raise ArgumentError(
+        'conversations need a chat template, which a new tokenizer has not; '
+        'start from a checkpoint, or name the folder of a tokenizer with one.'
+      )
+    return tokenizer
 
   def identity(self) -> dict[str, Any]:
     """Return plain values that identify the parameters and the tokenizer."""
