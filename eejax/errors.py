@@ -32,4 +32,12 @@ class ArgumentError(EejaxError, ValueError):
 
 
 class CheckpointError(EejaxError):
-  """Report a checkpoint that cannot be read or written; exit code 1."""
+  """Report a checkpoint that cannot be used as it is; exit code 2."""
+
+  exit_code = 2
+
+
+class WriteError(CheckpointError):
+  """Report a checkpoint that could not be written; exit code 1."""
+
+  exit_code = 1

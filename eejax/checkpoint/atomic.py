@@ -23,7 +23,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from eejax.errors import ArgumentError, CheckpointError
+from eejax.errors import ArgumentError, WriteError
 
 
 class Existing(enum.Enum):
@@ -57,7 +57,7 @@ def whole_folder(
 
   Raises:
     ArgumentError: `path` is occupied.
-    CheckpointError: the disk is full or cannot be written.
+    WriteError: the disk is full or cannot be written.
   """
   # absolute() keeps a symbolic link as the name that is replaced.
   path = pathlib.Path(path).absolute()
@@ -156,10 +156,10 @@ def is_disk_full(error: BaseException) -> bool:
   return False
 
 
-def _cannot_write(path: pathlib.Path, error: BaseException) -> CheckpointError:
+def _cannot_write(path: pathlib.Path, error: BaseException) -> WriteError:
   if is_disk_full(error):
-    return CheckpointError(
+    return WriteError(
       f'the disk is full: {path} was not written; make room and try again.'
     )
   reason = getattr(error, 'strerror', None) or str(error)
-  return CheckpointError(f'{path} was not written: {reason}.')
+  return WriteError(f'{path} was not written: {reason}.')

@@ -28,7 +28,12 @@ import pytest
 import eejax.cli
 from eejax.cli import main, output
 from eejax.cli.gin import config as gin_config
-from eejax.errors import ArgumentError, CheckpointError, EejaxError
+from eejax.errors import (
+  ArgumentError,
+  CheckpointError,
+  EejaxError,
+  WriteError,
+)
 from eejax.version import __version__
 
 
@@ -198,7 +203,8 @@ class TestFailures:
     [
       (EejaxError('the oven is cold.'), 1, 'the oven is cold.'),
       (ArgumentError('no such cake.'), 2, 'no such cake.'),
-      (CheckpointError('it is cut short.'), 1, 'it is cut short.'),
+      (CheckpointError('it is cut short.'), 2, 'it is cut short.'),
+      (WriteError('it was not written.'), 1, 'it was not written.'),
       (KeyboardInterrupt(), 130, 'interrupted.'),
       (FileNotFoundError(2, 'No such file', 'a/b'), 1, 'no such file: a/b.'),
       (OSError(errno.ENOSPC, 'No space', 'c'), 1, 'the disk is full: c; '),

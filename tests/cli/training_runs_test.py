@@ -224,10 +224,10 @@ class TestTune:
       if file.is_file():
         file.write_bytes(b'')
     # Reading stops at the deepest exit; only the copy notices the damage.
-    assert tune(tmp_path / 'run', model, text) == 1
+    assert tune(tmp_path / 'run', model, text) == 2
     assert 'step 4' in capsys.readouterr().err
     distilled = ['--distillation', '0.5']
-    assert tune(tmp_path / 'other', model, text, *distilled) == 1
+    assert tune(tmp_path / 'other', model, text, *distilled) == 2
     assert 'step' not in capsys.readouterr().err
 
   def test_distillation_measures_agreement(self, pretrained, text, tmp_path):
