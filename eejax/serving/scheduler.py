@@ -49,6 +49,9 @@ from eejax.serving.ticket import TextUpdate, Ticket
 _LOGGER = logging.getLogger(__name__)
 
 _JOINING_S = 10.0
+# How long an idle engine waits for texts that come with the first one: those
+# that join after its first step need a step more, and prefill by themselves.
+_GATHERING_S = 0.005
 
 ENGINE_FAILED = 'the engine has failed; restart the server.'
 
@@ -214,8 +217,8 @@ class Scheduler:
     """Carry out all commands; wait for one if there is nothing to do."""
     while True:
       with self._wakes:
-        while not self._commands and engine.is_idle:
-          self._wakes.wait()
+        if engine.is_idle:
+          self._gather()
         commands = list(self._commands)
         self._commands.clear()
       for command in commands:
@@ -224,6 +227,17 @@ class Scheduler:
         command(engine)
       if not engine.is_idle:
         return True
+
+  def _gather(self) -> None:
+    """Wait for a command, and a moment for as many more as have room."""
+    while not self._commands:
+      self._wakes.wait()
+    deadline = time.monotonic() + _GATHERING_S
+    while None not in self._commands:
+      left = deadline - time.monotonic()
+      if left <= 0 or len(self._commands) >= self._limits.slots:
+        return
+      self._wakes.wait(left)
 
   def _submit(self, engine: Engine, ticket: Ticket) -> None:
     job = ticket.job
