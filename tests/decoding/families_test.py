@@ -25,11 +25,12 @@ from eejax.testing import tiny
 
 EXITS = '1:norm,2:mlp,3:block'
 NUM_TOKENS = 13
+DEFERRED, PROPAGATE = KVStrategy.DEFERRED, KVStrategy.PROPAGATE
 
 
-@pytest.fixture(params=tiny.KINDS_OF_BLOCK)
-def model(request, lively):
-  return lively(EXITS, **tiny.KINDS_OF_BLOCK[request.param])
+@pytest.fixture
+def model(kind, lively):
+  return lively(EXITS, **tiny.KINDS_OF_BLOCK[kind])
 
 
 def run(model, prompts, policy=FULL_DEPTH):
@@ -43,8 +44,14 @@ def run(model, prompts, policy=FULL_DEPTH):
   )
 
 
+# What is approximated for skipped blocks depends on norms and rotations alone.
 @pytest.mark.parametrize(
-  'strategy', [KVStrategy.DEFERRED, KVStrategy.PROPAGATE]
+  'kind, strategy',
+  [
+    *((kind, DEFERRED) for kind in tiny.KINDS_OF_BLOCK),
+    ('around', PROPAGATE),
+    ('after', PROPAGATE),
+  ],
 )
 def test_early_exits_equal_the_reference(
   model, prompts, assert_is_reference, strategy
@@ -61,6 +68,7 @@ def test_early_exits_equal_the_reference(
   assert len({d for row in result.rows for d in row.exit_depths}) >= 2
 
 
+@pytest.mark.parametrize('kind', ['parallel', 'around'])
 def test_speculative_equals_full_with_drafts_that_fail(
   model, prompts, assert_is_reference
 ):
