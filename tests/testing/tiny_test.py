@@ -80,6 +80,8 @@ class TestSettings:
       decoder.embed(
         {'embedding': {'table': jnp.zeros((5, 3))}},
         jnp.zeros((2, 3, 4), jnp.int32),
+        positions=jnp.zeros((2, 3), jnp.int32),
+        config=tiny_config.model,
         dtype=jnp.float32,
       )
 
