@@ -35,7 +35,9 @@ from eejax.decoding.policy.criteria import (
 from eejax.errors import ArgumentError
 from eejax.evaluation.heads import Heads, run_heads
 from eejax.models.exits import gate_logit
+from eejax.ops.cross_entropy import OutputHead
 from eejax.ops.quant import Quantization
+from eejax.ops.softcap import soft_cap
 from eejax.types import Bool, Float, Params
 
 
@@ -298,7 +300,7 @@ def _read_logits(
 
   def read(chunks):
     *of_exits, of_final = (
-      functools.partial(_logits, hidden, head.kernel, dtype)
+      functools.partial(_logits, hidden, head, dtype)
       for hidden, head in zip(chunks, ready.heads, strict=True)
     )
     final = jnp.argmax(of_final(), axis=-1)
@@ -325,10 +327,11 @@ def _read_logits(
   return {name: join(values) for name, values in by_chunk.items()}
 
 
-def _logits(hidden, kernel, dtype) -> jax.Array:
-  return jnp.einsum(
+def _logits(hidden, head: OutputHead, dtype) -> jax.Array:
+  logits = jnp.einsum(
     'TD,DV->TV',
     hidden.astype(dtype),
-    kernel.astype(dtype),
+    head.kernel.astype(dtype),
     preferred_element_type=jnp.float32,
   )
+  return soft_cap(logits, head.softcap)

@@ -292,7 +292,9 @@ def _exit_heads(run: _Pass, exits: Sequence[ExitConfig]) -> list[OutputHead]:
     name = output_matrix_name(e, config=model)
     if name not in kernels:
       kernels[name] = output_kernel(run.params, exit=e, config=model)
-    heads.append(OutputHead(hidden=ready.hidden, kernel=kernels[name]))
+    heads.append(
+      OutputHead(ready.hidden, kernels[name], softcap=model.logit_softcap)
+    )
   return heads
 
 
