@@ -165,7 +165,7 @@ def test_a_checkpoint_is_changed_in_place(capsys, imported, tmp_path):
   ('argv', 'code', 'words'),
   [
     (['import', 'nowhere', 'DEST'], 2, 'there is no folder nowhere'),
-    (['import', 'CKPT', 'DEST'], 1, 'no config.json'),
+    (['import', 'CKPT', 'DEST'], 2, 'no config.json'),
     (['import', 'SRC', 'DEST', '--dtype', 'int8'], 2, '--dtype'),
     (['import', 'SRC', 'CKPT'], 2, 'not empty'),
     (['import', 'SRC', 'SRC', '--overwrite'], 2, 'eejax.json'),

@@ -321,7 +321,7 @@ class TestCachedActivations:
     more = ['--steps', '1', cache]
     assert tune(tmp_path / 'a', model, text, *more) == 0
     more += ['--sequence-length', '8']
-    assert tune(tmp_path / 'b', model, text, *more) == 1
+    assert tune(tmp_path / 'b', model, text, *more) == 2
     assert 'are of another data' in capsys.readouterr().err
 
 
