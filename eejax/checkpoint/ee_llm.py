@@ -31,7 +31,7 @@ import numpy as np
 
 from eejax.checkpoint import arrays, ee_llm_config, shapes, tree
 from eejax.checkpoint.arrays import Path
-from eejax.checkpoint.ee_llm_shards import Shards, Stage, read_shards
+from eejax.checkpoint.ee_llm_shards import Shards, StageShards, read_shards
 from eejax.checkpoint.model import Model
 from eejax.checkpoint.tokenizer_files import find_tokenizer
 from eejax.config import (
@@ -174,7 +174,7 @@ class _Reader:
           'model might need it.'
         )
 
-  def _place(self, layer: int) -> tuple[Stage, str]:
+  def _place(self, layer: int) -> tuple[StageShards, str]:
     """Return the stage of a layer, counted from 1, and its prefix there."""
     stage, inside = divmod(layer - 1, self._layers_per_stage)
     return self._shards.stages[stage], f'encoder.layers.{inside}'
@@ -193,7 +193,7 @@ class _Reader:
       )
     return array[: self._config.model.vocab_size]
 
-  def _block(self, stage: Stage, prefix: str, mlp: str) -> Leaves:
+  def _block(self, stage: StageShards, prefix: str, mlp: str) -> Leaves:
     c = self._config.model
     attention = f'{prefix}.self_attention'
     found: Leaves = {
@@ -214,7 +214,7 @@ class _Reader:
         found['attention', name, leaf] = part
     return found | _under('mlp', self._mlp(stage, mlp))
 
-  def _mlp(self, stage: Stage, prefix: str) -> Leaves:
+  def _mlp(self, stage: StageShards, prefix: str) -> Leaves:
     found: Leaves = {
       ('down', 'kernel'): stage.take(f'{prefix}.dense_4h_to_h.weight')
     }

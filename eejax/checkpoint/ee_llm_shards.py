@@ -64,10 +64,10 @@ class Shards:
   folder: pathlib.Path
   args: Mapping[str, Any]
   iteration: int | None
-  stages: tuple['Stage', ...]
+  stages: tuple['StageShards', ...]
 
 
-class Stage:
+class StageShards:
   """The arrays of one pipeline stage, by name, each taken once."""
 
   def __init__(self, ranks: Sequence[Named], name: str):
@@ -179,7 +179,7 @@ def read_shards(source: pathlib.Path) -> Shards:
           'needed; copy the others beside these.'
         )
       ranks.append(_arrays(path, values if path == first else _read(path)))
-    stages.append(Stage(ranks, f'stage {stage} of {folder}'))
+    stages.append(StageShards(ranks, f'stage {stage} of {folder}'))
   step = values.get('iteration')
   return Shards(
     folder, args, step if isinstance(step, int) else None, tuple(stages)

@@ -37,7 +37,7 @@ from eejax.models.families.names import LLAMA_NAMES, Names, Packed
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class PackedPart:
   """Say which part of a packed tensor is meant.
 
   Attributes:
@@ -92,7 +92,7 @@ class Tensor:
   inputs: tuple[int, ...]
   outputs: tuple[int, ...]
   transposed: bool = True
-  part: Part | None = None
+  part: PackedPart | None = None
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -212,10 +212,12 @@ def _block(c: ModelConfig, names: Names, index: int) -> Iterator[Tensor]:
       yield from _norm(c, name, path, size)
 
 
-def _part(place: str, packed: Packed, linear: dict, c: ModelConfig) -> Part:
+def _part(
+  place: str, packed: Packed, linear: dict, c: ModelConfig
+) -> PackedPart:
   widths = tuple(math.prod(linear[p][1]) for p in packed.parts)
   index = packed.parts.index(place)
-  return Part(index, widths, packed.per_head, c.num_heads)
+  return PackedPart(index, widths, packed.per_head, c.num_heads)
 
 
 def _linear(
