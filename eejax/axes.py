@@ -107,6 +107,14 @@ PARAMETERS = {
   'mlp/up/bias': 'F',
   'mlp/down/kernel': 'F D',
   'mlp/down/bias': '.',
+  'router/kernel': '. .',
+  'experts/gate/kernel': 'X D F',
+  'experts/up/kernel': 'X D F',
+  'experts/down/kernel': 'X F D',
+  'shared/gate/kernel': 'D F',
+  'shared/up/kernel': 'D F',
+  'shared/down/kernel': 'F D',
+  'shared_gate/kernel': '. .',
   'bottleneck/down/kernel': 'D R',
   'bottleneck/up/kernel': 'R D',
   'gate/inner/kernel': '. .',
@@ -130,28 +138,31 @@ def parameter_axes(path: Sequence[str], *, ndim: int) -> Axes | None:
     path: names from the root of any tree down to the leaf.
     ndim: how many dimensions it has.
   """
-  letters, missing = _letters(path)
+  letters = _letters(path)
   if letters is None:
     return None
-  letters = letters[missing:]
   stacked = _stack_axes(path, ndim - len(letters))
   if stacked is None:
     return None
   return (*stacked, *(None if c == '.' else c for c in letters))
 
 
-def _letters(path: Sequence[str]) -> tuple[list[str] | None, int]:
-  """Return the letters by the end of a path, and how many lead nowhere."""
+def _letters(path: Sequence[str]) -> list[str] | None:
+  """Return the letters by the end of a path, None for what is no parameter."""
   path = list(path)
   is_part = len(path) > 1 and path[-2] == 'kernel'
   part = path.pop() if is_part else None
   for length in range(_LONGEST_END, 0, -1):
     letters = PARAMETERS.get('/'.join(path[-length:]))
     if letters is not None:
+      if part != 'scale':
+        return letters.split()
       # A scale has no dimensions that its kernel's product sums over.
       summed = 2 if path[-3:-1] == ['attention', 'output'] else 1
-      return letters.split(), summed if part == 'scale' else 0
-  return None, 0
+      names = letters.split()
+      first = int(names[0] == 'X')
+      return names[:first] + names[first + summed :]
+  return None
 
 
 def _stack_axes(path: Sequence[str], count: int) -> Sequence[str] | None:

@@ -23,6 +23,7 @@ import enum
 from typing import Any
 
 from eejax.errors import ArgumentError
+from eejax.experts_config import ExpertsConfig
 from eejax.field_types import check_fields
 
 
@@ -214,6 +215,8 @@ class ModelConfig:
     logit_scale: multiplies the logits of every head.
     attention_softcap: c in c tanh(score / c), or None.
     logit_softcap: c in c tanh(logit / c) for every head, or None.
+    experts: the experts that the MLP of every block is made of; None has one
+      dense MLP a block. `mlp_dim` has no use then.
   """
 
   vocab_size: int
@@ -254,6 +257,7 @@ class ModelConfig:
   logit_scale: float = 1.0
   attention_softcap: float | None = None
   logit_softcap: float | None = None
+  experts: ExpertsConfig | None = None
 
   def __post_init__(self):
     check_fields(self)
@@ -288,6 +292,13 @@ class ModelConfig:
         'parallel residuals with norms after attention and MLP are not '
         'supported.'
       )
+    if self.experts is not None and (
+      self.mlp is not MLPKind.GATED or self.mlp_bias
+    ):
+      raise ArgumentError(
+        'experts are gated MLPs without biases; plain ones and biases are not '
+        'supported.'
+      )
     if self.sliding_window is not None and self.sliding_window < 1:
       raise ArgumentError(
         f'sliding_window must be at least 1, not {self.sliding_window}.'
@@ -306,7 +317,9 @@ class ModelConfig:
 
   @property
   def mlp_values(self) -> int:
-    """Return how many numbers the kernels of an MLP have."""
+    """Return by how many numbers of an MLP's kernels a token is multiplied."""
+    if self.experts is not None:
+      return self.experts.num_values(self.embed_dim, num=self.experts.top_k)
     kernels = 3 if self.mlp is MLPKind.GATED else 2
     return kernels * self.embed_dim * self.mlp_dim
 

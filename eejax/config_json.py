@@ -37,6 +37,7 @@ from eejax.config import (
   RotaryScaling,
 )
 from eejax.errors import ArgumentError
+from eejax.experts_config import ExpertsConfig
 
 _ENUMS: dict[str, type[enum.Enum]] = {
   'norm': NormKind,
@@ -103,6 +104,8 @@ def model_from_json(values: dict[str, Any]) -> ModelConfig:
       if 'scaling' in rotary:
         rotary['scaling'] = RotaryScaling(rotary['scaling'])
       model[name] = RotaryConfig(**rotary)
+  if model.get('experts') is not None:
+    model['experts'] = ExpertsConfig(**model['experts'])
   for name, kind in _ENUMS.items():
     if name in model:
       model[name] = kind(model[name])

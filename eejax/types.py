@@ -20,6 +20,7 @@ Letters (a dimension means the same thing everywhere):
   H head_dim       F mlp            V vocab              L blocks
   E exits          R bottleneck rank                     W decode window
   P pipeline stages                 M microbatches
+  X experts          J experts of a token
 
 A *depth* is a number of blocks run, 0..L. An exit at depth e reads the
 residual stream after e blocks; depth L is the final head's place.

@@ -34,6 +34,7 @@ LEVELS = {
   'types': 0,
   'config': 0,
   'config_json': 0,
+  'experts_config': 0,
   'axes': 0,
   'errors': 0,
   'version': 0,

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from eejax.checkpoint import arrays, hub, shapes, tree
+from eejax.checkpoint.arrays import Path
 from eejax.checkpoint.huggingface_config import read_json, read_model
 from eejax.checkpoint.huggingface_export import (
   EXITS,
@@ -36,7 +37,7 @@ from eejax.checkpoint.huggingface_export import (
   WEIGHTS_INDEX,
   export_folder,
 )
-from eejax.checkpoint.lazy_array import LazyArray, TensorFile
+from eejax.checkpoint.lazy_array import LazyArray, TensorFile, lazy_stack
 from eejax.checkpoint.model import Model
 from eejax.checkpoint.safetensors_file import SafetensorsFile
 from eejax.checkpoint.tokenizer_files import check_vocabulary, find_tokenizer
@@ -251,6 +252,13 @@ def read_backbone(
       f'config.json says that there are {model.num_layers} blocks, but there '
       f'are only {len(files)} tensors; download the model again.'
     )
+  experts = 0 if model.experts is None else model.experts.num_experts
+  if experts * model.num_layers > len(files):
+    raise CheckpointError(
+      f'config.json says that each of {model.num_layers} blocks has {experts} '
+      f'experts, but there are only {len(files)} tensors; download the model '
+      'again.'
+    )
   leaves, blocks = {}, [{} for _ in range(model.num_layers)]  # type: ignore
   expected = _expected(files, model)
   for name in files.keys() - {t.name for t in expected}:
@@ -259,8 +267,15 @@ def read_backbone(
         f'the tensor {name} has no place in a {model.family} model of this '
         'configuration; it is not passed over, for the model might need it.'
       )
+  stacks: dict[Path, list[LazyArray | np.ndarray]] = {}
   for tensor in expected:
     leaf = _read_tensor(files, tensor, model)
+    if tensor.expert is not None:
+      held = stacks.setdefault(tensor.path, [])
+      held.append(leaf)
+      if len(held) < tensor.expert.count:
+        continue
+      leaf = lazy_stack(held)
     if tensor.path[0] == 'blocks':
       blocks[int(tensor.path[1])][tensor.path[2:]] = leaf
     else:
@@ -296,7 +311,8 @@ def _read_tensor(
   read = lambda: tensor.from_file(file.tensor(tensor.name))
   if isinstance(file, SafetensorsFile):
     return read()
-  return LazyArray(tensor.shape, file.dtype(tensor.name), read)
+  shape = tensor.inputs + tensor.outputs
+  return LazyArray(shape, file.dtype(tensor.name), read)
 
 
 def read_exits(

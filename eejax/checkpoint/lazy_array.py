@@ -13,9 +13,10 @@
 # limitations under the License.
 """Arrays that are read from their file when they are used, not before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -67,3 +68,20 @@ class LazyArray:
   def __getitem__(self, index: Any) -> np.ndarray:
     """Return a part of the array."""
     return self._read()[index]
+
+
+def lazy_stack(parts: Sequence[LazyArray | np.ndarray]) -> LazyArray:
+  """Return a stack of arrays that is made on demand.
+
+  Args:
+    parts: of one shape; views of files, or made on demand themselves.
+  """
+  dtype = jnp.result_type(*{part.dtype for part in parts})
+
+  def read() -> np.ndarray:
+    whole = np.empty((len(parts), *parts[0].shape), dtype)
+    for entry, part in zip(whole, parts, strict=True):
+      entry[...] = np.asarray(part)
+    return whole
+
+  return LazyArray((len(parts), *parts[0].shape), dtype, read)

@@ -23,10 +23,12 @@ import jax.numpy as jnp
 
 from eejax.axes import constrain
 from eejax.config import ModelConfig, Residual
+from eejax.models.experts import RoutedMLP
 from eejax.models.layers import MLP, Attention, Norm, Projections, apply_norm
 from eejax.ops.attention import AttentionImplementation, Context
 from eejax.ops.quant import Quantization
 from eejax.ops.rotary import Positions
+from eejax.ops.routing import Routing
 from eejax.types import Array, DTypeLike, Float, Int, Params
 
 __all__ = ['Block', 'BlockOutput', 'Context', 'Projections']
@@ -49,6 +51,7 @@ class BlockOutput:
     mlp_input: what the MLP reads (u).
     keys: new keys, rotary positions applied.
     values: new values.
+    routing: experts of the tokens; None where the MLP is dense.
   """
 
   hidden: Float[Array, 'B T D']
@@ -56,6 +59,7 @@ class BlockOutput:
   mlp_input: Float[Array, 'B T D']
   keys: Float[Array, 'B K T H']
   values: Float[Array, 'B K T H']
+  routing: Routing | None = None
 
 
 class Block(nn.Module):
@@ -115,13 +119,14 @@ class Block(nn.Module):
     mlp_input = x if c.residual is Residual.PARALLEL else residual
     if placement.has_before:
       mlp_input = Norm(c, dtype, name='mlp_norm')(mlp_input)
-    added = mlp_branch(mlp_input, c, self.projections, dtype)
+    added, routing = mlp_branch(mlp_input, c, self.projections, dtype)
     return BlockOutput(
       hidden=constrain(residual + added, _STREAM),
       mlp_residual=residual,
       mlp_input=mlp_input,
       keys=keys,
       values=values,
+      routing=routing,
     )
 
 
@@ -130,8 +135,10 @@ def mlp_branch(
   config: ModelConfig,
   projections: Projections,
   param_dtype: DTypeLike,
-) -> Float[Array, 'B T D']:
-  """Return what an MLP adds to the stream; call it within a Linen module.
+) -> tuple[Float[Array, 'B T D'], Routing | None]:
+  """Return what an MLP adds to the stream, and where it sent tokens.
+
+  Call it within a Linen module.
 
   Args:
     mlp_input: what the MLP reads (u).
@@ -139,10 +146,15 @@ def mlp_branch(
     projections: how the MLP's are stored.
     param_dtype: of its parameters.
   """
-  added = MLP(config, projections, param_dtype, name='mlp')(mlp_input)
+  routing = None
+  if config.experts is None:
+    added = MLP(config, projections, param_dtype, name='mlp')(mlp_input)
+  else:
+    routed = RoutedMLP(config, projections, param_dtype, name='mlp')
+    added, routing = routed(mlp_input)
   if config.norm_placement.has_after:
     added = Norm(config, param_dtype, name='mlp_post_norm')(added)
-  return scaled(added, config.residual_scale)
+  return scaled(added, config.residual_scale), routing
 
 
 def mlp_input_of(

@@ -28,6 +28,11 @@ The tree (L blocks stacked on a leading axis; brackets where a config asks):
     blocks/mlp_post_norm/...           [L, D]         [norms after]
     blocks/mlp/{gate,up}/kernel        [L, D, F]      [bias L F]
     blocks/mlp/down/kernel             [L, F, D]      [bias L D]
+    blocks/mlp/router/kernel           [L, D, X]      [experts, and then]
+    blocks/mlp/experts/{gate,up}/...   [L, X, D, F]
+    blocks/mlp/experts/down/kernel     [L, X, F, D]
+    blocks/mlp/shared/...              as an MLP's    [shared expert]
+    blocks/mlp/shared_gate/kernel      [L, D, 1]      [shared expert]
     final_norm/scale                   [D]            [bias D]
     head/kernel                        [D, V]         [unless tied_head]
   exits/exit_DEPTH/...                 see `eejax.models.exits`

@@ -131,7 +131,7 @@ class ExitHead(nn.Module):
     keys = values = None
     if self.exit.head is ExitHeadKind.MLP:
       assert inputs.mlp_residual is not None and inputs.mlp_input is not None
-      added = mlp_branch(inputs.mlp_input, c, Projections.SEPARATE, dtype)
+      added, _ = mlp_branch(inputs.mlp_input, c, Projections.SEPARATE, dtype)
       hidden = inputs.mlp_residual + added
     else:
       assert inputs.hidden is not None

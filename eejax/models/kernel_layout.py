@@ -15,37 +15,46 @@
 
 import jax
 
-from eejax.models.quantized import NUM_INPUTS
-from eejax.ops.matmul import KernelByOutput, OpaqueKernel, by_output
+from eejax.models.quantized import Projected, map_projections
+from eejax.models.stacking import unstack
+from eejax.ops.matmul import (
+  KernelByOutput,
+  KernelsApart,
+  OpaqueKernel,
+  by_output,
+)
 from eejax.ops.quant import Quantized
 from eejax.types import Params, PyTree
 
 
 def lay_by_output(block: PyTree) -> PyTree:
-  """Return a block whose projections lie by output.
+  """Return a block whose projections lie by output, its experts apart.
 
   Args:
     block: of no stack; projections may be fused or not. Int8 kernels stay as
       they are, for they are converted slice by slice of their inputs.
   """
-  laid = dict(block)
-  for part, projections in NUM_INPUTS.items():
-    laid[part] = dict(block[part])
-    for name, num_inputs in projections.items():
-      if name in block[part]:
-        laid[part][name] = _laid(block[part][name], num_inputs)
-  return laid
+  return map_projections(block, _laid)
 
 
-def _laid(projection: Params, num_inputs: int) -> Params:
+def _laid(projection: Params, projected: Projected) -> Params:
   kernel = projection['kernel']
+  if not projected.num_leading:
+    return {**projection, 'kernel': _kernel_laid(kernel, projected.num_inputs)}
+  apart = tuple(
+    _kernel_laid(one, projected.num_inputs) for one in unstack(kernel)
+  )
+  return {**projection, 'kernel': KernelsApart(apart)}
+
+
+def _kernel_laid(kernel: PyTree, num_inputs: int) -> PyTree:
   if isinstance(kernel, Quantized):
-    return projection
-  return {**projection, 'kernel': by_output(kernel, num_inputs=num_inputs)}
+    return kernel
+  return by_output(kernel, num_inputs=num_inputs)
 
 
 def for_modules(block: PyTree) -> PyTree:
   """Return a block whose modules may be applied, however its kernels lie."""
-  is_laid = lambda leaf: isinstance(leaf, KernelByOutput)
+  is_laid = lambda leaf: isinstance(leaf, KernelByOutput | KernelsApart)
   hide = lambda leaf: OpaqueKernel(leaf) if is_laid(leaf) else leaf
   return jax.tree.map(hide, block, is_leaf=is_laid)

@@ -275,7 +275,7 @@ class Attention(nn.Module):
     )
 
 
-_ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
+ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
   Activation.SILU: jax.nn.silu,
   Activation.GELU: functools.partial(jax.nn.gelu, approximate=False),
   Activation.GELU_TANH: functools.partial(jax.nn.gelu, approximate=True),
@@ -299,7 +299,7 @@ class MLP(nn.Module):
     """Return the feed-forward of normalised activations."""
     c = self.config
     x = constrain(x, ('B', None, 'D'))
-    activate = _ACTIVATIONS[c.activation]
+    activate = ACTIVATIONS[c.activation]
     if c.mlp is MLPKind.PLAIN:
       inner = activate(self._project('up', c.mlp_dim)(x))
     else:

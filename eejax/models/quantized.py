@@ -18,10 +18,25 @@ scores. So norms, the embedding, output matrices, exit heads and gates keep
 their precision: errors of the blocks reach a score through them alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
+from eejax.models.stacking import MLPS_WITHIN
 from eejax.ops.quant import Quantized, quantize
 from eejax.types import Params, PyTree
+
+
+class Projected(NamedTuple):
+  """Say what the dimensions of a kernel are.
+
+  Attributes:
+    num_inputs: how many are summed over.
+    num_leading: how many stand before those: 1 where there are experts.
+  """
+
+  num_inputs: int
+  num_leading: int
+
 
 # Dimensions that each projection of a block sums over; see
 # `eejax.models.decoder` for their shapes, and `eejax.models.stacking.fuse`.
@@ -29,6 +44,32 @@ NUM_INPUTS = {
   'attention': {'query': 1, 'key': 1, 'value': 1, 'qkv': 1, 'output': 2},
   'mlp': {'gate': 1, 'up': 1, 'gate_up': 1, 'down': 1},
 }
+
+
+def map_projections(
+  block: PyTree, change: Callable[[Params, Projected], Params]
+) -> PyTree:
+  """Return a block with `change` done to each projection that has a kernel.
+
+  Routers and gates of shared experts are none: they decide where tokens go.
+
+  Args:
+    block: projections may be fused or not.
+    change: given a projection, and what its kernel's dimensions are.
+  """
+  changed = dict(block)
+  for part, projections in NUM_INPUTS.items():
+    changed[part] = _map_part(block[part], projections, 0, change)
+    for name in MLPS_WITHIN & changed[part].keys():
+      changed[part][name] = _map_part(
+        block[part][name], projections, int(name == 'experts'), change
+      )
+  return changed
+
+
+def _map_part(part, projections, num_leading, change) -> Params:
+  named = {n: Projected(i, num_leading) for n, i in projections.items()}
+  return {n: change(p, named[n]) if n in named else p for n, p in part.items()}
 
 
 def quantize_backbone(params: Params) -> Params:
@@ -56,14 +97,13 @@ def quantize_block(block: PyTree, *, leading: int = 0) -> PyTree:
     block: projections may be fused or not, quantised already or not.
     leading: 1 for a stack of blocks, 0 for one.
   """
-  quantized = dict(block)
-  for part, projections in NUM_INPUTS.items():
-    quantized[part] = dict(block[part])
-    for name, num_inputs in projections.items():
-      if name in block[part]:
-        axes = tuple(range(leading, leading + num_inputs))
-        quantized[part][name] = _quantize(block[part][name], axes)
-  return quantized
+
+  def change(projection: Params, projected: Projected) -> Params:
+    first = leading + projected.num_leading
+    axes = tuple(range(first, first + projected.num_inputs))
+    return _quantize(projection, axes)
+
+  return map_projections(block, change)
 
 
 def _quantize(projection: Params, axes: tuple[int, ...]) -> Params:

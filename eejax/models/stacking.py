@@ -21,6 +21,9 @@ import jax.numpy as jnp
 from eejax.errors import ArgumentError
 from eejax.types import Params, PyTree
 
+# Parts of a routed MLP that are MLPs themselves; see `eejax.models.experts`.
+MLPS_WITHIN = {'experts', 'shared'}
+
 
 def stack(blocks: Sequence[PyTree]) -> PyTree:
   """Join per-block trees into one whose leaves have a leading L."""
@@ -67,9 +70,16 @@ def fuse(block: PyTree) -> PyTree:
   attention['qkv'] = jax.tree.map(
     lambda *leaves: jnp.concatenate(leaves, axis=-2), *parts
   )
-  if 'gate' in mlp:
-    gate, up = mlp.pop('gate'), mlp.pop('up')
-    mlp['gate_up'] = jax.tree.map(
-      lambda a, b: jnp.stack([a, b], axis=-2), gate, up
-    )
+  mlp = _fuse_gate_and_up(mlp)
+  for name in MLPS_WITHIN & mlp.keys():
+    mlp[name] = _fuse_gate_and_up(mlp[name])
   return {**block, 'attention': attention, 'mlp': mlp}
+
+
+def _fuse_gate_and_up(mlp: PyTree) -> PyTree:
+  if 'gate' not in mlp:
+    return mlp
+  mlp = dict(mlp)
+  gate, up = mlp.pop('gate'), mlp.pop('up')
+  both = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=-2), gate, up)
+  return {**mlp, 'gate_up': both}

@@ -45,7 +45,8 @@ class KernelLayout(enum.Enum):
 
   BY_INPUT: a row an input, as models are trained and stored.
   BY_OUTPUT: a row an output. Products of a few rows on a CPU need not turn the
-  kernel round first, which takes as long as the product in bfloat16.
+  kernel round first, which takes as long as the product in bfloat16. Experts
+  are arrays of their own then.
   """
 
   BY_INPUT = 'by_input'
@@ -67,6 +68,27 @@ class KernelByOutput:
   shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
 
 
+# Unchecked, as above.
+@typing.no_type_check
+@flax.struct.dataclass
+class KernelsApart:
+  """Kernels of experts as arrays of their own.
+
+  A product with one of a stack copies it first on a CPU, which takes longer
+  than the product of a few rows.
+
+  Attributes:
+    kernels: of each expert, int8 or not.
+  """
+
+  kernels: tuple[typing.Any, ...]
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Return the shape of the stack."""
+    return (len(self.kernels), *self.kernels[0].shape)
+
+
 class OpaqueKernel:
   """A kernel that is no tree.
 
@@ -74,7 +96,7 @@ class OpaqueKernel:
   module asks for, and numbers that lie by output have another.
   """
 
-  def __init__(self, kernel: KernelByOutput):
+  def __init__(self, kernel: KernelByOutput | KernelsApart):
     self.kernel = kernel
     self.shape = kernel.shape
 

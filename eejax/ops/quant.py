@@ -145,7 +145,7 @@ def kernel_product(
     num_inputs: how many dimensions are summed over.
   """
   if isinstance(kernel, OpaqueKernel):
-    kernel = kernel.kernel
+    kernel = typing.cast(KernelByOutput, kernel.kernel)
   leading = x.shape[: x.ndim - num_inputs]
   size = math.prod(kernel.shape[:num_inputs])
   if not isinstance(kernel, Quantized):

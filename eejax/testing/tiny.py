@@ -36,6 +36,7 @@ from eejax.config import (
   RotaryConfig,
   parse_exits,
 )
+from eejax.experts_config import ExpertsConfig
 from eejax.models import decoder
 from eejax.types import Params
 
@@ -97,6 +98,10 @@ KINDS_OF_BLOCK: dict[str, dict[str, Any]] = {
     'norm_placement': NormPlacement.AFTER,
     'qk_norm': True,
     'qk_norm_span': QKNormSpan.ALL_HEADS,
+  },
+  # Mixtral, Qwen3-MoE, with the shared expert of Qwen2-MoE
+  'experts': {
+    'experts': ExpertsConfig(5, 2, 12, renormalized=False, shared_dim=7),
   },
 }
 

@@ -25,6 +25,7 @@ import pytest
 from eejax.checkpoint import gguf_import, huggingface, shapes, tree
 from eejax.checkpoint.model import Model
 from eejax.errors import ArgumentError, CheckpointError
+from eejax.experts_config import ExpertsConfig
 from eejax.testing import tiny
 from eejax.testing.tiny_gguf import write_gguf
 
@@ -136,11 +137,16 @@ def changed_config(values, choose):
   return values
 
 
-@pytest.mark.parametrize('family', ['llama', 'qwen2'])
+FAMILIES = {
+  'llama': {},
+  'qwen2': {'qkv_bias': True},
+  'mixtral': {'experts': ExpertsConfig(5, 2, 20)},
+}
+
+
+@pytest.mark.parametrize('family', FAMILIES)
 def test_a_config_with_changed_fields(tmp_path, family):
-  config = tiny.tiny_config(
-    '', family=family, qkv_bias=family == 'qwen2', num_layers=1
-  )
+  config = tiny.tiny_config('', family=family, num_layers=1, **FAMILIES[family])
   folder = tmp_path / 'model'
   huggingface.export_folder(Model(config, tiny.tiny_params(config)), folder)
   path = folder / 'config.json'
@@ -168,6 +174,29 @@ def test_a_config_with_changed_fields(tmp_path, family):
 )
 def test_fields_that_contradict_one_another_are_told(tmp_path, change, match):
   config = tiny.tiny_config('')
+  folder = tmp_path / 'model'
+  huggingface.export_folder(Model(config, tiny.tiny_params(config)), folder)
+  path = folder / 'config.json'
+  path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+  with pytest.raises(CheckpointError, match=match):
+    huggingface.map_folder(folder)
+
+
+@pytest.mark.parametrize(
+  ('change', 'match'),
+  [
+    ({'num_experts_per_tok': 6}, 'cannot be sent to 6 of 5 experts'),
+    ({'num_experts_per_tok': 0}, 'cannot be sent to 0 of 5'),
+    ({'num_local_experts': 10**12}, 'only .* tensors'),
+    ({'num_local_experts': None}, 'gate.weight has shape .5, 16.'),
+    ({'num_experts': 4}, 'num_local_experts and num_experts differ'),
+    ({'intermediate_size': 0}, 'must be'),
+    ({'router_aux_loss_coef': -1.0}, 'load-balancing loss must be at least 0'),
+    ({'router_aux_loss_coef': 'much'}, 'no model can have|must be a number'),
+  ],
+)
+def test_experts_that_contradict_one_another_are_told(tmp_path, change, match):
+  config = tiny.tiny_config('', family='mixtral', **FAMILIES['mixtral'])
   folder = tmp_path / 'model'
   huggingface.export_folder(Model(config, tiny.tiny_params(config)), folder)
   path = folder / 'config.json'

@@ -68,7 +68,7 @@ def test_early_exits_equal_the_reference(
   assert len({d for row in result.rows for d in row.exit_depths}) >= 2
 
 
-@pytest.mark.parametrize('kind', ['parallel', 'around'])
+@pytest.mark.parametrize('kind', ['parallel', 'around', 'experts'])
 def test_speculative_equals_full_with_drafts_that_fail(
   model, prompts, assert_is_reference
 ):

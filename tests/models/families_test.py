@@ -21,6 +21,7 @@ import pytest
 
 from eejax.config import RotaryConfig, RotaryScaling
 from eejax.errors import ArgumentError, CheckpointError
+from eejax.experts_config import ExpertsConfig
 from eejax.models import families
 from eejax.models.families.rotary import read_rotary, write_rotary
 from eejax.models.families.tensors import tensors
@@ -54,6 +55,19 @@ MODELS = {
     family='qwen2', qkv_bias=True, sliding_window=3, full_attention_blocks=2
   ),
   'qwen3': tiny_model_config(family='qwen3', qk_norm=True),
+  'mixtral': tiny_model_config(
+    family='mixtral', experts=ExpertsConfig(5, 2, 20)
+  ),
+  'qwen2_moe': tiny_model_config(
+    family='qwen2_moe',
+    qkv_bias=True,
+    sliding_window=3,
+    windowed_blocks=(0, 3),
+    experts=ExpertsConfig(5, 2, 12, renormalized=False, shared_dim=7),
+  ),
+  'qwen3_moe': tiny_model_config(
+    family='qwen3_moe', qk_norm=True, experts=ExpertsConfig(6, 3, 12)
+  ),
 }
 
 
@@ -89,6 +103,19 @@ def test_what_is_written_reads_the_same(model):
     ('llama', {'logit_softcap': 3.0}, 'logit_softcap'),
     ('gemma2', {}, 'norm_gain_offset'),
     ('gpt2', {}, 'head_dim'),
+    ('mixtral', {}, 'without experts'),
+    ('llama', {'experts': ExpertsConfig(5, 2, 20)}, 'experts'),
+    (
+      'mixtral',
+      {'experts': ExpertsConfig(5, 2, 20, renormalized=False)},
+      'add up to one',
+    ),
+    (
+      'qwen3_moe',
+      {'qk_norm': True, 'experts': ExpertsConfig(5, 2, 20, shared_dim=7)},
+      'shared expert',
+    ),
+    ('qwen2_moe', {'experts': ExpertsConfig(5, 2, 20)}, 'no shared expert'),
   ],
 )
 def test_a_family_that_cannot_have_a_part_says_so(family, overrides, named):
@@ -378,13 +405,42 @@ def test_where_a_number_of_an_output_matrix_goes():
   assert kernel[3, 5, 11] == matrix[11, 3 * 6 + 5]
 
 
+@pytest.mark.parametrize('name', ['qwen2_moe', 'qwen3_moe'])
+@pytest.mark.parametrize(
+  'changes', [{'decoder_sparse_step': 2}, {'mlp_only_layers': [0]}]
+)
+def test_blocks_without_experts_beside_others(name, changes):
+  values = {**families.write_config(MODELS[name]), **changes}
+  with pytest.raises(CheckpointError, match='blocks without experts'):
+    families.read_config(values)
+
+
+def test_the_number_of_experts_has_two_names():
+  values = families.write_config(MODELS['qwen3_moe'])
+  values['num_experts'] = values.pop('num_local_experts')
+  assert families.read_config(values) == MODELS['qwen3_moe']
+
+
+def test_where_the_matrix_of_an_expert_goes():
+  tensor = by_name(MODELS['mixtral'])[
+    'model.layers.2.block_sparse_moe.experts.3.w2.weight'
+  ]
+  assert tensor.path == ('blocks', '002', 'mlp', 'experts', 'down', 'kernel')
+  assert tensor.file_shape == (16, 20)  # [D, F]
+  leaf = np.arange(5 * 20 * 16).reshape(tensor.shape)  # [X, F, D]
+  matrix = tensor.to_file(leaf)
+  assert matrix[11, 17] == leaf[3, 17, 11]
+
+
 @pytest.mark.parametrize('model', MODELS.values(), ids=MODELS)
 def test_tensors_go_there_and_back(model):
   for tensor in tensors(model):
     stored = np.arange(np.prod(tensor.file_shape)).reshape(tensor.file_shape)
     leaf = tensor.from_file(stored)
-    assert leaf.shape == tensor.shape
     assert np.shares_memory(leaf, stored)  # a mapped file is not read yet
+    if tensor.expert is not None:
+      leaf = np.stack([leaf] * tensor.expert.count)
+    assert leaf.shape == tensor.shape
     np.testing.assert_array_equal(tensor.to_file(leaf), stored)
 
 

@@ -55,6 +55,9 @@ GPT_NEOX, OLMO2 = transformers.GPTNeoXConfig, transformers.Olmo2Config
 PHI3, GRANITE = transformers.Phi3Config, transformers.GraniteConfig
 SMOLLM3 = transformers.SmolLM3Config
 GEMMA2, GEMMA3 = transformers.Gemma2Config, transformers.Gemma3TextConfig
+MIXTRAL = transformers.MixtralConfig
+QWEN2_MOE, QWEN3_MOE = transformers.Qwen2MoeConfig, transformers.Qwen3MoeConfig
+EXPERTS = {'num_experts_per_tok': 2, 'moe_intermediate_size': 24}
 # Families whose keys are called otherwise, and that share no keys of heads.
 SHAPES = {
   GPT2: {
@@ -203,6 +206,34 @@ CASES |= {
       ],
     },
   ),
+  'mixtral': (MIXTRAL, {'num_local_experts': 5, 'sliding_window': 7}),
+  'qwen2_moe': (
+    QWEN2_MOE,
+    {**EXPERTS, 'num_experts': 5, 'shared_expert_intermediate_size': 20},
+  ),
+  'qwen2_moe_window': (
+    QWEN2_MOE,
+    {
+      **EXPERTS,
+      'num_experts': 4,
+      'shared_expert_intermediate_size': 20,
+      'norm_topk_prob': True,
+      'qkv_bias': False,
+      'use_sliding_window': True,
+      'sliding_window': 7,
+    },
+  ),
+  'qwen3_moe': (QWEN3_MOE, {**EXPERTS, 'num_experts': 6, 'head_dim': 12}),
+  'qwen3_moe_window': (
+    QWEN3_MOE,
+    {
+      **EXPERTS,
+      'num_experts': 4,
+      'norm_topk_prob': True,
+      'use_sliding_window': True,
+      'sliding_window': 7,
+    },
+  ),
 }
 
 
@@ -349,7 +380,10 @@ def test_the_older_form_of_config_json_means_the_same(tokens, tmp_path):
   )
 
 
-@pytest.mark.parametrize('kind', [LLAMA, MISTRAL, QWEN2, QWEN3])
+@pytest.mark.parametrize(
+  'kind',
+  [LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN2_MOE, QWEN3_MOE],
+)
 def test_absent_keys_mean_what_they_mean_to_transformers(kind):
   sizes = {'num_hidden_layers': 2, 'num_attention_heads': 32}
   bare = {

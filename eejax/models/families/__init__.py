@@ -32,11 +32,14 @@ from eejax.models.families.gpt_neox import GPT_NEOX
 from eejax.models.families.granite import GRANITE
 from eejax.models.families.llama import LLAMA
 from eejax.models.families.mistral import MISTRAL
+from eejax.models.families.mixtral import MIXTRAL
 from eejax.models.families.olmo2 import OLMO2
 from eejax.models.families.opt import OPT
 from eejax.models.families.phi3 import PHI3
 from eejax.models.families.qwen2 import QWEN2
+from eejax.models.families.qwen2_moe import QWEN2_MOE
 from eejax.models.families.qwen3 import QWEN3
+from eejax.models.families.qwen3_moe import QWEN3_MOE
 from eejax.models.families.smollm3 import SMOLLM3
 
 __all__ = [
@@ -64,6 +67,9 @@ FAMILIES: dict[str, Family] = {
     GPT_NEOX,
     GEMMA2,
     GEMMA3,
+    MIXTRAL,
+    QWEN2_MOE,
+    QWEN3_MOE,
   )
 }
 

@@ -111,11 +111,11 @@ def read_config(family: Family, values: Mapping[str, Any]) -> ModelConfig:
   values = family.standard(values)
   if values.get('num_key_value_heads') is None:
     values['num_key_value_heads'] = values.get('num_attention_heads')
-  fields: Fields = {o: _integer(values, key) for o, key in _SIZES.items()}
+  fields: Fields = {o: integer(values, key) for o, key in _SIZES.items()}
   head_dim = values.get('head_dim')
   if head_dim is None:
     head_dim = fields['embed_dim'] // max(fields['num_heads'], 1)
-  positions = _integer(values, 'max_position_embeddings')
+  positions = integer(values, 'max_position_embeddings')
   rotary = RotaryConfig()
   try:
     if family.fixed.get('positions') is not PositionKind.LEARNED:
@@ -204,7 +204,12 @@ def refuse(family: str, **parts: bool) -> None:
       )
 
 
-def _integer(values: Mapping[str, Any], key: str) -> int:
+def integer(values: Mapping[str, Any], key: str) -> int:
+  """Return a number of a file.
+
+  Raises:
+    CheckpointError: it is missing, or no whole number.
+  """
   value = values.get(key)
   if value is None:
     raise CheckpointError(f'config.json lacks {key!r}.')

@@ -14,7 +14,11 @@
 """Where the files of a family keep each part of a model."""
 
 import dataclasses
+import types
 from collections.abc import Mapping
+
+# What stands for the number of an expert in the names of its parts.
+EXPERT = 'EXPERT'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +84,18 @@ LLAMA_NAMES = Names(
 )
 
 
-def like_llama(*, packed: tuple[Packed, ...] = (), **block: str) -> Names:
+def like_llama(
+  within: Mapping[str, str] = types.MappingProxyType({}),
+  *,
+  packed: tuple[Packed, ...] = (),
+  **block: str,
+) -> Names:
   """Return Llama's names with other ones for some parts of a block.
 
   Args:
+    within: names of parts of its attention and its MLP, by our paths.
     packed: parts that the file has in one.
-    **block: names of parts, by our names.
+    **block: names of other parts, by our names.
   """
-  names = {**LLAMA_NAMES.block, **block}
+  names = {**LLAMA_NAMES.block, **within, **block}
   return dataclasses.replace(LLAMA_NAMES, block=names, packed=packed)

@@ -32,8 +32,11 @@ from eejax.config import (
   PositionKind,
   QKNormSpan,
 )
+from eejax.experts_config import ExpertsConfig
 from eejax.models.families import FAMILIES
-from eejax.models.families.names import LLAMA_NAMES, Names, Packed
+from eejax.models.families.names import EXPERT, LLAMA_NAMES, Names, Packed
+
+_EXPERTS = 'mlp/experts/'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +77,23 @@ class PackedPart:
 
 
 @dataclasses.dataclass(frozen=True)
+class Expert:
+  """Say which expert a tensor belongs to.
+
+  Attributes:
+    index: of the expert, from 0.
+    count: how many a block has.
+  """
+
+  index: int
+  count: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Tensor:
   """Tie one tensor of a Hugging Face file, or a part, to one leaf of the tree.
+
+  Experts have a tensor each, which are one leaf together.
 
   Attributes:
     name: the name in the file.
@@ -85,6 +103,7 @@ class Tensor:
     outputs: the leaf's trailing dimensions.
     transposed: whether the file has [outputs, inputs].
     part: which part of the tensor it is, where others are in it, too.
+    expert: whose tensor it is, where the leaf is a stack of those of all.
   """
 
   name: str
@@ -93,11 +112,13 @@ class Tensor:
   outputs: tuple[int, ...]
   transposed: bool = True
   part: PackedPart | None = None
+  expert: Expert | None = None
 
   @property
   def shape(self) -> tuple[int, ...]:
     """Return the shape of the leaf."""
-    return self.inputs + self.outputs
+    stacked = () if self.expert is None else (self.expert.count,)
+    return stacked + self.inputs + self.outputs
 
   @property
   def file_shape(self) -> tuple[int, ...]:
@@ -108,16 +129,18 @@ class Tensor:
     return tuple(reversed(sizes) if self.transposed else sizes)
 
   def from_file(self, array: np.ndarray) -> np.ndarray:
-    """Return the leaf for an array as the file has it."""
+    """Return the leaf, or its expert's entry, for an array of the file."""
     if self.part is not None:
       array = self.part.take(array, self._packed_axis)
     if not self.transposed:
-      return array.reshape(self.shape)
+      return array.reshape(self.inputs + self.outputs)
     apart = array.reshape(self.outputs + self.inputs)
     return np.moveaxis(apart, range(len(self.outputs)), self._moved())
 
   def to_file(self, leaf: np.ndarray) -> np.ndarray:
     """Return the array, or its part, as the file has it for a leaf."""
+    if self.expert is not None:
+      leaf = leaf[self.expert.index]
     if self.transposed:
       leaf = np.moveaxis(leaf, self._moved(), range(len(self.outputs)))
     sizes = [math.prod(d) for d in (self.inputs, self.outputs) if d]
@@ -135,7 +158,8 @@ class Tensor:
 
   def _moved(self) -> range:
     """Return the places of the output dimensions in the leaf."""
-    return range(len(self.inputs), len(self.shape))
+    start = len(self.inputs)
+    return range(start, start + len(self.outputs))
 
 
 def block_key(index: int) -> str:
@@ -195,6 +219,9 @@ def _block(c: ModelConfig, names: Names, index: int) -> Iterator[Tensor]:
       transposed=not names.conv1d,
       part=part,
     )
+    if place.startswith(_EXPERTS):
+      yield from _by_expert(c, kernel)
+      continue
     yield kernel
     if bias:
       yield dataclasses.replace(
@@ -232,6 +259,8 @@ def _linear(
     'attention/value': (d, kv_heads, c.qkv_bias),
     'attention/output': (heads, d, c.output_bias),
   }
+  if c.experts is not None:
+    return {**found, **_linear_of_experts(c, c.experts)}
   if c.mlp is MLPKind.GATED:
     found['mlp/gate'] = (d, f, c.mlp_bias)
   return {
@@ -239,6 +268,40 @@ def _linear(
     'mlp/up': (d, f, c.mlp_bias),
     'mlp/down': (f, d, c.mlp_bias),
   }
+
+
+def _linear_of_experts(c: ModelConfig, experts: ExpertsConfig) -> dict:
+  """Return the same of a routed MLP; of one expert, for all are alike."""
+  d, num = (c.embed_dim,), (experts.num_experts,)
+  found = {
+    'mlp/router': (d, num, False),
+    **_mlp(_EXPERTS, d, experts.expert_dim),
+  }
+  if experts.shared_dim is not None:
+    found |= _mlp('mlp/shared/', d, experts.shared_dim)
+    found['mlp/shared_gate'] = (d, (1,), False)
+  return found
+
+
+def _mlp(place: str, d: tuple[int, ...], width: int) -> dict:
+  return {
+    f'{place}gate': (d, (width,), False),
+    f'{place}up': (d, (width,), False),
+    f'{place}down': ((width,), d, False),
+  }
+
+
+def _by_expert(c: ModelConfig, tensor: Tensor) -> Iterator[Tensor]:
+  """Yield the tensors of all experts that are one leaf together."""
+  assert c.experts is not None
+  count = c.experts.num_experts
+  for index in range(count):
+    # A family that has no experts has no place for their number either.
+    yield dataclasses.replace(
+      tensor,
+      name=tensor.name.replace(EXPERT, str(index)),
+      expert=Expert(index, count),
+    )
 
 
 def _norms(c: ModelConfig) -> dict[str, int]:
