@@ -30,13 +30,14 @@ from jax.sharding import AxisType, PartitionSpec
 from eejax.types import Array
 
 STAGE, DATA, FSDP, MODEL = 'stage', 'data', 'fsdp', 'model'
+EXPERT = 'expert'
 
 # From the slowest links to the fastest: what a stage sends is least, what the
 # devices of a `model` group send is most.
-MESH_AXES = (STAGE, DATA, FSDP, MODEL)
+MESH_AXES = (STAGE, DATA, FSDP, EXPERT, MODEL)
 
 # Rows of a batch are shared out over these.
-BATCH_AXES = (DATA, FSDP)
+BATCH_AXES = (DATA, FSDP, EXPERT)
 
 # A dimension without a letter is never cut.
 Axes = Sequence[str | None]
@@ -75,6 +76,7 @@ class Rule:
 RULES = (
   Rule('P', parameter=(STAGE,), activation=(STAGE,)),
   Rule('L', parameter=(STAGE,)),
+  Rule('X', parameter=(EXPERT,)),
   Rule('B', activation=BATCH_AXES),
   Rule('V', parameter=(MODEL,), activation=(MODEL,)),
   Rule('N', parameter=(MODEL,), activation=(MODEL,)),

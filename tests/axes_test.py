@@ -73,6 +73,32 @@ class TestParameters:
       if path[-1] != 'scale':
         assert 'model' in spec and 'fsdp' in spec, path
 
+  @pytest.mark.parametrize('quantized', [False, True])
+  def test_every_leaf_of_experts_has_letters(self, quantized):
+    config = tiny.tiny_config('2:mlp', **tiny.KINDS_OF_BLOCK['experts'])
+    tree = jax.eval_shape(lambda: tiny.tiny_params(config))
+    if quantized:
+      tree = jax.eval_shape(quantize_backbone, tree)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+      letters = axes.parameter_axes(path_names(path), ndim=leaf.ndim)
+      assert letters is not None, path
+
+  def test_experts_are_shared_out_and_their_scales_with_them(self):
+    mesh = {'fsdp': 2, 'expert': 2, 'model': 2}
+    place = lambda path, shape: axes.partition(
+      axes.parameter_axes(path.split('/'), ndim=len(shape)),
+      shape=shape,
+      mesh=mesh,
+      kind=Kind.PARAMETER,
+    )
+    kernel = 'backbone/blocks/mlp/experts/gate/kernel'
+    assert place(kernel, (3, 4, 16, 12)) == PartitionSpec(
+      None, 'expert', 'fsdp', 'model'
+    )
+    assert place(f'{kernel}/scale', (3, 4, 12)) == PartitionSpec(
+      None, 'expert', 'model'
+    )
+
   def test_a_moment_of_the_optimizer_lies_with_its_parameter(self):
     path = 'opt_state/1/0/mu/backbone/blocks/mlp/up/kernel'
     assert cut(path, (4, 16, 20)) == PartitionSpec('stage', 'fsdp', 'model')
@@ -150,7 +176,7 @@ class TestConstrain:
     mesh = make_mesh(MeshConfig(stage=2, data=2, model=2))
 
     def inside(x):
-      assert axes.ambient() == {'data': 2, 'fsdp': 1, 'model': 2}
+      assert axes.ambient() == {'data': 2, 'fsdp': 1, 'expert': 1, 'model': 2}
       return axes.constrain(x, ('B', 'T', 'D'))
 
     with jax.set_mesh(mesh):

@@ -71,8 +71,9 @@ from eejax.models.patterns import (
 from eejax.models.stacking import num_blocks
 from eejax.ops.attention import AttentionImplementation
 from eejax.ops.quant import Quantization
+from eejax.ops.routing import RoutingSums, routing_sums
 from eejax.ops.softcap import soft_cap
-from eejax.types import Array, DTypeLike, Float, Int, Params
+from eejax.types import Array, Bool, DTypeLike, Float, Int, Params
 
 
 class Rematerialization(enum.Enum):
@@ -113,6 +114,7 @@ class DecoderOutput:
     streams: the residual stream, by depth, where it was asked for.
     residuals: the stream between the attention and the MLP of the block that
       leads to each depth, where it was asked for.
+    routing: where the blocks sent tokens, where that was asked for.
   """
 
   hidden: Float[Array, 'B T D']
@@ -123,6 +125,7 @@ class DecoderOutput:
   residuals: dict[int, Float[Array, 'B T D']] = flax.struct.field(
     default_factory=dict
   )
+  routing: RoutingSums | None = None
 
 
 def init(
@@ -215,6 +218,7 @@ def run_blocks(
   implementation: AttentionImplementation = AttentionImplementation.XLA,
   kv_quantization: Quantization = Quantization.NONE,
   collect: CollectedDepths = NO_DEPTHS,
+  counted: Bool[Array, 'B T'] | None = None,
 ) -> DecoderOutput:
   """Run all stacked blocks and collect what the exits read.
 
@@ -234,6 +238,8 @@ def run_blocks(
     implementation: attention kernel.
     kv_quantization: what keys and values are rounded to.
     collect: depths whose streams are returned, besides what exits read.
+    counted: tokens of which it is returned where experts get them; None asks
+      for nothing.
 
   Raises:
     ArgumentError: an exit or a collected depth lies beyond the stack.
@@ -247,8 +253,8 @@ def run_blocks(
     rematerialization,
   )
   spec = IntermediatesSpec(config, depth, collect)
-  (hidden, intermediates), _ = jax.lax.scan(
-    _scan_step(run_block),
+  (hidden, intermediates), routing = jax.lax.scan(
+    _scan_step(run_block, counted),
     (x, spec.start(x)),
     (
       backbone['blocks'],
@@ -262,6 +268,7 @@ def run_blocks(
     spec.collect(backbone, x, intermediates),
     streams=_at(collect.streams, spec.streams(x, intermediates)),
     residuals=_at(collect.residuals, spec.residuals(intermediates)),
+    routing=jax.tree.map(lambda of_blocks: of_blocks.sum(0), routing),
   )
 
 
@@ -287,7 +294,9 @@ def _check_reach(
     )
 
 
-def _scan_step(run_block: Callable[..., BlockOutput]) -> Callable:
+def _scan_step(
+  run_block: Callable[..., BlockOutput], counted: Bool[Array, 'B T'] | None
+) -> Callable:
   """Return what a scan over the blocks does with one of them."""
 
   def step(carry, scanned):
@@ -302,7 +311,10 @@ def _scan_step(run_block: Callable[..., BlockOutput]) -> Callable:
     intermediates = record_intermediates(
       intermediates, slots, hidden=hidden, output=output
     )
-    return (hidden, intermediates), None
+    routing = None
+    if counted is not None and output.routing is not None:
+      routing = routing_sums(output.routing, counted)
+    return (hidden, intermediates), routing
 
   return step
 

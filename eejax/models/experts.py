@@ -18,15 +18,14 @@ depends on no other token.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from eejax.axes import constrain
 from eejax.config import ModelConfig
+from eejax.models.expert_parallel import experts_on_mesh
 from eejax.models.layers import (
   ACTIVATIONS,
   INIT_STD,
@@ -34,14 +33,9 @@ from eejax.models.layers import (
   Projection,
   Projections,
 )
-from eejax.ops.grouped_matmul import grouped_product
-from eejax.ops.matmul import KernelsApart, OpaqueKernel
-from eejax.ops.quant import Quantized, kernel_product
+from eejax.ops.matmul import OpaqueKernel
 from eejax.ops.routing import Routing, route
-from eejax.types import Array, DTypeLike, Float, Int, PyTree
-
-# Rows that an expert whose kernels are arrays of their own gets at once.
-_TILE = 32
+from eejax.types import Array, DTypeLike, Float, PyTree
 
 
 class RoutedMLP(nn.Module):
@@ -73,13 +67,9 @@ class RoutedMLP(nn.Module):
       renormalized=experts.renormalized,
     )
     kernels = Experts(c, self.projections, self.param_dtype, name='experts')()
-    y = experts_output(
-      x.reshape(-1, x.shape[-1]),
-      experts=routing.experts.reshape(-1, experts.top_k),
-      weights=routing.weights.reshape(-1, experts.top_k),
-      kernels=kernels,
-      activate=ACTIVATIONS[c.activation],
-    ).reshape(x.shape)
+    y = experts_on_mesh(
+      x, routing, kernels=kernels, activate=ACTIVATIONS[c.activation]
+    )
     if experts.shared_dim is not None:
       y = y + self._shared(x, experts.shared_dim)
     return y, routing
@@ -133,106 +123,3 @@ class ExpertKernels(nn.Module):
     init = nn.initializers.normal(self.std)
     kernels = self.param('kernel', init, self.shape, self.param_dtype)
     return kernels.kernel if isinstance(kernels, OpaqueKernel) else kernels
-
-
-def experts_output(
-  rows: Float[Array, 'M D'],
-  *,
-  experts: Int[Array, 'M J'],
-  weights: Float[Array, 'M J'],
-  kernels: dict[str, PyTree],
-  activate: Callable[[jax.Array], jax.Array],
-) -> Float[Array, 'M D']:
-  """Return the weighted sum of what each row's experts make of it.
-
-  Args:
-    rows: normalised activations.
-    experts: of each row.
-    weights: of those.
-    kernels: of all experts, by the names of an MLP's projections; arrays of
-      their own suit few rows, as decoding has them, and have no derivative.
-    activate: the experts' nonlinearity.
-  """
-  num = kernels['down'].shape[0]
-  order = jnp.argsort(experts.reshape(-1), stable=True)
-  sizes = jnp.bincount(experts.reshape(-1), length=num)
-  if isinstance(kernels['down'], KernelsApart):
-    y = _one_after_another(
-      rows, order, sizes, weights, kernels=kernels, activate=activate
-    )
-  else:
-    y = _in_groups(
-      rows, order, sizes, weights, kernels=kernels, activate=activate
-    )
-  return y.astype(rows.dtype)
-
-
-def _in_groups(
-  rows, order, sizes, weights, *, kernels, activate
-) -> Float[Array, 'M D']:
-  """Multiply all rows, sorted by their experts."""
-  sent = rows[order // weights.shape[1]]
-  product = lambda x, name: _grouped(x, kernels[name], sizes)
-  if 'gate_up' in kernels:
-    both = product(sent, 'gate_up')
-    gate, up = both[:, 0], both[:, 1]
-  else:
-    gate, up = product(sent, 'gate'), product(sent, 'up')
-  y = product(activate(gate) * up, 'down')
-  back = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0]))
-  return jnp.einsum(
-    'MJD,MJ->MD',
-    y[back].reshape(*weights.shape, -1),
-    weights,
-    preferred_element_type=jnp.float32,
-  )
-
-
-def _grouped(
-  x: Float[Array, 'M C'], kernels: PyTree, sizes: Int[Array, 'X']
-) -> Float[Array, 'M ...']:
-  is_quantized = isinstance(kernels, Quantized)
-  values = kernels.values if is_quantized else kernels
-  num, inputs, *outputs = values.shape
-  y = grouped_product(x, values.reshape(num, inputs, -1), sizes)
-  if is_quantized:
-    group = jnp.repeat(jnp.arange(num), sizes, total_repeat_length=x.shape[0])
-    y = (y * kernels.scale.reshape(num, -1)[group]).astype(x.dtype)
-  return y.reshape(-1, *outputs)
-
-
-def _one_after_another(
-  rows, order, sizes, weights, *, kernels, activate
-) -> Float[Array, 'M D']:
-  """Multiply the rows of each expert that has some, a tile at a time."""
-  choices, num = weights.shape[1], len(kernels['down'].kernels)
-  tile = min(rows.shape[0], _TILE)
-  tiles = -(-sizes // tile)
-  last = jnp.cumsum(tiles)
-  starts = jnp.cumsum(sizes) - sizes
-  padded = jnp.pad(order, (0, tile))
-  branches = [
-    lambda x, i=i: _expert(
-      x, {n: k.kernels[i] for n, k in kernels.items()}, activate
-    )
-    for i in range(num)
-  ]
-
-  def add(number, total):
-    expert = jnp.searchsorted(last, number, side='right')
-    within = number - (last[expert] - tiles[expert])
-    at = starts[expert] + within * tile
-    sent = lax.dynamic_slice_in_dim(padded, at, tile)
-    is_own = at + jnp.arange(tile) < starts[expert] + sizes[expert]
-    row = sent // choices
-    y = lax.switch(expert, branches, rows[row]).astype(jnp.float32)
-    weight = weights.reshape(-1)[sent][:, None]
-    return total.at[row].add(jnp.where(is_own[:, None], weight * y, 0))
-
-  zeros = jnp.zeros(rows.shape, jnp.float32)
-  return lax.fori_loop(0, last[-1], add, zeros)
-
-
-def _expert(x, kernels, activate) -> Float[Array, 'M D']:
-  both = kernel_product(x, kernels['gate_up'])
-  return kernel_product(activate(both[:, 0]) * both[:, 1], kernels['down'])

@@ -50,9 +50,11 @@ def grouped_product(
     sizes: rows of each group, in the order of the groups; rows beyond their
       sum are in none and get zeros.
   """
-  return lax.platform_dependent(
+  y = lax.platform_dependent(
     x, kernels, sizes, cpu=_product_by_tiles, default=_product_at_once
   )
+  is_in_group = jnp.arange(x.shape[0]) < jnp.sum(sizes)
+  return jnp.where(is_in_group[:, None], y, 0)
 
 
 def _forward(x, kernels, sizes):
@@ -101,9 +103,7 @@ def _product_by_tiles(x, kernels, sizes):
     )
 
   y = jnp.zeros((rows + tile, kernels.shape[2]), x.dtype)
-  y = _over_tiles(one, y, starts, sizes, tile)[:rows]
-  is_in_group = jnp.arange(rows) < jnp.sum(sizes)
-  return jnp.where(is_in_group[:, None], y, 0)
+  return _over_tiles(one, y, starts, sizes, tile)[:rows]
 
 
 def _kernels_by_tiles(x, d_y, sizes):

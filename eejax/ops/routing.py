@@ -49,9 +49,9 @@ class RoutingSums:
     tokens: how many were counted, in all blocks together.
   """
 
-  sent: Float[Array, 'X']
-  probabilities: Float[Array, 'X']
-  tokens: Float[Array, '']
+  sent: Float[Array, '*blocks X']
+  probabilities: Float[Array, '*blocks X']
+  tokens: Float[Array, '*blocks']
 
 
 def route(

@@ -25,7 +25,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from eejax import resources
-from eejax.axes import BATCH_AXES, MESH_AXES
+from eejax.axes import BATCH_AXES, EXPERT, MESH_AXES
 from eejax.errors import EejaxError
 from eejax.field_types import check_fields
 
@@ -43,6 +43,8 @@ class MeshConfig:
     stage: pipeline stages, which share the blocks.
     model: parts that heads, MLPs and vocabularies are cut into; sequences
       are, too, between those.
+    expert: parts that the experts of a block are shared out to; every part has
+      rows of its own, too, and without experts it is one more copy.
     simulated_devices: CPU devices to pretend this process has; 0 takes what
       is there. They share its cores: to try a mesh out.
 
@@ -53,6 +55,7 @@ class MeshConfig:
   fsdp: int = 1
   stage: int = 1
   model: int = 1
+  expert: int = 1
   simulated_devices: int = 0
 
   def __post_init__(self):
@@ -76,6 +79,11 @@ class MeshConfig:
   def sizes(self) -> dict[str, int]:
     """Return the size of each axis, in the order of the mesh."""
     return {name: getattr(self, name) for name in MESH_AXES}
+
+  @property
+  def row_shares(self) -> int:
+    """Return how many shares the rows of a batch are cut into."""
+    return math.prod(self.sizes()[name] for name in BATCH_AXES)
 
   def describe(self) -> str:
     """Return the mesh in the words that `parse_mesh` reads."""
@@ -216,10 +224,12 @@ def check_batch(mesh: Mesh, *, rows: int, microbatches: int = 1) -> None:
   shards = math.prod(mesh.shape[a] for a in BATCH_AXES)
   if rows % (shards * microbatches):
     each = ''
+    axes = [a for a in BATCH_AXES if a != EXPERT or mesh.shape[a] > 1]
+    names = ' x '.join(axes)
     if microbatches > 1:
       each = f' in each of {microbatches} microbatches'
     raise EejaxError(
-      f'a batch of {rows} rows does not divide among the data x fsdp = '
+      f'a batch of {rows} rows does not divide among the {names} = '
       f'{shards} shares of the mesh{each}; make it a multiple of '
       f'{shards * microbatches}.'
     )

@@ -18,7 +18,7 @@ import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from eejax.axes import MESH_AXES
+from eejax.axes import EXPERT, MESH_AXES
 from eejax.errors import EejaxError
 from eejax.models.decoder import Rematerialization
 from eejax.parallel.mesh import MeshConfig
@@ -196,8 +196,10 @@ def plan(request: PlanRequest, arrangement: Arrangement) -> LayoutPlan:
 
 def meshes(devices: int) -> Iterator[MeshConfig]:
   """Yield every way of arranging some devices."""
-  for sizes in _factors(devices, len(MESH_AXES)):
-    yield MeshConfig(**dict(zip(MESH_AXES, sizes, strict=True)))
+  # Experts are shared out where that is asked for, never by choice.
+  axes = [a for a in MESH_AXES if a != EXPERT]
+  for sizes in _factors(devices, len(axes)):
+    yield MeshConfig(**dict(zip(axes, sizes, strict=True)))
 
 
 @functools.cache
@@ -216,7 +218,7 @@ def _factors(number: int, count: int) -> tuple[tuple[int, ...], ...]:
 def refusal(request: PlanRequest, mesh: MeshConfig) -> str | None:
   """Return why a mesh is out of the question, or None."""
   workload, model = request.workload, request.workload.config.model
-  shares = mesh.data * mesh.fsdp
+  shares = mesh.row_shares
   if mesh.stage > workload.depth:
     return f'the {workload.depth} blocks that run make no more stages'
   if workload.rows % shares:
@@ -253,7 +255,7 @@ def arrangements(workload: Workload, mesh: MeshConfig) -> Iterator[Arrangement]:
 
 
 def _microbatch_counts(workload: Workload, mesh: MeshConfig) -> list[int]:
-  rows = workload.rows // (mesh.data * mesh.fsdp)
+  rows = workload.rows // mesh.row_shares
   most = _MOST_MICROBATCHES
   if mesh.stage > 1:
     most = _MOST_PER_STAGE * mesh.stage

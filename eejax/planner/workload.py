@@ -143,7 +143,7 @@ class Arrangement:
   @property
   def row_shares(self) -> int:
     """Return into how many shares the rows of a microbatch are cut."""
-    return self.mesh.data * self.mesh.fsdp
+    return self.mesh.row_shares
 
   @property
   def devices(self) -> int:

@@ -61,6 +61,8 @@ def step_metrics(
     objective: says which heads take part.
   """
   found = {'loss': _mean(sums.objective, sums.tokens)}
+  if sums.balance is not None:
+    found['balance_loss'] = _mean(sums.balance, sums.tokens)
   final_known = objective.full_depth(config)
   if final_known:
     found |= _head('final', sums.final, names=('loss', 'correct'))

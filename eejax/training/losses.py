@@ -22,6 +22,8 @@ sum whose gradient, over the batch's token count, is the gradient of
 
 with L_i = sum_t m_t c_it CE_it / sum_t m_t, m the loss mask and c the token
 weights (EE-LLM, arXiv 2312.04916, eq. 2 and the dynamic weights of its code).
+A backbone of experts that is trained adds its load-balancing loss, see
+`eejax.ops.routing.balance_loss`, of each microbatch by itself.
 """
 
 import dataclasses
@@ -48,6 +50,7 @@ from eejax.ops.cross_entropy import (
   cross_entropy,
   head_statistics,
 )
+from eejax.ops.routing import balance_loss
 from eejax.training import freeze, weight_schedules
 from eejax.training.freeze import Regime
 from eejax.training.objective import Forward, Objective, TokenWeights
@@ -82,7 +85,7 @@ def objective_sum(
   params = freeze.merge(trainable, frozen)
   run = _Pass(
     params=params,
-    out=_run(params, batch, config, forward, layer_dropout),
+    out=_run(params, batch, config, forward, layer_dropout, objective),
     batch=batch,
     config=config,
     objective=objective,
@@ -99,11 +102,18 @@ def objective_sum(
   if objective.regime is not Regime.STANDARD and config.exits:
     weighted, exit_sums = _exit_losses(run, final, step)
     total += weighted
+  balance = None
+  if run.out.routing is not None:
+    balance = balance_loss(run.out.routing) * jnp.sum(batch.weights)
+    assert config.model.experts is not None
+    total += config.model.experts.balance_weight * balance
+    balance = jax.lax.stop_gradient(balance)
   return total, LossSums(
     objective=jax.lax.stop_gradient(total),
     tokens=jnp.sum(batch.weights),
     final=final_sums,
     exits=exit_sums,
+    balance=balance,
   )
 
 
@@ -159,7 +169,9 @@ class _Pass:
   dtype: Any
 
 
-def _run(params, batch, config, forward, layer_dropout) -> DecoderOutput:
+def _run(
+  params, batch, config, forward, layer_dropout, objective
+) -> DecoderOutput:
   backbone = params['backbone']
   if batch.streams is not None or batch.residuals is not None:
     return _recall(backbone, batch, config, forward)
@@ -172,7 +184,18 @@ def _run(params, batch, config, forward, layer_dropout) -> DecoderOutput:
     rematerialization=forward.rematerialization,
     layer_dropout=layer_dropout,
     implementation=forward.implementation,
+    counted=_counted(batch, config, objective),
   )
+
+
+def _counted(batch, config, objective) -> Bool[Array, 'B T'] | None:
+  """Return which tokens experts are balanced by, None where they are not."""
+  experts = config.model.experts
+  if experts is None or experts.balance_weight == 0:
+    return None
+  if objective.regime is Regime.TUNE:  # they are frozen
+    return None
+  return batch.segment_ids > 0
 
 
 def _embed(backbone, batch, config, forward) -> Float[Array, 'B T D']:

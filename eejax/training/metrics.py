@@ -40,15 +40,17 @@ def means(sums: LossSums, *, config: EarlyExitConfig) -> dict[str, float]:
   """Return named means of a step's or an evaluation's sums.
 
   Heads that took no part are left out. Names are `loss` (the objective),
-  `final/...` and `exit_6/...` with `loss` (nats), `accuracy`, `confidence`,
-  and where they are known `agreement` (with the final head), `divergence`,
-  `gate_loss` and `gate_accuracy`.
+  `balance_loss` (of experts), `final/...` and `exit_6/...` with `loss`
+  (nats), `accuracy`, `confidence`, and where they are known `agreement` (with
+  the final head), `divergence`, `gate_loss` and `gate_accuracy`.
 
   Args:
     sums: arrays or numbers.
     config: the model with its exits.
   """
   values = {'loss': _ratio(sums.objective, sums.tokens)}
+  if sums.balance is not None:
+    values['balance_loss'] = _ratio(sums.balance, sums.tokens)
   final_known = bool(sums.final.tokens)
   if final_known:
     head = _head_at(sums.final, ())

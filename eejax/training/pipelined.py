@@ -178,6 +178,13 @@ def _check(
       'the schedule forward_only trains exits alone; use one_f_one_b for the '
       f'regime {objective.regime.value!r}.'
     )
+  experts = config.model.experts
+  trains = objective.regime is not Regime.TUNE
+  if experts is not None and trains and experts.balance_weight > 0:
+    raise ArgumentError(
+      'a stage sees its own blocks alone, and experts are balanced over all; '
+      'use no stages, or set balance_weight of the experts to 0.'
+    )
   if objective.regime is Regime.STANDARD:
     return
   twins = [e for e in config.exits if e.head is ExitHeadKind.MLP]

@@ -88,12 +88,15 @@ class LossSums:
     tokens: tokens that count.
     final: of the final head; its `tokens` is 0 where it was not run.
     exits: of every exit, shallowest first.
+    balance: the load-balancing loss of experts, times the number of tokens;
+      None where there are none, or they are not trained, or it has no weight.
   """
 
   objective: Float[AnyArray, '']
   tokens: Float[AnyArray, '']
   final: HeadSums
   exits: HeadSums
+  balance: Float[AnyArray, ''] | None = None
 
 
 def no_sums(shape: tuple[int, ...]) -> HeadSums:

@@ -28,11 +28,17 @@ from eejax.parallel.mesh import MeshConfig, make_mesh, parse_mesh
 class TestSizes:
   def test_one_axis_takes_the_rest(self):
     mesh = make_mesh(MeshConfig(model=2, stage=2))
-    assert dict(mesh.shape) == {'stage': 2, 'data': 2, 'fsdp': 1, 'model': 2}
+    assert dict(mesh.shape) == {
+      'stage': 2,
+      'data': 2,
+      'fsdp': 1,
+      'expert': 1,
+      'model': 2,
+    }
 
   def test_neighbours_on_model_are_neighbours(self):
     mesh = make_mesh(MeshConfig(stage=2, data=2, model=2))
-    assert [d.id for d in mesh.devices[0, 0, 0]] == [0, 1]
+    assert [d.id for d in mesh.devices[0, 0, 0, 0]] == [0, 1]
     assert [d.id for d in mesh.devices[:, 0, 0, 0]] == [0, 4]
 
   @pytest.mark.parametrize(

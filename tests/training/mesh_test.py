@@ -26,6 +26,7 @@ from eejax.data.batch import PackedBatches
 from eejax.data.memory_source import InMemoryDocuments, Passes
 from eejax.data.sharded import ShardedBatches
 from eejax.errors import EejaxError
+from eejax.experts_config import ExpertsConfig
 from eejax.models import decoder
 from eejax.models.quantized import quantize_backbone
 from eejax.parallel import memory, multihost, sharding
@@ -42,11 +43,12 @@ from eejax.training.sums import TokenBatch
 
 MESHES = ('fsdp=8', 'data=2,model=4', 'data=2,fsdp=2,model=2')
 ROWS, LENGTH = 8, 8
+EXPERTS = ExpertsConfig(4, 2, 12, shared_dim=8, balance_weight=0.1)
 HEADS = 64  # vocabulary: it divides on every mesh, and no other size is 64
 
 
-def make_config(exits='1:norm,2:mlp:untied,3:norm:gate'):
-  return tiny.tiny_config(exits, vocab_size=HEADS)
+def make_config(exits='1:norm,2:mlp:untied,3:norm:gate', **fields):
+  return tiny.tiny_config(exits, vocab_size=HEADS, **fields)
 
 
 def make_batch(config):
@@ -64,9 +66,11 @@ def make_batch(config):
   )
 
 
-def gradients_on(words, *, regime=Regime.JOINT, prepare=None, **settings):
+def gradients_on(
+  words, *, regime=Regime.JOINT, prepare=None, experts=None, **settings
+):
   """Return gradients, sums and the compiled step; no mesh for None."""
-  config = make_config()
+  config = make_config(experts=experts)
   params = tiny.tiny_params(config)
   trainable, frozen = freeze.split(params, regime=regime)
   if prepare is not None:
@@ -116,12 +120,30 @@ def joint():
   return gradients_on(None)
 
 
+@pytest.fixture(scope='module')
+def of_experts():
+  return gradients_on(None, experts=EXPERTS)
+
+
 class TestAStep:
   @pytest.mark.parametrize('words', MESHES)
   def test_loss_and_gradients_are_those_of_one_device(self, joint, words):
     grads, sums, _ = gradients_on(words)
     assert_close(grads, joint[0])
     assert_close(sums, joint[1])
+
+  @pytest.mark.parametrize(
+    'words', ['fsdp=2,expert=4', 'data=2,expert=2,model=2']
+  )
+  def test_experts_that_are_shared_out_are_those_of_one_device(
+    self, of_experts, words
+  ):
+    grads, sums, compiled = gradients_on(words, experts=EXPERTS)
+    assert_close(grads, of_experts[0])
+    assert_close(sums, of_experts[1])
+    assert float(sums.balance) > 0
+    # No device ever has the kernels of all experts.
+    assert not re.search(r'f32\[4,4,16,12\]', compiled.as_text())
 
   def test_microbatches_are_cut_across_the_devices(self, joint):
     words = 'data=4,stage=2'

@@ -29,6 +29,7 @@ from jax.sharding import AxisType
 
 from eejax.axes import MESH_AXES
 from eejax.errors import ArgumentError
+from eejax.experts_config import ExpertsConfig
 from eejax.models.decoder import Rematerialization
 from eejax.parallel import sharding
 from eejax.pipeline.cost import Keep
@@ -183,10 +184,16 @@ def test_gradients_and_sums_are_those_of_one_device(
     ('around', ONE_F_ONE_B, OWN),
     ('learned', GPIPE, OWN),
     ('parallel', ONE_F_ONE_B, '1:norm:untied,2:bottleneck_mlp(5)'),
+    ('experts', ONE_F_ONE_B, '1:norm:untied'),
   ],
 )
 def test_other_kinds_of_blocks(block, schedule, exits):
-  config = make_config(exits, **tiny.KINDS_OF_BLOCK[block])
+  fields = tiny.KINDS_OF_BLOCK[block]
+  if block == 'experts':
+    # Stages cannot balance experts; four divide where those of a kind do.
+    unbalanced = ExpertsConfig(4, 2, 12, shared_dim=8, balance_weight=0.0)
+    fields = {**fields, 'experts': unbalanced}
+  config = make_config(exits, **fields)
   objective = make_objective(Regime.JOINT)
   found = on_stages(
     config,
@@ -196,6 +203,18 @@ def test_other_kinds_of_blocks(block, schedule, exits):
     microbatches=2,
   )
   assert_equal(found, on_one_device(config, objective))
+
+
+def test_experts_are_not_balanced_on_stages():
+  config = make_config('', **tiny.KINDS_OF_BLOCK['experts'])
+  with pytest.raises(ArgumentError, match='balance_weight'):
+    on_stages(
+      config,
+      make_objective(Regime.STANDARD),
+      PipelineConfig(ONE_F_ONE_B),
+      mesh=make_mesh(stage=2),
+      microbatches=2,
+    )
 
 
 def test_a_twin_of_an_mlp_beside_its_attention_is_refused():
