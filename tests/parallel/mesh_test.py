@@ -39,7 +39,7 @@ class TestSizes:
   def test_neighbours_on_model_are_neighbours(self):
     mesh = make_mesh(MeshConfig(stage=2, data=2, model=2))
     assert [d.id for d in mesh.devices[0, 0, 0, 0]] == [0, 1]
-    assert [d.id for d in mesh.devices[:, 0, 0, 0]] == [0, 4]
+    assert [d.id for d in mesh.devices[:, 0, 0, 0, 0]] == [0, 4]
 
   @pytest.mark.parametrize(
     'config', [MeshConfig(data=3), MeshConfig(model=3), MeshConfig(data=4)]
