@@ -25,6 +25,7 @@ from typing import Any
 from eejax.errors import ArgumentError
 from eejax.experts_config import ExpertsConfig
 from eejax.field_types import check_fields
+from eejax.state_space import StateSpaceConfig
 
 
 class RotaryScaling(enum.Enum):
@@ -98,10 +99,16 @@ class Activation(enum.Enum):
 
 
 class PositionKind(enum.Enum):
-  """How a model knows positions: rotated heads, or a learned table."""
+  """How a model knows positions.
+
+  ROTARY   heads are rotated by them
+  LEARNED  a table that is added to embeddings has a row for each
+  NONE     from the order of tokens alone, as recurrent blocks do
+  """
 
   ROTARY = 'rotary'
   LEARNED = 'learned'
+  NONE = 'none'
 
 
 class QKNormSpan(enum.Enum):
@@ -176,10 +183,11 @@ class ModelConfig:
     vocab_size: rows of the embedding table (V).
     num_layers: blocks (L).
     embed_dim: width of the residual stream (D).
-    num_heads: query heads (N), a multiple of `num_kv_heads`.
+    num_heads: query heads (N), a multiple of `num_kv_heads`; 0, as the two
+      fields that follow, where blocks have no attention.
     num_kv_heads: key/value heads (K).
     head_dim: width of a head (H); its rotated part is even.
-    mlp_dim: width of the MLP (F).
+    mlp_dim: width of the MLP (F); 0 where blocks have none.
     max_length: longest context the model may be used with, in tokens.
     norm_epsilon: added to the mean square, or the variance, in every norm.
     rotary: position embedding.
@@ -217,6 +225,8 @@ class ModelConfig:
     logit_softcap: c in c tanh(logit / c) for every head, or None.
     experts: the experts that the MLP of every block is made of; None has one
       dense MLP a block. `mlp_dim` has no use then.
+    state_space: the state-space mixer that stands beside attention, or in its
+      place; None where there is none.
   """
 
   vocab_size: int
@@ -258,23 +268,12 @@ class ModelConfig:
   attention_softcap: float | None = None
   logit_softcap: float | None = None
   experts: ExpertsConfig | None = None
+  state_space: StateSpaceConfig | None = None
 
   def __post_init__(self):
     check_fields(self)
-    for name in (
-      'vocab_size',
-      'num_layers',
-      'embed_dim',
-      'num_heads',
-      'num_kv_heads',
-      'head_dim',
-      'mlp_dim',
-      'max_length',
-    ):
-      value = getattr(self, name)
-      if not isinstance(value, int) or value < 1:
-        raise ArgumentError(f'{name} must be a positive integer, not {value}.')
-    if self.num_heads % self.num_kv_heads:
+    self._check_sizes()
+    if self.has_attention and self.num_heads % self.num_kv_heads:
       raise ArgumentError(
         f'num_heads ({self.num_heads}) must be a multiple of num_kv_heads '
         f'({self.num_kv_heads}).'
@@ -304,6 +303,47 @@ class ModelConfig:
         f'sliding_window must be at least 1, not {self.sliding_window}.'
       )
 
+  def _check_sizes(self) -> None:
+    sizes = ['vocab_size', 'num_layers', 'embed_dim', 'max_length']
+    # A block without a state-space mixer has attention and an MLP.
+    if self.state_space is None or self.has_attention:
+      sizes += ['num_heads', 'num_kv_heads', 'head_dim']
+    if self.state_space is None or self.mlp_dim:
+      sizes.append('mlp_dim')
+    for name in sizes:
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < 1:
+        raise ArgumentError(f'{name} must be a positive integer, not {value}.')
+    if not self.has_attention:
+      self._check_without_attention()
+
+  def _check_without_attention(self) -> None:
+    if self.positions is PositionKind.ROTARY:
+      raise ArgumentError(
+        'a model without attention has no heads to rotate; set positions to '
+        "'none'."
+      )
+    if self.sliding_window is not None or self.qk_norm:
+      raise ArgumentError(
+        'a model without attention has neither a sliding window nor norms of '
+        'queries and keys.'
+      )
+    if self.residual is Residual.PARALLEL or self.norm_placement.has_after:
+      raise ArgumentError(
+        'a model without attention has its norms before what they are for, '
+        'and sequential residuals.'
+      )
+
+  @property
+  def has_attention(self) -> bool:
+    """Return whether blocks attend to earlier tokens."""
+    return bool(self.num_heads or self.num_kv_heads or self.head_dim)
+
+  @property
+  def has_mlp(self) -> bool:
+    """Return whether blocks have an MLP."""
+    return self.mlp_dim > 0 or self.experts is not None
+
   def window_of(self, block: int) -> int | None:
     """Return how many keys block `block` (0-based) sees, or None for all."""
     if self.windowed_blocks is not None:
@@ -326,7 +366,7 @@ class ModelConfig:
   @property
   def rotations(self) -> tuple[RotaryConfig | None, ...]:
     """Return the different rotations of the blocks; None rotates nothing."""
-    if self.positions is PositionKind.LEARNED:
+    if self.positions is not PositionKind.ROTARY:
       return (None,)
     rotations: list[RotaryConfig | None] = [self.rotary]
     if self.window_rotary is not None:
@@ -486,6 +526,13 @@ class EarlyExitConfig:
         f'an exit at depth {max(depths)} lies beyond the model, which has '
         f'{self.model.num_layers} blocks.'
       )
+    for e in self.exits:
+      if e.head is ExitHeadKind.MLP and not self.model.has_mlp:
+        raise ArgumentError(
+          f'the mlp exit at depth {e.depth} would be the twin of an MLP, and '
+          'blocks of this model have none; use norm, bottleneck_mlp, block or '
+          'embedding.'
+        )
     ordered = tuple(sorted(self.exits, key=lambda e: e.depth))
     object.__setattr__(self, 'exits', ordered)
 

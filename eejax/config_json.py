@@ -38,6 +38,7 @@ from eejax.config import (
 )
 from eejax.errors import ArgumentError
 from eejax.experts_config import ExpertsConfig
+from eejax.state_space import StateSpaceConfig, StateSpaceKind
 
 _ENUMS: dict[str, type[enum.Enum]] = {
   'norm': NormKind,
@@ -106,6 +107,10 @@ def model_from_json(values: dict[str, Any]) -> ModelConfig:
       model[name] = RotaryConfig(**rotary)
   if model.get('experts') is not None:
     model['experts'] = ExpertsConfig(**model['experts'])
+  if model.get('state_space') is not None:
+    mixer = dict(model['state_space'])
+    recurrence = StateSpaceKind(mixer.pop('kind'))
+    model['state_space'] = StateSpaceConfig(recurrence, **mixer)
   for name, kind in _ENUMS.items():
     if name in model:
       model[name] = kind(model[name])

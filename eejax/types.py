@@ -21,6 +21,7 @@ Letters (a dimension means the same thing everywhere):
   E exits          R bottleneck rank                     W decode window
   P pipeline stages                 M microbatches
   X experts          J experts of a token
+  I inner width of a state-space mixer
 
 A *depth* is a number of blocks run, 0..L. An exit at depth e reads the
 residual stream after e blocks; depth L is the final head's place.

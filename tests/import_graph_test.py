@@ -44,6 +44,7 @@ LEVELS = {
   'resources': 0,
   'environment': 0,
   'field_types': 0,
+  'state_space': 0,
   'formatting': 0,
   'progress': 0,
   'serialization': 0,

@@ -122,6 +122,7 @@ def insert(
     request.settings,
     segments,
     plan=plan,
+    size=size,
     prompts=request.tokens,
     tokens=request.last,
     live=jnp.ones((1,), bool),

@@ -217,7 +217,11 @@ class Engine:
     )
     self._measures_costs = platform is None
     self._totals = EngineTotals(self._plan)
-    self._texts = SlotTexts(limits.slots, shortest=limits.min_prefix)
+    self._min_prefix = limits.min_prefix
+    if config.model.state_space is not None:
+      # The state after a prefix is not kept, so nothing can go on from it.
+      self._min_prefix = None
+    self._texts = SlotTexts(limits.slots, shortest=self._min_prefix)
     self._jobs: list[_Job | None] = [None] * limits.slots
     self._waiting: collections.deque[_Job] = collections.deque()
     self._results: dict[int, GeneratedRow] = {}
@@ -266,7 +270,7 @@ class Engine:
     self._slots.run(ticks=0)
     if self._measures_costs:
       self._slots.measure_costs()
-    if self._limits.min_prefix is not None:
+    if self._min_prefix is not None:
       for rest in self._slots.rest_widths:
         prompt = [0] * min(rest + 1, self._longest)
         request = SlotRequest(prompt, 0, self._thresholds)

@@ -296,6 +296,7 @@ class _Run:
       self._request,
       segments,
       plan=self._plan,
+      size=size,
       prompts=jnp.asarray(padded),
       tokens=jnp.array([p[-1] for p in self._prompts], jnp.int32),
       live=jnp.ones(len(self._prompts), bool),

@@ -243,6 +243,7 @@ class DecodeSlots:
       settings,
       segments,
       plan=self._plan,
+      size=self._size,
       prompts=jnp.zeros((count, 0), jnp.int32),
       tokens=zeros(),
       live=jnp.zeros((count,), bool),

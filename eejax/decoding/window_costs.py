@@ -147,7 +147,9 @@ def _times(
   seconds: dict[int, list[float]] = {w: [] for w in (0, *plan.widths)}
   for _ in range(1 + _ROUNDS):
     for width, times in seconds.items():
-      state = _poised(params, settings, segments, plan=plan, width=width)
+      state = _poised(
+        params, settings, segments, plan=plan, size=size, width=width
+      )
       jax.block_until_ready(state)
       steps = jnp.int32(min(width, 1))
       clock = time.perf_counter()
@@ -168,6 +170,7 @@ def _poised(
   segments: tuple[SegmentState, ...],
   *,
   plan: DecodePlan,
+  size: int,
   width: int,
 ) -> DecodeState:
   """Return a state whose next step verifies a window as wide as is said.
@@ -189,6 +192,7 @@ def _poised(
       for s, n in zip(segments, lengths, strict=True)
     ),
     plan=plan,
+    size=size,
     prompts=jnp.zeros((rows, 0), jnp.int32),
     tokens=for_rows(0),
     live=jnp.ones((rows,), bool),

@@ -17,6 +17,8 @@ Training and prefill scan it over stacked parameters, a pipeline maps it over
 stages, decoding calls it block by block on parameters unstacked once.
 """
 
+import functools
+
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
@@ -25,13 +27,15 @@ from eejax.axes import constrain
 from eejax.config import ModelConfig, Residual
 from eejax.models.experts import RoutedMLP
 from eejax.models.layers import MLP, Attention, Norm, Projections, apply_norm
+from eejax.models.state_space import Continuation, StateSpaceMixer
 from eejax.ops.attention import AttentionImplementation, Context
 from eejax.ops.quant import Quantization
+from eejax.ops.recurrent_state import RecurrentState
 from eejax.ops.rotary import Positions
 from eejax.ops.routing import Routing
 from eejax.types import Array, DTypeLike, Float, Int, Params
 
-__all__ = ['Block', 'BlockOutput', 'Context', 'Projections']
+__all__ = ['Block', 'BlockOutput', 'Context', 'Continuation', 'Projections']
 
 _STREAM = ('B', 'T', 'D')
 
@@ -42,30 +46,38 @@ class BlockOutput:
 
   Invariant: `hidden` = `mlp_residual` + `mlp_branch`(`mlp_input`), so an MLP
   exit is a twin of that branch. `mlp_input` is `mlp_input_of` the stream that
-  the model's kind of residual names.
+  the model's kind of residual names. Without an MLP both are `hidden` and
+  nothing is added.
+
+  What later tokens need of these is keys and values, where the block attends,
+  and a state, where it is recurrent; a hybrid block leaves both.
 
   Attributes:
     hidden: the residual stream after the block.
     mlp_residual: what the MLP's branch is added to (r): the stream after
       attention.
     mlp_input: what the MLP reads (u).
-    keys: new keys, rotary positions applied.
-    values: new values.
+    keys: new keys, rotary positions applied; None without attention.
+    values: new values, likewise.
+    state: of a recurrent block, as its continuation asks; None without one.
     routing: experts of the tokens; None where the MLP is dense.
   """
 
   hidden: Float[Array, 'B T D']
   mlp_residual: Float[Array, 'B T D']
   mlp_input: Float[Array, 'B T D']
-  keys: Float[Array, 'B K T H']
-  values: Float[Array, 'B K T H']
+  keys: Float[Array, 'B K T H'] | None = None
+  values: Float[Array, 'B K T H'] | None = None
+  state: RecurrentState | None = None
   routing: Routing | None = None
 
 
 class Block(nn.Module):
-  """Add what attention, then what the MLP makes of the residual stream.
+  """Add what mixes tokens, then what the MLP makes of the residual stream.
 
-  Where norms stand, what the MLP reads and what is scaled is the config's.
+  Tokens are mixed by attention, by a state-space mixer, or by both of the
+  same input. Where norms stand, what the MLP reads and what is scaled is the
+  config's.
   """
 
   config: ModelConfig
@@ -83,6 +95,7 @@ class Block(nn.Module):
     segment_ids: Int[Array, 'B T'] | None = None,
     window: int | Int[Array, ''] | None = None,
     context: Context | None = None,
+    continuation: Continuation | None = None,
   ) -> BlockOutput:
     """Run the block over `x`; its dtype is the compute dtype.
 
@@ -93,29 +106,41 @@ class Block(nn.Module):
       segment_ids: tokens attend only within equal ids.
       window: sliding window, in tokens; None attends to everything earlier.
       context: earlier keys and values these tokens may read.
+      continuation: the state of a recurrent block before these tokens.
     """
     c, dtype = self.config, self.param_dtype
     placement = c.norm_placement
-    read = x
+    read, mixed, keys, values, state = x, [], None, None, None
     if placement.has_before:
-      read = Norm(c, dtype, name='attention_norm')(x)
-    attended, keys, values = Attention(
-      c,
-      self.implementation,
-      self.projections,
-      dtype,
-      self.kv_quantization,
-      name='attention',
-    )(
-      read,
-      positions=positions,
-      segment_ids=segment_ids,
-      window=window,
-      context=context,
-    )
-    if placement.has_after:
-      attended = Norm(c, dtype, name='attention_post_norm')(attended)
-    residual = constrain(x + scaled(attended, c.residual_scale), _STREAM)
+      read = Norm(c, dtype, name=first_norm(c))(x)
+    if c.state_space is not None:
+      mixer = StateSpaceMixer(c, self.projections, dtype, name='mixer')
+      recalled, state = mixer(
+        read, segment_ids=segment_ids, continuation=continuation
+      )
+      mixed.append(recalled)
+    if c.has_attention:
+      attended, keys, values = Attention(
+        c,
+        self.implementation,
+        self.projections,
+        dtype,
+        self.kv_quantization,
+        name='attention',
+      )(
+        read,
+        positions=positions,
+        segment_ids=segment_ids,
+        window=window,
+        context=context,
+      )
+      if placement.has_after:
+        attended = Norm(c, dtype, name='attention_post_norm')(attended)
+      mixed.append(attended)
+    added = functools.reduce(jnp.add, mixed)
+    residual = constrain(x + scaled(added, c.residual_scale), _STREAM)
+    if not c.has_mlp:
+      return BlockOutput(residual, residual, residual, keys, values, state)
     mlp_input = x if c.residual is Residual.PARALLEL else residual
     if placement.has_before:
       mlp_input = Norm(c, dtype, name='mlp_norm')(mlp_input)
@@ -127,7 +152,13 @@ class Block(nn.Module):
       keys=keys,
       values=values,
       routing=routing,
+      state=state,
     )
+
+
+def first_norm(config: ModelConfig) -> str:
+  """Return the name of the norm of what mixes tokens."""
+  return 'attention_norm' if config.has_attention else 'mixer_norm'
 
 
 def mlp_branch(

@@ -34,11 +34,18 @@ from eejax.config import (
   ModelConfig,
   OutputMatrix,
 )
-from eejax.models.block import Block, Projections, mlp_branch, scaled
+from eejax.models.block import (
+  Block,
+  Continuation,
+  Projections,
+  mlp_branch,
+  scaled,
+)
 from eejax.models.layers import Norm, Projection, RMSNorm
 from eejax.models.patterns import positions_of
 from eejax.ops.attention import AttentionImplementation, Context
 from eejax.ops.quant import Quantization
+from eejax.ops.recurrent_state import RecurrentState
 from eejax.ops.rotary import Positions
 from eejax.types import Array, DTypeLike, Float, Int, Params
 
@@ -70,11 +77,13 @@ class ExitOutput:
     hidden: z, to be multiplied by the output matrix.
     keys: new keys of a BLOCK exit's own block, else None.
     values: new values of a BLOCK exit's own block, else None.
+    state: of a BLOCK exit's own block where it is recurrent, else None.
   """
 
   hidden: Float[Array, 'B T D']
   keys: Float[Array, 'B K T H'] | None = None
   values: Float[Array, 'B K T H'] | None = None
+  state: RecurrentState | None = None
 
 
 class Bottleneck(nn.Module):
@@ -117,8 +126,9 @@ class ExitHead(nn.Module):
     positions: Positions | None,
     segment_ids: Int[Array, 'B T'] | None = None,
     context: Context | None = None,
+    continuation: Continuation | None = None,
   ) -> ExitOutput:
-    """Return z; a BLOCK head also returns its keys and values.
+    """Return z; a BLOCK head also returns its keys and values, or its state.
 
     Args:
       inputs: what the backbone computed at the exit's depth.
@@ -126,9 +136,10 @@ class ExitHead(nn.Module):
         the last block; BLOCK heads only.
       segment_ids: BLOCK heads attend only within equal ids.
       context: earlier keys and values of a BLOCK head's own block.
+      continuation: state of a BLOCK head's own block.
     """
     c, dtype = self.config, self.param_dtype
-    keys = values = None
+    keys = values = state = None
     if self.exit.head is ExitHeadKind.MLP:
       assert inputs.mlp_residual is not None and inputs.mlp_input is not None
       added, _ = mlp_branch(inputs.mlp_input, c, Projections.SEPARATE, dtype)
@@ -158,10 +169,16 @@ class ExitHead(nn.Module):
           segment_ids=segment_ids,
           window=exit_window(c),
           context=context,
+          continuation=continuation,
         )
-        hidden, keys, values = out.hidden, out.keys, out.values
+        hidden, keys, values, state = (
+          out.hidden,
+          out.keys,
+          out.values,
+          out.state,
+        )
     ready = scaled(Norm(c, dtype, name='norm')(hidden), c.logit_scale)
-    return ExitOutput(hidden=ready, keys=keys, values=values)
+    return ExitOutput(ready, keys, values, state)
 
 
 def exit_window(config: ModelConfig) -> int | None:
@@ -221,6 +238,7 @@ def apply_exit_head(
   positions: Positions | None,
   segment_ids: Int[Array, 'B T'] | None = None,
   context: Context | None = None,
+  continuation: Continuation | None = None,
   kv_quantization: Quantization = Quantization.NONE,
 ) -> ExitOutput:
   """Run an exit's head on what the backbone computed at its depth."""
@@ -231,6 +249,7 @@ def apply_exit_head(
     positions=positions,
     segment_ids=segment_ids,
     context=context,
+    continuation=continuation,
   )
   return cast(ExitOutput, output)
 

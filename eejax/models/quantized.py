@@ -43,6 +43,16 @@ class Projected(NamedTuple):
 NUM_INPUTS = {
   'attention': {'query': 1, 'key': 1, 'value': 1, 'qkv': 1, 'output': 2},
   'mlp': {'gate': 1, 'up': 1, 'gate_up': 1, 'down': 1},
+  'mixer': {
+    'gate': 1,
+    'inner': 1,
+    'input': 1,
+    'readout': 1,
+    'step': 1,
+    'stream': 1,
+    'selection': 1,
+    'output': 1,
+  },
 }
 
 
@@ -59,6 +69,8 @@ def map_projections(
   """
   changed = dict(block)
   for part, projections in NUM_INPUTS.items():
+    if part not in block:
+      continue
     changed[part] = _map_part(block[part], projections, 0, change)
     for name in MLPS_WITHIN & changed[part].keys():
       changed[part][name] = _map_part(

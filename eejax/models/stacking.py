@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from eejax.errors import ArgumentError
+from eejax.models.state_space import rates_of
+from eejax.state_space import StateSpaceConfig
 from eejax.types import Params, PyTree
 
 # Parts of a routed MLP that are MLPs themselves; see `eejax.models.experts`.
@@ -59,21 +61,43 @@ def truncate(params: Params, *, depth: int) -> Params:
   return {**params, 'backbone': {**backbone, 'blocks': blocks}}
 
 
-def fuse(block: PyTree) -> PyTree:
+def fuse(
+  block: PyTree, *, state_space: StateSpaceConfig | None = None
+) -> PyTree:
   """Join a block's input projections, for `Projections.FUSED`.
 
   Query, key and value kernels meet on the heads axis, gate and up kernels on
-  a new axis before F; biases likewise.
+  a new axis before F, those of a state-space mixer on their last; biases
+  likewise. Decay rates of a mixer are there for their logarithms.
+
+  Args:
+    block: parameters of one block.
+    state_space: its mixer, where it has one.
   """
-  attention, mlp = dict(block['attention']), dict(block['mlp'])
+  fused = dict(block)
+  if 'attention' in block:
+    fused['attention'] = _fuse_attention(block['attention'])
+  if 'mlp' in block:
+    fused['mlp'] = _fuse_mlp(block['mlp'])
+  if state_space is not None:
+    fused['mixer'] = _fuse_mixer(block['mixer'], state_space.fused_kernels)
+  return fused
+
+
+def _fuse_attention(attention: PyTree) -> PyTree:
+  attention = dict(attention)
   parts = [attention.pop(name) for name in ('query', 'key', 'value')]
   attention['qkv'] = jax.tree.map(
     lambda *leaves: jnp.concatenate(leaves, axis=-2), *parts
   )
-  mlp = _fuse_gate_and_up(mlp)
+  return attention
+
+
+def _fuse_mlp(mlp: PyTree) -> PyTree:
+  mlp = _fuse_gate_and_up(dict(mlp))
   for name in MLPS_WITHIN & mlp.keys():
     mlp[name] = _fuse_gate_and_up(mlp[name])
-  return {**block, 'attention': attention, 'mlp': mlp}
+  return mlp
 
 
 def _fuse_gate_and_up(mlp: PyTree) -> PyTree:
@@ -83,3 +107,15 @@ def _fuse_gate_and_up(mlp: PyTree) -> PyTree:
   gate, up = mlp.pop('gate'), mlp.pop('up')
   both = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=-2), gate, up)
   return {**mlp, 'gate_up': both}
+
+
+def _fuse_mixer(mixer: PyTree, names: Sequence[str]) -> PyTree:
+  mixer = dict(mixer)
+  parts = [mixer.pop(name) for name in names]
+  mixer['stream'] = jax.tree.map(
+    lambda *leaves: jnp.concatenate(leaves, axis=-1), *parts
+  )
+  for name in ('log_rates', 'head_log_rates'):
+    if name in mixer:
+      mixer['rates'] = rates_of(mixer.pop(name))
+  return mixer

@@ -159,9 +159,8 @@ def _start(
   last = prompts.lengths - 1
   is_before = jnp.arange(width)[None] < last[:, None]
   before = jnp.where(is_before, prompts.tokens, 0)
-  segments = prefill(
-    params, before, last, plan=plan, size=cache_size(plan, longest=width)
-  )
+  size = cache_size(plan, longest=width)
+  segments = prefill(params, before, last, plan=plan, size=size)
   newest = jnp.take_along_axis(prompts.tokens, last[:, None], axis=1)[:, 0]
   context = plan.config.model.max_length
   remaining = jnp.minimum(width - last, context - prompts.lengths)
@@ -170,6 +169,7 @@ def _start(
     request,
     segments,
     plan=plan,
+    size=size,
     prompts=before,
     tokens=newest,
     live=remaining > 0,

@@ -38,6 +38,7 @@ from eejax.config import (
 )
 from eejax.experts_config import ExpertsConfig
 from eejax.models import decoder
+from eejax.state_space import StateSpaceConfig, StateSpaceKind
 from eejax.types import Params
 
 # One exit of each kind of head, output matrix and gate.
@@ -103,6 +104,35 @@ KINDS_OF_BLOCK: dict[str, dict[str, Any]] = {
   'experts': {
     'experts': ExpertsConfig(5, 2, 12, renormalized=False, shared_dim=7),
   },
+}
+
+
+_NO_ATTENTION: dict[str, Any] = {
+  'num_heads': 0,
+  'num_kv_heads': 0,
+  'head_dim': 0,
+  'mlp_dim': 0,
+  'positions': PositionKind.NONE,
+}
+_MAMBA2 = StateSpaceConfig(
+  StateSpaceKind.MAMBA2,
+  inner_dim=24,
+  state_dim=3,
+  convolution_width=3,
+  num_heads=4,
+  num_groups=2,
+  chunk=4,
+)
+# Blocks that keep a state; the last keeps keys and values, too.
+KINDS_OF_RECURRENT_BLOCK: dict[str, dict[str, Any]] = {
+  'mamba': {
+    **_NO_ATTENTION,
+    'state_space': StateSpaceConfig(
+      StateSpaceKind.MAMBA, inner_dim=24, state_dim=3, step_rank=2
+    ),
+  },
+  'mamba2': {**_NO_ATTENTION, 'state_space': _MAMBA2},
+  'hybrid': {'state_space': _MAMBA2},
 }
 
 

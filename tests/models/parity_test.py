@@ -58,6 +58,7 @@ GEMMA2, GEMMA3 = transformers.Gemma2Config, transformers.Gemma3TextConfig
 MIXTRAL = transformers.MixtralConfig
 QWEN2_MOE, QWEN3_MOE = transformers.Qwen2MoeConfig, transformers.Qwen3MoeConfig
 EXPERTS = {'num_experts_per_tok': 2, 'moe_intermediate_size': 24}
+MAMBA, MAMBA2 = transformers.MambaConfig, transformers.Mamba2Config
 # Families whose keys are called otherwise, and that share no keys of heads.
 SHAPES = {
   GPT2: {
@@ -75,6 +76,22 @@ SHAPES = {
     'num_hidden_layers': 3,
     'num_attention_heads': 4,
     'max_position_embeddings': 64,
+  },
+  MAMBA: {
+    'vocab_size': 61,
+    'hidden_size': 32,
+    'num_hidden_layers': 3,
+    'state_size': 5,
+  },
+  MAMBA2: {
+    'vocab_size': 61,
+    'hidden_size': 32,
+    'num_hidden_layers': 3,
+    'num_heads': 8,
+    'head_dim': 8,
+    'n_groups': 2,
+    'state_size': 6,
+    'chunk_size': 16,
   },
   GPT_NEOX: {k: v for k, v in SHAPE.items() if 'key_value' not in k},
 }
@@ -233,6 +250,22 @@ CASES |= {
       'use_sliding_window': True,
       'sliding_window': 7,
     },
+  ),
+  'mamba': (MAMBA, {}),
+  'mamba_biases': (
+    MAMBA,
+    {
+      'use_bias': True,
+      'use_conv_bias': False,
+      'conv_kernel': 3,
+      'time_step_rank': 4,
+      'tie_word_embeddings': False,
+    },
+  ),
+  'mamba2': (MAMBA2, {}),
+  'mamba2_one_group': (
+    MAMBA2,
+    {'n_groups': 1, 'use_bias': True, 'tie_word_embeddings': True},
   ),
 }
 

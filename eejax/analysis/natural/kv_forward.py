@@ -112,6 +112,12 @@ def likeliest_tokens(
     dtype: compute dtype.
     chunk_size: tokens whose logits stand at once.
   """
+  if config.state_space is not None:
+    raise ArgumentError(
+      'what stands in for keys and values is measured where blocks keep '
+      'nothing else, and blocks of this model have states; leave out the '
+      'damage of stand-ins.'
+    )
   backbone = params['backbone']
   x = decoder.embed(
     backbone,
@@ -133,12 +139,11 @@ def likeliest_tokens(
     leaves_here = (exit_depth == index)[..., None]
     exit_stream = jnp.where(leaves_here, carry.x, carry.exit_stream)
     ran = index < exit_depth
-    own = run(params, carry.x)
-    keys, values = own.keys, own.values
+    keys, values = _kept(run(params, carry.x))
     if strategy is KVStrategy.PROPAGATE:
-      stand_in = run(params, exit_stream)
-      keys = _choose(ran, keys, stand_in.keys)
-      values = _choose(ran, values, stand_in.values)
+      other_keys, other_values = _kept(run(params, exit_stream))
+      keys = _choose(ran, keys, other_keys)
+      values = _choose(ran, values, other_values)
     if strategy is KVStrategy.COPY:
       keys = _choose(ran, keys, carry.keys)
       values = _choose(ran, values, carry.values)
@@ -189,6 +194,11 @@ def _choose(
   others: Float[Array, 'B K T H'],
 ) -> Float[Array, 'B K T H']:
   return jnp.where(own[:, None, :, None], these, others)
+
+
+def _kept(output: BlockOutput) -> tuple[jax.Array, jax.Array]:
+  assert output.keys is not None and output.values is not None
+  return output.keys, output.values
 
 
 def _visible(

@@ -11,11 +11,14 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Approximate keys and values of blocks that a token skipped.
+"""Approximate keys, values and states of blocks that a token skipped.
 
 They are written at once, so no token waits and no window is needed; later
 tokens attend to something else than the whole model would have shown them.
 """
+
+import functools
+from typing import cast
 
 import flax.struct
 import jax
@@ -27,9 +30,13 @@ from eejax.decoding.loop.cache import SegmentState, rows_at
 from eejax.decoding.loop.plan import DecodePlan, Segment
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.policy.policy import KVStrategy
+from eejax.models.block import Continuation, Projections, first_norm
 from eejax.models.exits import ExitInput
+from eejax.models.kernel_layout import for_modules
 from eejax.models.layers import apply_norm, normed_heads
+from eejax.models.state_space import StateSpaceMixer
 from eejax.ops.quant import kernel_product
+from eejax.ops.recurrent_state import RecurrentState
 from eejax.ops.rotary import Rotation, Rotations, rotate
 from eejax.types import Array, Bool, Float, Params, PyTree
 
@@ -126,7 +133,7 @@ def override_skipped(
     plan: what is decoded.
     segment: the segment.
   """
-  if plan.kv_strategy is KVStrategy.MASK:
+  if plan.kv_strategy is KVStrategy.MASK or not computed[0]:
     return computed
   rows = skipped.mask
   approximate = lambda: _approximate(
@@ -135,6 +142,86 @@ def override_skipped(
   override = lax.cond(jnp.any(rows), approximate, lambda: computed)
   pick = lambda new, old: jnp.where(rows[:, None, None, None], new, old)
   return jax.tree.map(pick, override, computed)
+
+
+def override_states(
+  computed: tuple[RecurrentState, ...],
+  skipped: SkippedRows,
+  before: tuple[RecurrentState, ...],
+  *,
+  params: Prepared,
+  plan: DecodePlan,
+  segment: Segment,
+) -> tuple[RecurrentState, ...]:
+  """Put approximate states in place of those of skipped rows.
+
+  Under MASK a state stays as it is, as if the token had not been. Under
+  PROPAGATE each mixer takes in the stream at the exit.
+
+  Args:
+    computed: states after one token of each row, one a recurrent block.
+    skipped: rows that skip the segment.
+    before: states before that token.
+    params: the model.
+    plan: what is decoded.
+    segment: the segment.
+  """
+  if not computed:
+    return computed
+  rows = skipped.mask
+  after = lambda state: jax.tree.map(lambda leaf: leaf[:, None], state)
+
+  def approximate() -> tuple[RecurrentState, ...]:
+    if plan.kv_strategy is KVStrategy.MASK:
+      return tuple(map(after, before))
+    blocks, _ = _blocks_of(params, plan, segment)
+    take_in = functools.partial(_take_in, config=plan.config.model)
+    return tuple(
+      after(take_in(block, skipped.source[0], state))
+      for block, state in zip(blocks, before, strict=True)
+    )
+
+  override = lax.cond(jnp.any(rows), approximate, lambda: computed)
+
+  def pick(new: jax.Array, old: jax.Array) -> jax.Array:
+    return jnp.where(rows.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+  return jax.tree.map(pick, override, computed)
+
+
+def _take_in(
+  block: Params,
+  stream: Float[Array, 'B 1 D'],
+  state: RecurrentState,
+  *,
+  config: ModelConfig,
+) -> RecurrentState:
+  """Return the state of a block's mixer after one more token."""
+  block = for_modules(block)
+  x = apply_norm(block[first_norm(config)], stream, config=config)
+  mixer = StateSpaceMixer(config, _projections_of(block['mixer']))
+  _, after = mixer.apply(
+    {'params': block['mixer']}, x, continuation=Continuation(state)
+  )
+  return cast(RecurrentState, after)
+
+
+def _projections_of(mixer: Params) -> Projections:
+  """Return how a mixer's are stored: those of exits are not fused."""
+  is_fused = 'stream' in mixer
+  return Projections.FUSED if is_fused else Projections.SEPARATE
+
+
+def _blocks_of(
+  params: Prepared, plan: DecodePlan, segment: Segment
+) -> tuple[list[PyTree], list[int]]:
+  """Return what keeps something in a segment, and which block each is as."""
+  blocks: list[PyTree] = list(params.blocks[segment.first : segment.last])
+  numbers = list(range(segment.first, segment.last))
+  if segment.has_block_head:
+    blocks.append(params.exits[segment.needed_exit.name]['block'])
+    numbers.append(plan.config.model.num_layers - 1)
+  return blocks, numbers
 
 
 def _approximate(
@@ -149,11 +236,7 @@ def _approximate(
     keys, values = source
     return (keys,) * segment.num_caches, (values,) * segment.num_caches
   config = plan.config.model
-  blocks: list[PyTree] = list(params.blocks[segment.first : segment.last])
-  numbers = list(range(segment.first, segment.last))
-  if segment.has_block_head:
-    blocks.append(params.exits[segment.needed_exit.name]['block'])
-    numbers.append(config.num_layers - 1)
+  blocks, numbers = _blocks_of(params, plan, segment)
   pairs = [
     _project(
       block, source[0], rotations[config.rotation_of(number)], config=config

@@ -23,10 +23,22 @@ from eejax.config import ExitHeadKind, ModelConfig
 from eejax.decoding.loop.plan import DecodePlan, Segment
 from eejax.decoding.loop.prepare import Prepared
 from eejax.models import decoder
-from eejax.models.block import Block, BlockOutput, Context, Projections
-from eejax.models.exits import ExitInput, apply_exit_head, exit_window
+from eejax.models.block import (
+  Block,
+  BlockOutput,
+  Context,
+  Continuation,
+  Projections,
+)
+from eejax.models.exits import (
+  ExitInput,
+  ExitOutput,
+  apply_exit_head,
+  exit_window,
+)
 from eejax.models.kernel_layout import for_modules
 from eejax.ops.quant import Quantization
+from eejax.ops.recurrent_state import RecurrentState
 from eejax.ops.rotary import Rotation, Rotations, rotations_at
 from eejax.types import Array, Float, Int, Params
 
@@ -39,6 +51,7 @@ class SegmentBlocks:
     hidden: the stream after the segment.
     keys: new rows for each of the segment's caches.
     values: likewise.
+    states: what each recurrent block is to keep, as its continuation asks.
     exit_input: what the segment's head reads.
     ready: state of a BLOCK head, else None.
   """
@@ -46,12 +59,21 @@ class SegmentBlocks:
   hidden: Float[Array, 'B T D']
   keys: tuple[Float[Array, 'B K T H'], ...]
   values: tuple[Float[Array, 'B K T H'], ...]
+  states: tuple[RecurrentState, ...]
   exit_input: ExitInput
   ready: Float[Array, 'B T D'] | None
 
 
 class Contexts:
   """Show each cache of a segment to its block; here there are none yet."""
+
+  def __init__(self, count: Int[Array, 'B'] | None = None):
+    """Show nothing.
+
+    Args:
+      count: how many tokens of each row are no padding; None for all.
+    """
+    self._count = count
 
   def get(self, cache: int, *, window: int | None) -> Context | None:
     """Return what a block may read.
@@ -61,6 +83,14 @@ class Contexts:
       window: how many keys the block sees, or None for all.
     """
     return None
+
+  def continuation(self, cache: int) -> Continuation | None:
+    """Return what a recurrent block goes on from.
+
+    Args:
+      cache: number of the block in its segment.
+    """
+    return Continuation(count=self._count)
 
 
 def embed(
@@ -99,7 +129,9 @@ def run_blocks(
     segment_ids: tokens attend only within equal ids.
   """
   config = plan.config.model
-  keys, values, read, ready = [], [], ExitInput(hidden=x), None
+  outputs: list[BlockOutput | ExitOutput] = []
+  read, ready = ExitInput(hidden=x), None
+  is_recurrent = config.state_space is not None
   if not isinstance(positions, tuple):
     positions = rotations_at(
       positions, configs=config.rotations, head_dim=config.head_dim
@@ -112,12 +144,12 @@ def run_blocks(
       positions[config.rotation_of(number)],
       segment_ids,
       contexts.get(cache, window=window),
+      contexts.continuation(cache) if is_recurrent else None,
       config=config,
       window=window,
       kv_quantization=params.kv_quantization,
     )
-    keys.append(out.keys)
-    values.append(out.values)
+    outputs.append(out)
     x = out.hidden
     read = exit_input(
       segment,
@@ -133,14 +165,22 @@ def run_blocks(
       config=config,
       positions=positions[config.rotation_of(config.num_layers - 1)],
       segment_ids=segment_ids,
-      context=contexts.get(len(keys), window=exit_window(config)),
+      context=contexts.get(len(outputs), window=exit_window(config)),
+      continuation=(
+        contexts.continuation(len(outputs)) if is_recurrent else None
+      ),
       kv_quantization=params.kv_quantization,
     )
-    assert head.keys is not None and head.values is not None
-    keys.append(head.keys)
-    values.append(head.values)
+    outputs.append(head)
     ready = head.hidden
-  return SegmentBlocks(x, tuple(keys), tuple(values), read, ready)
+  return SegmentBlocks(
+    hidden=x,
+    keys=tuple(o.keys for o in outputs if o.keys is not None),
+    values=tuple(o.values for o in outputs if o.values is not None),
+    states=tuple(o.state for o in outputs if o.state is not None),
+    exit_input=read,
+    ready=ready,
+  )
 
 
 def exit_input(
@@ -166,6 +206,7 @@ def _run_block(
   positions: Rotation | None,
   segment_ids: Int[Array, 'B T'] | None,
   context: Context | None,
+  continuation: Continuation | None,
   *,
   config: ModelConfig,
   window: int | None,
@@ -181,5 +222,6 @@ def _run_block(
     segment_ids=segment_ids,
     window=window,
     context=context,
+    continuation=continuation,
   )
   return cast(BlockOutput, output)

@@ -36,6 +36,7 @@ from eejax.ops.quant import (
   quantize_rows,
   zero_rows,
 )
+from eejax.ops.recurrent_state import RecurrentState, empty_state
 from eejax.ops.sampling import RowBias, RowSampling, TopLogProbs
 from eejax.types import Array, Bool, DTypeLike, Float, Int, PyTree
 
@@ -54,10 +55,17 @@ class SegmentState:
   `waiting`. No earlier segment is behind: `cache_length` never rises with the
   segment.
 
+  A recurrent block keeps its state after each of the newest tokens, so that a
+  row may be set back by as many as a window has: the state after a token
+  stands in the ring's slot position modulo its length. A block goes on from
+  the one after token `cache_length` - 1, and from zeros at the start.
+
   Attributes:
     keys: a cache a block of the segment, a BLOCK exit's own last; int8 with a
-      scale for each token and head, or as they were computed.
+      scale for each token and head, or as they were computed. None of them
+      where blocks do not attend.
     values: likewise.
+    states: a ring a block, likewise; none where blocks are not recurrent.
     waiting: streams of tokens that wait at the segment's entrance, with as much
       room again for a window that is written past its end; None where no
       token ever waits.
@@ -68,6 +76,7 @@ class SegmentState:
 
   keys: tuple[Float[Array, 'B K S H'] | Quantized, ...]
   values: tuple[Float[Array, 'B K S H'] | Quantized, ...]
+  states: tuple[RecurrentState, ...]
   waiting: Float[Array, 'B two_W D'] | None
   visible: Bool[Array, 'B S'] | None
   cache_length: Int[Array, 'B']
@@ -191,7 +200,8 @@ def empty_segment(
       return zero_rows(shape)
     return jnp.zeros(shape, dtype)
 
-  caches = lambda: tuple(cache() for _ in range(segment.num_caches))
+  num_caches = segment.num_caches if c.has_attention else 0
+  caches = lambda: tuple(cache() for _ in range(num_caches))
   waiting = visible = None
   recomputes = plan.kv_strategy is KVStrategy.RECOMPUTE
   if segment is not plan.segments[0] or recomputes:
@@ -201,10 +211,45 @@ def empty_segment(
   return SegmentState(
     keys=caches(),
     values=caches(),
+    states=empty_states(
+      plan, segment, batch_size, num_states(plan), dtype=dtype
+    ),
     waiting=waiting,
     visible=visible,
     cache_length=jnp.zeros((batch_size,), jnp.int32),
   )
+
+
+def num_states(plan: DecodePlan) -> int:
+  """Return how many of the newest states a recurrent block keeps.
+
+  A row is set back by fewer tokens than a window has, and what is written
+  past its end reaches as far again.
+  """
+  return 2 * plan.window
+
+
+def empty_states(
+  plan: DecodePlan, segment: Segment, *batch: int, dtype: DTypeLike
+) -> tuple[RecurrentState, ...]:
+  """Return states of zeros, one for each recurrent block of a segment.
+
+  Args:
+    plan: what is decoded.
+    segment: of the plan.
+    *batch: dimensions that lead.
+    dtype: of what a convolution needs again.
+  """
+  mixer = plan.config.model.state_space
+  if mixer is None:
+    return ()
+  make = lambda: empty_state(
+    *batch,
+    tail_shape=mixer.tail_shape,
+    memory_shape=mixer.memory_shape,
+    dtype=dtype,
+  )
+  return tuple(make() for _ in range(segment.num_caches))
 
 
 def as_stored(rows: PyTree, caches: PyTree) -> PyTree:

@@ -386,7 +386,8 @@ def _run(
     skipped=carry.skipped if index and plan.kv_strategy.fills else None,
   )
   result = run_segment_blocks(
-    run, Buffers(state.keys, state.values, carry.waiting[index + 1])
+    run,
+    Buffers(state.keys, state.values, state.states, carry.waiting[index + 1]),
   )
   visible = state.visible
   if visible is not None:
@@ -396,6 +397,7 @@ def _run(
     state,
     keys=result.buffers.keys,
     values=result.buffers.values,
+    states=result.buffers.states,
     visible=visible,
   )
   return dataclasses.replace(

@@ -217,6 +217,13 @@ def _segments(
   drafts = policy.mode is Mode.SPECULATIVE
   if drafts:
     usable = _drafting(usable, policy, config)
+  is_recurrent = config.model.state_space is not None
+  if policy.kv_strategy is KVStrategy.COPY and is_recurrent:
+    raise ArgumentError(
+      'the kv strategy copy puts the keys and values of one block in place of '
+      "another's, and a state of a recurrent block means nothing to another; "
+      'use deferred, propagate or mask.'
+    )
   if policy.kv_strategy is KVStrategy.COPY and usable[0][0].depth == 0:
     raise ArgumentError(
       'the kv strategy copy copies from the last block that ran, and there is '

@@ -108,7 +108,8 @@ def prepare(
     table=table,
     position_table=cast(backbone['embedding'].get('positions')),
     blocks=tuple(
-      _prepare_block(block, dtype, quantization, layout) for block in blocks
+      _prepare_block(block, config, dtype, quantization, layout)
+      for block in blocks
     ),
     final_norm=cast(backbone['final_norm']),
     exits={
@@ -136,6 +137,7 @@ def check_plan(params: Prepared, plan: DecodePlan) -> None:
 
 def _prepare_block(
   block: PyTree,
+  config: EarlyExitConfig,
   dtype: DTypeLike,
   quantization: Quantization,
   layout: KernelLayout,
@@ -145,7 +147,8 @@ def _prepare_block(
     block = quantize_block(block)
   is_quantized = lambda leaf: isinstance(leaf, Quantized)
   cast = lambda leaf: leaf if is_quantized(leaf) else leaf.astype(dtype)
-  fused = fuse(jax.tree.map(cast, block, is_leaf=is_quantized))
+  block = jax.tree.map(cast, block, is_leaf=is_quantized)
+  fused = fuse(block, state_space=config.model.state_space)
   return lay_by_output(fused) if layout is KernelLayout.BY_OUTPUT else fused
 
 

@@ -36,7 +36,7 @@ from eejax.decoding.loop.observation import first_rule_state
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.scoring import empty_memory
-from eejax.decoding.loop.segments import CachedContexts
+from eejax.decoding.loop.segments import CachedContexts, write_at
 from eejax.decoding.loop.speculative import speculative_step
 from eejax.decoding.loop.step import decode_step
 from eejax.decoding.loop.while_loop import Chunk, run_steps
@@ -87,9 +87,10 @@ def prefill(
         plan=plan,
         segment=segment,
         positions=positions,
-        contexts=backbone.Contexts(),
+        contexts=backbone.Contexts(lengths),
       )
       x, states[number] = out.hidden, _fill(states[number], out)
+      states[number] = _put_states(states[number], out, lengths)
   return tuple(dataclasses.replace(s, cache_length=lengths) for s in states)
 
 
@@ -165,12 +166,26 @@ def _fill(
   return dataclasses.replace(state, keys=keys, values=values)
 
 
+def _put_states(
+  state: SegmentState, out: backbone.SegmentBlocks, lengths: Int[Array, 'B']
+) -> SegmentState:
+  """Write the state after each prompt where its next token looks for it."""
+
+  def put(ring: jax.Array, new: jax.Array) -> jax.Array:
+    at = (lengths - 1) % ring.shape[1]
+    return write_at(ring, new[:, None], at, axis=0)
+
+  states = jax.tree.map(put, state.states, out.states)
+  return dataclasses.replace(state, states=states)
+
+
 def first_state(
   params: Prepared,
   request: BatchSettings,
   segments: tuple[SegmentState, ...],
   *,
   plan: DecodePlan,
+  size: int,
   prompts: Int[Array, 'B T'],
   tokens: Int[Array, 'B'],
   live: Bool[Array, 'B'],
@@ -183,6 +198,7 @@ def first_state(
     request: settings of the rows.
     segments: caches from `prefill`.
     plan: what is decoded.
+    size: slots of a cache.
     prompts: as `prefill` saw them.
     tokens: the last token of each prompt.
     live: rows that are to generate.
@@ -211,36 +227,32 @@ def first_state(
     verify_hidden=empty_streams(plan, batch_size=rows[0], dtype=params.dtype)
     if plan.mode is Mode.SPECULATIVE
     else None,
-    draft=_first_draft(request, prompts, segments, plan=plan),
+    draft=_first_draft(request, prompts, plan=plan, size=size),
   )
 
 
 def _first_draft(
   request: BatchSettings,
   prompts: Int[Array, 'B T'],
-  segments: tuple[SegmentState, ...],
   *,
   plan: DecodePlan,
+  size: int,
 ) -> Draft | None:
   if plan.mode is not Mode.SPECULATIVE:
     return None
   assert request.window_costs is not None
   return first_draft(
     plan,
-    text=_text(prompts, segments, plan=plan),
+    text=_text(prompts, plan=plan, size=size),
     window_costs=request.window_costs,
   )
 
 
 def _text(
-  prompts: Int[Array, 'B T'],
-  segments: tuple[SegmentState, ...],
-  *,
-  plan: DecodePlan,
+  prompts: Int[Array, 'B T'], *, plan: DecodePlan, size: int
 ) -> Int[Array, 'B P']:
   """Return room for texts, and for a window past their end."""
-  slots = max(k.shape[2] for s in segments for k in jax.tree.leaves(s.keys))
-  room = slots + plan.window - prompts.shape[1]
+  room = size + plan.window - prompts.shape[1]
   return jnp.pad(prompts.astype(jnp.int32), ((0, 0), (0, room)))
 
 

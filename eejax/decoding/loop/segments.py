@@ -33,13 +33,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from eejax.decoding.loop import backbone
-from eejax.decoding.loop.approximate_kv import SkippedRows, override_skipped
-from eejax.decoding.loop.cache import as_stored
+from eejax.decoding.loop.approximate_kv import (
+  SkippedRows,
+  override_skipped,
+  override_states,
+)
+from eejax.decoding.loop.cache import as_stored, empty_states
 from eejax.decoding.loop.plan import DecodePlan, Segment
 from eejax.decoding.loop.prepare import Prepared
-from eejax.models.block import Context
+from eejax.models.block import Context, Continuation
 from eejax.models.exits import ExitInput
 from eejax.ops.quant import Quantized
+from eejax.ops.recurrent_state import KeptStates, RecurrentState
 from eejax.ops.rotary import Rotations, rotations_at
 from eejax.types import Array, Bool, Float, Int, PyTree
 
@@ -72,6 +77,7 @@ class SegmentOutput:
   Attributes:
     keys: new rows for each of the segment's caches.
     values: likewise.
+    states: of each recurrent block, after each token.
     hidden: the stream after the segment.
     last: what the segment's head reads, for the newest token.
     ready: state of a BLOCK head for the newest token, else None.
@@ -79,6 +85,7 @@ class SegmentOutput:
 
   keys: tuple[Float[Array, 'B K W H'], ...]
   values: tuple[Float[Array, 'B K W H'], ...]
+  states: tuple[RecurrentState, ...]
   hidden: Float[Array, 'B W D']
   last: ExitInput
   ready: Float[Array, 'B 1 D'] | None
@@ -91,12 +98,14 @@ class Buffers:
   Attributes:
     keys: its caches.
     values: likewise.
+    states: its rings of states.
     following: streams that wait at the entrance of what follows; None where
       nothing does.
   """
 
   keys: Caches
   values: Caches
+  states: tuple[RecurrentState, ...]
   following: Float[Array, 'B two_W D'] | None
 
 
@@ -172,12 +181,18 @@ def _run_narrow(
       plan=run.plan,
       segment=run.segment,
     )
-    output = dataclasses.replace(output, keys=keys, values=values)
-  write = lambda cache, rows: write_at(cache, rows, run.base, axis=1)
-  keys, values = jax.tree.map(
-    write, (buffers.keys, buffers.values), _stored_rows(output, buffers)
-  )
-  return _result(run, output, keys, values, buffers.following)
+    states = override_states(
+      output.states,
+      run.skipped,
+      states_before(buffers.states, run.base),
+      params=run.params,
+      plan=run.plan,
+      segment=run.segment,
+    )
+    output = dataclasses.replace(
+      output, keys=keys, values=values, states=states
+    )
+  return _result(run, output, _written(run, output, buffers, 0), buffers)
 
 
 def _run_wide(
@@ -194,32 +209,47 @@ def _run_wide(
     which = jnp.searchsorted(jnp.array(widths), longest)
     output = lax.switch(which, list(map(run_width, widths)))
 
-  rows = _stored_rows(output, buffers)
-
-  def write_token(index, caches):
-    def write(cache, new):
-      row = lax.dynamic_slice_in_dim(new, index, 1, axis=2)
-      return write_at(cache, row, run.base + index, axis=1)
-
-    return jax.tree.map(write, caches, rows)
-
   # Rows of padding would cost as much to write as any.
+  written = lax.fori_loop(
+    0,
+    longest,
+    lambda index, held: _written(run, output, held, index),
+    dataclasses.replace(buffers, following=None),
+  )
+  return _result(run, output, written, buffers)
+
+
+def _written(
+  run: SegmentRun,
+  output: SegmentOutput,
+  buffers: Buffers,
+  index: int | Int[Array, ''],
+) -> Buffers:
+  """Return caches with what token `index` of each row's window left."""
+  at = run.base + index
+
+  def write(cache, new):
+    row = lax.dynamic_slice_in_dim(new, index, 1, axis=2)
+    return write_at(cache, row, at, axis=1)
+
+  def put(ring, new):
+    state = lax.dynamic_slice_in_dim(new, index, 1, axis=1)
+    return write_at(ring, state, at % ring.shape[1], axis=0)
+
   caches = (buffers.keys, buffers.values)
-  keys, values = lax.fori_loop(0, longest, write_token, caches)
-  return _result(run, output, keys, values, buffers.following)
+  keys, values = jax.tree.map(write, caches, _stored_rows(output, buffers))
+  states = jax.tree.map(put, buffers.states, output.states)
+  return dataclasses.replace(buffers, keys=keys, values=values, states=states)
 
 
 def _result(
-  run: SegmentRun,
-  output: SegmentOutput,
-  keys: PyTree,
-  values: PyTree,
-  following: Float[Array, 'B two_W D'] | None,
+  run: SegmentRun, output: SegmentOutput, written: Buffers, before: Buffers
 ) -> SegmentResult:
   """Hand the streams on to what follows, beside the caches written."""
+  following = before.following
   if following is not None:
     following = write_at(following, output.hidden, run.following_at, axis=0)
-  buffers = Buffers(keys, values, following)
+  buffers = dataclasses.replace(written, following=following)
   return SegmentResult(buffers, output.last, output.ready)
 
 
@@ -286,7 +316,11 @@ def _run(
     segment=run.segment,
     positions=jax.tree.map(lambda x: x[:, :width], window.rotations),
     contexts=CachedContexts(
-      (buffers.keys, buffers.values), window.base, run.visible, width=width
+      (buffers.keys, buffers.values),
+      window.base,
+      run.visible,
+      width=width,
+      states=buffers.states,
     ),
   )
   newest = lambda x: at_index(x, jnp.maximum(window.count - 1, 0))
@@ -294,6 +328,7 @@ def _run(
   return SegmentOutput(
     keys=tuple(pad(keys, axis=2) for keys in out.keys),
     values=tuple(pad(values, axis=2) for values in out.values),
+    states=jax.tree.map(lambda leaf: pad(leaf, axis=1), out.states),
     hidden=pad(out.hidden, axis=1),
     last=jax.tree.map(newest, out.exit_input),
     ready=None if out.ready is None else newest(out.ready),
@@ -305,11 +340,16 @@ def _zeros(window: Window, plan: DecodePlan, segment: Segment) -> SegmentOutput:
   config = plan.config.model
   batch_size, width, embed_dim = window.hidden.shape
   zeros = lambda *shape: jnp.zeros((batch_size, *shape), window.hidden.dtype)
-  rows = (zeros(config.num_kv_heads, width, config.head_dim),)
+  rows: tuple[Array, ...] = ()
+  if config.has_attention:
+    rows = (zeros(config.num_kv_heads, width, config.head_dim),)
   one = zeros(1, embed_dim)
   return SegmentOutput(
     keys=rows * segment.num_caches,
     values=rows * segment.num_caches,
+    states=empty_states(
+      plan, segment, batch_size, width, dtype=window.hidden.dtype
+    ),
     hidden=zeros(width, embed_dim),
     last=backbone.exit_input(
       segment, hidden=one, mlp_residual=one, mlp_input=one
@@ -328,6 +368,7 @@ class CachedContexts(backbone.Contexts):
     visible: Bool[Array, 'B S'] | None,
     *,
     width: int,
+    states: tuple[RecurrentState, ...] = (),
   ):
     """Show caches to a window of tokens.
 
@@ -336,22 +377,31 @@ class CachedContexts(backbone.Contexts):
       base: slot of each row's first token; slots before are valid.
       visible: slots that may be seen, or None for all below the base.
       width: tokens of the window.
+      states: rings of a segment's recurrent blocks.
     """
+    super().__init__()
     self._base, self._visible = base, visible
     self._index = base[:, None] + jnp.arange(width)[None]  # [B, W]
     self._keys, self._values = caches
-    self._num_slots = jax.tree.leaves(caches)[0].shape[2]
+    self._states = states_before(states, base)
     self._masks: dict[int | None, jax.Array] = {}
 
-  def get(self, cache: int, *, window: int | None) -> Context:
+  def get(self, cache: int, *, window: int | None) -> Context | None:
     """Return a block's cache, of which slots below the base are valid."""
+    if not self._keys:
+      return None
     if window not in self._masks:
       self._masks[window] = self._mask(window)
     keys, values = self._keys[cache], self._values[cache]
     return Context(keys, values, self._masks[window])
 
+  def continuation(self, cache: int) -> Continuation:
+    """Return a block's state before the base; it keeps that of every token."""
+    return Continuation(self._states[cache], kept=KeptStates.EVERY)
+
   def _mask(self, window: int | None) -> Bool[Array, 'B W S']:
-    slots = jnp.arange(self._num_slots)[None]
+    num_slots = jax.tree.leaves(self._keys)[0].shape[2]
+    slots = jnp.arange(num_slots)[None]
     valid = slots < self._base[:, None]  # [B, S]
     if self._visible is not None:
       valid = valid & self._visible
@@ -360,6 +410,29 @@ class CachedContexts(backbone.Contexts):
       return jnp.broadcast_to(valid[:, None], shape)
     near = slots[None] > self._index[..., None] - window
     return valid[:, None] & near
+
+
+def states_before(
+  rings: tuple[RecurrentState, ...], base: Int[Array, 'B']
+) -> tuple[RecurrentState, ...]:
+  """Return the states that tokens at `base` go on from.
+
+  Args:
+    rings: states by position, modulo their number.
+    base: position of each row's next token; from 0 it goes on from zeros.
+  """
+
+  def take(ring: jax.Array) -> jax.Array:
+    slot = (base - 1) % ring.shape[1]
+    if ring.shape[0] == 1:
+      state = lax.dynamic_index_in_dim(ring, slot[0], axis=1, keepdims=False)
+    else:
+      index = slot.reshape(-1, *(1,) * (ring.ndim - 1))
+      state = jnp.take_along_axis(ring, index, axis=1)[:, 0]
+    is_first = (base == 0).reshape(-1, *(1,) * (state.ndim - 1))
+    return jnp.where(is_first, 0, state)
+
+  return jax.tree.map(take, rings)
 
 
 def at_index(

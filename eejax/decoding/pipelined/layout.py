@@ -163,6 +163,7 @@ def make_layout(
     ArgumentError: the model cannot be cut like that, an exit does not stand
       at the end of a stage, or the policy cannot be followed in a pipeline.
   """
+  _check_blocks(config)
   ends = _stage_ends(config.model.num_layers, num_stages, stage_ends)
   taken = _exits_taken(config, policy)
   _check_exits(taken, ends)
@@ -179,6 +180,14 @@ def make_layout(
   criterion = policy.criterion if taken else ''
   layout = PipelineLayout(config.model, stages, criterion)
   return layout, tuple(taken.get(s.last, float('inf')) for s in stages)
+
+
+def _check_blocks(config: EarlyExitConfig) -> None:
+  if config.model.state_space is not None:
+    raise ArgumentError(
+      'pipelined decoding keeps keys and values alone, and blocks of this '
+      'model have states; decode it without stages.'
+    )
 
 
 def _stage_ends(

@@ -194,6 +194,7 @@ class _StageForward:
       context=self._context(index, pattern.window),
     )
     out = typing.cast(BlockOutput, applied)
+    assert out.keys is not None and out.values is not None
     self._keep(out.keys, out.values)
     return out
 

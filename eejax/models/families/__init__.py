@@ -31,6 +31,8 @@ from eejax.models.families.gpt2 import GPT2
 from eejax.models.families.gpt_neox import GPT_NEOX
 from eejax.models.families.granite import GRANITE
 from eejax.models.families.llama import LLAMA
+from eejax.models.families.mamba import MAMBA
+from eejax.models.families.mamba2 import MAMBA2
 from eejax.models.families.mistral import MISTRAL
 from eejax.models.families.mixtral import MIXTRAL
 from eejax.models.families.olmo2 import OLMO2
@@ -70,6 +72,8 @@ FAMILIES: dict[str, Family] = {
     MIXTRAL,
     QWEN2_MOE,
     QWEN3_MOE,
+    MAMBA,
+    MAMBA2,
   )
 }
 

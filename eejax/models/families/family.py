@@ -52,6 +52,7 @@ class Family:
     standard: brings a file's values into the form that `read` and the parts
       that all families share expect.
     tied_head: whether the head is tied where a file does not say it.
+    unwritten: keys that all files have and the family's lack.
   """
 
   model_type: str
@@ -66,14 +67,21 @@ class Family:
   rotary_fraction: float | None = None
   standard: Callable[[Fields], Fields] = lambda values: values
   tied_head: bool = False
+  unwritten: frozenset[str] = frozenset()
 
   @property
   def keys_read(self) -> frozenset[str]:
     """Return the keys of a file that are read."""
     read = {self.renamed.get(key, key) for key in keys.READ}
-    if self.fixed.get('positions') is PositionKind.LEARNED:
+    if not self.rotates:
       read -= {'rope_parameters', 'rope_scaling', 'rope_theta'}
     return frozenset(read) | self.own_keys
+
+  @property
+  def rotates(self) -> bool:
+    """Return whether heads are rotated by their positions."""
+    rotary = PositionKind.ROTARY
+    return self.fixed.get('positions', rotary) is rotary
 
 
 _SIZES = {
@@ -118,7 +126,7 @@ def read_config(family: Family, values: Mapping[str, Any]) -> ModelConfig:
   positions = integer(values, 'max_position_embeddings')
   rotary = RotaryConfig()
   try:
-    if family.fixed.get('positions') is not PositionKind.LEARNED:
+    if family.rotates:
       rotary = read_rotary(values, fraction=family.rotary_fraction)
     return ModelConfig(
       **fields,
@@ -158,11 +166,15 @@ def write_config(family: Family, config: ModelConfig) -> dict[str, Any]:
     'tie_word_embeddings': config.tied_head,
     'use_cache': True,
   }
-  if family.fixed.get('positions') is not PositionKind.LEARNED:
+  if family.rotates:
     values['rope_parameters'] = write_rotary(config.rotary)
   values.update({key: getattr(config, ours) for ours, key in _SIZES.items()})
   values.update(family.write(config))
-  values = {family.renamed.get(k, k): v for k, v in values.items()}
+  values = {
+    family.renamed.get(k, k): v
+    for k, v in values.items()
+    if k not in family.unwritten
+  }
   return dict(sorted(values.items()))
 
 

@@ -35,6 +35,7 @@ from eejax.config import (
 from eejax.experts_config import ExpertsConfig
 from eejax.models.families import FAMILIES
 from eejax.models.families.names import EXPERT, LLAMA_NAMES, Names, Packed
+from eejax.state_space import StateSpaceConfig, StateSpaceKind
 
 _EXPERTS = 'mlp/experts/'
 
@@ -104,6 +105,8 @@ class Tensor:
     transposed: whether the file has [outputs, inputs].
     part: which part of the tensor it is, where others are in it, too.
     expert: whose tensor it is, where the leaf is a stack of those of all.
+    is_convolution: whether the file has an axis of one number between outputs
+      and inputs, as torch has for channels with a kernel of their own.
   """
 
   name: str
@@ -113,6 +116,7 @@ class Tensor:
   transposed: bool = True
   part: PackedPart | None = None
   expert: Expert | None = None
+  is_convolution: bool = False
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -126,7 +130,7 @@ class Tensor:
     sizes = [math.prod(d) for d in (self.inputs, self.outputs) if d]
     if self.part is not None:
       sizes[-1] = sum(self.part.widths)
-    return tuple(reversed(sizes) if self.transposed else sizes)
+    return self._in_file(sizes)
 
   def from_file(self, array: np.ndarray) -> np.ndarray:
     """Return the leaf, or its expert's entry, for an array of the file."""
@@ -144,7 +148,13 @@ class Tensor:
     if self.transposed:
       leaf = np.moveaxis(leaf, self._moved(), range(len(self.outputs)))
     sizes = [math.prod(d) for d in (self.inputs, self.outputs) if d]
-    return leaf.reshape(tuple(reversed(sizes) if self.transposed else sizes))
+    return leaf.reshape(self._in_file(sizes))
+
+  def _in_file(self, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape in the file, given those of inputs and outputs."""
+    if self.is_convolution:
+      return (sizes[1], 1, sizes[0])
+    return tuple(reversed(sizes) if self.transposed else sizes)
 
   def join(self, parts: Sequence[np.ndarray]) -> np.ndarray:
     """Return the whole array of the file from `to_file` of all its parts."""
@@ -230,6 +240,8 @@ def _block(c: ModelConfig, names: Names, index: int) -> Iterator[Tensor]:
         path=(*path, 'bias'),
         inputs=(),
       )
+  if c.state_space is not None:
+    yield from _mixer(c.state_space, names, theirs, ours)
   for place, size in _norms(c).items():
     name = f'{theirs}.{names.block.get(place, place)}'
     path = (*ours, *place.split('/'))
@@ -237,6 +249,35 @@ def _block(c: ModelConfig, names: Names, index: int) -> Iterator[Tensor]:
       yield _vector(f'{name}.weight', (*path, 'scale'), size)
     else:
       yield from _norm(c, name, path, size)
+
+
+def _mixer(
+  mixer: StateSpaceConfig, names: Names, theirs: str, ours: tuple[str, ...]
+) -> Iterator[Tensor]:
+  """Yield what a state-space mixer has beside its projections."""
+  whole = lambda leaf: f'{theirs}.{names.block[f"mixer/{leaf}"]}'
+  channels, at = mixer.convolution_dim, (*ours, 'mixer', 'convolution')
+  yield Tensor(
+    f'{whole("convolution")}.weight',
+    (*at, 'kernel'),
+    (mixer.convolution_width,),
+    (channels,),
+    is_convolution=True,
+  )
+  if mixer.convolution_bias:
+    yield _vector(f'{whole("convolution")}.bias', (*at, 'bias'), channels)
+  width, path = mixer.num_heads or mixer.inner_dim, (*ours, 'mixer')
+  yield _vector(whole('skip'), (*path, 'skip'), width)
+  yield _vector(whole('step_bias'), (*path, 'step_bias'), width)
+  if mixer.kind is StateSpaceKind.MAMBA:
+    n, i = (mixer.state_dim,), (mixer.inner_dim,)
+    yield Tensor(whole('log_rates'), (*path, 'log_rates'), n, i)
+  else:
+    name = 'head_log_rates'
+    yield _vector(whole(name), (*path, name), mixer.num_heads)
+  if mixer.has_norm:
+    name = 'norm_scale'
+    yield _vector(whole(name), (*path, name), mixer.inner_dim)
 
 
 def _part(
@@ -253,14 +294,23 @@ def _linear(
   """Return inputs, outputs and whether there is a bias, by place."""
   d, f, h = (c.embed_dim,), (c.mlp_dim,), c.head_dim
   heads, kv_heads = (c.num_heads, h), (c.num_kv_heads, h)
-  found = {
-    'attention/query': (d, heads, c.qkv_bias),
-    'attention/key': (d, kv_heads, c.qkv_bias),
-    'attention/value': (d, kv_heads, c.qkv_bias),
-    'attention/output': (heads, d, c.output_bias),
-  }
+  found: dict[str, tuple[tuple[int, ...], tuple[int, ...], bool]] = {}
+  if c.state_space is not None:
+    biased = {*c.state_space.fused_kernels, 'output'}
+    for name, (inputs, outputs) in c.state_space.kernels(c.embed_dim).items():
+      bias = c.state_space.projection_bias and name in biased
+      found[f'mixer/{name}'] = ((inputs,), (outputs,), bias)
+  if c.has_attention:
+    found |= {
+      'attention/query': (d, heads, c.qkv_bias),
+      'attention/key': (d, kv_heads, c.qkv_bias),
+      'attention/value': (d, kv_heads, c.qkv_bias),
+      'attention/output': (heads, d, c.output_bias),
+    }
   if c.experts is not None:
     return {**found, **_linear_of_experts(c, c.experts)}
+  if not c.has_mlp:
+    return found
   if c.mlp is MLPKind.GATED:
     found['mlp/gate'] = (d, f, c.mlp_bias)
   return {
@@ -307,7 +357,10 @@ def _by_expert(c: ModelConfig, tensor: Tensor) -> Iterator[Tensor]:
 def _norms(c: ModelConfig) -> dict[str, int]:
   """Return the width of every norm of a block, by place."""
   found = {}
-  for part in ('attention', 'mlp'):
+  if not c.has_attention:
+    found['mixer_norm'] = c.embed_dim
+  parts = {'attention': c.has_attention, 'mlp': c.has_mlp}
+  for part in (part for part, is_there in parts.items() if is_there):
     if c.norm_placement.has_before:
       found[f'{part}_norm'] = c.embed_dim
     if c.norm_placement.has_after:
