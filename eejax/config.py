@@ -311,27 +311,18 @@ class ModelConfig:
     if self.state_space is None or self.mlp_dim:
       sizes.append('mlp_dim')
     for name in sizes:
-      value = getattr(self, name)
-      if not isinstance(value, int) or value < 1:
+      if (value := getattr(self, name)) < 1:
         raise ArgumentError(f'{name} must be a positive integer, not {value}.')
     if not self.has_attention:
       self._check_without_attention()
 
   def _check_without_attention(self) -> None:
-    if self.positions is PositionKind.ROTARY:
+    placed = self.norm_placement.has_after or self.sliding_window is not None
+    unused = self.positions is PositionKind.ROTARY or self.qk_norm
+    if placed or unused or self.residual is Residual.PARALLEL:
       raise ArgumentError(
-        'a model without attention has no heads to rotate; set positions to '
-        "'none'."
-      )
-    if self.sliding_window is not None or self.qk_norm:
-      raise ArgumentError(
-        'a model without attention has neither a sliding window nor norms of '
-        'queries and keys.'
-      )
-    if self.residual is Residual.PARALLEL or self.norm_placement.has_after:
-      raise ArgumentError(
-        'a model without attention has its norms before what they are for, '
-        'and sequential residuals.'
+        'a model without attention has no rotary positions, no window, no '
+        'norms but before its mixers, and sequential residuals.'
       )
 
   @property
@@ -526,13 +517,12 @@ class EarlyExitConfig:
         f'an exit at depth {max(depths)} lies beyond the model, which has '
         f'{self.model.num_layers} blocks.'
       )
-    for e in self.exits:
-      if e.head is ExitHeadKind.MLP and not self.model.has_mlp:
-        raise ArgumentError(
-          f'the mlp exit at depth {e.depth} would be the twin of an MLP, and '
-          'blocks of this model have none; use norm, bottleneck_mlp, block or '
-          'embedding.'
-        )
+    heads = {e.head for e in self.exits}
+    if ExitHeadKind.MLP in heads and not self.model.has_mlp:
+      raise ArgumentError(
+        'an mlp exit is the twin of an MLP, and blocks of this model have '
+        'none; use norm, bottleneck_mlp, block or embedding.'
+      )
     ordered = tuple(sorted(self.exits, key=lambda e: e.depth))
     object.__setattr__(self, 'exits', ordered)
 
