@@ -173,14 +173,18 @@ def break_even(
 
 
 def kv_share(config: ModelConfig) -> float:
-  """Return what a block's projections to keys and values are of the block.
+  """Return what a block's part for keys, values and states is of the block.
 
-  Matrices alone: biases and norms are next to nothing.
+  Matrices alone: biases and norms are next to nothing. A state needs all of a
+  mixer but its projection back.
   """
-  c = config
+  c, mixer, kept = config, 0, 0
+  if c.state_space is not None:
+    mixer = c.state_space.num_values(c.embed_dim)
+    kept = mixer - c.state_space.inner_dim * c.embed_dim
   keys = 2 * c.embed_dim * c.num_kv_heads * c.head_dim
   queries = 2 * c.embed_dim * c.num_heads * c.head_dim
-  return keys / (keys + queries + c.mlp_values)
+  return (keys + kept) / (keys + queries + mixer + c.mlp_values)
 
 
 def _run_length(q: float, window: int) -> float:

@@ -142,6 +142,11 @@ class CaptureConfig:
       raise ArgumentError(
         f'depth {beyond[0]} cannot be read: the model has depths 0 to {last}.'
       )
+    if ReadoutKind.ATTENTION in self.kinds and not config.model.has_mlp:
+      raise ArgumentError(
+        'blocks of this model have no MLP, so nothing stands between attention '
+        'and it; leave out the read-outs after attention.'
+      )
     return BatchReading(
       depths=tuple(sorted({*depths, last})),
       reads_attention=ReadoutKind.ATTENTION in self.kinds,

@@ -33,6 +33,9 @@ The tree (L blocks stacked on a leading axis; brackets where a config asks):
     blocks/mlp/experts/down/kernel     [L, X, F, D]
     blocks/mlp/shared/...              as an MLP's    [shared expert]
     blocks/mlp/shared_gate/kernel      [L, D, 1]      [shared expert]
+    blocks/mixer_norm/scale            [L, D]         [no attention]
+    blocks/mixer/{inner,gate}/kernel   [L, D, I]      [state_space]
+    blocks/mixer/...                   see `eejax.models.state_space`
     final_norm/scale                   [D]            [bias D]
     head/kernel                        [D, V]         [unless tied_head]
   exits/exit_DEPTH/...                 see `eejax.models.exits`

@@ -133,32 +133,28 @@ class StateSpaceMixer(nn.Module):
     parts: dict[str, jax.Array],
     segment_ids: Int[Array, 'B T'] | None,
     continuation: Continuation,
-  ) -> tuple[Float[Array, 'B T C'], Array]:
-    """Return what the convolution makes, and the tails that are kept."""
+  ) -> tuple[list[jax.Array], Array]:
+    """Return what the convolution makes, by part, and the tails kept."""
     mixer = _mixer(self.config)
-    width = mixer.convolution_width
-    names = [n for n in ('inner', 'input', 'readout') if n in parts]
-    inputs = parts['inner']
-    if len(names) > 1:
-      inputs = jnp.concatenate([parts[n] for n in names], axis=-1)
     convolution = Convolution(
       mixer, param_dtype=self.param_dtype, name='convolution'
     )
     state = continuation.state
     tail = None if state is None else state.tail
+    inputs = [parts[n] for n in ('inner', 'input', 'readout') if n in parts]
     tails = next_tails(
-      inputs,
+      jnp.concatenate(inputs, axis=-1),
       tail=tail,
-      width=width,
+      width=mixer.convolution_width,
       kept=continuation.kept,
       count=continuation.count,
     )
     convolved = convolution(inputs, tail=tail, segment_ids=segment_ids)
-    return jax.nn.silu(convolved), tails
+    return [jax.nn.silu(part) for part in convolved], tails
 
   def _mamba(
     self,
-    convolved: Float[Array, 'B T I'],
+    convolved: list[jax.Array],
     parts: dict[str, jax.Array],
     *,
     starts: Bool[Array, 'B T'] | None,
@@ -166,10 +162,10 @@ class StateSpaceMixer(nn.Module):
   ) -> tuple[Float[Array, 'B T I'], Array]:
     mixer = _mixer(self.config)
     rank, n = mixer.step_rank, mixer.state_dim
-    convolved = constrain(convolved, ('B', None, 'I'))
+    inner = constrain(convolved[0], ('B', None, 'I'))
     selection = Projection(
       (rank + 2 * n,), param_dtype=self.param_dtype, name='selection'
-    )(convolved)
+    )(inner)
     low, writes, reads = jnp.split(selection, [rank, rank + n], axis=-1)
     raw = Projection(
       (mixer.inner_dim,),
@@ -178,7 +174,7 @@ class StateSpaceMixer(nn.Module):
       name='step',
     )(low)
     y, memory = selective_scan(
-      convolved,
+      inner,
       step=self._step(raw, continuation.count),
       rates=self._rates(mixer),
       writes=writes,
@@ -187,22 +183,20 @@ class StateSpaceMixer(nn.Module):
       starts=starts,
       kept=continuation.kept,
     )
-    y = y + self._skip()[None, None] * convolved.astype(jnp.float32)
+    y = y + self._skip()[None, None] * inner.astype(jnp.float32)
     gated = y * jax.nn.silu(parts['gate'].astype(jnp.float32))
-    return gated.astype(convolved.dtype), memory
+    return gated.astype(inner.dtype), memory
 
   def _mamba2(
     self,
-    convolved: Float[Array, 'B T C'],
+    convolved: list[jax.Array],
     parts: dict[str, jax.Array],
     *,
     starts: Bool[Array, 'B T'] | None,
     continuation: Continuation,
   ) -> tuple[Float[Array, 'B T I'], Array]:
     mixer = _mixer(self.config)
-    shared = mixer.num_groups * mixer.state_dim
-    ends = [mixer.inner_dim, mixer.inner_dim + shared]
-    inner, writes, reads = jnp.split(convolved, ends, axis=-1)
+    inner, writes, reads = convolved
     apart = lambda x, *sizes: x.reshape(*x.shape[:2], *sizes)
     heads = apart(inner, mixer.num_heads, mixer.head_dim)
     heads = constrain(heads, ('B', None, 'I', None))
@@ -220,7 +214,7 @@ class StateSpaceMixer(nn.Module):
     y = y + self._skip()[None, None, :, None] * heads.astype(jnp.float32)
     gate = jax.nn.silu(parts['gate'].astype(jnp.float32))
     gated = y.reshape(gate.shape) * gate
-    return self._norm(gated).astype(convolved.dtype), memory
+    return self._norm(gated).astype(inner.dtype), memory
 
   def _norm(self, x: Float[Array, 'B T I']) -> Float[Array, 'B T I']:
     """Normalise each group of heads by its root mean square."""
@@ -274,7 +268,10 @@ class StateSpaceMixer(nn.Module):
 
 
 class Convolution(nn.Module):
-  """Convolve each channel with the tokens before."""
+  """Convolve each channel with the tokens before, part by part.
+
+  Joined, parts that a mesh cuts would have to be cut anew.
+  """
 
   mixer: StateSpaceConfig
   param_dtype: DTypeLike = jnp.float32
@@ -282,26 +279,42 @@ class Convolution(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: Float[Array, 'B T C'],
+    parts: list[jax.Array],
     *,
     tail: Float[Array, 'B before C'] | None,
     segment_ids: Int[Array, 'B T'] | None,
-  ) -> Float[Array, 'B T C']:
-    """Return the convolution, see `causal_convolution`."""
-    width, channels = self.mixer.convolution_width, x.shape[-1]
+  ) -> list[jax.Array]:
+    """Return the convolution of each part, see `causal_convolution`.
+
+    Args:
+      parts: whose channels together are those of the kernel.
+      tail: the inputs before, of all parts.
+      segment_ids: a token sees no token of another id.
+    """
+    channels = self.mixer.convolution_dim
     kernel = self.param(
       'kernel',
-      nn.initializers.uniform(2 / math.sqrt(width)),
-      (width, channels),
+      _initial_taps,
+      (self.mixer.convolution_width, channels),
       self.param_dtype,
     )
     bias = None
     if self.mixer.convolution_bias:
       zeros = nn.initializers.zeros_init()
       bias = self.param('bias', zeros, (channels,), self.param_dtype)
-    return causal_convolution(
-      x, kernel=kernel, bias=bias, tail=tail, segment_ids=segment_ids
-    )
+    convolved, first = [], 0
+    for x in parts:
+      own = slice(first, first + x.shape[-1])
+      y = causal_convolution(
+        x,
+        kernel=kernel[:, own],
+        bias=None if bias is None else bias[own],
+        tail=None if tail is None else tail[..., own],
+        segment_ids=segment_ids,
+      )
+      convolved.append(y)
+      first = own.stop
+    return convolved
 
 
 def rates_of(log_rates: jax.Array) -> jax.Array:
@@ -322,6 +335,14 @@ def _starts(
 def _mixer(config: ModelConfig) -> StateSpaceConfig:
   assert config.state_space is not None
   return config.state_space
+
+
+def _initial_taps(
+  key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike
+) -> jax.Array:
+  bound = 1 / math.sqrt(shape[0])
+  taps = jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+  return taps.astype(dtype)
 
 
 def _initial_log_rates(

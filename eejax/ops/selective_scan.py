@@ -27,11 +27,13 @@ Reference:
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from eejax.axes import ambient
 from eejax.ops.recurrent_state import KeptStates
 from eejax.types import Array, Bool, Float
 
@@ -77,6 +79,9 @@ def selective_scan(
   if x.shape[1] == 1:
     y, _, last = sequential_scan(arguments, rates, memory)
     return y, last
+  if math.prod(ambient().values()) > 1:
+    # Channels that devices share out are not cut once more.
+    return scan_token_chunks(arguments, rates, memory)
   return lax.platform_dependent(
     arguments,
     rates,

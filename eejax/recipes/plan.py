@@ -227,6 +227,11 @@ def plan(
   _check_shares(efficiency=efficiency, usable=usable)
   _check_positive(network=network, price=price)
   config = read_config(model, exits)
+  if config.model.state_space is not None:
+    raise ArgumentError(
+      'a plan knows what attention and MLPs keep and compute, and not what '
+      'state-space mixers do; measure a step of this model instead.'
+    )
   device = read_hardware(hardware)
   if network is None and not device.name.startswith('TPU'):
     network = NETWORK_GB

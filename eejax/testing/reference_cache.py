@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Keys and values of one text, kept by hand and replaced where a token exits.
+"""Keys, values and states of a text, kept by hand, replaced where it exits.
 
 Each token runs through every block, one after the other, over what all
 earlier tokens left there. Where it exits, what the blocks beyond computed for
@@ -37,7 +37,7 @@ from eejax.config import (
   ModelConfig,
 )
 from eejax.models import decoder
-from eejax.models.block import Block, BlockOutput, Context
+from eejax.models.block import Block, BlockOutput, Context, Continuation
 from eejax.models.exits import (
   ExitInput,
   ExitOutput,
@@ -47,6 +47,7 @@ from eejax.models.exits import (
 )
 from eejax.models.patterns import positions_of
 from eejax.models.stacking import unstack
+from eejax.ops.recurrent_state import RecurrentState
 from eejax.ops.rotary import Positions
 from eejax.ops.softcap import soft_cap
 from eejax.testing.reference_readout import HeadReadout
@@ -57,9 +58,9 @@ class ApproximateKV(enum.Enum):
   """What stands in for keys and values of blocks that a token skipped.
 
   NOTHING: they are computed all the same. PROPAGATE: each block's own keys
-  and values of the stream at the exit. COPY: those of the last block that
-  ran. MASK: no later token sees this one there. MONOTONE: no later token goes
-  there.
+  and values of the stream at the exit, or its own state after that. COPY:
+  those of the last block that ran. MASK: no later token sees this one there,
+  and states stay as they were. MONOTONE: no later token goes there.
   """
 
   NOTHING = 'nothing'
@@ -81,6 +82,9 @@ class _Cache:
     keys: [K, S, H], slot by position.
     values: likewise.
     seen: [S], which slots later tokens may see.
+    before: state of a recurrent block before the newest token; None where no
+      token was, or no state is.
+    after: likewise, after it.
   """
 
   depth: int
@@ -90,10 +94,14 @@ class _Cache:
   keys: np.ndarray
   values: np.ndarray
   seen: np.ndarray
+  before: RecurrentState | None = None
+  after: RecurrentState | None = None
 
-  def put(self, position: int, keys, values) -> None:
-    self.keys[:, position] = np.asarray(keys)[0, :, 0]
-    self.values[:, position] = np.asarray(values)[0, :, 0]
+  def put(self, position: int, out: BlockOutput | ExitOutput) -> None:
+    self.after = out.state
+    if out.keys is not None:
+      self.keys[:, position] = np.asarray(out.keys)[0, :, 0]
+      self.values[:, position] = np.asarray(out.values)[0, :, 0]
     self.seen[position] = True
 
   def context(self, position: int) -> Context:
@@ -167,10 +175,12 @@ class KeptText:
       dtype=jnp.float32,
     )
     self._streams = [x]
+    for cache in [*self._blocks, *self._exit_blocks.values()]:
+      cache.before = cache.after
     reads = [ExitInput(hidden=x)]
     for cache in self._blocks:
       out = self._run(cache, x)
-      cache.put(position, out.keys, out.values)
+      cache.put(position, out)
       x = out.hidden
       self._streams.append(x)
       reads.append(ExitInput(x, out.mlp_residual, out.mlp_input))
@@ -194,13 +204,14 @@ class KeptText:
         case ApproximateKV.PROPAGATE:
           # What a block makes of a stream before it attends to anything.
           out = self._run(cache, self._streams[depth])
-          cache.put(position, out.keys, out.values)
+          cache.put(position, out)
         case ApproximateKV.COPY:
           last = self._blocks[depth - 1]
           cache.keys[:, position] = last.keys[:, position]
           cache.values[:, position] = last.values[:, position]
         case ApproximateKV.MASK | ApproximateKV.MONOTONE:
           cache.seen[position] = False
+          cache.after = cache.before
 
   def _run(self, cache: _Cache, x: jax.Array) -> BlockOutput:
     position = len(self.tokens) - 1
@@ -213,6 +224,7 @@ class KeptText:
         config=self._config.model,
       ),
       cache.context(position),
+      cache.before,
       config=self._config.model,
     )
 
@@ -225,11 +237,12 @@ class KeptText:
       read,
       jnp.array([[position]]),
       None if cache is None else cache.context(position),
+      None if cache is None else cache.before,
       exit=exit,
       config=self._config.model,
     )
     if cache is not None:
-      cache.put(position, out.keys, out.values)
+      cache.put(position, out)
     stream = self._streams[exit.depth]
     gate: jax.Array | float = math.nan
     if exit.gate is not GateKind.NONE:
@@ -253,11 +266,16 @@ def _run_block(
   x: jax.Array,
   positions: Positions | None,
   context: Context,
+  state: RecurrentState | None,
   *,
   config: ModelConfig,
 ) -> BlockOutput:
   output = Block(config).apply(
-    {'params': block}, x, positions=positions, context=context
+    {'params': block},
+    x,
+    positions=positions,
+    context=context,
+    continuation=Continuation(state),
   )
   return cast(BlockOutput, output)
 
@@ -268,6 +286,7 @@ def _run_head(
   read: ExitInput,
   positions: jax.Array,
   context: Context | None,
+  state: RecurrentState | None,
   *,
   exit: ExitConfig,
   config: ModelConfig,
@@ -279,4 +298,5 @@ def _run_head(
     config=config,
     positions=positions,
     context=context,
+    continuation=Continuation(state),
   )

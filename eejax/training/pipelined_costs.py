@@ -70,8 +70,12 @@ def exit_costs(
 
 
 def _attention(model: ModelConfig) -> float:
+  """Return the numbers of what mixes tokens, a state-space mixer included."""
   heads = 2 * model.num_heads + 2 * model.num_kv_heads
-  return float(model.embed_dim * model.head_dim * heads)
+  mixer = 0
+  if model.state_space is not None:
+    mixer = model.state_space.num_values(model.embed_dim)
+  return float(model.embed_dim * model.head_dim * heads + mixer)
 
 
 def _mlp(model: ModelConfig) -> float:

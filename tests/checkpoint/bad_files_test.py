@@ -141,6 +141,8 @@ FAMILIES = {
   'llama': {},
   'qwen2': {'qkv_bias': True},
   'mixtral': {'experts': ExpertsConfig(5, 2, 20)},
+  'mamba': tiny.KINDS_OF_RECURRENT_BLOCK['mamba'],
+  'mamba2': tiny.KINDS_OF_RECURRENT_BLOCK['mamba2'],
 }
 
 
@@ -210,3 +212,26 @@ def test_numbers_that_are_none_are_told(tmp_path):
   (tmp_path / 'config.json').write_text('{"rms_norm_eps": NaN}')
   with pytest.raises(CheckpointError, match='NaN is no number'):
     huggingface.map_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('family', 'change', 'match'),
+  [
+    ('mamba', {'intermediate_size': 7}, 'intermediate_size'),
+    ('mamba', {'state_size': 0}, "'state_size' must be a whole number"),
+    ('mamba', {'hidden_act': 'gelu'}, 'hidden_act'),
+    ('mamba2', {'num_heads': 5}, 'num_heads times head_dim'),
+    ('mamba2', {'n_groups': 3}, 'multiple of its num_groups'),
+    ('mamba2', {'time_step_limit': [0.0, 1.0]}, 'without limits'),
+  ],
+)
+def test_mixers_that_contradict_themselves_are_told(
+  tmp_path, family, change, match
+):
+  config = tiny.tiny_config('', family=family, num_layers=1, **FAMILIES[family])
+  folder = tmp_path / 'model'
+  huggingface.export_folder(Model(config, tiny.tiny_params(config)), folder)
+  path = folder / 'config.json'
+  path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+  with pytest.raises(CheckpointError, match=match):
+    huggingface.map_folder(folder)

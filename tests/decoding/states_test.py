@@ -15,19 +15,24 @@
 
 import pytest
 
+from eejax.decoding.engine import Engine, EngineLimits
 from eejax.decoding.generate import FULL_DEPTH, generate
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
+from eejax.errors import ArgumentError
 from eejax.testing import tiny
+from eejax.testing.kept_error import kept_error
 
-EXITS = '1:norm,2:bottleneck_mlp(3),3:block'
+EXITS = '1:norm,2:block'
 KINDS = tiny.KINDS_OF_RECURRENT_BLOCK
-NUM_TOKENS = 13
-EXACT = (KVStrategy.DEFERRED, KVStrategy.RECOMPUTE)
+NUM_TOKENS = 11
+DRAFTS = Policy(
+  Mode.SPECULATIVE, 'max_prob', (0.0,), draft_depth=1, draft_length=3
+)
 
 
 @pytest.fixture
 def model(kind, lively):
-  return lively(EXITS, **KINDS[kind])
+  return lively(EXITS, num_layers=3, **KINDS[kind])
 
 
 def run(model, prompts, policy=FULL_DEPTH):
@@ -42,16 +47,17 @@ def run(model, prompts, policy=FULL_DEPTH):
 
 
 def early_exit(**fields):
-  return Policy(
-    Mode.EARLY_EXIT, 'max_prob', (0.3, 0.45, 0.4), window=4, **fields
-  )
+  return Policy(Mode.EARLY_EXIT, 'max_prob', (0.4, 0.3), window=4, **fields)
 
 
 @pytest.mark.parametrize(
   'kind, strategy',
   [
-    *((kind, KVStrategy.DEFERRED) for kind in KINDS),
-    ('mamba', KVStrategy.RECOMPUTE),
+    ('mamba', KVStrategy.DEFERRED),
+    ('mamba', KVStrategy.PROPAGATE),
+    ('mamba', KVStrategy.MASK),
+    ('hybrid', KVStrategy.PROPAGATE),
+    ('mamba2', KVStrategy.RECOMPUTE),
   ],
 )
 def test_early_exits_equal_the_reference(
@@ -62,18 +68,47 @@ def test_early_exits_equal_the_reference(
   assert len({d for row in result.rows for d in row.exit_depths}) >= 2
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', ['mamba', 'hybrid'])
 def test_speculative_equals_full_with_drafts_that_fail(
   model, prompts, assert_is_reference
 ):
   full = run(model, prompts)
   assert_is_reference(model, full)
-  policy = Policy(
-    Mode.SPECULATIVE, 'max_prob', (0.0,), draft_depth=2, draft_length=3
+  found = run(model, prompts, DRAFTS)
+  assert [r.tokens for r in found.rows] == [r.tokens for r in full.rows]
+  assert found.accounting.drafted > NUM_TOKENS
+  assert found.accounting.accepted < found.accounting.drafted
+
+
+@pytest.mark.parametrize(
+  'kind, policy',
+  [('mamba', early_exit()), ('hybrid', early_exit()), ('mamba', DRAFTS)],
+)
+def test_states_after_catch_up_are_those_of_a_full_pass(model, prompts, policy):
+  config, params = model
+  error = kept_error(
+    params, config=config, prompts=prompts, policy=policy, steps=9
   )
-  for batch in (prompts, prompts[:1]):
-    found = run(model, batch, policy)
-    for ours, theirs in zip(found.rows, full.rows, strict=False):
-      assert ours.tokens == theirs.tokens
-    assert found.accounting.drafted > NUM_TOKENS
-    assert found.accounting.accepted < found.accounting.drafted
+  assert error < 1e-5
+
+
+@pytest.mark.parametrize('kind', ['mamba'])
+def test_a_state_cannot_be_copied_from_another_block(model, prompts):
+  with pytest.raises(ArgumentError, match='means nothing to another'):
+    run(model, prompts, early_exit(kv_strategy=KVStrategy.COPY))
+
+
+@pytest.mark.parametrize('kind', ['mamba'])
+def test_an_engine_starts_every_text_anew(model, prompts):
+  config, params = model
+  limits = EngineLimits(slots=2, max_length=40, min_prefix=1)
+  engine = Engine(params, config=config, policy=FULL_DEPTH, limits=limits)
+  again = prompts[2] + [5]
+  ids = [engine.submit(p, max_new_tokens=NUM_TOKENS) for p in [*prompts, again]]
+  while not engine.is_idle:
+    engine.step()
+  found = [engine.result(i).tokens for i in ids]
+  wanted = [row.tokens for row in run(model, prompts).rows]
+  assert found[:-1] == wanted
+  assert found[-1] == run(model, [again]).rows[0].tokens
+  assert engine.stats().reused_tokens == 0

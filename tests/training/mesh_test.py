@@ -67,10 +67,16 @@ def make_batch(config):
 
 
 def gradients_on(
-  words, *, regime=Regime.JOINT, prepare=None, experts=None, **settings
+  words,
+  *,
+  regime=Regime.JOINT,
+  prepare=None,
+  experts=None,
+  mixer=None,
+  **settings,
 ):
   """Return gradients, sums and the compiled step; no mesh for None."""
-  config = make_config(experts=experts)
+  config = make_config(experts=experts, state_space=mixer)
   params = tiny.tiny_params(config)
   trainable, frozen = freeze.split(params, regime=regime)
   if prepare is not None:
@@ -144,6 +150,13 @@ class TestAStep:
     assert float(sums.balance) > 0
     # No device ever has the kernels of all experts.
     assert not re.search(r'f32\[4,4,16,12\]', compiled.as_text())
+
+  def test_a_mixer_is_cut_along_its_channels(self):
+    mixer = tiny.KINDS_OF_RECURRENT_BLOCK['hybrid']['state_space']
+    grads, sums, _ = gradients_on('data=2,fsdp=2,model=2', mixer=mixer)
+    alone = gradients_on(None, mixer=mixer)
+    assert_close(grads, alone[0])
+    assert_close(sums, alone[1])
 
   def test_microbatches_are_cut_across_the_devices(self, joint):
     words = 'data=4,stage=2'

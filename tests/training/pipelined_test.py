@@ -185,10 +185,12 @@ def test_gradients_and_sums_are_those_of_one_device(
     ('learned', GPIPE, OWN),
     ('parallel', ONE_F_ONE_B, '1:norm:untied,2:bottleneck_mlp(5)'),
     ('experts', ONE_F_ONE_B, '1:norm:untied'),
+    ('mamba', ONE_F_ONE_B, '1:norm:untied,2:block'),
   ],
 )
 def test_other_kinds_of_blocks(block, schedule, exits):
-  fields = tiny.KINDS_OF_BLOCK[block]
+  kinds = {**tiny.KINDS_OF_BLOCK, **tiny.KINDS_OF_RECURRENT_BLOCK}
+  fields = kinds[block]
   if block == 'experts':
     # Stages cannot balance experts; four divide where those of a kind do.
     unbalanced = ExpertsConfig(4, 2, 12, shared_dim=8, balance_weight=0.0)

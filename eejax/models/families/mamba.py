@@ -111,7 +111,31 @@ def inner_dim(values: Mapping[str, Any]) -> int:
   return int(expand * positive(values, 'hidden_size'))
 
 
+def check_activation(values: Mapping[str, Any]) -> None:
+  """Refuse a mixer with another activation than the published ones have.
+
+  Raises:
+    CheckpointError: it has another one.
+  """
+  if values.get('hidden_act', 'silu') not in ('silu', 'swish'):
+    raise CheckpointError(
+      f'config.json: hidden_act {values["hidden_act"]!r} of a state-space '
+      'mixer is not supported; it must be silu.'
+    )
+
+
+def _standard(values: Fields) -> Fields:
+  stated, width = values.get('intermediate_size'), inner_dim(values)
+  if stated is not None and stated != width:
+    raise CheckpointError(
+      f'config.json: intermediate_size is {stated}, and hidden_size times '
+      f'expand is {width}; they must be equal.'
+    )
+  return without_attention(values)
+
+
 def _read(values: Mapping[str, Any]) -> Fields:
+  check_activation(values)
   rank = values.get('time_step_rank', 'auto')
   if rank == 'auto':
     rank = -(-positive(values, 'hidden_size') // 16)
@@ -166,8 +190,14 @@ MAMBA = Family(
   },
   own_keys=OWN_KEYS
   | {
+    # Names of the same in the paper's code, which transformers passes over.
     'd_inner',
     'd_model',
+    'fused_add_norm',
+    'n_layer',
+    'pad_vocab_size_multiple',
+    'rms_norm',
+    'ssm_cfg',
     'time_step_init_scheme',
     'time_step_scale',
     'use_associative_scan',
@@ -180,7 +210,7 @@ MAMBA = Family(
     'rms_norm_eps': 'layer_norm_epsilon',
   },
   fixed={'positions': PositionKind.NONE},
-  standard=without_attention,
+  standard=_standard,
   tied_head=True,
   unwritten=UNWRITTEN,
 )

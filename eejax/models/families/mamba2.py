@@ -26,6 +26,7 @@ from eejax.models.families.mamba import (
   OUTER_NAMES,
   OWN_KEYS,
   UNWRITTEN,
+  check_activation,
   inner_dim,
   positive,
   without_attention,
@@ -76,6 +77,7 @@ def _standard(values: Fields) -> Fields:
 
 
 def _read(values: Mapping[str, Any]) -> Fields:
+  check_activation(values)
   check_step_limit(values)
   width, heads = inner_dim(values), positive(values, 'mixer_heads')
   head_dim = positive(values, 'mixer_head_dim')

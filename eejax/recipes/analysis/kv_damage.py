@@ -43,6 +43,11 @@ NO_THRESHOLD = (
   'tokens changed, so there is no damage to measure.'
 )
 
+HAS_STATES = (
+  'Blocks of this model keep states, and the damage of stand-ins is measured '
+  'for keys and values alone.'
+)
+
 
 def damage_by_strategy(
   model: Model,
@@ -76,6 +81,8 @@ def damage_by_strategy(
     strategies: what is written for the keys and values of skipped blocks.
     progress: is told while the model generates.
   """
+  if model.config.model.state_space is not None:
+    return {'nothing': HAS_STATES}
   config, params = _with_exits(model)
   is_natural = not model.config.exits
   best = _skip_at_budget(captured, config, settings, is_natural=is_natural)

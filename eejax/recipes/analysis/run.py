@@ -32,7 +32,7 @@ from eejax.capture import file as capture_file
 from eejax.capture.captured import Captured, ReadoutKind
 from eejax.checkpoint.load import load
 from eejax.checkpoint.model import Model
-from eejax.config import EarlyExitConfig
+from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.errors import EejaxError
 from eejax.progress import Progress
 from eejax.recipes import stages as stages_lib
@@ -145,11 +145,15 @@ class AnalysisRun:
 
     return opened
 
+  def _kinds(self, model: ModelConfig) -> list[ReadoutKind]:
+    kinds = [*NATURAL_AND_EXITS]
+    # Without an MLP a block has no place between.
+    if 'sublayers' in self._names and model.has_mlp:
+      kinds.append(ReadoutKind.ATTENTION)
+    return kinds
+
   def _capture(self, model: ModelLike, opened: Callable[[], Model]) -> Captured:
     """Return the captured text, from the folder if it is there."""
-    kinds = [*NATURAL_AND_EXITS]
-    if 'sublayers' in self._names:
-      kinds.append(ReadoutKind.ATTENTION)
     path = self._folder / 'captured'
     self._about = self._stages.run(
       'capture',
@@ -158,7 +162,7 @@ class AnalysisRun:
           opened(),
           self._text,
           self._rows,
-          kinds=kinds,
+          kinds=self._kinds(opened().config.model),
           path=path,
           progress=self._progress,
         )
