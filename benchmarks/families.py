@@ -23,12 +23,15 @@ import families_decoding
 import figures
 from families_exact import families_exact, families_lossless
 from families_files import gguf_exact, import_peak
+from families_states import families_kv_error, ssm_scan_ratio
 
 FIGURES: dict[str, figures.Measure] = {
   'families_exact': families_exact,
   'families_lossless': families_lossless,
+  'families_kv_error': families_kv_error,
   'gguf_exact': gguf_exact,
   'import_peak': import_peak,
+  'ssm_scan_ratio': ssm_scan_ratio,
   **families_decoding.FIGURES,
 }
 

@@ -57,6 +57,17 @@ _COMMON = {
   'eos_token_id': None,
 }
 _ALL_HEADS = {k: v for k, v in _COMMON.items() if 'key_value' not in k}
+_NO_HEADS = {
+  name: _COMMON[name]
+  for name in (
+    'vocab_size',
+    'hidden_size',
+    'num_hidden_layers',
+    'pad_token_id',
+    'bos_token_id',
+    'eos_token_id',
+  )
+}
 _HALF_ROTATED = {
   'rope_parameters': {
     'rope_type': 'default',
@@ -114,6 +125,18 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     },
   ),
   'gemma3': ('Gemma3TextConfig', {**_COMMON, **_GEMMA}),
+  'mamba': ('MambaConfig', {**_NO_HEADS, 'state_size': 5}),
+  'mamba2': (
+    'Mamba2Config',
+    {
+      **_NO_HEADS,
+      'state_size': 6,
+      'num_heads': 8,
+      'head_dim': 8,
+      'n_groups': 2,
+      'chunk_size': 16,
+    },
+  ),
 }
 
 
@@ -135,7 +158,8 @@ def families_lossless(args: argparse.Namespace) -> figures.Figure:
   """How many architectures have a text that speculative decoding changes."""
   detail = {}
   for name, _, model in _models():
-    model = eejax.add_exits(model, '1:norm,2:mlp')
+    second = 'mlp' if model.config.model.has_mlp else 'norm'
+    model = eejax.add_exits(model, f'1:norm,2:{second}')
     changed = drafted = accepted = 0
     for prompts in (_prompts()[:1], _prompts()):
       options = {'max_new_tokens': NEW_TOKENS}

@@ -18,7 +18,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from eejax import environment, serialization
@@ -145,15 +145,11 @@ class AnalysisRun:
 
     return opened
 
-  def _kinds(self, model: ModelConfig) -> list[ReadoutKind]:
-    kinds = [*NATURAL_AND_EXITS]
-    # Without an MLP a block has no place between.
-    if 'sublayers' in self._names and model.has_mlp:
-      kinds.append(ReadoutKind.ATTENTION)
-    return kinds
-
   def _capture(self, model: ModelLike, opened: Callable[[], Model]) -> Captured:
     """Return the captured text, from the folder if it is there."""
+    kinds = [*NATURAL_AND_EXITS]
+    if 'sublayers' in self._names:
+      kinds.append(ReadoutKind.ATTENTION)
     path = self._folder / 'captured'
     self._about = self._stages.run(
       'capture',
@@ -162,7 +158,7 @@ class AnalysisRun:
           opened(),
           self._text,
           self._rows,
-          kinds=self._kinds(opened().config.model),
+          kinds=_there(kinds, opened().config.model),
           path=path,
           progress=self._progress,
         )
@@ -394,3 +390,11 @@ def _token_grid(
     return model.tokenizer.pieces([token], context=context)[0]
 
   return sections_lib.token_grid(captured, piece_of=piece_of)
+
+
+def _there(
+  kinds: Sequence[ReadoutKind], model: ModelConfig
+) -> list[ReadoutKind]:
+  """Return the read-outs that a model has: none after attention alone."""
+  lacks = () if model.has_mlp else (ReadoutKind.ATTENTION,)
+  return [kind for kind in kinds if kind not in lacks]
