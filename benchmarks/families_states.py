@@ -39,11 +39,11 @@ import numpy as np
 
 from eejax.config import EarlyExitConfig, PositionKind
 from eejax.decoding.policy.policy import Mode, Policy
+from eejax.evaluation.kept_error import kept_error
 from eejax.models import decoder
 from eejax.ops import selective_scan as scans
 from eejax.state_space import StateSpaceConfig, StateSpaceKind
 from eejax.testing import tiny
-from eejax.testing.kept_error import kept_error
 
 TOKENS = 1024
 SHAPE = {'embed_dim': 256, 'num_layers': 8}

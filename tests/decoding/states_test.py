@@ -19,8 +19,8 @@ from eejax.decoding.engine import Engine, EngineLimits
 from eejax.decoding.generate import FULL_DEPTH, generate
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.errors import ArgumentError
+from eejax.evaluation.kept_error import kept_error
 from eejax.testing import tiny
-from eejax.testing.kept_error import kept_error
 
 EXITS = '1:norm,2:block'
 KINDS = tiny.KINDS_OF_RECURRENT_BLOCK

@@ -63,8 +63,9 @@ def test_a_text_goes_on_from_any_state(kind):
   # Padding changes no state.
   counted = run(x, Continuation(count=jnp.array([3, 3]))).state
   state = jax.tree.map(lambda leaf: leaf[:, 2], every)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), counted, state
-  )
+  for found, wanted in zip(
+    jax.tree.leaves(counted), jax.tree.leaves(state), strict=True
+  ):
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
   rest = run(x[:, 3:], Continuation(state))
   np.testing.assert_allclose(rest.hidden, whole.hidden[:, 3:], atol=1e-5)
