@@ -223,11 +223,19 @@ def refusal(request: PlanRequest, mesh: MeshConfig) -> str | None:
     return f'the {workload.depth} blocks that run make no more stages'
   if workload.rows % shares:
     return f'a batch of {workload.rows} rows does not divide by data x fsdp'
-  heads = (model.num_heads, model.num_kv_heads, model.mlp_dim)
+  experts = model.experts
+  if experts is not None:
+    learns = workload.learns is not Learns.TUNE
+    if mesh.stage > 1 and learns and experts.balance_weight > 0:
+      return 'experts are balanced over all blocks, and a stage has its own'
+    if experts.num_experts % mesh.expert:
+      return f'{experts.num_experts} experts do not divide by expert'
+  width = model.mlp_dim if experts is None else experts.expert_dim
+  heads = (model.num_heads, model.num_kv_heads, width)
   if any(n % mesh.model for n in heads):
     return (
       f'{model.num_heads} heads, {model.num_kv_heads} key/value heads and an '
-      f'MLP of {model.mlp_dim} do not divide by model'
+      f'MLP of {width} do not divide by model'
     )
   if model.embed_dim % mesh.fsdp:
     return f'a stream of {model.embed_dim} does not divide by fsdp'

@@ -17,8 +17,9 @@ See `eejax.planner.memory` for the letters.
 """
 
 import dataclasses
+from collections.abc import Callable
 
-from eejax.config import ExitConfig, ExitHeadKind, OutputMatrix
+from eejax.config import ExitConfig, ExitHeadKind, ModelConfig, OutputMatrix
 from eejax.models.decoder import Rematerialization
 from eejax.ops.attention import QUERY_CHUNK
 from eejax.ops.quant import Quantization
@@ -103,7 +104,7 @@ def units_of(workload: Workload, arrangement: Arrangement) -> Units:
     cut_stream=stream / (parts if cuts_stream else 1),
     query=tokens * cut(model.num_heads) * model.head_dim,
     key=tokens * cut(model.num_kv_heads) * model.head_dim,
-    mlp=tokens * cut(model.mlp_dim),
+    mlp=tokens * _mlp_width(model, cut),
     scores=_scores_held(workload, arrangement)
     * rows
     * cut(model.num_heads)
@@ -113,6 +114,18 @@ def units_of(workload: Workload, arrangement: Arrangement) -> Units:
     logits=rows * columns * cut(model.vocab_size) * FLOAT32,
     matrix=model.embed_dim * cut(model.vocab_size) * FLOAT32,
   )
+
+
+def _mlp_width(model: ModelConfig, cut: Callable[[int], float]) -> float:
+  """Return the numbers of a token in one array within an MLP.
+
+  Experts have a copy of the token each, as wide as the stream.
+  """
+  experts = model.experts
+  if experts is None:
+    return cut(model.mlp_dim)
+  each = cut(experts.expert_dim) + model.embed_dim
+  return experts.top_k * each + cut(experts.shared_dim or 0)
 
 
 def _scores_held(workload: Workload, arrangement: Arrangement) -> float:

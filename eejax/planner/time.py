@@ -170,8 +170,9 @@ def model_flops(workload: Workload) -> float:
 
 
 def _block_values(workload: Workload) -> float:
-  """Return the parameters of a block."""
-  return _backbone_block(workload, {}) / workload.depth
+  """Return the parameters of a block that a token is multiplied by."""
+  held = _backbone_block(workload, {}) / workload.depth
+  return held - workload.config.model.unused_values
 
 
 def _backbone_block(workload: Workload, sizes: dict[str, int]) -> float:
@@ -243,14 +244,17 @@ class _Work:
   def _block(self, messages: bool) -> StageCost:
     workload, parts = self._workload, self._mesh.model
     model = workload.config.model
-    values = _backbone_block(workload, {'model': parts}) / workload.depth
+    of_group = _backbone_block(workload, {'model': parts}) / workload.depth
+    used = of_group - model.unused_values / parts
+    sizes = {'model': parts, 'expert': self._mesh.expert}
+    values = _backbone_block(workload, sizes) / workload.depth
     heads = (
       model.num_heads / parts
       if model.num_heads % parts == 0
       else (model.num_heads)
     )
     scores = 4 * heads * model.head_dim * workload.length
-    seconds = self._seconds(2 * values + scores, values)
+    seconds = self._seconds(2 * used + scores, values)
     again = self._recomputes()
     backward = (2 + again) * seconds if self._learns else 0.0
     if not messages:

@@ -21,6 +21,7 @@ import pytest
 
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
 from eejax.errors import EejaxError
+from eejax.experts_config import ExpertsConfig
 from eejax.hardware import Hardware
 from eejax.parallel.mesh import MeshConfig, parse_mesh
 from eejax.pipeline.schedule import ScheduleKind
@@ -93,6 +94,18 @@ def test_refusals(mesh, why):
     assert found is None
   else:
     assert re.search(why, found)
+
+
+def test_experts_refuse_stages_and_shares_that_do_not_divide():
+  asked = question()
+  experts = ExpertsConfig(6, 2, 24)
+  model = dataclasses.replace(MODEL, experts=experts)
+  config = dataclasses.replace(asked.workload.config, model=model)
+  workload = dataclasses.replace(asked.workload, config=config)
+  asked = dataclasses.replace(asked, workload=workload)
+  assert 'balanced' in str(refusal(asked, MeshConfig(data=4, stage=2)))
+  assert 'do not divide' in str(refusal(asked, MeshConfig(data=2, expert=4)))
+  assert refusal(asked, MeshConfig(data=4, expert=2)) is None
 
 
 def test_model_stays_on_a_host():

@@ -18,6 +18,7 @@ import dataclasses
 import pytest
 
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
+from eejax.experts_config import ExpertsConfig
 from eejax.hardware import Hardware
 from eejax.models.decoder import Rematerialization
 from eejax.parallel.mesh import MeshConfig
@@ -162,3 +163,17 @@ def test_weights_may_be_slower_than_arithmetic():
   assert found.work == pytest.approx(read)
   values = 8 * BLOCK + 2 * MATRIX + 32
   assert found.update == pytest.approx(4 * 7 * values)
+
+
+def test_a_token_is_multiplied_by_its_own_experts_alone():
+  experts = ExpertsConfig(6, 2, 24, shared_dim=16)
+  model = dataclasses.replace(MODEL, experts=experts)
+  sparse = dataclasses.replace(workload(), config=EarlyExitConfig(model))
+  dense = 3 * 32 * (2 * 24 + 16)  # of the experts that are used
+  gates = 32 * (6 + 1)
+  block = BLOCK - 3 * 32 * 48 + dense + gates
+  found = predict_time(sparse, kept(MeshConfig(data=1)), MACHINE)
+  blocks = 3 * 8 * (2 * block + SCORES)
+  assert found.work == pytest.approx(seconds(blocks + 4 * 2 * MATRIX))
+  flops = 3 * 8 * (2 * block + SCORES / 2) + 3 * 2 * MATRIX
+  assert model_flops(sparse) == pytest.approx(flops * ROWS * LENGTH)
