@@ -22,6 +22,7 @@ The figures are explained in the modules that measure them.
 import families_decoding
 import figures
 from families_exact import families_exact, families_lossless
+from families_experts import moe_decode_ratio
 from families_files import gguf_exact, import_peak
 from families_states import families_kv_error, ssm_scan_ratio
 
@@ -32,6 +33,7 @@ FIGURES: dict[str, figures.Measure] = {
   'gguf_exact': gguf_exact,
   'import_peak': import_peak,
   'ssm_scan_ratio': ssm_scan_ratio,
+  'moe_decode_ratio': moe_decode_ratio,
   **families_decoding.FIGURES,
 }
 

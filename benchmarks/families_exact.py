@@ -76,6 +76,11 @@ _HALF_ROTATED = {
   }
 }
 _GEMMA = {'head_dim': 8, 'sliding_window': 5, 'query_pre_attn_scalar': 12}
+_EXPERTS = {
+  'num_experts': 5,
+  'num_experts_per_tok': 2,
+  'moe_intermediate_size': 24,
+}
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
   'llama': ('LlamaConfig', _COMMON),
   'mistral': ('MistralConfig', {**_COMMON, 'sliding_window': 5}),
@@ -137,6 +142,12 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
       'chunk_size': 16,
     },
   ),
+  'mixtral': ('MixtralConfig', {**_COMMON, 'num_local_experts': 5}),
+  'qwen2_moe': (
+    'Qwen2MoeConfig',
+    {**_COMMON, **_EXPERTS, 'shared_expert_intermediate_size': 20},
+  ),
+  'qwen3_moe': ('Qwen3MoeConfig', {**_COMMON, **_EXPERTS, 'head_dim': 12}),
 }
 
 

@@ -17,14 +17,15 @@
 package gguf makes of it, and the logits of an F32 file are those of the Hugging
 Face folder of the same model within 1e-4. `import_peak` is the memory that an
 import into a checkpoint takes beside the program, over the largest file that it
-reads; the larger one of a sharded Hugging Face folder and of a GGUF file.
-Memory is what nobody else could use: pages of mapped files are not counted, for
-the system takes them back when it needs them.
+reads; the largest one of sharded Hugging Face folders, one of them of experts,
+and of GGUF files. Memory is what nobody else could use: pages of mapped files
+are not counted, for the system takes them back when it needs them.
 
 The module measures one import when it is run itself; `families.py` runs it.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -43,6 +44,7 @@ from eejax.checkpoint.gguf_export import OutType, export_file
 from eejax.checkpoint.load import load
 from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig, ModelConfig
+from eejax.experts_config import ExpertsConfig
 from eejax.models import decoder
 from eejax.models.families.tensors import tensors
 from eejax.testing.tiny_gguf import write_gguf
@@ -72,6 +74,15 @@ LARGE = ModelConfig(
   mlp_dim=2048,
   max_length=512,
   tied_head=True,
+)
+# 8 experts a block: 120 million parameters, 480 MB.
+EXPERTS = dataclasses.replace(
+  LARGE,
+  num_layers=6,
+  mlp_dim=1024,
+  experts=ExpertsConfig(8, 2, 1024),
+  family='mixtral',
+  tied_head=False,
 )
 SHARD_BYTES = 230_000_000
 
@@ -154,8 +165,13 @@ def import_peak(args: argparse.Namespace) -> Figure:
     huggingface.export_folder(model, place / 'sharded', shard_bytes=SHARD_BYTES)
     export_file(model, place / 'f16.gguf', out_type=OutType.F16)
     export_file(model, place / 'q8_0.gguf', out_type=OutType.Q8_0)
+    model = Model(
+      EarlyExitConfig(EXPERTS),
+      decoder.init(EarlyExitConfig(EXPERTS), jax.random.key(0)),
+    )
+    huggingface.export_folder(model, place / 'experts', shard_bytes=SHARD_BYTES)
     del model
-    for name in ('sharded', 'f16.gguf', 'q8_0.gguf'):
+    for name in ('sharded', 'experts', 'f16.gguf', 'q8_0.gguf'):
       detail[name] = _import_apart(place / name, place / f'{name}-new')
   return max(part['ratio'] for part in detail.values()), detail
 

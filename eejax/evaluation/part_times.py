@@ -204,13 +204,23 @@ def _solve(
 def _own_blocks(params: Prepared, name: str) -> float:
   """Return what an exit's norm, MLP or block weighs, in blocks."""
   parts = {k: v for k, v in params.exits[name].items() if k != 'gate'}
-  return _size(parts) / max(_size(params.blocks[0]), 1)
+  model = params.config.model
+  own = _size(parts)
+  if parts.keys() & {'mlp', 'block'}:
+    own -= model.unused_values
+  return own / _block_size(params)
 
 
 def _head_in_blocks(params: Prepared, config: EarlyExitConfig) -> float:
   """Return what the final output matrix weighs, in blocks."""
   kernel = params.kernels[output_matrix_name(None, config=config.model)]
-  return math.prod(kernel.shape) / max(_size(params.blocks[0]), 1)
+  return math.prod(kernel.shape) / _block_size(params)
+
+
+def _block_size(params: Prepared) -> int:
+  """Return how many numbers of a block a token is multiplied by."""
+  unused = params.config.model.unused_values
+  return max(_size(params.blocks[0]) - unused, 1)
 
 
 def _size(tree: PyTree) -> int:
