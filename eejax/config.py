@@ -355,14 +355,6 @@ class ModelConfig:
     return kernels * self.embed_dim * self.mlp_dim
 
   @property
-  def unused_values(self) -> int:
-    """Return how many numbers of a block's experts a token does not pass."""
-    if self.experts is None:
-      return 0
-    held = self.experts.num_values(self.embed_dim, num=self.experts.num_experts)
-    return held - self.mlp_values
-
-  @property
   def rotations(self) -> tuple[RotaryConfig | None, ...]:
     """Return the different rotations of the blocks; None rotates nothing."""
     if self.positions is not PositionKind.ROTARY:

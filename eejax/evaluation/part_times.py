@@ -51,6 +51,7 @@ from eejax.errors import ArgumentError
 from eejax.evaluation.wall_clock import interleaved
 from eejax.models.block import Block, BlockOutput, Projections
 from eejax.models.exits import output_matrix_name
+from eejax.models.experts import unused_values
 from eejax.models.kernel_layout import for_modules
 from eejax.types import PyTree
 
@@ -207,7 +208,7 @@ def _own_blocks(params: Prepared, name: str) -> float:
   model = params.config.model
   own = _size(parts)
   if parts.keys() & {'mlp', 'block'}:
-    own -= model.unused_values
+    own -= unused_values(model)
   return own / _block_size(params)
 
 
@@ -219,7 +220,7 @@ def _head_in_blocks(params: Prepared, config: EarlyExitConfig) -> float:
 
 def _block_size(params: Prepared) -> int:
   """Return how many numbers of a block a token is multiplied by."""
-  unused = params.config.model.unused_values
+  unused = unused_values(params.config.model)
   return max(_size(params.blocks[0]) - unused, 1)
 
 

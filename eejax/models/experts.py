@@ -123,3 +123,13 @@ class ExpertKernels(nn.Module):
     init = nn.initializers.normal(self.std)
     kernels = self.param('kernel', init, self.shape, self.param_dtype)
     return kernels.kernel if isinstance(kernels, OpaqueKernel) else kernels
+
+
+def unused_values(config: ModelConfig) -> int:
+  """Return how many numbers of a block's experts a token does not pass."""
+  if config.experts is None:
+    return 0
+  num = config.experts.num_experts
+  return config.experts.num_values(config.embed_dim, num=num) - (
+    config.mlp_values
+  )

@@ -33,6 +33,7 @@ import dataclasses
 from eejax.config import ExitConfig, ExitHeadKind, OutputMatrix
 from eejax.hardware import Hardware
 from eejax.models.decoder import Rematerialization
+from eejax.models.experts import unused_values
 from eejax.pipeline.balance import PlacedExit, stage_costs
 from eejax.pipeline.cost import StageCost, lock_step_cost, steady_cost
 from eejax.pipeline.schedule import ScheduleKind
@@ -172,7 +173,7 @@ def model_flops(workload: Workload) -> float:
 def _block_values(workload: Workload) -> float:
   """Return the parameters of a block that a token is multiplied by."""
   held = _backbone_block(workload, {}) / workload.depth
-  return held - workload.config.model.unused_values
+  return held - unused_values(workload.config.model)
 
 
 def _backbone_block(workload: Workload, sizes: dict[str, int]) -> float:
@@ -245,7 +246,7 @@ class _Work:
     workload, parts = self._workload, self._mesh.model
     model = workload.config.model
     of_group = _backbone_block(workload, {'model': parts}) / workload.depth
-    used = of_group - model.unused_values / parts
+    used = of_group - unused_values(model) / parts
     sizes = {'model': parts, 'expert': self._mesh.expert}
     values = _backbone_block(workload, sizes) / workload.depth
     heads = (
