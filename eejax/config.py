@@ -22,6 +22,7 @@ import dataclasses
 import enum
 from typing import Any
 
+from eejax.block_scales import BlockScales
 from eejax.errors import ArgumentError
 from eejax.experts_config import ExpertsConfig
 from eejax.field_types import check_fields
@@ -227,6 +228,7 @@ class ModelConfig:
       dense MLP a block. `mlp_dim` has no use then.
     state_space: the state-space mixer that stands beside attention, or in its
       place; None where there is none.
+    scales: factors of the parts of a block (Falcon-H1); None is 1 for all.
   """
 
   vocab_size: int
@@ -269,6 +271,7 @@ class ModelConfig:
   logit_softcap: float | None = None
   experts: ExpertsConfig | None = None
   state_space: StateSpaceConfig | None = None
+  scales: BlockScales | None = None
 
   def __post_init__(self):
     check_fields(self)
@@ -288,16 +291,12 @@ class ModelConfig:
         raise ArgumentError(f'{name} must be above 0.')
     if self.residual is Residual.PARALLEL and self.norm_placement.has_after:
       raise ArgumentError(
-        'parallel residuals with norms after attention and MLP are not '
-        'supported.'
+        'parallel residuals with norms after are not supported.'
       )
     if self.experts is not None and (
       self.mlp is not MLPKind.GATED or self.mlp_bias
     ):
-      raise ArgumentError(
-        'experts are gated MLPs without biases; plain ones and biases are not '
-        'supported.'
-      )
+      raise ArgumentError('experts must be gated MLPs without biases.')
     if self.sliding_window is not None and self.sliding_window < 1:
       raise ArgumentError(
         f'sliding_window must be at least 1, not {self.sliding_window}.'
@@ -305,7 +304,6 @@ class ModelConfig:
 
   def _check_sizes(self) -> None:
     sizes = ['vocab_size', 'num_layers', 'embed_dim', 'max_length']
-    # A block without a state-space mixer has attention and an MLP.
     if self.state_space is None or self.has_attention:
       sizes += ['num_heads', 'num_kv_heads', 'head_dim']
     if self.state_space is None or self.mlp_dim:

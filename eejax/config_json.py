@@ -18,6 +18,7 @@ import enum
 import json
 from typing import Any
 
+from eejax.block_scales import BlockScales
 from eejax.config import (
   NUM_FIRST_FIELDS,
   Activation,
@@ -38,7 +39,7 @@ from eejax.config import (
 )
 from eejax.errors import ArgumentError
 from eejax.experts_config import ExpertsConfig
-from eejax.state_space import StateSpaceConfig, StateSpaceKind
+from eejax.state_space import GatedNorm, StateSpaceConfig, StateSpaceKind
 
 _ENUMS: dict[str, type[enum.Enum]] = {
   'norm': NormKind,
@@ -107,9 +108,14 @@ def model_from_json(values: dict[str, Any]) -> ModelConfig:
       model[name] = RotaryConfig(**rotary)
   if model.get('experts') is not None:
     model['experts'] = ExpertsConfig(**model['experts'])
+  if model.get('scales') is not None:
+    scales = dict(model['scales'])
+    scales['mixer_parts'] = tuple(scales.get('mixer_parts', ()))
+    model['scales'] = BlockScales(**scales)
   if model.get('state_space') is not None:
     mixer = dict(model['state_space'])
     recurrence = StateSpaceKind(mixer.pop('kind'))
+    mixer['norm'] = GatedNorm(mixer.get('norm', 'none'))
     model['state_space'] = StateSpaceConfig(recurrence, **mixer)
   for name, kind in _ENUMS.items():
     if name in model:

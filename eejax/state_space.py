@@ -31,6 +31,19 @@ class StateSpaceKind(enum.Enum):
   MAMBA2 = 'mamba2'
 
 
+class GatedNorm(enum.Enum):
+  """Where a norm stands about the gate of a mixer.
+
+  NONE         y * silu(gate)
+  AFTER_GATE   norm(y * silu(gate))
+  BEFORE_GATE  norm(y) * silu(gate)
+  """
+
+  NONE = 'none'
+  AFTER_GATE = 'after_gate'
+  BEFORE_GATE = 'before_gate'
+
+
 @dataclasses.dataclass(frozen=True)
 class StateSpaceConfig:
   """Describe the state-space mixer of a block.
@@ -42,11 +55,13 @@ class StateSpaceConfig:
     convolution_width: tokens that the causal convolution sees, its own
       included.
     convolution_bias: whether the convolution has a bias.
-    projection_bias: whether the projections in and out have biases.
+    projection_bias: whether the projections of the stream have biases.
+    output_bias: whether the projection back has one.
     step_rank: rank of the projection of step sizes; `MAMBA` alone has one.
     num_heads: heads that channels are cut into; `MAMBA2` alone has them.
     num_groups: groups of heads that share input and output vectors (B and C);
       `MAMBA2` alone.
+    norm: where a norm stands about the gate; `MAMBA2` alone has one.
     chunk: tokens that the training form of `MAMBA2` multiplies at once;
       changes rounding alone.
   """
@@ -57,9 +72,11 @@ class StateSpaceConfig:
   convolution_width: int = 4
   convolution_bias: bool = True
   projection_bias: bool = False
+  output_bias: bool = False
   step_rank: int = 0
   num_heads: int = 0
   num_groups: int = 0
+  norm: GatedNorm = GatedNorm.NONE
   chunk: int = 256
 
   def __post_init__(self):
@@ -79,6 +96,10 @@ class StateSpaceConfig:
         raise ArgumentError(
           f'a state-space mixer of the kind {self.kind.value!r} has no {name}.'
         )
+    if is_mamba and self.norm is not GatedNorm.NONE:
+      raise ArgumentError(
+        "a state-space mixer of the kind 'mamba' has no norm beside its gate."
+      )
     if not is_mamba:
       self._check_heads()
 
@@ -146,7 +167,7 @@ class StateSpaceConfig:
   @property
   def has_norm(self) -> bool:
     """Return whether what is projected back is normalised."""
-    return self.kind is StateSpaceKind.MAMBA2
+    return self.norm is not GatedNorm.NONE
 
   @property
   def fused_kernels(self) -> tuple[str, ...]:

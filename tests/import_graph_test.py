@@ -45,6 +45,7 @@ LEVELS = {
   'environment': 0,
   'field_types': 0,
   'state_space': 0,
+  'block_scales': 0,
   'formatting': 0,
   'progress': 0,
   'serialization': 0,

@@ -24,9 +24,17 @@ import flax.struct
 import jax.numpy as jnp
 
 from eejax.axes import constrain
+from eejax.block_scales import BlockScales
 from eejax.config import ModelConfig, Residual
 from eejax.models.experts import RoutedMLP
-from eejax.models.layers import MLP, Attention, Norm, Projections, apply_norm
+from eejax.models.layers import (
+  MLP,
+  Attention,
+  Norm,
+  Projections,
+  apply_norm,
+  scaled,
+)
 from eejax.models.state_space import Continuation, StateSpaceMixer
 from eejax.ops.attention import AttentionImplementation, Context
 from eejax.ops.quant import Quantization
@@ -111,14 +119,17 @@ class Block(nn.Module):
     c, dtype = self.config, self.param_dtype
     placement = c.norm_placement
     read, mixed, keys, values, state = x, [], None, None, None
+    scales = c.scales or BlockScales()
     if placement.has_before:
       read = Norm(c, dtype, name=first_norm(c))(x)
     if c.state_space is not None:
       mixer = StateSpaceMixer(c, self.projections, dtype, name='mixer')
       recalled, state = mixer(
-        read, segment_ids=segment_ids, continuation=continuation
+        scaled(read, scales.mixer_input),
+        segment_ids=segment_ids,
+        continuation=continuation,
       )
-      mixed.append(recalled)
+      mixed.append(scaled(recalled, scales.mixer_output))
     if c.has_attention:
       attended, keys, values = Attention(
         c,
@@ -128,7 +139,7 @@ class Block(nn.Module):
         self.kv_quantization,
         name='attention',
       )(
-        read,
+        scaled(read, scales.attention_input),
         positions=positions,
         segment_ids=segment_ids,
         window=window,
@@ -136,7 +147,7 @@ class Block(nn.Module):
       )
       if placement.has_after:
         attended = Norm(c, dtype, name='attention_post_norm')(attended)
-      mixed.append(attended)
+      mixed.append(scaled(attended, scales.attention_output))
     added = functools.reduce(jnp.add, mixed)
     residual = constrain(x + scaled(added, c.residual_scale), _STREAM)
     if not c.has_mlp:
@@ -202,8 +213,3 @@ def mlp_input_of(
   if not config.norm_placement.has_before:
     return stream
   return apply_norm(block['mlp_norm'], stream, config=config)
-
-
-def scaled(x: Float[Array, '...'], factor: float) -> Float[Array, '...']:
-  """Return `x` times a factor of the model, in the dtype of `x`."""
-  return x if factor == 1 else x * jnp.asarray(factor, x.dtype)

@@ -52,7 +52,7 @@ import jax.numpy as jnp
 from eejax.axes import constrain
 from eejax.config import EarlyExitConfig, ModelConfig, PositionKind
 from eejax.errors import ArgumentError
-from eejax.models.block import Block, BlockOutput, scaled
+from eejax.models.block import Block, BlockOutput
 from eejax.models.exits import (
   ExitInput,
   apply_exit_head,
@@ -65,7 +65,7 @@ from eejax.models.intermediates import (
   IntermediatesSpec,
   record_intermediates,
 )
-from eejax.models.layers import INIT_STD, Norm, apply_norm
+from eejax.models.layers import INIT_STD, Norm, apply_norm, scaled
 from eejax.models.patterns import (
   BlockPattern,
   block_pattern,

@@ -39,9 +39,8 @@ from eejax.models.block import (
   Continuation,
   Projections,
   mlp_branch,
-  scaled,
 )
-from eejax.models.layers import Norm, Projection, RMSNorm
+from eejax.models.layers import Norm, Projection, RMSNorm, scaled
 from eejax.models.patterns import positions_of
 from eejax.ops.attention import AttentionImplementation, Context
 from eejax.ops.quant import Quantization

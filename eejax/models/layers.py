@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from eejax.axes import constrain
+from eejax.block_scales import BlockScales
 from eejax.config import (
   Activation,
   MLPKind,
@@ -139,6 +140,11 @@ def normed_heads(
     offset=config.norm_gain_offset,
   )
   return normed.reshape(heads.shape)
+
+
+def scaled(x: Float[Array, '...'], factor: float) -> Float[Array, '...']:
+  """Return `x` times a factor of the model, in the dtype of `x`."""
+  return x if factor == 1 else x * jnp.asarray(factor, x.dtype)
 
 
 class Projection(nn.Module):
@@ -299,12 +305,12 @@ class MLP(nn.Module):
     """Return the feed-forward of normalised activations."""
     c = self.config
     x = constrain(x, ('B', None, 'D'))
-    activate = ACTIVATIONS[c.activation]
+    activate, scales = ACTIVATIONS[c.activation], c.scales or BlockScales()
     if c.mlp is MLPKind.PLAIN:
       inner = activate(self._project('up', c.mlp_dim)(x))
     else:
       gate, up = self._gate_and_up(x)
-      inner = activate(gate) * up
+      inner = activate(scaled(gate, scales.mlp_gate)) * up
     down = Projection(
       (c.embed_dim,),
       bias=c.mlp_bias,
@@ -312,7 +318,8 @@ class MLP(nn.Module):
       param_dtype=self.param_dtype,
       name='down',
     )
-    return down(constrain(inner, ('B', None, 'F')))
+    added = down(constrain(inner, ('B', None, 'F')))
+    return scaled(added, scales.mlp_output)
 
   def _gate_and_up(
     self, x: Float[Array, 'B T D']

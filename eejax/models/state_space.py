@@ -18,7 +18,7 @@
     y = recurrence over inner, see `eejax.ops.selective_scan` and
         `eejax.ops.state_space_dual`, plus skip * inner
     MAMBA    added = projection of y * silu(gate)
-    MAMBA2   added = projection of norm(y * silu(gate))
+    MAMBA2   added = projection of norm(y * silu(gate)), see `GatedNorm`
 
 Reference:
   Gu and Dao (2023), Mamba, section 3.4; Dao and Gu (2024), Transformers are
@@ -34,13 +34,13 @@ import jax.numpy as jnp
 
 from eejax.axes import constrain
 from eejax.config import ModelConfig
-from eejax.models.layers import INIT_STD, Projection, Projections
+from eejax.models.layers import INIT_STD, Projection, Projections, scaled
 from eejax.ops.causal_convolution import causal_convolution, next_tails
 from eejax.ops.norm import rms_norm
 from eejax.ops.recurrent_state import KeptStates, RecurrentState
 from eejax.ops.selective_scan import selective_scan
 from eejax.ops.state_space_dual import state_space_dual
-from eejax.state_space import StateSpaceConfig, StateSpaceKind
+from eejax.state_space import GatedNorm, StateSpaceConfig, StateSpaceKind
 from eejax.types import Array, Bool, DTypeLike, Float, Int
 
 # Steps of a fresh mixer lie between these, as in the paper's code.
@@ -99,7 +99,7 @@ class StateSpaceMixer(nn.Module):
     )
     output = Projection(
       (x.shape[-1],),
-      bias=mixer.projection_bias,
+      bias=mixer.output_bias,
       std=INIT_STD / (2 * self.config.num_layers) ** 0.5,
       param_dtype=self.param_dtype,
       name='output',
@@ -108,7 +108,16 @@ class StateSpaceMixer(nn.Module):
     return added, RecurrentState(tail, memory)
 
   def _project(self, x: Float[Array, 'B T D']) -> dict[str, jax.Array]:
-    """Return the projections of the stream, by name."""
+    """Return the projections of the stream, scaled, by name."""
+    names = _mixer(self.config).fused_kernels
+    parts = self._projected(x)
+    scales = self.config.scales
+    if scales is None or not scales.mixer_parts:
+      return parts
+    pairs = zip(names, scales.mixer_parts, strict=True)
+    return {name: scaled(parts[name], factor) for name, factor in pairs}
+
+  def _projected(self, x: Float[Array, 'B T D']) -> dict[str, jax.Array]:
     mixer = _mixer(self.config)
     names = mixer.fused_kernels
     kernels = mixer.kernels(x.shape[-1])
@@ -213,8 +222,15 @@ class StateSpaceMixer(nn.Module):
     )
     y = y + self._skip()[None, None, :, None] * heads.astype(jnp.float32)
     gate = jax.nn.silu(parts['gate'].astype(jnp.float32))
-    gated = y.reshape(gate.shape) * gate
-    return self._norm(gated).astype(inner.dtype), memory
+    y = y.reshape(gate.shape)
+    match mixer.norm:
+      case GatedNorm.NONE:
+        gated = y * gate
+      case GatedNorm.AFTER_GATE:
+        gated = self._norm(y * gate)
+      case GatedNorm.BEFORE_GATE:
+        gated = self._norm(y) * gate
+    return gated.astype(inner.dtype), memory
 
   def _norm(self, x: Float[Array, 'B T I']) -> Float[Array, 'B T I']:
     """Normalise each group of heads by its root mean square."""

@@ -17,11 +17,13 @@ Every dimension has a size of its own, so that a transposed or mistaken axis
 cannot pass unnoticed.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from eejax.block_scales import BlockScales
 from eejax.config import (
   Activation,
   EarlyExitConfig,
@@ -38,7 +40,7 @@ from eejax.config import (
 )
 from eejax.experts_config import ExpertsConfig
 from eejax.models import decoder
-from eejax.state_space import StateSpaceConfig, StateSpaceKind
+from eejax.state_space import GatedNorm, StateSpaceConfig, StateSpaceKind
 from eejax.types import Params
 
 # One exit of each kind of head, output matrix and gate.
@@ -121,6 +123,7 @@ _MAMBA2 = StateSpaceConfig(
   convolution_width=3,
   num_heads=4,
   num_groups=2,
+  norm=GatedNorm.AFTER_GATE,
   chunk=4,
 )
 # Blocks that keep a state; the last keeps keys and values, too.
@@ -132,7 +135,11 @@ KINDS_OF_RECURRENT_BLOCK: dict[str, dict[str, Any]] = {
     ),
   },
   'mamba2': {**_NO_ATTENTION, 'state_space': _MAMBA2},
-  'hybrid': {'state_space': _MAMBA2},
+  # Falcon-H1
+  'hybrid': {
+    'state_space': dataclasses.replace(_MAMBA2, norm=GatedNorm.BEFORE_GATE),
+    'scales': BlockScales(0.7, 1.2, 0.8, (0.9, 1.1, 0.7, 1.3, 0.6), 1.4, 0.9),
+  },
 }
 
 

@@ -59,6 +59,15 @@ MIXTRAL = transformers.MixtralConfig
 QWEN2_MOE, QWEN3_MOE = transformers.Qwen2MoeConfig, transformers.Qwen3MoeConfig
 EXPERTS = {'num_experts_per_tok': 2, 'moe_intermediate_size': 24}
 MAMBA, MAMBA2 = transformers.MambaConfig, transformers.Mamba2Config
+FALCON_H1 = transformers.FalconH1Config
+MIXER = {
+  'mamba_d_ssm': 48,
+  'mamba_n_heads': 6,
+  'mamba_d_head': 8,
+  'mamba_d_state': 5,
+  'mamba_n_groups': 2,
+  'mamba_chunk_size': 16,
+}
 # Families whose keys are called otherwise, and that share no keys of heads.
 SHAPES = {
   GPT2: {
@@ -260,6 +269,34 @@ CASES |= {
       'conv_kernel': 3,
       'time_step_rank': 4,
       'tie_word_embeddings': False,
+    },
+  ),
+  'falcon_h1': (
+    FALCON_H1,
+    {
+      **MIXER,
+      'attention_in_multiplier': 0.7,
+      'attention_out_multiplier': 1.3,
+      'embedding_multiplier': 3.0,
+      'key_multiplier': 0.6,
+      'lm_head_multiplier': 0.5,
+      'mlp_multipliers': [0.8, 1.2],
+      'ssm_in_multiplier': 0.9,
+      'ssm_multipliers': [0.7, 1.1, 1.2, 0.8, 0.6],
+      'ssm_out_multiplier': 1.4,
+    },
+  ),
+  'falcon_h1_norm': (
+    FALCON_H1,
+    {**MIXER, 'mamba_rms_norm': True, 'projectors_bias': True},
+  ),
+  'falcon_h1_norm_behind': (
+    FALCON_H1,
+    {
+      **MIXER,
+      'mamba_rms_norm': True,
+      'mamba_norm_before_gate': False,
+      'mamba_proj_bias': True,
     },
   ),
   'mamba2': (MAMBA2, {}),

@@ -33,7 +33,7 @@ from eejax.decoding.policy.policy import KVStrategy
 from eejax.models.block import Continuation, Projections, first_norm
 from eejax.models.exits import ExitInput
 from eejax.models.kernel_layout import for_modules
-from eejax.models.layers import apply_norm, normed_heads
+from eejax.models.layers import apply_norm, normed_heads, scaled
 from eejax.models.state_space import StateSpaceMixer
 from eejax.ops.quant import kernel_product
 from eejax.ops.recurrent_state import RecurrentState
@@ -199,6 +199,8 @@ def _take_in(
   """Return the state of a block's mixer after one more token."""
   block = for_modules(block)
   x = apply_norm(block[first_norm(config)], stream, config=config)
+  if config.scales is not None:
+    x = scaled(x, config.scales.mixer_input)
   mixer = StateSpaceMixer(config, _projections_of(block['mixer']))
   _, after = mixer.apply(
     {'params': block['mixer']}, x, continuation=Continuation(state)
@@ -262,6 +264,8 @@ def _project(
   c, x = config, stream
   if c.norm_placement.has_before:
     x = apply_norm(block['attention_norm'], stream, config=c)
+  if c.scales is not None:
+    x = scaled(x, c.scales.attention_input)
   key, value = _key_and_value(block['attention'], x, config=c)
   if c.qk_norm:
     key = normed_heads(block['attention']['key_norm'], key, config=c)

@@ -30,13 +30,14 @@ from eejax.config import ExitHeadKind, ModelConfig
 from eejax.decoding.pipelined.exchange import Packet, of_stage
 from eejax.decoding.pipelined.layout import PipelineLayout
 from eejax.decoding.pipelined.parameters import PipelinedParams
-from eejax.models.block import Block, BlockOutput, Context, scaled
+from eejax.models.block import Block, BlockOutput, Context
 from eejax.models.exits import (
   ExitInput,
   ExitOutput,
   apply_exit_head,
   exit_window,
 )
+from eejax.models.layers import scaled
 from eejax.models.patterns import (
   BlockPattern,
   block_pattern,

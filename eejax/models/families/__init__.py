@@ -24,6 +24,7 @@ from typing import Any
 from eejax.config import ModelConfig
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.models.families import family as _family
+from eejax.models.families.falcon_h1 import FALCON_H1
 from eejax.models.families.family import Family, read_eos, write_eos
 from eejax.models.families.gemma2 import GEMMA2
 from eejax.models.families.gemma3 import GEMMA3
@@ -74,6 +75,7 @@ FAMILIES: dict[str, Family] = {
     QWEN3_MOE,
     MAMBA,
     MAMBA2,
+    FALCON_H1,
   )
 }
 

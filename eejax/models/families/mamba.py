@@ -147,6 +147,7 @@ def _read(values: Mapping[str, Any]) -> Fields:
       convolution_width=positive(values, 'conv_kernel'),
       convolution_bias=bool(values['use_conv_bias']),
       projection_bias=bool(values['use_bias']),
+      output_bias=bool(values['use_bias']),
       step_rank=positive({'time_step_rank': rank}, 'time_step_rank'),
     )
   }

@@ -33,7 +33,7 @@ from eejax.models.families.mamba import (
   write_mixer,
 )
 from eejax.models.families.names import Names, Packed
-from eejax.state_space import StateSpaceConfig, StateSpaceKind
+from eejax.state_space import GatedNorm, StateSpaceConfig, StateSpaceKind
 
 # All of them are one tensor of the file.
 STREAM_PARTS = tuple(
@@ -94,8 +94,10 @@ def _read(values: Mapping[str, Any]) -> Fields:
       convolution_width=positive(values, 'conv_kernel'),
       convolution_bias=bool(values['use_conv_bias']),
       projection_bias=bool(values['use_bias']),
+      output_bias=bool(values['use_bias']),
       num_heads=heads,
       num_groups=positive(values, 'n_groups'),
+      norm=GatedNorm.AFTER_GATE,
       chunk=positive(values, 'chunk_size'),
     )
   }

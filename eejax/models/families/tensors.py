@@ -296,9 +296,13 @@ def _linear(
   heads, kv_heads = (c.num_heads, h), (c.num_kv_heads, h)
   found: dict[str, tuple[tuple[int, ...], tuple[int, ...], bool]] = {}
   if c.state_space is not None:
-    biased = {*c.state_space.fused_kernels, 'output'}
+    biased = set()
+    if c.state_space.projection_bias:
+      biased |= set(c.state_space.fused_kernels)
+    if c.state_space.output_bias:
+      biased.add('output')
     for name, (inputs, outputs) in c.state_space.kernels(c.embed_dim).items():
-      bias = c.state_space.projection_bias and name in biased
+      bias = name in biased
       found[f'mixer/{name}'] = ((inputs,), (outputs,), bias)
   if c.has_attention:
     found |= {
