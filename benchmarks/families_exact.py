@@ -130,6 +130,21 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     },
   ),
   'gemma3': ('Gemma3TextConfig', {**_COMMON, **_GEMMA}),
+  'falcon_h1': (
+    'FalconH1Config',
+    {
+      **_COMMON,
+      'mamba_d_ssm': 48,
+      'mamba_n_heads': 6,
+      'mamba_d_head': 8,
+      'mamba_d_state': 5,
+      'mamba_n_groups': 2,
+      'mamba_chunk_size': 16,
+      'mlp_multipliers': [0.8, 1.2],
+      'ssm_multipliers': [0.7, 1.1, 1.2, 0.8, 0.6],
+      'key_multiplier': 0.6,
+    },
+  ),
   'mamba': ('MambaConfig', {**_NO_HEADS, 'state_size': 5}),
   'mamba2': (
     'Mamba2Config',

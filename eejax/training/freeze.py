@@ -38,7 +38,16 @@ from eejax.parallel.sharding import path_names
 from eejax.types import Params, PyTree
 
 # Names of leaves that weight decay leaves alone: norm gains and biases.
-UNDECAYED = ('scale', 'bias')
+# Vectors, and the rates of state-space mixers, which are logarithms.
+UNDECAYED = (
+  'scale',
+  'bias',
+  'norm_scale',
+  'step_bias',
+  'skip',
+  'log_rates',
+  'head_log_rates',
+)
 _BLOCKS = ('backbone', 'blocks')
 
 

@@ -54,7 +54,6 @@ def early_exit(**fields):
   'kind, strategy',
   [
     ('mamba', KVStrategy.DEFERRED),
-    ('mamba', KVStrategy.PROPAGATE),
     ('mamba', KVStrategy.MASK),
     ('hybrid', KVStrategy.PROPAGATE),
     ('mamba2', KVStrategy.RECOMPUTE),
@@ -69,25 +68,19 @@ def test_early_exits_equal_the_reference(
 
 
 @pytest.mark.parametrize('kind', ['mamba', 'hybrid'])
-def test_speculative_equals_full_with_drafts_that_fail(
-  model, prompts, assert_is_reference
-):
+def test_speculative_equals_full_with_drafts_that_fail(model, prompts):
   full = run(model, prompts)
-  assert_is_reference(model, full)
   found = run(model, prompts, DRAFTS)
   assert [r.tokens for r in found.rows] == [r.tokens for r in full.rows]
   assert found.accounting.drafted > NUM_TOKENS
   assert found.accounting.accepted < found.accounting.drafted
 
 
-@pytest.mark.parametrize(
-  'kind, policy',
-  [('mamba', early_exit()), ('hybrid', early_exit()), ('mamba', DRAFTS)],
-)
-def test_states_after_catch_up_are_those_of_a_full_pass(model, prompts, policy):
+@pytest.mark.parametrize('kind', ['mamba'])
+def test_states_after_catch_up_are_those_of_a_full_pass(model, prompts):
   config, params = model
   error = kept_error(
-    params, config=config, prompts=prompts, policy=policy, steps=9
+    params, config=config, prompts=prompts, policy=early_exit(), steps=9
   )
   assert error < 1e-5
 

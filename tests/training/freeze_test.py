@@ -158,10 +158,13 @@ def test_state_on_disk_has_no_mask(tiny_params):
   assert jax.tree.structure(back) == jax.tree.structure(now)
 
 
-def test_norms_and_biases_do_not_decay():
-  config = tiny.tiny_config(
-    tiny.EVERY_KIND_OF_EXIT, qkv_bias=True, mlp_bias=True, qk_norm=True
-  )
+@pytest.mark.parametrize('mixer', [None, 'mamba', 'mamba2'])
+def test_norms_and_biases_do_not_decay(mixer):
+  fields = {'qkv_bias': True, 'mlp_bias': True, 'qk_norm': True}
+  if mixer is not None:
+    kind = tiny.KINDS_OF_RECURRENT_BLOCK[mixer]
+    fields['state_space'] = kind['state_space']
+  config = tiny.tiny_config(tiny.EVERY_KIND_OF_EXIT, **fields)
   params = tiny.tiny_params(config)
   mask = freeze.decay_mask(params)
   for path, decays in jax.tree_util.tree_leaves_with_path(mask):
