@@ -317,10 +317,10 @@ class ModelConfig:
   def _check_without_attention(self) -> None:
     placed = self.norm_placement.has_after or self.sliding_window is not None
     unused = self.positions is PositionKind.ROTARY or self.qk_norm
-    if placed or unused or self.residual is Residual.PARALLEL:
+    if placed or unused or self.experts or self.residual is Residual.PARALLEL:
       raise ArgumentError(
         'a model without attention has no rotary positions, no window, no '
-        'norms but before its mixers, and sequential residuals.'
+        'norms but before its mixers, no experts, and sequential residuals.'
       )
 
   @property

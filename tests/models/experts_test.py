@@ -177,3 +177,10 @@ def test_experts_that_cannot_be(fields, named):
 def test_experts_are_gated_and_have_no_biases(other):
   with pytest.raises(ArgumentError, match='experts are gated'):
     tiny.tiny_model_config(experts=EXPERTS, **other)
+
+
+def test_experts_stand_beside_attention():
+  with pytest.raises(ArgumentError, match='no experts'):
+    tiny.tiny_model_config(
+      **tiny.KINDS_OF_RECURRENT_BLOCK['mamba'], experts=EXPERTS
+    )
