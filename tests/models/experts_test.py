@@ -175,7 +175,7 @@ def test_experts_that_cannot_be(fields, named):
 
 @pytest.mark.parametrize('other', [{'mlp': MLPKind.PLAIN}, {'mlp_bias': True}])
 def test_experts_are_gated_and_have_no_biases(other):
-  with pytest.raises(ArgumentError, match='experts are gated'):
+  with pytest.raises(ArgumentError, match='experts must be gated'):
     tiny.tiny_model_config(experts=EXPERTS, **other)
 
 
