@@ -43,7 +43,6 @@ from eejax.decoding.results import DecodeResult, GeneratedRow
 from eejax.errors import ArgumentError
 from eejax.evaluation.lossless import first_difference
 from eejax.evaluation.wall_clock import Clock, interleaved, wall_clock
-from eejax.ops.matmul import fastest_layout
 from eejax.progress import SILENT, Progress
 from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
 
@@ -105,7 +104,6 @@ def measure(
       model.params,
       config=model.config,
       dtype=settings.dtype,
-      layout=fastest_layout(),
     )
   start = functools.partial(_Run, model, prepared, settings)
   runs = [start(c) for c in candidates if c.policy is not None]

@@ -67,7 +67,6 @@ from eejax.decoding.results import (
 from eejax.decoding.slots import DecodeSlots, SlotRequest
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError, EejaxError
-from eejax.ops.matmul import fastest_layout
 from eejax.ops.sampling import SamplingConfig, SamplingMethod
 from eejax.progress import SILENT, Progress
 from eejax.types import DTypeLike, Params
@@ -187,9 +186,7 @@ class Engine:
     if isinstance(model, Prepared):
       params = model
     else:
-      params = prepare(
-        model, config=config, dtype=dtype, layout=fastest_layout()
-      )
+      params = prepare(model, config=config, dtype=dtype)
     self._plan, thresholds = make_plan(
       config,
       policy=policy,

@@ -53,7 +53,6 @@ from eejax.decoding.results import (
 )
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError
-from eejax.ops.matmul import fastest_layout
 from eejax.ops.sampling import (
   SamplingConfig,
   end_table,
@@ -134,9 +133,7 @@ def generate(
   if texts is not None and len(texts) != len(tokens):
     raise ArgumentError('texts and prompts must be equally many.')
   if not isinstance(params, Prepared):
-    params = prepare(
-      params, config=config, dtype=dtype, layout=fastest_layout()
-    )
+    params = prepare(params, config=config, dtype=dtype)
   plan, thresholds = make_plan(
     config,
     policy=policy,

@@ -111,8 +111,9 @@ def _relative(
   seconds: dict[int, float], *, plan: DecodePlan
 ) -> Float[np.ndarray, 'W']:
   """Return costs by length of a window, from seconds by width."""
-  step = max(seconds[1] - seconds[0], 1e-9)
-  excess = np.array([(seconds[w] - seconds[1]) / step for w in plan.widths])
+  narrowest = seconds[plan.widths[0]]
+  step = max(narrowest - seconds[0], 1e-9)
+  excess = np.array([(seconds[w] - narrowest) / step for w in plan.widths])
   if plan.prompt_lookup is None:
     # The first segment ran over one token, whatever waited behind it.
     head = head_in_blocks(plan.config)

@@ -45,7 +45,6 @@ from eejax.evaluation.wall_clock import (
   speed_ratio,
   wall_clock,
 )
-from eejax.ops.matmul import fastest_layout
 from eejax.types import DTypeLike, Params
 
 
@@ -212,9 +211,7 @@ class Bench:
     self._config, self._prompts = config, prompts
     self._max_new_tokens, self._repeats = max_new_tokens, repeats
     self._predict, self._clock = predict, clock
-    self.prepared: Prepared = prepare(
-      params, config=config, dtype=dtype, layout=fastest_layout()
-    )
+    self.prepared: Prepared = prepare(params, config=config, dtype=dtype)
 
   def num_runs(self, strategies: Sequence[Strategy]) -> int:
     """Return how many batches are decoded to measure strategies together."""

@@ -40,6 +40,7 @@ from eejax.models.block import (
   Projections,
   mlp_branch,
 )
+from eejax.models.kernel_layout import for_modules
 from eejax.models.layers import Norm, Projection, RMSNorm, scaled
 from eejax.models.patterns import positions_of
 from eejax.ops.attention import AttentionImplementation, Context
@@ -243,7 +244,7 @@ def apply_exit_head(
   """Run an exit's head on what the backbone computed at its depth."""
   head = ExitHead(config, exit, kv_quantization=kv_quantization)
   output = head.apply(
-    {'params': exit_params},
+    {'params': for_modules(exit_params)},
     inputs,
     positions=positions,
     segment_ids=segment_ids,

@@ -11,50 +11,54 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Blocks whose kernels lie as the platform multiplies them fastest."""
+"""Blocks and exit heads whose kernels are matrices, as decoding reads them."""
+
+import math
 
 import jax
 
 from eejax.models.quantized import Projected, map_projections
 from eejax.models.stacking import unstack
-from eejax.ops.matmul import (
-  KernelByOutput,
-  KernelsApart,
-  OpaqueKernel,
-  by_output,
-)
+from eejax.ops.matmul import FlatKernel, KernelsApart, OpaqueKernel, flatten
 from eejax.ops.quant import Quantized
 from eejax.types import Params, PyTree
 
 
-def lay_by_output(block: PyTree) -> PyTree:
-  """Return a block whose projections lie by output, its experts apart.
+def flatten_block(block: PyTree) -> PyTree:
+  """Return a block whose projections have matrices, experts' of their own.
 
   Args:
-    block: of no stack; projections may be fused or not. Int8 kernels stay as
-      they are, for they are converted slice by slice of their inputs.
+    block: of no stack; projections may be fused, or int8, or not.
   """
-  return map_projections(block, _laid)
+  return map_projections(block, _flat)
 
 
-def _laid(projection: Params, projected: Projected) -> Params:
-  kernel = projection['kernel']
+def flatten_head(head: Params) -> Params:
+  """Return an exit's head, its MLP's or block's kernels as matrices."""
+  laid = flatten_block(head)
+  if 'block' in laid:
+    laid['block'] = flatten_block(laid['block'])
+  return laid
+
+
+def for_modules(params: PyTree) -> PyTree:
+  """Return parameters that Linen modules take, flat kernels among them."""
+  is_flat = lambda leaf: isinstance(leaf, FlatKernel | KernelsApart)
+  hide = lambda leaf: OpaqueKernel(leaf) if is_flat(leaf) else leaf
+  return jax.tree.map(hide, params, is_leaf=is_flat)
+
+
+def _flat(projection: Params, projected: Projected) -> Params:
+  kernel, num_inputs = projection['kernel'], projected.num_inputs
   if not projected.num_leading:
-    return {**projection, 'kernel': _kernel_laid(kernel, projected.num_inputs)}
-  apart = tuple(
-    _kernel_laid(one, projected.num_inputs) for one in unstack(kernel)
-  )
+    return {**projection, 'kernel': _flat_kernel(kernel, num_inputs)}
+  apart = tuple(_flat_kernel(one, num_inputs) for one in unstack(kernel))
   return {**projection, 'kernel': KernelsApart(apart)}
 
 
-def _kernel_laid(kernel: PyTree, num_inputs: int) -> PyTree:
-  if isinstance(kernel, Quantized):
-    return kernel
-  return by_output(kernel, num_inputs=num_inputs)
-
-
-def for_modules(block: PyTree) -> PyTree:
-  """Return a block whose modules may be applied, however its kernels lie."""
-  is_laid = lambda leaf: isinstance(leaf, KernelByOutput | KernelsApart)
-  hide = lambda leaf: OpaqueKernel(leaf) if is_laid(leaf) else leaf
-  return jax.tree.map(hide, block, is_leaf=is_laid)
+def _flat_kernel(kernel: PyTree, num_inputs: int) -> FlatKernel:
+  if not isinstance(kernel, Quantized):
+    return flatten(kernel, num_inputs=num_inputs)
+  size = math.prod(kernel.shape[:num_inputs])
+  matrix = Quantized(kernel.values.reshape(size, -1), kernel.scale.reshape(-1))
+  return FlatKernel(matrix, kernel.shape)

@@ -21,13 +21,11 @@ and results are rounded after the sum; and kernels lie as these products read
 them, a row an output. Other platforms get the plain product.
 """
 
-import enum
 import functools
 import math
 import typing
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -40,31 +38,25 @@ FEW_ROWS = 64
 _FEWEST_ROWS = 2
 
 
-class KernelLayout(enum.Enum):
-  """How a kernel lies in memory.
-
-  BY_INPUT: a row an input, as models are trained and stored.
-  BY_OUTPUT: a row an output. Products of a few rows on a CPU need not turn the
-  kernel round first, which takes as long as the product in bfloat16. Experts
-  are arrays of their own then.
-  """
-
-  BY_INPUT = 'by_input'
-  BY_OUTPUT = 'by_output'
-
-
 # Unchecked, for maps over trees fill it with what are no arrays.
 @typing.no_type_check
 @flax.struct.dataclass
-class KernelByOutput:
-  """A kernel that lies by output.
+class FlatKernel:
+  """A kernel as a matrix, its inputs joined to one dimension, its outputs, too.
+
+  Matrices lie by output, a row an output. So a CPU need not turn one round for
+  a product of few rows, which takes as long as the product in bfloat16, and
+  the compiler for TPUs reads it where it lies, in products of one row and of
+  several alike. Kernels of three dimensions, or matrices that lie by input, it
+  copies in a loop that has both (libtpu 0.0.42). GPUs read either.
 
   Attributes:
-    rows: `[F, C]`, all its outputs and inputs.
+    matrix: `[F, C]`; int8 numbers are `[C, F]`, for a CPU converts them slice
+      by slice of their inputs.
     shape: of the kernel, inputs first.
   """
 
-  rows: Num[Array, 'F C']
+  matrix: typing.Any
   shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
 
 
@@ -93,109 +85,63 @@ class OpaqueKernel:
   """A kernel that is no tree.
 
   Linen compares the shape of a parameter's first leaf with the one that a
-  module asks for, and numbers that lie by output have another.
+  module asks for, and a matrix has another.
   """
 
-  def __init__(self, kernel: KernelByOutput | KernelsApart):
+  def __init__(self, kernel: FlatKernel | KernelsApart):
     self.kernel = kernel
     self.shape = kernel.shape
 
 
-def fastest_layout(device: jax.Device | None = None) -> KernelLayout:
-  """Return how kernels should lie where programs run; call it outside of them.
-
-  Args:
-    device: any device of the machine; None is the one that is taken.
-  """
-  platform = jax.default_backend() if device is None else device.platform
-  is_cpu = platform == 'cpu'
-  return KernelLayout.BY_OUTPUT if is_cpu else KernelLayout.BY_INPUT
-
-
-def by_output(
-  kernel: Num[Array, '...'], *, num_inputs: int = 1
-) -> KernelByOutput:
-  """Return a kernel, its inputs first, so that it lies by output."""
+def flatten(kernel: Num[Array, '...'], *, num_inputs: int = 1) -> FlatKernel:
+  """Return a kernel, its inputs first, as a matrix."""
   size = math.prod(kernel.shape[:num_inputs])
-  return KernelByOutput(kernel.reshape(size, -1).T, kernel.shape)
+  return FlatKernel(kernel.reshape(size, -1).T, kernel.shape)
 
 
-def columns(
-  matrix: Num[Array, 'C F'] | KernelByOutput, ids: Int[Array, 'N']
-) -> Num[Array, 'C N'] | KernelByOutput:
+def some_outputs(kernel: FlatKernel, ids: Int[Array, 'N']) -> FlatKernel:
   """Return some outputs of a matrix, which lies as before."""
-  if isinstance(matrix, KernelByOutput):
-    return KernelByOutput(matrix.rows[ids], (matrix.shape[0], len(ids)))
-  return matrix[:, ids]
-
-
-def matrix_by_output(
-  matrix: Num[Array, 'C F'] | KernelByOutput,
-) -> Num[Array, 'F C']:
-  """Return a matrix with a row an output."""
-  return matrix.rows if isinstance(matrix, KernelByOutput) else matrix.T
+  return FlatKernel(kernel.matrix[ids], (kernel.shape[0], len(ids)))
 
 
 def matrix_product(
-  x: Num[Array, 'M C'],
-  matrix: Num[Array, 'C F'] | KernelByOutput,
-  *,
-  dtype: DTypeLike,
+  x: Num[Array, 'M C'], kernel: FlatKernel, *, dtype: DTypeLike
 ) -> Num[Array, 'M F']:
-  """Return the product of rows with a matrix, in `dtype`, however it lies."""
-  if isinstance(matrix, KernelByOutput):
-    rows = matrix.rows.astype(x.dtype)
-    return multiply(x, rows, dtype=dtype, layout=KernelLayout.BY_OUTPUT)
-  return multiply(x, matrix.astype(x.dtype), dtype=dtype)
+  """Return the product of rows with a matrix, in `dtype`."""
+  return multiply(x, kernel.matrix.astype(x.dtype), dtype=dtype)
 
 
 def multiply(
-  x: Num[Array, 'M C'],
-  kernel: Num[Array, '...'],
-  *,
-  dtype: DTypeLike,
-  layout: KernelLayout = KernelLayout.BY_INPUT,
+  x: Num[Array, 'M C'], matrix: Num[Array, 'F C'], *, dtype: DTypeLike
 ) -> Num[Array, 'M F']:
   """Return the product in `dtype`, by the fastest way the platform has.
 
   Args:
-    x: rows, in the kernel's dtype.
-    kernel: laid out as `layout` says.
+    x: rows, in the matrix's dtype.
+    matrix: a row an output.
     dtype: of the result.
-    layout: of the kernel.
   """
-  plain = functools.partial(multiply_plainly, dtype=dtype, layout=layout)
+  plain = functools.partial(multiply_plainly, dtype=dtype)
   if not has_own_way(x):
-    return plain(x, kernel)
-  few = functools.partial(multiply_few_rows, dtype=dtype, layout=layout)
-  return lax.platform_dependent(x, kernel, cpu=few, default=plain)
+    return plain(x, matrix)
+  few = functools.partial(multiply_few_rows, dtype=dtype)
+  return lax.platform_dependent(x, matrix, cpu=few, default=plain)
 
 
 def multiply_plainly(
-  x: Num[Array, 'M C'],
-  kernel: Num[Array, '...'],
-  *,
-  dtype: DTypeLike,
-  layout: KernelLayout = KernelLayout.BY_INPUT,
+  x: Num[Array, 'M C'], matrix: Num[Array, 'F C'], *, dtype: DTypeLike
 ) -> Num[Array, 'M F']:
   """Return the product in `dtype`, as XLA makes it."""
-  inputs = 0 if layout is KernelLayout.BY_INPUT else 1
-  return lax.dot_general(
-    x, kernel, (((1,), (inputs,)), ((), ())), preferred_element_type=dtype
-  )
+  return jnp.einsum('MC,FC->MF', x, matrix, preferred_element_type=dtype)
 
 
 def multiply_few_rows(
-  x: Num[Array, 'M C'],
-  kernel: Num[Array, '...'],
-  *,
-  dtype: DTypeLike,
-  layout: KernelLayout = KernelLayout.BY_INPUT,
+  x: Num[Array, 'M C'], matrix: Num[Array, 'F C'], *, dtype: DTypeLike
 ) -> Num[Array, 'M F']:
   """Return the product of few rows as CPUs make it fast."""
   rows = x.shape[0]
   padded = jnp.pad(x, ((0, max(0, _FEWEST_ROWS - rows)), (0, 0)))
-  summed = multiply_plainly(padded, kernel, dtype=jnp.float32, layout=layout)
+  summed = multiply_plainly(padded, matrix, dtype=jnp.float32)
   return summed[:rows].astype(dtype)
 
 

@@ -32,6 +32,7 @@ import enum
 import functools
 import math
 import typing
+from typing import Any
 
 import flax.struct
 import jax
@@ -39,10 +40,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from eejax.ops.matmul import (
-  KernelByOutput,
+  FlatKernel,
   OpaqueKernel,
   has_own_way,
   matrix_product,
+  multiply,
 )
 from eejax.types import Array, DTypeLike, Float, Int, Num
 
@@ -133,7 +135,7 @@ def dequantize(
 
 def kernel_product(
   x: Float[Array, '...'],
-  kernel: Float[Array, '...'] | Quantized | KernelByOutput | OpaqueKernel,
+  kernel: Float[Array, '...'] | Quantized | FlatKernel | OpaqueKernel,
   *,
   num_inputs: int = 1,
 ) -> Float[Array, '...']:
@@ -145,26 +147,36 @@ def kernel_product(
     num_inputs: how many dimensions are summed over.
   """
   if isinstance(kernel, OpaqueKernel):
-    kernel = typing.cast(KernelByOutput, kernel.kernel)
+    kernel = typing.cast(FlatKernel, kernel.kernel)
   leading = x.shape[: x.ndim - num_inputs]
   size = math.prod(kernel.shape[:num_inputs])
-  if not isinstance(kernel, Quantized):
-    rows = x.reshape(-1, size)
-    if isinstance(kernel, KernelByOutput):
-      y = matrix_product(rows, kernel, dtype=x.dtype)
-    elif has_own_way(rows):
-      y = matrix_product(rows, kernel.reshape(size, -1), dtype=x.dtype)
-    else:
-      return jnp.tensordot(x, kernel.astype(x.dtype), axes=num_inputs)
-    return y.reshape(*leading, *kernel.shape[num_inputs:])
+  rows = x.reshape(-1, size)
+  numbers: Any = kernel
+  if isinstance(kernel, FlatKernel):
+    numbers = kernel.matrix
+  if isinstance(numbers, Quantized):
+    y = _times_quantized(rows, numbers)
+  elif isinstance(kernel, FlatKernel):
+    y = matrix_product(rows, kernel, dtype=x.dtype)
+  elif has_own_way(rows):
+    matrix = numbers.reshape(size, -1).astype(x.dtype)
+    y = multiply(rows, matrix.T, dtype=x.dtype)
+  else:
+    return jnp.tensordot(x, numbers.astype(x.dtype), axes=num_inputs)
+  return y.reshape(*leading, *kernel.shape[num_inputs:])
+
+
+def _times_quantized(
+  rows: Float[Array, 'M C'], kernel: Quantized
+) -> Float[Array, 'M F']:
   summed = lax.platform_dependent(
-    x.reshape(-1, size),
-    kernel.values.reshape(size, -1),
+    rows,
+    kernel.values.reshape(rows.shape[1], -1),
     cpu=multiply_by_slices,
     default=multiply_at_once,
   )
-  y = summed * kernel.scale.astype(jnp.float32).reshape(1, -1)
-  return y.astype(x.dtype).reshape(*leading, *kernel.shape[num_inputs:])
+  scale = kernel.scale.astype(jnp.float32).reshape(1, -1)
+  return (summed * scale).astype(rows.dtype)
 
 
 def multiply_at_once(
@@ -252,7 +264,7 @@ def row_scores(
   if not isinstance(keys, Quantized):
     return _score(query, keys)
   scores = lax.platform_dependent(
-    query, keys.values, cpu=score_by_slices, default=_score
+    query, keys.values, cpu=score_by_slices, default=score_two_or_more
   )
   return scores * _beside_queries(keys.scale)
 
@@ -261,11 +273,11 @@ def cache_scores(
   query: Float[Array, 'B K T H'], keys: Float[Array, 'B K S H'] | Quantized
 ) -> Float[Array, 'B K T S']:
   """Return `row_scores` of a window, whose queries are few beside the keys."""
-  is_window = 1 < query.shape[2] <= _FEW_QUERIES
-  if isinstance(keys, Quantized) or not is_window:
+  if isinstance(keys, Quantized) or query.shape[2] > _FEW_QUERIES:
     return row_scores(query, keys)
+  on_cpu = score_keys_first if query.shape[2] > 1 else _score
   return lax.platform_dependent(
-    query, keys, cpu=score_keys_first, default=_score
+    query, keys, cpu=on_cpu, default=score_two_or_more
   )
 
 
@@ -277,10 +289,12 @@ def mix_rows(
 ) -> Float[Array, 'B K T H']:
   """Return the sums of values that weights ask for, in `dtype`."""
   if not isinstance(values, Quantized):
-    return _mix(weights.astype(dtype), values)
+    return lax.platform_dependent(
+      weights.astype(dtype), values, cpu=_mix, default=mix_two_or_more
+    )
   scaled = (weights * _beside_queries(values.scale)).astype(dtype)
   mixed = lax.platform_dependent(
-    scaled, values.values, cpu=mix_by_slices, default=_mix
+    scaled, values.values, cpu=mix_by_slices, default=mix_two_or_more
   )
   return mixed.astype(dtype)
 
@@ -299,6 +313,29 @@ def score_keys_first(
     'BKSH,BKTH->BKST', keys, query, preferred_element_type=jnp.float32
   )
   return jnp.swapaxes(lax.optimization_barrier(scores), 2, 3)
+
+
+def score_two_or_more(
+  query: Float[Array, 'B K T H'], keys: Num[Array, 'B K S H']
+) -> Float[Array, 'B K T S']:
+  """Return the products, a lone query's with one of zeros beside it.
+
+  XLA for GPUs turns a product of one row into a sum over products, and for
+  that every cache round, for each token (jaxlib 0.10.2, compiled for H100).
+  """
+  return _score(_two_or_more(query), keys)[:, :, : query.shape[2]]
+
+
+def mix_two_or_more(
+  weights: Float[Array, 'B K T S'], values: Num[Array, 'B K S H']
+) -> Float[Array, 'B K T H']:
+  """Return the sums, as `score_two_or_more` makes products."""
+  return _mix(_two_or_more(weights), values)[:, :, : weights.shape[2]]
+
+
+def _two_or_more(rows: Float[Array, 'B K T C']) -> Float[Array, 'B K M C']:
+  missing = max(0, 2 - rows.shape[2])
+  return jnp.pad(rows, ((0, 0), (0, 0), (0, missing), (0, 0)))
 
 
 def score_by_slices(

@@ -42,7 +42,6 @@ from eejax.decoding.policy.use import (
 from eejax.decoding.results import DecodeResult, TokenUpdate
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError
-from eejax.ops.matmul import fastest_layout
 from eejax.ops.quant import Quantization
 from eejax.ops.sampling import SamplingConfig
 from eejax.progress import SILENT, Bar, Progress
@@ -250,7 +249,6 @@ def prepared(
       dtype=jnp.dtype(dtype),
       quantization=weights,
       kv_quantization=kv,
-      layout=fastest_layout(),
     ),
   )
 

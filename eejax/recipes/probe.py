@@ -51,7 +51,6 @@ from eejax.errors import ArgumentError
 from eejax.evaluation.part_times import PartTimes, part_times
 from eejax.evaluation.wall_clock import Clock, wall_clock
 from eejax.hardware import read_hardware
-from eejax.ops.matmul import fastest_layout
 from eejax.progress import SILENT, Progress
 from eejax.recipes.result import Result, interval_text
 from eejax.recipes.text import Text
@@ -403,7 +402,7 @@ def natural_part_times(model: Model, *, window: int, dtype: str) -> PartTimes:
   norm = model.params['backbone']['final_norm']
   params = {**model.params, 'exits': {config.exits[0].name: {'norm': norm}}}
   return part_times(
-    prepare(params, config=config, dtype=dtype, layout=fastest_layout()),
+    prepare(params, config=config, dtype=dtype),
     config=config,
     window=window,
   )

@@ -29,7 +29,6 @@ from eejax.decoding.policy.policy import Mode, Policy
 from eejax.decoding.results import FinishReason
 from eejax.errors import ArgumentError
 from eejax.models import decoder
-from eejax.ops.matmul import fastest_layout
 from eejax.ops.sampling import SamplingConfig
 from eejax.testing.reference_decoder import reference_generate
 from eejax.testing.tiny import EVERY_KIND_OF_EXIT
@@ -326,7 +325,7 @@ def test_shapes_are_compiled_once(lively):
 
 def test_prepared_parameters_give_the_same(lively, prompts):
   config, params = lively()
-  prepared = prepare(params, config=config, layout=fastest_layout())
+  prepared = prepare(params, config=config)
   policy = early('gate', 0.5)
   assert (
     run((config, prepared), prompts, policy).rows

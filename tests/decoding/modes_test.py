@@ -13,6 +13,8 @@
 # limitations under the License.
 """Tests of early exit with exact keys and values against the reference."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -84,6 +86,27 @@ def test_batches_of_other_sizes_equal_the_reference(
     model, prompts, thresholds = case(seed, batch_size=batch_size)
     result = run(model, prompts, early('max_prob', *thresholds, window=4))
     assert_is_reference(model, result)
+
+
+@pytest.mark.parametrize(
+  'policy',
+  [
+    early(),
+    early(kv_strategy=KVStrategy.RECOMPUTE),
+    early(batching=Batching.DEPTH_QUEUE),
+    Policy(Mode.SPECULATIVE, 'max_prob', (None,), draft_length=3),
+  ],
+  ids=['deferred', 'recompute', 'queue', 'speculative'],
+)
+def test_windows_of_one_width_alone_change_nothing(
+  case, assert_is_reference, monkeypatch, policy
+):
+  monkeypatch.setattr(
+    'eejax.decoding.loop.plan.window_widths', lambda window, **_: (window,)
+  )
+  model, prompts, thresholds = case(1)
+  policy = dataclasses.replace(policy, thresholds=thresholds, window=4)
+  assert_is_reference(model, run(model, prompts, policy))
 
 
 def test_a_policy_of_mode_full_asks_no_exit(case, assert_is_reference):

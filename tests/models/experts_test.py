@@ -25,7 +25,7 @@ from eejax.config_json import from_json, to_json
 from eejax.errors import ArgumentError
 from eejax.experts_config import ExpertsConfig
 from eejax.models.experts import RoutedMLP
-from eejax.models.kernel_layout import for_modules, lay_by_output
+from eejax.models.kernel_layout import flatten_block, for_modules
 from eejax.models.layers import Projections
 from eejax.models.quantized import quantize_block
 from eejax.models.stacking import fuse, unstack
@@ -55,7 +55,7 @@ def run(mlp, x, *, projections=Projections.SEPARATE, config=CONFIG.model):
 
 
 def decoding_form(block):
-  return lay_by_output(fuse(block))['mlp']
+  return flatten_block(fuse(block))['mlp']
 
 
 def by_loop(mlp, x, config=CONFIG.model):

@@ -32,8 +32,8 @@ def normal(seed, *shape):
 @pytest.mark.parametrize('rows', ROWS)
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_products_are_those_of_numpy(rows, dtype):
-  x, kernel = normal(0, rows, 24).astype(dtype), normal(1, 24, 40).astype(dtype)
-  exact = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+  x, kernel = normal(0, rows, 24).astype(dtype), normal(1, 40, 24).astype(dtype)
+  exact = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64).T
   found = multiply(x, kernel, dtype=jnp.float32)
   assert found.dtype == jnp.float32
   np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-5)
@@ -47,10 +47,10 @@ def test_products_are_those_of_numpy(rows, dtype):
 
 @pytest.mark.parametrize('rows', [1, 5])
 def test_derivatives_are_those_of_the_plain_product(rows):
-  x, kernel, g = normal(0, rows, 24), normal(1, 24, 40), normal(2, rows, 40)
+  x, kernel, g = normal(0, rows, 24), normal(1, 40, 24), normal(2, rows, 40)
   x, kernel, g = (a.astype(jnp.bfloat16) for a in (x, kernel, g))
   ours = jax.vjp(lambda *a: multiply(*a, dtype=jnp.bfloat16), x, kernel)[1](g)
-  theirs = jax.vjp(jnp.matmul, x, kernel)[1](g)
+  theirs = jax.vjp(lambda x, k: x @ k.T, x, kernel)[1](g)
   for found, expected in zip(ours, theirs, strict=True):
     assert found.dtype == expected.dtype
     np.testing.assert_allclose(
@@ -66,7 +66,7 @@ def test_derivatives_are_those_of_the_plain_product(rows):
 
 def products_of(rows, dtype, result):
   """Return the result of every product in the program for a CPU."""
-  x, kernel = jnp.zeros((rows, 256), dtype), jnp.zeros((256, 512), dtype)
+  x, kernel = jnp.zeros((rows, 256), dtype), jnp.zeros((512, 256), dtype)
   program = jax.jit(lambda x, kernel: multiply(x, kernel, dtype=result))
   text = program.lower(x, kernel).compile().as_text()
   return re.findall(r'= (\w+\[[\d,]+\])\S* dot\(', text)
@@ -89,7 +89,7 @@ def test_cpus_sum_two_rows_at_least(rows, dtype, result, expected):
 def test_accelerators_get_the_plain_product(platform):
   dtype = jnp.bfloat16
   program = jax.jit(lambda x, kernel: multiply(x, kernel, dtype=dtype))
-  x, kernel = jnp.zeros((1, 256), dtype), jnp.zeros((256, 512), dtype)
+  x, kernel = jnp.zeros((1, 256), dtype), jnp.zeros((512, 256), dtype)
   text = (
     program.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
   )
@@ -99,6 +99,6 @@ def test_accelerators_get_the_plain_product(platform):
 
 def test_no_row_of_zeros_is_seen_outside():
   x = normal(0, 1, 24).astype(jnp.bfloat16)
-  kernel = jnp.full((24, 8), jnp.inf, jnp.bfloat16)
+  kernel = jnp.full((8, 24), jnp.inf, jnp.bfloat16)
   found = multiply_few_rows(x, kernel, dtype=jnp.float32)
   assert found.shape == (1, 8)

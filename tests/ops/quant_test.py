@@ -235,3 +235,32 @@ def test_keys_are_not_turned_round_for_a_window():
   # The compiled product has a line a key, as the cache has.
   products = re.findall(r'f32(\[[\d,]+\])\S* dot\(', text)
   assert products == ['[2,3,64,4]']
+
+
+@pytest.mark.parametrize('count', [1, 3])
+def test_a_lone_query_has_one_of_zeros_beside_it(count):
+  query, rows = normal(1, 2, 3, count, 16), normal(2, 2, 3, 64, 16)
+  weights = normal(3, 2, 3, count, 64)
+  scores = quant.score_two_or_more(query, rows)
+  exact = jnp.einsum('BKTH,BKSH->BKTS', query, rows)
+  np.testing.assert_allclose(scores, exact, atol=1e-4)
+  mixed = quant.mix_two_or_more(weights, rows)
+  exact = jnp.einsum('BKTS,BKSH->BKTH', weights, rows)
+  np.testing.assert_allclose(mixed, exact, atol=1e-4)
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_accelerators_have_no_product_of_one_query(platform):
+  query, keys = normal(1, 2, 3, 1, 16), normal(2, 2, 3, 64, 16)
+
+  def attend(query, keys):
+    scores = quant.cache_scores(query, keys)
+    return quant.mix_rows(scores, keys, dtype=jnp.float32)
+
+  lowered = (
+    jax.jit(attend).trace(query, keys).lower(lowering_platforms=(platform,))
+  )
+  products = re.findall(
+    r'dot_general.*-> tensor<([\dx]+)xf32>', lowered.as_text()
+  )
+  assert products == ['2x3x2x64', '2x3x2x16']

@@ -21,6 +21,8 @@ with equal plans share one compiled program.
 import dataclasses
 import enum
 
+import jax
+
 from eejax.config import EarlyExitConfig, ExitConfig, ExitHeadKind
 from eejax.decoding.policy.batching import Batching, head_in_blocks
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy, Threshold
@@ -141,6 +143,7 @@ def make_plan(
   policy: Policy,
   method: SamplingMethod,
   top_logprobs: int = 0,
+  device: jax.Device | None = None,
 ) -> tuple[DecodePlan, tuple[Threshold, ...]]:
   """Return the program a policy asks for, and the thresholds it reads.
 
@@ -156,6 +159,8 @@ def make_plan(
     method: how tokens are chosen.
     top_logprobs: how many of the likeliest tokens are kept beside the chosen
       one; at most `MOST_TOP_LOGPROBS`.
+    device: any device of the machine it will run on; None is the one that is
+      taken.
 
   Returns:
     The plan, and a threshold for each of its exits but a last one.
@@ -188,7 +193,7 @@ def make_plan(
     segments=segments,
     criterion=policy.criterion,
     window=window,
-    widths=window_widths(window),
+    widths=window_widths(window, device=device),
     method=method,
     mode=policy.mode,
     kv_strategy=policy.kv_strategy,
@@ -274,12 +279,23 @@ def _window(policy: Policy) -> int:
   return 1
 
 
-def window_widths(window: int) -> tuple[int, ...]:
+def window_widths(
+  window: int, *, device: jax.Device | None = None
+) -> tuple[int, ...]:
   """Return which window widths are compiled, rising.
 
-  Powers of two, so that a window is at most half padding: where weights stay
-  in a machine's caches, each token of a window costs arithmetic of its own.
+  On a CPU powers of two, so that a window is at most half padding: there each
+  token of a window costs arithmetic of its own. Accelerators compute a window
+  while they read the weights, so they have one width: another one would ask a
+  TPU for weights in another layout, and double the time to compile.
+
+  Args:
+    window: the widest.
+    device: any device of the machine; None is the one that is taken.
   """
+  platform = jax.default_backend() if device is None else device.platform
+  if platform != 'cpu':
+    return (window,)
   widths = [1]
   while widths[-1] * 2 < window:
     widths.append(widths[-1] * 2)

@@ -28,11 +28,11 @@ import jax.numpy as jnp
 from eejax.config import EarlyExitConfig
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.errors import ArgumentError
-from eejax.models.exits import output_kernels
-from eejax.models.kernel_layout import lay_by_output
+from eejax.models.exits import output_kernel, output_matrix_name
+from eejax.models.kernel_layout import flatten_block, flatten_head
 from eejax.models.quantized import quantize_block
 from eejax.models.stacking import fuse, unstack
-from eejax.ops.matmul import KernelByOutput, KernelLayout
+from eejax.ops.matmul import FlatKernel, flatten
 from eejax.ops.quant import Quantization, Quantized
 from eejax.types import Array, DTypeLike, Float, Int, Params, PyTree
 
@@ -59,7 +59,7 @@ class Prepared:
   blocks: tuple[Params, ...]
   final_norm: Params
   exits: dict[str, Params]
-  kernels: dict[str, Float[Array, 'D V'] | KernelByOutput]
+  kernels: dict[str, FlatKernel]
   position_table: Float[Array, 'P D'] | None = flax.struct.field(
     kw_only=True, default=None
   )
@@ -84,7 +84,6 @@ def prepare(
   dtype: DTypeLike = jnp.float32,
   quantization: Quantization = Quantization.NONE,
   kv_quantization: Quantization = Quantization.NONE,
-  layout: KernelLayout = KernelLayout.BY_INPUT,
 ) -> Prepared:
   """Return `params` laid out for decoding.
 
@@ -95,8 +94,6 @@ def prepare(
     dtype: what everything but gates and int8 kernels is cast to.
     quantization: how kernels of the backbone's blocks are stored.
     kv_quantization: how caches hold keys and values.
-    layout: of the kernels of the blocks and the output matrices; see
-      `eejax.ops.matmul.fastest_layout`.
   """
   backbone = params['backbone']
   blocks = backbone['blocks']
@@ -108,15 +105,14 @@ def prepare(
     table=table,
     position_table=cast(backbone['embedding'].get('positions')),
     blocks=tuple(
-      _prepare_block(block, config, dtype, quantization, layout)
-      for block in blocks
+      _prepare_block(block, config, dtype, quantization) for block in blocks
     ),
     final_norm=cast(backbone['final_norm']),
     exits={
       e.name: _prepare_exit(params['exits'].get(e.name, {}), dtype)
       for e in config.exits
     },
-    kernels=_output_matrices(params, table, config, layout),
+    kernels=_output_matrices(params, table, config),
     config=config,
     kv_quantization=kv_quantization,
   )
@@ -140,7 +136,6 @@ def _prepare_block(
   config: EarlyExitConfig,
   dtype: DTypeLike,
   quantization: Quantization,
-  layout: KernelLayout,
 ) -> PyTree:
   """Return a block fused and cast, its kernels quantised before they are."""
   if quantization is Quantization.INT8:
@@ -149,37 +144,36 @@ def _prepare_block(
   cast = lambda leaf: leaf if is_quantized(leaf) else leaf.astype(dtype)
   block = jax.tree.map(cast, block, is_leaf=is_quantized)
   fused = fuse(block, state_space=config.model.state_space)
-  return lay_by_output(fused) if layout is KernelLayout.BY_OUTPUT else fused
+  return flatten_block(fused)
 
 
 def _output_matrices(
   params: Params,
   table: Float[Array, 'V D'],
   config: EarlyExitConfig,
-  layout: KernelLayout,
-) -> dict[str, Float[Array, 'D V'] | KernelByOutput]:
+) -> dict[str, FlatKernel]:
   """Return output matrices; one that is the embedding's lies as it does."""
-  matrices = output_kernels(params, config=config)
-  if layout is KernelLayout.BY_INPUT:
-    return {name: m.astype(table.dtype) for name, m in matrices.items()}
-  tied = {'final', 'embedding'} if config.model.tied_head else {'embedding'}
-  return {
-    name: KernelByOutput(
-      table if name in tied else m.astype(table.dtype).T, m.shape
-    )
-    for name, m in matrices.items()
-  }
+  model, matrices = config.model, {}
+  tied = {'final', 'embedding'} if model.tied_head else {'embedding'}
+  for exit in (None, *config.exits):
+    name = output_matrix_name(exit, config=model)
+    if name in tied:
+      matrices[name] = FlatKernel(table, table.shape[::-1])
+    elif name not in matrices:
+      kernel = output_kernel(params, exit=exit, config=model)
+      matrices[name] = flatten(kernel.astype(table.dtype))
+  return matrices
 
 
 def _prepare_exit(exit_params: Params, dtype: DTypeLike) -> Params:
   """Cast an exit's head; its gate stays exact, its matrix stands elsewhere."""
-  return {
-    name: jax.tree.map(
-      lambda leaf, name=name: leaf.astype(
-        jnp.float32 if name == 'gate' else dtype
-      ),
-      tree,
-    )
+  head = {
+    name: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
     for name, tree in exit_params.items()
-    if name != 'output'
+    if name not in ('gate', 'output')
   }
+  prepared = flatten_head(head)
+  if 'gate' in exit_params:
+    exact = lambda leaf: leaf.astype(jnp.float32)
+    prepared['gate'] = jax.tree.map(exact, exit_params['gate'])
+  return prepared

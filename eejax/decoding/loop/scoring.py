@@ -48,16 +48,15 @@ from eejax.models.exits import (
   output_matrix_name,
 )
 from eejax.ops.matmul import (
-  KernelByOutput,
-  columns,
-  matrix_by_output,
+  FlatKernel,
   matrix_product,
+  some_outputs,
 )
 from eejax.ops.sampling import greedy
 from eejax.ops.softcap import soft_cap
 from eejax.types import Array, Float, Int
 
-_FREQUENT, _ROWS = '/frequent', '/rows'
+_FREQUENT = '/frequent'
 
 
 @flax.struct.dataclass
@@ -139,9 +138,9 @@ def with_scored_matrices(
   plan: DecodePlan,
   token_ids: Sequence[int] | np.ndarray | None = None,
 ) -> Prepared:
-  """Return `params` with the matrices that a scored vocabulary reads.
+  """Return `params` with matrices of frequent tokens, where exits score those.
 
-  They are made once, outside of compiled programs; a gather of columns in
+  They are made once, outside of compiled programs; to gather so many rows in
   every step would cost more than it saves.
 
   Args:
@@ -153,28 +152,19 @@ def with_scored_matrices(
     ArgumentError: the ids cannot be used.
   """
   vocabulary = _vocabulary(plan)
-  if vocabulary.kind is Scored.WHOLE:
+  if vocabulary.kind is not Scored.FREQUENT:
     return params
   config = plan.config.model
   exits = [s.exit for s in plan.segments if s.exit is not None]
   if not exits:
     return params
-  if vocabulary.kind is Scored.CANDIDATES:
-    exits = exits[1:]  # the first one reads its whole head
   names = {output_matrix_name(exit, config=config) for exit in exits}
-  added, ids = {}, None
-  if vocabulary.kind is Scored.FREQUENT:
-    ids = jnp.asarray(
-      first_token_ids(vocabulary, token_ids, vocab_size=config.vocab_size)
-    )
-    for name in names:
-      added[name + _FREQUENT] = columns(params.kernels[name], ids)
-  else:
-    for name in names:
-      embeds = name == 'embedding' or (name == 'final' and config.tied_head)
-      added[name + _ROWS] = (
-        params.table if embeds else matrix_by_output(params.kernels[name])
-      )
+  ids = jnp.asarray(
+    first_token_ids(vocabulary, token_ids, vocab_size=config.vocab_size)
+  )
+  added = {
+    name + _FREQUENT: some_outputs(params.kernels[name], ids) for name in names
+  }
   return dataclasses.replace(
     params, kernels={**params.kernels, **added}, frequent_ids=ids
   )
@@ -238,10 +228,9 @@ def _with_logits(
   elif vocabulary.kind is Scored.CANDIDATES and index:
     assert memory.candidates is not None
     ids = memory.candidates
-    rows = _matrix(params, name + _ROWS, vocabulary)
-    assert not isinstance(rows, KernelByOutput)
+    rows = params.kernels[name].matrix[ids]
     logits = jnp.einsum(
-      'BD,BCD->BC', ready, rows[ids], preferred_element_type=jnp.float32
+      'BD,BCD->BC', ready, rows, preferred_element_type=jnp.float32
     )
     logits = soft_cap(logits, plan.config.model.logit_softcap)
   else:
@@ -284,8 +273,12 @@ def _times_frequent(
   exit: ExitConfig,
 ) -> Float[Array, 'B N']:
   name = output_matrix_name(exit, config=plan.config.model)
-  matrix = _matrix(params, name + _FREQUENT, _vocabulary(plan))
-  return _times(ready, matrix, plan)
+  if name + _FREQUENT not in params.kernels:
+    raise ArgumentError(
+      f'the scored vocabulary {plan.scored_vocabulary} reads matrices that '
+      'this model was not prepared with; call with_scored_matrices first.'
+    )
+  return _times(ready, params.kernels[name + _FREQUENT], plan)
 
 
 def _spread(
@@ -343,7 +336,7 @@ def whole_logits(
 
 def _times(
   ready: Float[Array, 'B D'],
-  kernel: Float[Array, 'D V'] | KernelByOutput,
+  kernel: FlatKernel,
   plan: DecodePlan,
 ) -> Float[Array, 'B V']:
   logits = matrix_product(ready, kernel, dtype=jnp.float32)
@@ -357,14 +350,3 @@ def _stream(head_input: HeadInput) -> Float[Array, 'B D']:
 
 def _vocabulary(plan: DecodePlan) -> ScoredVocabulary:
   return parse_scored_vocabulary(plan.scored_vocabulary)
-
-
-def _matrix(
-  params: Prepared, name: str, vocabulary: ScoredVocabulary
-) -> Float[Array, 'M N'] | KernelByOutput:
-  if name not in params.kernels:
-    raise ArgumentError(
-      f'the scored vocabulary {vocabulary.notation} reads matrices that this '
-      'model was not prepared with; call with_scored_matrices first.'
-    )
-  return params.kernels[name]

@@ -157,20 +157,25 @@ class SegmentRun:
 
 def run_segment_blocks(run: SegmentRun, buffers: Buffers) -> SegmentResult:
   """Run a segment if it is needed, in the narrowest width that is compiled."""
-  longest = jnp.max(run.count)
-  result = _run_narrow(run, buffers, run.runs & (longest <= 1))
-  if run.plan.window == 1 or run.entering.shape[1] == 1:
+  widths, longest = run.plan.widths, jnp.max(run.count)
+  narrowest = widths[0] if run.entering.shape[1] > 1 else 1
+  runs = run.runs & (longest <= narrowest)
+  result = _run_at_once(run, buffers, runs, width=narrowest)
+  if narrowest in (run.entering.shape[1], widths[-1]):
     return result
-  rounds = (run.runs & (longest > 1)).astype(jnp.int32)
+  rounds = (run.runs & (longest > narrowest)).astype(jnp.int32)
   body = lambda _, result: _run_wide(run, result, longest)
   return lax.fori_loop(0, rounds, body, result)
 
 
-def _run_narrow(
-  run: SegmentRun, buffers: Buffers, runs: Bool[Array, '']
+def _run_at_once(
+  run: SegmentRun, buffers: Buffers, runs: Bool[Array, ''], *, width: int
 ) -> SegmentResult:
-  """Run a segment over one token of each row."""
-  window = _window(run, width=1)
+  """Run a segment over windows of one width and write all of their rows.
+
+  Rows of padding lie past all that is valid.
+  """
+  window = _window(run, width=width)
   output = _run_if(run, runs, window, buffers)
   if run.skipped is not None:
     keys, values = override_skipped(
@@ -203,7 +208,7 @@ def _run_wide(
   buffers = result.buffers
   window = _window(run, width=widths[-1])
   if len(widths) == 1:
-    output = _run_if(run, longest > 1, window, buffers)
+    output = _run_if(run, longest > run.plan.widths[0], window, buffers)
   else:
     run_width = lambda width: lambda: _run(run, window, buffers, width=width)
     which = jnp.searchsorted(jnp.array(widths), longest)

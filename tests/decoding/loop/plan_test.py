@@ -13,6 +13,9 @@
 # limitations under the License.
 """Tests of decoding plans."""
 
+from unittest import mock
+
+import jax
 import pytest
 
 from eejax.decoding.loop.plan import Segment, bucket, make_plan, window_widths
@@ -106,6 +109,9 @@ def test_policies_that_differ_in_data_share_a_plan():
 )
 def test_window_widths(window, expected):
   assert window_widths(window) == expected
+  for platform in ('tpu', 'gpu'):
+    device = mock.Mock(spec=jax.Device, platform=platform)
+    assert window_widths(window, device=device) == (window,)
 
 
 def test_buckets_are_few_and_little_larger():

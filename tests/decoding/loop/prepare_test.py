@@ -57,7 +57,8 @@ def test_shared_matrices_stand_once(tied, names):
   assert all(k.shape == (16, 29) for k in prepared.kernels.values())
   table = params['backbone']['embedding']['table']
   tied_name = output_matrix_name(config.exits[1], config=config.model)
-  np.testing.assert_array_equal(prepared.kernels[tied_name], table.T)
+  assert prepared.kernels[tied_name].matrix is prepared.table
+  np.testing.assert_array_equal(prepared.table, table)
 
 
 def test_gates_stay_exact():
