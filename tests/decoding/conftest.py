@@ -256,6 +256,7 @@ class Session:
       self.request,
       self.prefill([p[:-1] for p in prompts]),
       plan=self.plan,
+      size=64,
       prompts=padded([p[:-1] for p in prompts]),
       tokens=jnp.array([p[-1] for p in prompts]),
       live=jnp.ones(len(prompts), bool),

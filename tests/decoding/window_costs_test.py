@@ -90,7 +90,12 @@ def test_a_window_of_every_width_is_run(subject):
       for segment in plan.segments
     )
     state = window_costs._poised(
-      subject.params, subject.settings, segments, plan=plan, width=width
+      subject.params,
+      subject.settings,
+      segments,
+      plan=plan,
+      size=subject.size,
+      width=width,
     )
     state, _ = decode_chunk(
       subject.params,

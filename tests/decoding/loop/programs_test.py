@@ -59,6 +59,7 @@ class Session:
       self.request,
       self.prefill([p[:-1] for p in prompts], size),
       plan=self.plan,
+      size=size,
       prompts=jnp.zeros((len(prompts), 0), jnp.int32),
       tokens=jnp.array([p[-1] for p in prompts]),
       live=jnp.ones(len(prompts), bool),
