@@ -99,7 +99,7 @@ def _product_by_tiles(x, kernels, sizes):
     kernel = kernels[number].astype(x.dtype)
     # Rows of the next group are written over by that group's own tiles.
     return lax.dynamic_update_slice_in_dim(
-      y, multiply(some, kernel, dtype=x.dtype), at, axis=0
+      y, multiply(some, kernel.T, dtype=x.dtype), at, axis=0
     )
 
   y = jnp.zeros((rows + tile, kernels.shape[2]), x.dtype)

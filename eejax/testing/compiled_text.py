@@ -24,7 +24,7 @@ import re
 import numpy as np
 from jax.sharding import Mesh
 
-_BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's32': 4}
+BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's32': 4}
 _DEFAULT_BYTES = 4
 
 _INSTRUCTION = re.compile(
@@ -64,9 +64,9 @@ def messages(text: str) -> list[Message]:
     ValueError: the text says in an unknown way which devices take part.
   """
   devices = _devices(text)
-  computations = _computations(text)
-  branches = _inside(computations, ' conditional(')
-  loops = _inside(computations, ' while(')
+  computations = computations_of(text)
+  branches = within(computations, ' conditional(')
+  loops = within(computations, ' while(')
   return [
     Message(
       m['kind'],
@@ -92,7 +92,7 @@ def groups_across(
   return [m for m in found if any(map(crosses, m.groups))]
 
 
-def _computations(text: str) -> dict[str, list[str]]:
+def computations_of(text: str) -> dict[str, list[str]]:
   """Return the lines of every computation, by its name."""
   found: dict[str, list[str]] = {}
   lines: list[str] = []
@@ -113,7 +113,7 @@ def _called(line: str) -> list[str]:
   ]
 
 
-def _inside(computations: dict[str, list[str]], operation: str) -> set[str]:
+def within(computations: dict[str, list[str]], operation: str) -> set[str]:
   """Return the computations that operations of a kind contain."""
   reached: set[str] = set()
   waiting = [
@@ -141,7 +141,7 @@ def _devices(text: str) -> int:
 
 def _size(types: str) -> int:
   return sum(
-    _BYTES.get(kind, _DEFAULT_BYTES)
+    BYTES.get(kind, _DEFAULT_BYTES)
     * math.prod(int(n) for n in shape.split(',') if n)
     for kind, shape in _ARRAY.findall(types)
   )

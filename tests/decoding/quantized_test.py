@@ -44,18 +44,12 @@ def early(*thresholds, **fields):
 
 def restored(prepared):
   """Return the same model with float kernels in place of int8 ones."""
-
-  def restore(path, leaf):
-    if not isinstance(leaf, Quantized):
-      return leaf
-    inputs = 2 if path[-2].key == 'output' else 1
-    return dequantize(leaf, axes=tuple(range(inputs)))
-
-  blocks = jax.tree_util.tree_map_with_path(
-    restore,
-    prepared.blocks,
-    is_leaf=lambda leaf: isinstance(leaf, Quantized),
+  is_quantized = lambda leaf: isinstance(leaf, Quantized)
+  # Int8 matrices lie by input, others by output.
+  restore = lambda leaf: (
+    dequantize(leaf, axes=(0,)).T if is_quantized(leaf) else leaf
   )
+  blocks = jax.tree.map(restore, prepared.blocks, is_leaf=is_quantized)
   return prepared.replace(blocks=blocks)
 
 

@@ -197,7 +197,10 @@ def _run_at_once(
     output = dataclasses.replace(
       output, keys=keys, values=values, states=states
     )
-  return _result(run, output, _written(run, output, buffers, 0), buffers)
+  written = _with_rows(run, output, buffers, 0, count=width)
+  count = 1 if width == 1 else jnp.where(runs, jnp.max(run.count), 0)
+  written = _with_each_state(run, output, written, count)
+  return _result(run, output, written, buffers)
 
 
 def _run_wide(
@@ -218,33 +221,53 @@ def _run_wide(
   written = lax.fori_loop(
     0,
     longest,
-    lambda index, held: _written(run, output, held, index),
+    lambda index, held: _with_rows(run, output, held, index, count=1),
     dataclasses.replace(buffers, following=None),
   )
+  written = _with_each_state(run, output, written, longest)
   return _result(run, output, written, buffers)
 
 
-def _written(
+def _with_rows(
   run: SegmentRun,
   output: SegmentOutput,
   buffers: Buffers,
   index: int | Int[Array, ''],
+  *,
+  count: int,
 ) -> Buffers:
-  """Return caches with what token `index` of each row's window left."""
-  at = run.base + index
+  """Return caches with `count` tokens of each row's window from `index` on."""
 
   def write(cache, new):
-    row = lax.dynamic_slice_in_dim(new, index, 1, axis=2)
-    return write_at(cache, row, at, axis=1)
-
-  def put(ring, new):
-    state = lax.dynamic_slice_in_dim(new, index, 1, axis=1)
-    return write_at(ring, state, at % ring.shape[1], axis=0)
+    rows = lax.dynamic_slice_in_dim(new, index, count, axis=2)
+    return write_at(cache, rows, run.base + index, axis=1)
 
   caches = (buffers.keys, buffers.values)
   keys, values = jax.tree.map(write, caches, _stored_rows(output, buffers))
-  states = jax.tree.map(put, buffers.states, output.states)
-  return dataclasses.replace(buffers, keys=keys, values=values, states=states)
+  return dataclasses.replace(buffers, keys=keys, values=values)
+
+
+def _with_each_state(
+  run: SegmentRun,
+  output: SegmentOutput,
+  buffers: Buffers,
+  count: int | Int[Array, ''],
+) -> Buffers:
+  """Return rings with the states that `count` tokens left, one by one."""
+  if not jax.tree.leaves(output.states):
+    return buffers
+
+  def put_token(index, rings):
+    at = run.base + index
+
+    def put(ring, new):
+      state = lax.dynamic_slice_in_dim(new, index, 1, axis=1)
+      return write_at(ring, state, at % ring.shape[1], axis=0)
+
+    return jax.tree.map(put, rings, output.states)
+
+  states = lax.fori_loop(0, count, put_token, buffers.states)
+  return dataclasses.replace(buffers, states=states)
 
 
 def _result(

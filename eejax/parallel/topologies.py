@@ -1,0 +1,142 @@
+# Copyright 2026 The eejax Authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     https://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Devices that are not here, as their own compilers know them, by name.
+
+Programs can be compiled for them, with no array and no device: the compiler
+says what memory a program needs and what it copies. Nothing can be run.
+"""
+
+import importlib.util
+import os
+
+import jax
+from jax.experimental import topologies
+
+from eejax.errors import ArgumentError, EejaxError
+
+# Chips of a slice and how they are laid out, by generation; the names of v5p
+# count cores, of which a chip has two.
+_TPU_SLICES = {
+  'v5e': {4: '2x2', 8: '2x4', 16: '4x4', 32: '4x8', 64: '8x8', 256: '16x16'},
+  'v5p': {
+    4: '2x2x1',
+    8: '2x2x2',
+    16: '2x2x4',
+    32: '2x4x4',
+    64: '4x4x4',
+    128: '4x4x8',
+  },
+  'v6e': {4: '2x2', 8: '2x4', 16: '4x4', 32: '4x8', 64: '8x8', 256: '16x16'},
+}
+_CORES_OF_NAME = {'v5e': 1, 'v5p': 2, 'v6e': 1}
+
+# What the makers state of a device, in the words of XLA's description.
+_HOPPER = """
+gpu_device_info {{
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: 233472
+  shared_memory_per_block_optin: 232448
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: {bandwidth}
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  device_memory_size: {memory}
+  cuda_compute_capability {{ major: 9 }}
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 }}
+runtime_version {{ major: 13 }}
+device_description_str: "{name}"
+"""
+_GPUS = {
+  'H100': _HOPPER.format(
+    bandwidth=3_352_320_000_000,
+    memory=84_978_434_048,
+    name='NVIDIA H100 80GB HBM3',
+  ),
+  'H200': _HOPPER.format(
+    bandwidth=4_800_000_000_000, memory=150_754_820_096, name='NVIDIA H200'
+  ),
+}
+
+
+def topology_names() -> tuple[str, ...]:
+  """Return the names that `devices_of` knows."""
+  slices = [
+    f'{kind}-{chips * _CORES_OF_NAME[kind]}'
+    for kind, layouts in _TPU_SLICES.items()
+    for chips in layouts
+  ]
+  return (*slices, *_GPUS)
+
+
+def devices_of(name: str) -> list[jax.Device]:
+  """Return the devices of a machine; they describe it and run nothing.
+
+  Args:
+    name: of a TPU slice as Google names it, such as v5e-8 or v5p-64, or of a
+      GPU, H100 or H200.
+
+  Raises:
+    ArgumentError: no machine of that name is known.
+    EejaxError: its compiler is not installed.
+
+  Example:
+    >>> len(devices_of('v5e-8'))  # doctest: +SKIP
+    8
+  """
+  if name not in topology_names():
+    raise ArgumentError(
+      f'no topology is named {name!r}; there are {", ".join(topology_names())}.'
+    )
+  if name in _GPUS:
+    return _describe('cuda', '', target_config=_GPUS[name], topology='1x1x1')
+  kind, _, size = name.partition('-')
+  layout = _TPU_SLICES[kind][int(size) // _CORES_OF_NAME[kind]]
+  return _describe('tpu', f'{kind}:{layout}')
+
+
+def _describe(platform: str, layout: str, **options: str) -> list[jax.Device]:
+  package, extra = {
+    'tpu': ('libtpu', "pip install 'eejax[ahead]'"),
+    'cuda': ('jax_plugins.xla_cuda13', 'launch/gpu_compiler.sh'),
+  }[platform]
+  if not _is_installed(package):
+    raise EejaxError(
+      f'{package} is not installed, and it has the compiler; get it with '
+      f'`{extra}`.'
+    )
+  # Otherwise libtpu asks a server of Google's which machine this is.
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  return list(
+    topologies.get_topology_desc(
+      platform=platform, topology_name=layout, **options
+    ).devices
+  )
+
+
+def _is_installed(package: str) -> bool:
+  try:
+    return importlib.util.find_spec(package) is not None
+  except ModuleNotFoundError:
+    return False
