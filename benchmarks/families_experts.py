@@ -34,10 +34,9 @@ from figures import Figure
 from eejax.config import ModelConfig
 from eejax.experts_config import ExpertsConfig
 from eejax.models.block import Block, Projections
-from eejax.models.kernel_layout import for_modules, lay_by_output
+from eejax.models.kernel_layout import flatten_block, for_modules
 from eejax.models.quantized import quantize_block
 from eejax.models.stacking import fuse
-from eejax.ops.matmul import KernelLayout, fastest_layout
 from eejax.types import PyTree
 
 NUM_BLOCKS = 8
@@ -99,8 +98,7 @@ def _block(config: ModelConfig, precision: str, number: int) -> PyTree:
     fused = fuse(quantize_block(block))
   else:
     fused = fuse(jax.tree.map(lambda leaf: leaf.astype(precision), block))
-  is_by_output = fastest_layout() is KernelLayout.BY_OUTPUT
-  return lay_by_output(fused) if is_by_output else fused
+  return flatten_block(fused)
 
 
 @functools.partial(jax.jit, static_argnames='config')

@@ -81,11 +81,13 @@ def pytest_collection_modifyitems(config, items):
     'parity': ('torch', 'transformers'),
     'seqio': ('seqio',),
     't5x': ('t5x', 'airio', 'jestimator'),
+    'ahead': ('libtpu',),
   }
   reasons = {
     'parity': 'the parity extra is not installed',
     'seqio': 'the train extra is not installed',
     't5x': 't5x is not installed; see launch/t5x_environment.sh',
+    'ahead': 'the ahead extra is not installed',
   }
   for marker, packages in needs.items():
     if all(importlib.util.find_spec(package) for package in packages):

@@ -17,6 +17,7 @@ Programs can be compiled for them, with no array and no device: the compiler
 says what memory a program needs and what it copies. Nothing can be run.
 """
 
+import glob
 import importlib.util
 import os
 
@@ -126,13 +127,20 @@ def _describe(platform: str, layout: str, **options: str) -> list[jax.Device]:
       f'{package} is not installed, and it has the compiler; get it with '
       f'`{extra}`.'
     )
-  # Otherwise libtpu asks a server of Google's which machine this is.
-  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  if platform == 'tpu' and not _has_tpu():
+    # Otherwise libtpu asks a server of Google's which machine this is, and
+    # lets one process at a time describe devices that nobody has.
+    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   return list(
     topologies.get_topology_desc(
       platform=platform, topology_name=layout, **options
     ).devices
   )
+
+
+def _has_tpu() -> bool:
+  return bool(glob.glob('/dev/accel[0-9]*') or glob.glob('/dev/vfio/[0-9]*'))
 
 
 def _is_installed(package: str) -> bool:

@@ -264,6 +264,7 @@ class Compiled:
       request,
       segments,
       plan=plan,
+      size=_SIZE,
       prompts=tokens,
       tokens=tokens[0],
       live=jnp.ones(1, bool),
