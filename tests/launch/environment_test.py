@@ -240,9 +240,9 @@ class TestCi:
     calls = machine.calls()
     assert calls[:4] == [
       'venv 3.11',
-      f'pip {machine.root}[train,test]',
+      f'pip {machine.root}[train,test,ahead]',
       'pip torch==2.13.0+cpu',
-      f'pip {machine.root}[train,test,parity]',
+      f'pip {machine.root}[train,test,ahead,parity]',
     ]
     assert calls[-1].startswith('run pytest ')
     assert calls[-1].endswith(' --no-skips')

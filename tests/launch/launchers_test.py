@@ -246,7 +246,7 @@ def test_documented_commands_run_dry(words, machine):
 def test_every_launcher_is_documented():
   files = [p for p in LAUNCH.iterdir() if p.is_file()]
   there = {p.name for p in files if '--dry-run' in p.read_text()}
-  # The last makes an environment and runs nothing; see docs/t5x.md.
+  # The last two make an environment and run nothing.
   there -= {
     'launcher.sh',
     'launcher.py',
