@@ -132,5 +132,9 @@ def _one_after_another(
 
 
 def _expert(x, kernels, activate) -> Float[Array, 'M D']:
-  both = kernel_product(x, kernels['gate_up'])
-  return kernel_product(activate(both[:, 0]) * both[:, 1], kernels['down'])
+  if 'gate_up' in kernels:
+    both = kernel_product(x, kernels['gate_up'])
+    gate, up = both[:, 0], both[:, 1]
+  else:
+    gate, up = (kernel_product(x, kernels[name]) for name in ('gate', 'up'))
+  return kernel_product(activate(gate) * up, kernels['down'])

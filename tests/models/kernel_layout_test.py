@@ -61,9 +61,18 @@ def test_int8_kernels_are_multiplied_alike():
   )
 
 
-@pytest.mark.parametrize('head, matrices', [('mlp', 3), ('block', 7)])
-def test_heads_read_matrices(head, matrices):
-  config = tiny.tiny_config(f'2:{head}')
+@pytest.mark.parametrize(
+  'head, fields, matrices',
+  [
+    ('mlp', {}, 3),
+    ('block', {}, 7),
+    # Five experts and a shared one.
+    ('mlp', tiny.KINDS_OF_BLOCK['experts'], 18),
+  ],
+  ids=['mlp', 'block', 'experts'],
+)
+def test_heads_read_matrices(head, fields, matrices):
+  config = tiny.tiny_config(f'2:{head}', **fields)
   params = init_exit(
     jax.random.key(2), exit=config.exits[0], config=config.model
   )
