@@ -32,17 +32,14 @@ import jax
 from eejax import architectures, hardware
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
 from eejax.models.decoder import Rematerialization
-from eejax.parallel.mesh import make_mesh, parse_mesh
+from eejax.parallel.mesh import parse_mesh
 from eejax.pipeline.cost import Keep
 from eejax.pipeline.schedule import ScheduleKind
+from eejax.planner.compiled import compile_layout
 from eejax.planner.memory import DeviceMemory, predict_memory
 from eejax.planner.workload import Arrangement, Learns, Workload
-from eejax.training import ahead
+from eejax.training.ahead import StepMemory
 from eejax.training.freeze import Regime
-from eejax.training.objective import Forward, Objective
-from eejax.training.optimizers import clipped_adamw
-from eejax.training.pipelined_config import PipelineConfig
-from eejax.training.step import StepConfig
 
 _GIB = 2**30
 # The rest of a device's memory is the runtime's.
@@ -111,36 +108,27 @@ class Case:
       chunk_size=self.chunk_size,
     )
 
-  def predicted(self) -> DeviceMemory:
-    """Return what the planner says."""
+  @property
+  def arrangement(self) -> Arrangement:
+    """Return how it is laid over the devices."""
     mesh = parse_mesh(self.mesh).resolved(self._devices())
     arrangement = Arrangement(
       mesh, self.microbatches, self.kept, keep=self.keep
     )
-    if self.schedule is not None:
-      arrangement = dataclasses.replace(arrangement, schedule=self.schedule)
-    return predict_memory(self.workload, arrangement)
+    if self.schedule is None:
+      return arrangement
+    return dataclasses.replace(arrangement, schedule=self.schedule)
 
-  def compiled(self) -> ahead.StepMemory:
+  def predicted(self) -> DeviceMemory:
+    """Return what the planner says."""
+    return predict_memory(self.workload, self.arrangement)
+
+  def compiled(self) -> StepMemory:
     """Return what the compiler says."""
-    pipeline = None
-    if self.schedule is not None:
-      pipeline = PipelineConfig(schedule=self.schedule, keep=self.keep)
     devices = jax.devices()[: self._devices()]
-    step = ahead.compile_ahead(
-      self.config,
-      objective=Objective(regime=self.regime, chunk_size=self.chunk_size),
-      optimizer=clipped_adamw(1e-3),
-      settings=StepConfig(
-        forward=Forward(dtype=self.dtype, rematerialization=self.kept),
-        microbatches=self.microbatches,
-        pipeline=pipeline,
-      ),
-      mesh=make_mesh(parse_mesh(self.mesh), devices=devices),
-      rows=self.rows,
-      length=self.length,
-    )
-    return ahead.step_memory(step)
+    return compile_layout(
+      self.workload, self.arrangement, devices=devices
+    ).memory
 
   def _devices(self) -> int:
     sizes = parse_mesh(self.mesh).sizes().values()

@@ -60,6 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='N',
     help='how many layouts to show (default: 5)',
   )
+  parser.add_argument(
+    '--check',
+    type=int,
+    nargs='?',
+    const=1,
+    default=0,
+    metavar='N',
+    help=(
+      "compile the N fastest layouts with the machine's own compiler, in "
+      "minutes and with no device (default: 1; pip install 'eejax[ahead]')"
+    ),
+  )
 
 
 def _add_step(group: argparse._ArgumentGroup) -> None:
@@ -164,6 +176,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     usable=args.usable,
     price=args.price,
     best=args.best,
+    check=args.check,
     progress=output.reporter(),
   )
   output.show(str(result))

@@ -81,22 +81,52 @@ _GPUS = {
 }
 
 
+# Files of `configs/hardware` whose compilers are known.
+_OF_HARDWARE = {
+  'tpu_v5e': 'v5e',
+  'tpu_v5p': 'v5p',
+  'h100_80g': 'H100',
+  'h200_141g': 'H200',
+}
+
+
+def topology_of(hardware: str, *, devices: int) -> str:
+  """Return the name of so many devices of a machine of `configs/hardware`.
+
+  Args:
+    hardware: such as tpu_v5e.
+    devices: how many; chips of a TPU.
+
+  Raises:
+    ArgumentError: its compiler knows no such machine.
+  """
+  kind = _OF_HARDWARE.get(hardware)
+  if kind in _GPUS:
+    return f'{devices}x{kind}'
+  if kind is None or devices not in _TPU_SLICES[kind]:
+    raise ArgumentError(
+      f'no compiler is known that describes {devices} devices of {hardware}; '
+      f'there are {", ".join(topology_names())}.'
+    )
+  return f'{kind}-{devices * _CORES_OF_NAME[kind]}'
+
+
 def topology_names() -> tuple[str, ...]:
-  """Return the names that `devices_of` knows."""
+  """Return the names that `devices_of` knows; GPUs may be any number."""
   slices = [
     f'{kind}-{chips * _CORES_OF_NAME[kind]}'
     for kind, layouts in _TPU_SLICES.items()
     for chips in layouts
   ]
-  return (*slices, *_GPUS)
+  return (*slices, *_GPUS, *(f'8x{name}' for name in _GPUS))
 
 
 def devices_of(name: str) -> list[jax.Device]:
   """Return the devices of a machine; they describe it and run nothing.
 
   Args:
-    name: of a TPU slice as Google names it, such as v5e-8 or v5p-64, or of a
-      GPU, H100 or H200.
+    name: of a TPU slice as Google names it, such as v5e-8 or v5p-64, or of
+      GPUs in one host, such as H100 or 8xH200.
 
   Raises:
     ArgumentError: no machine of that name is known.
@@ -106,12 +136,18 @@ def devices_of(name: str) -> list[jax.Device]:
     >>> len(devices_of('v5e-8'))  # doctest: +SKIP
     8
   """
+  count, _, gpu = name.rpartition('x')
+  if gpu in _GPUS and (count or '1').isdigit():
+    return _describe(
+      'cuda',
+      '',
+      target_config=_GPUS[gpu],
+      topology=f'1x1x{count or 1}',
+    )
   if name not in topology_names():
     raise ArgumentError(
       f'no topology is named {name!r}; there are {", ".join(topology_names())}.'
     )
-  if name in _GPUS:
-    return _describe('cuda', '', target_config=_GPUS[name], topology='1x1x1')
   kind, _, size = name.partition('-')
   layout = _TPU_SLICES[kind][int(size) // _CORES_OF_NAME[kind]]
   return _describe('tpu', f'{kind}:{layout}')

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from eejax.planner.choose import LayoutPlan, Layouts, PlanRequest, mesh_words
+from eejax.planner.compiled import CompiledLayout
 
 GIB = 2**30
 
@@ -51,6 +52,25 @@ def memory_rows(plans: Iterable[LayoutPlan]) -> list[dict[str, Any]]:
     }
     for p in plans
   ]
+
+
+def compiled_row(plan: LayoutPlan, found: CompiledLayout) -> dict[str, Any]:
+  """Return the cells of a layout that was compiled, sizes in GiB.
+
+  Parameters that a step does not read are no part of a compiled program; they
+  are held all the same, and added.
+  """
+  needs = found.memory.peak + plan.memory.idle
+  return {
+    'mesh': mesh_words(plan.arrangement.mesh),
+    'held': (found.memory.arguments + plan.memory.idle) / GIB,
+    'temporary': found.memory.temporary / GIB,
+    'total': needs / GIB,
+    'predicted': plan.memory.total / GIB,
+    'predicted / compiled': plan.memory.total / needs,
+    'fits': needs <= plan.room,
+    'compilation s': found.compile_s,
+  }
 
 
 def schedule_words(plan: LayoutPlan) -> str:

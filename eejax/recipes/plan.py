@@ -16,6 +16,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from eejax import architectures, formatting, serialization
@@ -26,8 +27,10 @@ from eejax.errors import ArgumentError
 from eejax.hardware import read_hardware
 from eejax.ops.quant import Quantization
 from eejax.parallel.mesh import parse_mesh
+from eejax.parallel.topologies import devices_of, topology_of
 from eejax.planner import choose, table
 from eejax.planner.choose import LayoutPlan, Layouts, PlanRequest
+from eejax.planner.compiled import CompiledLayout, compile_layout
 from eejax.planner.time import Machine
 from eejax.planner.workload import Learns, Workload
 from eejax.progress import SILENT, Progress
@@ -49,11 +52,14 @@ class PlanResult(Result):
     layouts: those that fit, fastest first, those that do not, and meshes that
       cannot be.
     best: how many layouts tables show.
+    compiled: the fastest layouts as the machine's own compiler sees them,
+      where that was asked.
   """
 
   request: PlanRequest
   layouts: Layouts
   best: int = 5
+  compiled: tuple[CompiledLayout, ...] = ()
 
   title = 'Layouts of a training run'
 
@@ -118,11 +124,15 @@ class PlanResult(Result):
       sentences.append(f'out of the question: {meshes}{tail}: {reason.why}.')
     return sentences
 
+  def compiled_rows(self) -> list[dict[str, Any]]:
+    """Return what the compiler says of layouts, beside the forecast."""
+    plans = zip(self.layouts.fitting, self.compiled, strict=False)
+    return [table.compiled_row(plan, found) for plan, found in plans]
+
   def to_json(self) -> dict[str, Any]:
     """Return the request and the best layouts as plain values."""
-    return serialization.plain(
-      table.layout_values(self.layouts, self.request, best=self.best)
-    )
+    values = table.layout_values(self.layouts, self.request, best=self.best)
+    return serialization.plain({**values, 'compiled': self.compiled_rows()})
 
   def draw(self, axes: 'Axes') -> None:
     """Draw the step time of the layouts that fit, by mesh."""
@@ -135,6 +145,7 @@ class PlanResult(Result):
   def _tables(self) -> list[tuple[str, list[dict[str, Any]]]]:
     count = len(self.layouts.too_large)
     return [
+      ('GiB of each device, by the compiler', self.compiled_rows()),
       ('GiB of each device', self.memory_rows()),
       (f'{count} meshes do not fit', self.too_large_rows()),
     ]
@@ -177,11 +188,13 @@ def plan(
   usable: float = 0.9,
   price: float | None = None,
   best: int = 5,
+  check: int = 0,
   progress: Progress = SILENT,
 ) -> PlanResult:
   """Predict mesh, memory, step time and cost of a training run.
 
-  Nothing is loaded and no device is touched: shapes are enough.
+  Nothing is loaded and no device is touched: shapes are enough. Step times
+  are a forecast, from the peaks that the maker states.
 
   Args:
     model: a model, a configuration, a name in `configs/models` (as
@@ -206,6 +219,8 @@ def plan(
     usable: share of the memory, in (0, 1], that a step may fill.
     price: of a device for an hour, in any currency.
     best: how many layouts the result's tables show.
+    check: how many of the fastest layouts the machine's own compiler compiles,
+      which takes minutes; see `eejax.parallel.topologies`.
     progress: is told of every mesh.
 
   Returns:
@@ -213,7 +228,8 @@ def plan(
 
   Raises:
     ArgumentError: a name is unknown or a number out of range.
-    EejaxError: no mesh can hold the model and the batch as they are.
+    EejaxError: no mesh can hold the model and the batch as they are, or the
+      compiler that is to check is not installed.
 
   Example:
     >>> import eejax
@@ -224,6 +240,8 @@ def plan(
     True
   """
   _check_counts(devices=devices, best=best)
+  if check < 0:
+    raise ArgumentError(f'check must be at least 0, not {check}.')
   _check_shares(efficiency=efficiency, usable=usable)
   _check_positive(network=network, price=price)
   config = read_config(model, exits)
@@ -254,7 +272,29 @@ def plan(
     usable=usable,
     price=price,
   )
-  return PlanResult(request, _layouts(request, mesh, progress), best=best)
+  known = topology_of(hardware, devices=devices) if check else ''
+  layouts = _layouts(request, mesh, progress)
+  return PlanResult(
+    request,
+    layouts,
+    best=best,
+    compiled=_compiled(request, layouts.fitting[:check], known, progress),
+  )
+
+
+def _compiled(
+  request: PlanRequest,
+  plans: Sequence[LayoutPlan],
+  topology: str,
+  progress: Progress,
+) -> tuple[CompiledLayout, ...]:
+  if not plans:
+    return ()
+  devices = devices_of(topology)
+  return tuple(
+    compile_layout(request.workload, plan.arrangement, devices=devices)
+    for plan in progress.track(plans, 'compiling layouts', unit='layout')
+  )
 
 
 def read_config(

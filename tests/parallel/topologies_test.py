@@ -53,6 +53,11 @@ def test_a_compiler_that_is_missing_is_named_with_its_remedy(name, remedy):
     topologies.devices_of(name)
 
 
+def test_a_machine_of_the_planner_has_a_topology():
+  assert topologies.topology_of('tpu_v5p', devices=32) == 'v5p-64'
+  assert topologies.topology_of('h200_141g', devices=8) == '8xH200'
+
+
 def test_names_are_those_of_google():
   names = topologies.topology_names()
   assert {'v5e-4', 'v5e-256', 'v5p-8', 'v5p-256', 'v6e-8', 'H200'} <= {*names}

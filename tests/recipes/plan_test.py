@@ -49,6 +49,43 @@ def test_the_fastest_layout_is_first():
   assert spent == pytest.approx(first['step_s'])
 
 
+@pytest.mark.ahead
+def test_the_compiler_of_the_machine_checks_the_fastest_layout():
+  # A TPU pads arrays to tiles of 8 by 128.
+  wide = {'embed_dim': 256, 'mlp_dim': 512, 'head_dim': 128, 'vocab_size': 512}
+  config = tiny.tiny_config('2:norm:untied', **wide)
+  result = plan(
+    config,
+    hardware='tpu_v5e',
+    devices=4,
+    mesh='fsdp=4',
+    batch_size=4,
+    sequence_length=128,
+    chunk_size=128,
+    check=1,
+  )
+  (found,) = result.compiled
+  memory = result.fastest.memory
+  held = memory.held - memory.idle
+  assert held == pytest.approx(found.memory.arguments, rel=0.05)
+  (row,) = result.to_json()['compiled']
+  assert row['fits'] and row['total'] > 0
+  assert 'by the compiler' in str(result)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'check': -1}, 'at least 0'),
+    ({'check': 1, 'hardware': 'a100_80g'}, 'no compiler is known'),
+    ({'check': 1, 'hardware': 'tpu_v5e', 'devices': 6}, '6 devices'),
+  ],
+)
+def test_what_no_compiler_can_check(fields, message):
+  with pytest.raises(ArgumentError, match=message):
+    plan('llama_2_7b', **TUNE, **fields)
+
+
 def test_tables_show_time_memory_and_cost():
   result = plan('llama_2_7b', **TUNE, devices=4, price=2.0)
   shown = str(result)
