@@ -24,6 +24,7 @@ compiler that is not installed are None.
 
 import functools
 import math
+import sys
 import time
 from typing import Any
 
@@ -70,7 +71,7 @@ def compiled_cases(machine: str, blocks: int) -> dict[str, dict[str, Any]]:
       for rows in ROWS:
         case = f'{name} {mode} batch {rows}'
         found[case] = _described(config, policy, device, rows)
-        print(f'  {case}: {found[case]}', flush=True)
+        print(f'  {case}: {found[case]}', file=sys.stderr, flush=True)
   return found
 
 
@@ -92,18 +93,19 @@ def _described(
     config, policy=policy, device=device, rows=rows, slots=SLOTS
   )
   seconds = time.perf_counter() - clock
-  size = lambda x: math.prod(x.shape) * x.dtype.itemsize
-  weights = sum(map(size, jax.tree.leaves(ahead.abstract_weights(compiled))))
+  weights = jax.tree.leaves(ahead.abstract_weights(compiled))
+  numbers = {math.prod(x.shape) for x in weights} - {0}
   cache = _cache_numbers(config.model, rows)
-  text = compiled.as_text()
-  looped = [r for r in rewritten_arrays(text, at_least=10**5) if r.looped]
-  is_cache = lambda r: math.prod(r.shape) == cache
+  looped = [
+    r for r in rewritten_arrays(compiled.as_text(), at_least=10**6) if r.looped
+  ]
+  of = lambda r: math.prod(r.shape)
   return {
     'temp_bytes': compiled.memory_analysis().temp_size_in_bytes,
-    'weight_bytes': weights,
+    'weight_bytes': sum(math.prod(x.shape) * x.dtype.itemsize for x in weights),
     'caches_bytes': 2 * 2 * cache * config.model.num_layers,
-    'rewritten_weights': sum(r.size for r in looped if not is_cache(r)),
-    'rewritten_caches': sum(map(is_cache, looped)),
+    'rewritten_weights': sum(r.size for r in looped if of(r) in numbers),
+    'rewritten_caches': sum(of(r) == cache for r in looped),
     'bytes_accessed': (compiled.cost_analysis() or {}).get('bytes accessed'),
     'compile_s': seconds,
   }
@@ -127,7 +129,7 @@ def decode_temp(machine: str, args) -> Figure:
 
 
 def weight_copies(machine: str, args) -> Figure:
-  """Return bytes in arrays as large as a weight that the loop rewrites."""
+  """Return bytes of weights that the loop copies, turns or converts whole."""
   return _measured(machine, args, lambda c: c['rewritten_weights'])
 
 
@@ -181,6 +183,8 @@ FIGURES = {
 
 
 if __name__ == '__main__':
+  # Programs for machines that are not here cannot be kept.
+  jax.config.update('jax_enable_compilation_cache', False)
   made = figures.parser(__doc__, repeats=1)
   made.add_argument(
     '--blocks',

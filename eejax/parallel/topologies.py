@@ -81,6 +81,17 @@ _GPUS = {
 }
 
 
+# What libtpu is told where there is no TPU. Otherwise it asks a server of
+# Google's which machine this is, complains that nobody knows, and lets one
+# process at a time describe devices that nobody has.
+_NO_TPU = {
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_WORKER_ID': '0',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+}
+
 # Files of `configs/hardware` whose compilers are known.
 _OF_HARDWARE = {
   'tpu_v5e': 'v5e',
@@ -164,10 +175,8 @@ def _describe(platform: str, layout: str, **options: str) -> list[jax.Device]:
       f'`{extra}`.'
     )
   if platform == 'tpu' and not _has_tpu():
-    # Otherwise libtpu asks a server of Google's which machine this is, and
-    # lets one process at a time describe devices that nobody has.
-    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+    for name, value in _NO_TPU.items():
+      os.environ.setdefault(name, value)
   return list(
     topologies.get_topology_desc(
       platform=platform, topology_name=layout, **options
