@@ -35,5 +35,8 @@ echo 'Style ...' >&2
 echo 'Types ...' >&2
 "$PYTHON" -m mypy
 echo 'Tests ...' >&2
-exec "$PYTHON" -m pytest -n "${EEJAX_TEST_WORKERS:-2}" --durations=15 \
+# Each worker takes the tests of whole rooms, so that few fixtures are made and
+# few programs traced in both.
+exec "$PYTHON" -m pytest -n "${EEJAX_TEST_WORKERS:-2}" --dist worksteal \
+  --durations=15 \
   ${selection[@]+"${selection[@]}"} ${arguments[@]+"${arguments[@]}"}
