@@ -189,8 +189,6 @@ FIGURES = {
 
 
 if __name__ == '__main__':
-  # Programs for machines that are not here cannot be kept.
-  jax.config.update('jax_enable_compilation_cache', False)
   made = figures.parser(__doc__, repeats=1)
   made.add_argument(
     '--blocks',

@@ -38,6 +38,7 @@ from eejax.decoding.policy.policy import Mode, Policy
 from eejax.models import decoder
 from eejax.ops.quant import Quantization
 from eejax.ops.sampling import SamplingConfig, row_sampling
+from eejax.parallel.topologies import compiling_for
 from eejax.types import DTypeLike, PyTree
 
 
@@ -91,7 +92,8 @@ def compile_ahead(
   lowered = decode_chunk.lower(
     *map(place, (params, settings, state, steps)), plan=plan, capacity=capacity
   )
-  return lowered.compile()
+  with compiling_for(device):
+    return lowered.compile()
 
 
 def abstract_weights(compiled: Any) -> PyTree:

@@ -82,7 +82,7 @@ class RoutedMLP(nn.Module):
 
 
 class Experts(nn.Module):
-  """Hold the kernels of all experts, those of a projection in one stack."""
+  """Make the kernels of all experts, those of a projection in one stack."""
 
   config: ModelConfig
   projections: Projections = Projections.SEPARATE
@@ -111,7 +111,7 @@ class Experts(nn.Module):
 
 
 class ExpertKernels(nn.Module):
-  """Hold the kernels of one projection."""
+  """Make the kernels of one projection."""
 
   shape: tuple[int, ...]
   std: float

@@ -17,12 +17,16 @@ Programs can be compiled for them, with no array and no device: the compiler
 says what memory a program needs and what it copies. Nothing can be run.
 """
 
+import contextlib
 import glob
 import importlib.util
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 
 from eejax.errors import ArgumentError, EejaxError
 
@@ -162,6 +166,31 @@ def devices_of(name: str) -> list[jax.Device]:
   kind, _, size = name.partition('-')
   layout = _TPU_SLICES[kind][int(size) // _CORES_OF_NAME[kind]]
   return _describe('tpu', f'{kind}:{layout}')
+
+
+@contextlib.contextmanager
+def compiling_for(device: jax.Device) -> Iterator[None]:
+  """Keep no program that is compiled for a device that is not here.
+
+  jax would write it to its folder of compiled programs and could not read it
+  back.
+
+  Args:
+    device: any device of the machine; nothing changes for one that is here.
+  """
+  if device.platform == jax.default_backend():
+    yield
+    return
+  config: Any = jax.config
+  kept = config.jax_enable_compilation_cache
+  jax.config.update('jax_enable_compilation_cache', False)
+  # jax asks once whether programs are kept, and remembers the answer.
+  compilation_cache.reset_cache()
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_compilation_cache', kept)
+    compilation_cache.reset_cache()
 
 
 def _describe(platform: str, layout: str, **options: str) -> list[jax.Device]:

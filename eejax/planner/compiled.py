@@ -22,6 +22,7 @@ import jax
 from eejax.models.quantized import quantize_backbone
 from eejax.ops.quant import Quantization
 from eejax.parallel.mesh import make_mesh
+from eejax.parallel.topologies import compiling_for
 from eejax.planner.workload import Arrangement, Workload
 from eejax.training import ahead
 from eejax.training.ahead import StepMemory
@@ -66,24 +67,26 @@ def compile_layout(
   """
   clock = time.perf_counter()
   int8 = workload.backbone is Quantization.INT8
-  step = ahead.compile_ahead(
-    workload.config,
-    objective=Objective(
-      regime=Regime(workload.learns.value), chunk_size=workload.chunk_size
+  settings = StepConfig(
+    forward=Forward(
+      dtype=workload.dtype, rematerialization=arrangement.rematerialization
     ),
-    optimizer=clipped_adamw(1e-3),
-    settings=StepConfig(
-      forward=Forward(
-        dtype=workload.dtype, rematerialization=arrangement.rematerialization
-      ),
-      microbatches=arrangement.microbatches,
-      pipeline=_pipeline(arrangement),
-    ),
-    mesh=make_mesh(arrangement.mesh, devices=list(devices)),
-    rows=workload.rows,
-    length=workload.length,
-    frozen=quantize_backbone if int8 else lambda params: params,
+    microbatches=arrangement.microbatches,
+    pipeline=_pipeline(arrangement),
   )
+  with compiling_for(devices[0]):
+    step = ahead.compile_ahead(
+      workload.config,
+      objective=Objective(
+        regime=Regime(workload.learns.value), chunk_size=workload.chunk_size
+      ),
+      optimizer=clipped_adamw(1e-3),
+      settings=settings,
+      mesh=make_mesh(arrangement.mesh, devices=list(devices)),
+      rows=workload.rows,
+      length=workload.length,
+      frozen=quantize_backbone if int8 else lambda params: params,
+    )
   seconds = time.perf_counter() - clock
   return CompiledLayout(arrangement, ahead.step_memory(step), seconds)
 

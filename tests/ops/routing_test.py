@@ -52,13 +52,12 @@ def our_loss(values, counted, top_k):
   return balance_loss(jax.tree.map(lambda *x: sum(x), *sums))
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize('top_k', [1, 3])
 def test_the_balance_loss_is_that_of_transformers(top_k):
-  torch = pytest.importorskip('torch', reason='needs the parity extra')
-  mixtral = pytest.importorskip(
-    'transformers.models.mixtral.modeling_mixtral',
-    reason='needs the parity extra',
-  )
+  import torch
+  from transformers.models.mixtral import modeling_mixtral as mixtral
+
   values = np.asarray(scores(blocks=4))
   mask = np.arange(7)[None] < np.array([[7], [4], [1]])
   theirs = [torch.tensor(v.reshape(-1, 5), requires_grad=True) for v in values]

@@ -15,6 +15,7 @@
 
 from unittest import mock
 
+import jax
 import pytest
 
 from eejax.errors import ArgumentError, EejaxError
@@ -56,6 +57,18 @@ def test_a_compiler_that_is_missing_is_named_with_its_remedy(name, remedy):
 def test_a_machine_of_the_planner_has_a_topology():
   assert topologies.topology_of('tpu_v5p', devices=32) == 'v5p-64'
   assert topologies.topology_of('h200_141g', devices=8) == '8xH200'
+
+
+def test_no_program_for_a_device_elsewhere_is_kept():
+  enabled = lambda: jax.config.jax_enable_compilation_cache
+  elsewhere = mock.Mock(spec=jax.Device, platform='tpu')
+  assert enabled()
+  with pytest.raises(KeyError), topologies.compiling_for(elsewhere):
+    assert not enabled()
+    raise KeyError
+  assert enabled()
+  with topologies.compiling_for(jax.devices()[0]):
+    assert enabled()
 
 
 def test_names_are_those_of_google():
