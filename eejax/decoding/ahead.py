@@ -29,7 +29,7 @@ from eejax.config import EarlyExitConfig
 from eejax.decoding.loop.cache import (
   BatchSettings,
   DecodeState,
-  empty_segment,
+  empty_segments,
 )
 from eejax.decoding.loop.plan import DecodePlan, make_plan
 from eejax.decoding.loop.prepare import Prepared, prepare
@@ -114,16 +114,12 @@ def _first(
     sampling=row_sampling(SamplingConfig(), seeds=[0] * rows),
     window_costs=costs,
   )
-  segments = tuple(
-    empty_segment(
-      plan,
-      segment,
-      batch_size=rows,
-      size=slots,
-      dtype=params.dtype,
-      kv_quantization=params.kv_quantization,
-    )
-    for segment in plan.segments
+  segments = empty_segments(
+    plan,
+    batch_size=rows,
+    size=slots,
+    dtype=params.dtype,
+    kv_quantization=params.kv_quantization,
   )
   state = first_state(
     params,

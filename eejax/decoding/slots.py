@@ -43,7 +43,7 @@ from eejax.decoding.loop.cache import (
   BatchSettings,
   DecodeState,
   cache_size,
-  empty_segment,
+  empty_segments,
 )
 from eejax.decoding.loop.plan import DecodePlan, bucket
 from eejax.decoding.loop.prepare import Prepared
@@ -225,16 +225,12 @@ class DecodeSlots:
       wants_top=self._wants_top([False] * count),
       window_costs=window_costs.for_rows(self._window_costs, count),
     )
-    segments = tuple(
-      empty_segment(
-        self._plan,
-        segment,
-        batch_size=count,
-        size=self._size,
-        dtype=self._params.dtype,
-        kv_quantization=self._params.kv_quantization,
-      )
-      for segment in self._plan.segments
+    segments = empty_segments(
+      self._plan,
+      batch_size=count,
+      size=self._size,
+      dtype=self._params.dtype,
+      kv_quantization=self._params.kv_quantization,
     )
     # Buffers of their own: the loop takes over every one of them.
     zeros = lambda: jnp.zeros((count,), jnp.int32)

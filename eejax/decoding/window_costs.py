@@ -39,7 +39,7 @@ from eejax.decoding.loop.cache import (
   BatchSettings,
   DecodeState,
   SegmentState,
-  empty_segment,
+  empty_segments,
 )
 from eejax.decoding.loop.plan import DecodePlan, Drafting
 from eejax.decoding.loop.prepare import Prepared
@@ -134,16 +134,12 @@ def _times(
 ) -> dict[int, float]:
   """Return the seconds of a call with one window of each width, 0 for none."""
   rows = settings.thresholds.shape[0]
-  segments = tuple(
-    empty_segment(
-      plan,
-      segment,
-      batch_size=rows,
-      size=size,
-      dtype=params.dtype,
-      kv_quantization=params.kv_quantization,
-    )
-    for segment in plan.segments
+  segments = empty_segments(
+    plan,
+    batch_size=rows,
+    size=size,
+    dtype=params.dtype,
+    kv_quantization=params.kv_quantization,
   )
   seconds: dict[int, list[float]] = {w: [] for w in (0, *plan.widths)}
   for _ in range(1 + _ROUNDS):

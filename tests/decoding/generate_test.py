@@ -270,7 +270,7 @@ def test_garbage_beyond_what_is_valid_is_never_read(
       waiting=fill(state.waiting),
     )
 
-  monkeypatch.setattr(programs, 'empty_segment', dirty)
+  monkeypatch.setattr(cache, 'empty_segment', dirty)
   programs.prefill.clear_cache()
   dirtied = run(model, prompts, policy)
   monkeypatch.undo()

@@ -252,6 +252,28 @@ def empty_states(
   return tuple(make() for _ in range(segment.num_caches))
 
 
+def empty_segments(
+  plan: DecodePlan,
+  *,
+  batch_size: int,
+  size: int,
+  dtype: DTypeLike,
+  kv_quantization: Quantization = Quantization.NONE,
+) -> tuple[SegmentState, ...]:
+  """Return the states of all segments of a plan that have seen nothing."""
+  return tuple(
+    empty_segment(
+      plan,
+      segment,
+      batch_size=batch_size,
+      size=size,
+      dtype=dtype,
+      kv_quantization=kv_quantization,
+    )
+    for segment in plan.segments
+  )
+
+
 def as_stored(rows: PyTree, caches: PyTree) -> PyTree:
   """Return new keys and values in the form in which caches hold theirs."""
   is_quantized = lambda cache: isinstance(cache, Quantized)

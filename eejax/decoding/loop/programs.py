@@ -29,7 +29,7 @@ from eejax.decoding.loop.cache import (
   SegmentState,
   as_stored,
   blank_emission,
-  empty_segment,
+  empty_segments,
   empty_streams,
 )
 from eejax.decoding.loop.observation import first_rule_state
@@ -67,15 +67,15 @@ def prefill(
     size: slots of a cache.
   """
   batch_size, length = tokens.shape
-  make = functools.partial(
-    empty_segment,
-    plan,
-    batch_size=batch_size,
-    size=size,
-    dtype=params.dtype,
-    kv_quantization=params.kv_quantization,
+  states = list(
+    empty_segments(
+      plan,
+      batch_size=batch_size,
+      size=size,
+      dtype=params.dtype,
+      kv_quantization=params.kv_quantization,
+    )
   )
-  states = [make(segment) for segment in plan.segments]
   if length:
     # Padding stands behind all that reads causally, so nothing sees it.
     positions = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
