@@ -13,34 +13,27 @@
 # EEJAX_PYTHON names the Python, by default one from PATH.
 set -euo pipefail
 
+LAUNCHER=eejax
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+# shellcheck source-path=SCRIPTDIR source=launcher.sh
+source "$(dirname "${BASH_SOURCE[0]}")/launcher.sh"
 
 jax_version=0.10.2
 plugin=("jax-cuda13-plugin==$jax_version" "jax-cuda13-pjrt==$jax_version"
   nvidia-cuda-nvcc nvidia-nvvm)
 
-wrong() {
-  echo "eejax: $*" >&2
-  exit 2
-}
-
-usage() {
-  sed -n '2,/^set -e/p' "${BASH_SOURCE[0]}" | sed '$d; s/^# \{0,1\}//'
-}
-
 folder=''
-dry_run=''
 while (($#)); do
   case $1 in
     --help | -h)
-      usage
+      launcher_help "${BASH_SOURCE[0]}"
       exit
       ;;
-    --dry-run) dry_run=1 ;;
-    -*) wrong "$1 is no option of this script; see --help." ;;
+    --dry-run) DRY_RUN=1 ;;
+    -*) launcher_wrong "$1 is no option of this script; see --help." ;;
     *)
-      [[ -z $folder ]] || wrong "name one folder, not $folder and $1."
+      [[ -z $folder ]] || launcher_wrong "name one folder, not $folder and $1."
       folder=$1
       ;;
   esac
@@ -49,28 +42,18 @@ done
 folder=${folder:-$EEJAX_ROOT/.venv-gpu-compiler}
 python=$(eejax_find_python)
 
-# Run a command, or print it.
-run() {
-  if [[ -n $dry_run ]]; then
-    printf '%q ' "$@"
-    echo
-  else
-    "$@" >&2
-  fi
-}
-
 pip=("$folder/bin/python" -m pip install --disable-pip-version-check
   --root-user-action=ignore)
 failed='pip could not install the compiler (its message stands above); check'
 failed+=' the network and run this again.'
 
-run "$python" -m venv "$folder" ||
+launcher_run "$python" -m venv "$folder" ||
   eejax_fail "$python could not make a virtual environment in $folder."
-run "${pip[@]}" "jax==$jax_version" --editable "$EEJAX_ROOT" ||
+launcher_run "${pip[@]}" "jax==$jax_version" --editable "$EEJAX_ROOT" ||
   eejax_fail "$failed"
 # Without what they ask for: gigabytes of libraries that only a GPU runs.
-run "${pip[@]}" --no-deps "${plugin[@]}" || eejax_fail "$failed"
+launcher_run "${pip[@]}" --no-deps "${plugin[@]}" || eejax_fail "$failed"
 describe='from eejax.parallel.topologies import devices_of; devices_of("H100")'
-run env JAX_PLATFORMS=cpu "$folder/bin/python" -c "$describe" ||
+launcher_run env JAX_PLATFORMS=cpu "$folder/bin/python" -c "$describe" ||
   eejax_fail "the compiler does not start in $folder (the error stands above)."
-[[ -n $dry_run ]] || echo "the compiler for GPUs is in $folder."
+[[ -n $DRY_RUN ]] || echo "the compiler for GPUs is in $folder."

@@ -35,7 +35,7 @@ from eejax.models.layers import (
   apply_norm,
   scaled,
 )
-from eejax.models.state_space import Continuation, StateSpaceMixer
+from eejax.models.state_space import RecurrentContext, StateSpaceMixer
 from eejax.ops.attention import AttentionImplementation, Context
 from eejax.ops.quant import Quantization
 from eejax.ops.recurrent_state import RecurrentState
@@ -43,7 +43,7 @@ from eejax.ops.rotary import Positions
 from eejax.ops.routing import Routing
 from eejax.types import Array, DTypeLike, Float, Int, Params
 
-__all__ = ['Block', 'BlockOutput', 'Context', 'Continuation', 'Projections']
+__all__ = ['Block', 'BlockOutput', 'Context', 'RecurrentContext', 'Projections']
 
 _STREAM = ('B', 'T', 'D')
 
@@ -103,7 +103,7 @@ class Block(nn.Module):
     segment_ids: Int[Array, 'B T'] | None = None,
     window: int | Int[Array, ''] | None = None,
     context: Context | None = None,
-    continuation: Continuation | None = None,
+    continuation: RecurrentContext | None = None,
   ) -> BlockOutput:
     """Run the block over `x`; its dtype is the compute dtype.
 

@@ -36,8 +36,8 @@ from eejax.config import (
 )
 from eejax.models.block import (
   Block,
-  Continuation,
   Projections,
+  RecurrentContext,
   mlp_branch,
 )
 from eejax.models.kernel_layout import for_modules
@@ -126,7 +126,7 @@ class ExitHead(nn.Module):
     positions: Positions | None,
     segment_ids: Int[Array, 'B T'] | None = None,
     context: Context | None = None,
-    continuation: Continuation | None = None,
+    continuation: RecurrentContext | None = None,
   ) -> ExitOutput:
     """Return z; a BLOCK head also returns its keys and values, or its state.
 
@@ -238,7 +238,7 @@ def apply_exit_head(
   positions: Positions | None,
   segment_ids: Int[Array, 'B T'] | None = None,
   context: Context | None = None,
-  continuation: Continuation | None = None,
+  continuation: RecurrentContext | None = None,
   kv_quantization: Quantization = Quantization.NONE,
 ) -> ExitOutput:
   """Run an exit's head on what the backbone computed at its depth."""

@@ -48,7 +48,7 @@ SMALLEST_STEP, LARGEST_STEP = 1e-3, 1e-1
 
 
 @flax.struct.dataclass
-class Continuation:
+class RecurrentContext:
   """What a recurrent block goes on from, and what it is to keep.
 
   Attributes:
@@ -77,7 +77,7 @@ class StateSpaceMixer(nn.Module):
     x: Float[Array, 'B T D'],
     *,
     segment_ids: Int[Array, 'B T'] | None = None,
-    continuation: Continuation | None = None,
+    continuation: RecurrentContext | None = None,
   ) -> tuple[Float[Array, 'B T D'], RecurrentState]:
     """Return what is added to the stream, and the states that are kept.
 
@@ -87,7 +87,7 @@ class StateSpaceMixer(nn.Module):
       continuation: what was before; nothing by default.
     """
     mixer = _mixer(self.config)
-    continuation = continuation or Continuation()
+    continuation = continuation or RecurrentContext()
     parts = self._project(constrain(x, ('B', None, 'D')))
     convolved, tail = self._convolve(parts, segment_ids, continuation)
     run = self._mamba if mixer.kind is StateSpaceKind.MAMBA else self._mamba2
@@ -141,7 +141,7 @@ class StateSpaceMixer(nn.Module):
     self,
     parts: dict[str, jax.Array],
     segment_ids: Int[Array, 'B T'] | None,
-    continuation: Continuation,
+    continuation: RecurrentContext,
   ) -> tuple[list[jax.Array], Array]:
     """Return what the convolution makes, by part, and the tails kept."""
     mixer = _mixer(self.config)
@@ -167,7 +167,7 @@ class StateSpaceMixer(nn.Module):
     parts: dict[str, jax.Array],
     *,
     starts: Bool[Array, 'B T'] | None,
-    continuation: Continuation,
+    continuation: RecurrentContext,
   ) -> tuple[Float[Array, 'B T I'], Array]:
     mixer = _mixer(self.config)
     rank, n = mixer.step_rank, mixer.state_dim
@@ -202,7 +202,7 @@ class StateSpaceMixer(nn.Module):
     parts: dict[str, jax.Array],
     *,
     starts: Bool[Array, 'B T'] | None,
-    continuation: Continuation,
+    continuation: RecurrentContext,
   ) -> tuple[Float[Array, 'B T I'], Array]:
     mixer = _mixer(self.config)
     inner, writes, reads = convolved

@@ -37,7 +37,7 @@ from eejax.config import (
   ModelConfig,
 )
 from eejax.models import decoder
-from eejax.models.block import Block, BlockOutput, Context, Continuation
+from eejax.models.block import Block, BlockOutput, Context, RecurrentContext
 from eejax.models.exits import (
   ExitInput,
   ExitOutput,
@@ -275,7 +275,7 @@ def _run_block(
     x,
     positions=positions,
     context=context,
-    continuation=Continuation(state),
+    continuation=RecurrentContext(state),
   )
   return cast(BlockOutput, output)
 
@@ -298,5 +298,5 @@ def _run_head(
     config=config,
     positions=positions,
     context=context,
-    continuation=Continuation(state),
+    continuation=RecurrentContext(state),
   )

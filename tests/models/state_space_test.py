@@ -20,7 +20,7 @@ import pytest
 
 from eejax.models import decoder
 from eejax.models.block import Block
-from eejax.models.state_space import Continuation
+from eejax.models.state_space import RecurrentContext
 from eejax.ops.recurrent_state import KeptStates
 from eejax.testing import tiny
 
@@ -58,14 +58,14 @@ def test_a_text_goes_on_from_any_state(kind):
       {'params': block}, x, positions=None, continuation=continuation
     )
 
-  whole = run(x, Continuation())
-  every = run(x, Continuation(kept=KeptStates.EVERY)).state
+  whole = run(x, RecurrentContext())
+  every = run(x, RecurrentContext(kept=KeptStates.EVERY)).state
   # Padding changes no state.
-  counted = run(x, Continuation(count=jnp.array([3, 3]))).state
+  counted = run(x, RecurrentContext(count=jnp.array([3, 3]))).state
   state = jax.tree.map(lambda leaf: leaf[:, 2], every)
   for found, wanted in zip(
     jax.tree.leaves(counted), jax.tree.leaves(state), strict=True
   ):
     np.testing.assert_allclose(found, wanted, atol=1e-6)
-  rest = run(x[:, 3:], Continuation(state))
+  rest = run(x[:, 3:], RecurrentContext(state))
   np.testing.assert_allclose(rest.hidden, whole.hidden[:, 3:], atol=1e-5)

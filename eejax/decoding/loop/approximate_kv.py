@@ -30,7 +30,7 @@ from eejax.decoding.loop.cache import SegmentState, rows_at
 from eejax.decoding.loop.plan import DecodePlan, Segment
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.policy.policy import KVStrategy
-from eejax.models.block import Continuation, Projections, first_norm
+from eejax.models.block import Projections, RecurrentContext, first_norm
 from eejax.models.exits import ExitInput
 from eejax.models.kernel_layout import for_modules
 from eejax.models.layers import apply_norm, normed_heads, scaled
@@ -203,7 +203,7 @@ def _take_in(
     x = scaled(x, config.scales.mixer_input)
   mixer = StateSpaceMixer(config, _projections_of(block['mixer']))
   _, after = mixer.apply(
-    {'params': block['mixer']}, x, continuation=Continuation(state)
+    {'params': block['mixer']}, x, continuation=RecurrentContext(state)
   )
   return cast(RecurrentState, after)
 

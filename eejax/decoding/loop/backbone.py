@@ -27,8 +27,8 @@ from eejax.models.block import (
   Block,
   BlockOutput,
   Context,
-  Continuation,
   Projections,
+  RecurrentContext,
 )
 from eejax.models.exits import (
   ExitInput,
@@ -84,13 +84,13 @@ class Contexts:
     """
     return None
 
-  def continuation(self, cache: int) -> Continuation | None:
+  def continuation(self, cache: int) -> RecurrentContext | None:
     """Return what a recurrent block goes on from.
 
     Args:
       cache: number of the block in its segment.
     """
-    return Continuation(count=self._count)
+    return RecurrentContext(count=self._count)
 
 
 def embed(
@@ -206,7 +206,7 @@ def _run_block(
   positions: Rotation | None,
   segment_ids: Int[Array, 'B T'] | None,
   context: Context | None,
-  continuation: Continuation | None,
+  continuation: RecurrentContext | None,
   *,
   config: ModelConfig,
   window: int | None,

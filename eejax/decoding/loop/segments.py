@@ -41,7 +41,7 @@ from eejax.decoding.loop.approximate_kv import (
 from eejax.decoding.loop.cache import as_stored, empty_states
 from eejax.decoding.loop.plan import DecodePlan, Segment
 from eejax.decoding.loop.prepare import Prepared
-from eejax.models.block import Context, Continuation
+from eejax.models.block import Context, RecurrentContext
 from eejax.models.exits import ExitInput
 from eejax.ops.quant import Quantized
 from eejax.ops.recurrent_state import KeptStates, RecurrentState
@@ -423,9 +423,9 @@ class CachedContexts(backbone.Contexts):
     keys, values = self._keys[cache], self._values[cache]
     return Context(keys, values, self._masks[window])
 
-  def continuation(self, cache: int) -> Continuation:
+  def continuation(self, cache: int) -> RecurrentContext:
     """Return a block's state before the base; it keeps that of every token."""
-    return Continuation(self._states[cache], kept=KeptStates.EVERY)
+    return RecurrentContext(self._states[cache], kept=KeptStates.EVERY)
 
   def _mask(self, window: int | None) -> Bool[Array, 'B W S']:
     num_slots = jax.tree.leaves(self._keys)[0].shape[2]
