@@ -13,8 +13,11 @@
 # EEJAX_PYTHON names a Python 3.12; by default python3.12 on PATH is taken.
 set -euo pipefail
 
+LAUNCHER=eejax
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+# shellcheck source-path=SCRIPTDIR source=launcher.sh
+source "$(dirname "${BASH_SOURCE[0]}")/launcher.sh"
 
 t5x_commit=cc342d419ec3e3e9c4bf1df33c82330cafdc1e16
 airio_commit=69897df7d9a427b947a9f7bb4164c7782b43e601
@@ -29,33 +32,23 @@ packages=(
   'pytest>=8' 'beartype>=0.19'
 )
 
-wrong() {
-  echo "eejax: $*" >&2
-  exit 2
-}
-
-usage() {
-  sed -n '2,/^set -e/p' "${BASH_SOURCE[0]}" | sed '$d; s/^# \{0,1\}//'
-}
-
 folder=''
 sources=${EEJAX_T5X_SOURCES:-}
-dry_run=''
 while (($#)); do
   case $1 in
     --help | -h)
-      usage
+      launcher_help "${BASH_SOURCE[0]}"
       exit
       ;;
-    --dry-run) dry_run=1 ;;
+    --dry-run) DRY_RUN=1 ;;
     --sources)
-      (($# > 1)) || wrong '--sources needs a folder.'
+      (($# > 1)) || launcher_wrong '--sources needs a folder.'
       sources=$2
       shift
       ;;
-    -*) wrong "$1 is no option of this script; see --help." ;;
+    -*) launcher_wrong "$1 is no option of this script; see --help." ;;
     *)
-      [[ -z $folder ]] || wrong "name one folder, not $folder and $1."
+      [[ -z $folder ]] || launcher_wrong "name one folder, not $folder and $1."
       folder=$1
       ;;
   esac
@@ -85,30 +78,20 @@ t5x=$(origin t5x "$t5x_commit" google-research) || exit 1
 airio=$(origin airio "$airio_commit" google) || exit 1
 jestimator=$(origin jestimator "$jestimator_commit" google-research) || exit 1
 
-# Run a command, or print it.
-run() {
-  if [[ -n $dry_run ]]; then
-    printf '%q ' "$@"
-    echo
-  else
-    "$@" >&2
-  fi
-}
-
 pip=("$folder/bin/python" -m pip install --disable-pip-version-check
   --root-user-action=ignore)
 
-run "$python" -m venv "$folder" ||
+launcher_run "$python" -m venv "$folder" ||
   eejax_fail "$python could not make a virtual environment in $folder."
-run "${pip[@]}" "${packages[@]}" --editable "$EEJAX_ROOT[train]" ||
+launcher_run "${pip[@]}" "${packages[@]}" --editable "$EEJAX_ROOT[train]" ||
   eejax_fail "pip could not install what t5x needs (its message stands" \
     "above); check the network and run this again."
 # Without what they ask for: heads of repositories, and versions long gone.
-run "${pip[@]}" --no-deps "$jestimator" "$airio" "$t5x" ||
+launcher_run "${pip[@]}" --no-deps "$jestimator" "$airio" "$t5x" ||
   eejax_fail 'pip could not install t5x, airio and jestimator (its message' \
     'stands above); where GitHub cannot be reached, name a folder with' \
     'checkouts of the three in EEJAX_T5X_SOURCES.'
-run "$folder/bin/python" -c 'import eejax.t5x_adapter.trainer' ||
+launcher_run "$folder/bin/python" -c 'import eejax.t5x_adapter.trainer' ||
   eejax_fail "t5x does not import in $folder (the error stands above)."
-[[ -n $dry_run ]] || echo "t5x is in $folder; try $folder/bin/python -m" \
+[[ -n $DRY_RUN ]] || echo "t5x is in $folder; try $folder/bin/python -m" \
   't5x.train --help.'
