@@ -292,7 +292,13 @@ def _plain(params: Params, batch, *, config: EarlyExitConfig) -> jax.Array:
   backbone = params['backbone']
   out = decoder.run_blocks(
     backbone,
-    decoder.embed(backbone, batch['tokens'], dtype=jnp.float32),
+    decoder.embed(
+      backbone,
+      batch['tokens'],
+      positions=batch['positions'],
+      config=config.model,
+      dtype=jnp.float32,
+    ),
     config=config.with_exits(()),
     positions=batch['positions'],
     segment_ids=batch['segment_ids'],

@@ -205,7 +205,13 @@ def _parts_of_a_tune_step(config, batch, optimizer):
 
   @jax.jit
   def forward(backbone):
-    x = decoder.embed(backbone, batch.tokens, dtype=jnp.float32)
+    x = decoder.embed(
+      backbone,
+      batch.tokens,
+      positions=positions,
+      config=config.model,
+      dtype=jnp.float32,
+    )
     return decoder.run_blocks(
       backbone, x, config=config, positions=positions, segment_ids=segments
     ).exit_inputs

@@ -135,6 +135,7 @@ class Verdict:
     return [
       {
         'candidate': c.name,
+        'pays': self._pays(c),
         'promise': _promise_text(c),
         'exits': (
           f'{c.source} at {", ".join(map(str, c.depths))}' if c.depths else None
@@ -144,7 +145,6 @@ class Verdict:
         'measured speed-up': _optional(c.measured, 'speedup'),
         'forecast loss %': _optional(c.forecast, 'loss', 100),
         'measured loss %': _optional(c.measured, 'loss', 100),
-        'pays': self.answer_of(c).value,
       }
       for c in self.candidates
     ]
@@ -170,6 +170,12 @@ class Verdict:
 
   def __str__(self) -> str:
     return self.sentence()
+
+  def _pays(self, candidate: Candidate) -> str | None:
+    """Return whether it pays; None where no figure says so."""
+    if candidate.policy is not None and candidate.speedup is None:
+      return None
+    return self.answer_of(candidate).value
 
   def _candidate_values(self, candidate: Candidate) -> dict[str, Any]:
     policy = candidate.policy

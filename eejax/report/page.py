@@ -52,7 +52,7 @@ th,td{padding:.3rem .6rem;text-align:right;white-space:nowrap;
 border-bottom:1px solid var(--line)}
 th{color:var(--soft);font-weight:600;vertical-align:bottom}
 th:first-child,td:first-child,.words{text-align:left}
-td:first-child{white-space:normal;min-width:5rem}
+td:first-child{white-space:normal;min-width:min(11rem,40vw)}
 .facts td,.facts th{white-space:normal;text-align:left;
 overflow-wrap:anywhere}
 .facts th{width:14rem;vertical-align:top}

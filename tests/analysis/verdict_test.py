@@ -140,6 +140,13 @@ def test_one_answer_stands_for_all_candidates():
   assert [row['pays'] for row in found.rows()] == ['no', 'yes']
 
 
+def test_what_nothing_is_known_of_is_not_said_to_lose():
+  unknown = dataclasses.replace(
+    candidate(SLOW, policy=DRAFT), forecast=None, measured=None
+  )
+  assert [row['pays'] for row in verdict(unknown).rows()] == [None]
+
+
 def test_undecided_says_how_many_prompts_it_takes():
   found = verdict(candidate(UNSURE))
   # The interval reaches 0.12 down, and 0.08 are to the noise.
