@@ -102,7 +102,7 @@ def calibration_violations(repeats: int) -> Figure:
     for _ in range(CALIBRATIONS):
       losses = draw_losses(random, curve, kind=kind)
       certified = certify_in_order(
-        lambda index, losses=losses: losses[place],
+        lambda index, losses=losses: losses[index],
         len(curve),
         guarantee=guarantee,
       ).certified

@@ -125,8 +125,9 @@ def test_tests_share_the_environment_and_add_extras_once(machine):
   calls = machine.calls()
   assert calls[0] == f'pip {machine.root}[train,test]'
   assert calls[1:4] == ['run ruff check', 'run ruff format --check', 'run mypy']
-  assert calls[4].startswith('run pytest -n 2 ')
-  assert calls[4].endswith('-m not slow tests/cli -x')
+  assert calls[4].startswith('run mypy benchmarks ')
+  assert calls[5].startswith('run pytest -n 2 ')
+  assert calls[5].endswith('-m not slow tests/cli -x')
   machine.run('launch/test.sh', '--slow')
   calls = machine.calls()
   assert calls[0] == 'run ruff check'
