@@ -35,7 +35,8 @@ echo 'Style ...' >&2
 echo 'Types ...' >&2
 "$PYTHON" -m mypy
 # Benchmarks are too slow to be run here; at least their calls shall fit.
-"$PYTHON" -m mypy benchmarks --disable-error-code=arg-type \
+"$PYTHON" -m mypy benchmarks --follow-imports=silent \
+  --disable-error-code=arg-type \
   --disable-error-code=assignment --disable-error-code=attr-defined \
   --disable-error-code=misc --disable-error-code=operator \
   --disable-error-code=union-attr --disable-error-code=var-annotated
