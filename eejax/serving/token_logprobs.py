@@ -99,7 +99,7 @@ def of_prompt(
   """
 
   def described(token: ScoredToken) -> dict[str, Any]:
-    ranked = {
+    ranked: dict[int, tuple[float | None, int | None]] = {
       other: (logprob, rank)
       for rank, (other, logprob) in enumerate(token.top, start=1)
     }

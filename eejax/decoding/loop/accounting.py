@@ -69,9 +69,16 @@ def no_counts(*, batch_size: int, num_segments: int, window: int = 0) -> Counts:
   """Return counts at the start; `window` tokens are verified at once."""
   row = lambda: jnp.zeros((num_segments,), jnp.int32)
   table = lambda: jnp.zeros((batch_size, num_segments), jnp.int32)
-  tables = (table() for _ in range(5))
-  accepted_at = jnp.zeros((batch_size, window), jnp.int32)
-  return Counts(row(), row(), *tables, accepted_at)
+  return Counts(
+    segment_runs=row(),
+    head_runs=row(),
+    passes=table(),
+    catch_up=table(),
+    head_calls=table(),
+    drafted=table(),
+    accepted=table(),
+    accepted_at=jnp.zeros((batch_size, window), jnp.int32),
+  )
 
 
 @flax.struct.dataclass
