@@ -48,6 +48,10 @@ class Kind(enum.Enum):
 
   PARAMETER = 'parameter'
   ACTIVATION = 'activation'
+  # The stream of the few tokens that decoding runs at once. It is whole where
+  # parameters are cut, so that no parameter is gathered for it (Pope et al.
+  # 2022, arXiv 2211.05102, section 3.2.1, weight-stationary).
+  WINDOW = 'window'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +62,17 @@ class Rule:
     letter: of the dimension.
     parameter: mesh axes for parameters, gradients and optimizer state.
     activation: mesh axes for everything computed from a batch.
+    window: mesh axes for the streams of decoding.
   """
 
   letter: str
   parameter: tuple[str, ...] = ()
   activation: tuple[str, ...] = ()
+  window: tuple[str, ...] = ()
 
   def mesh_axes(self, kind: Kind) -> tuple[str, ...]:
     """Return the mesh axes for one kind of array."""
-    return self.parameter if kind is Kind.PARAMETER else self.activation
+    return getattr(self, kind.value)
 
 
 # In order of precedence: a mesh axis goes to the first rule that wants it. So
@@ -77,13 +83,15 @@ RULES = (
   Rule('P', parameter=(STAGE,), activation=(STAGE,)),
   Rule('L', parameter=(STAGE,)),
   Rule('X', parameter=(EXPERT,)),
-  Rule('B', activation=BATCH_AXES),
+  Rule('B', activation=BATCH_AXES, window=(DATA,)),
   Rule('V', parameter=(MODEL,), activation=(MODEL,)),
   Rule('N', parameter=(MODEL,), activation=(MODEL,)),
   Rule('K', parameter=(MODEL,), activation=(MODEL,)),
   Rule('F', parameter=(MODEL,), activation=(MODEL,)),
   Rule('R', parameter=(MODEL,), activation=(MODEL,)),
   Rule('I', parameter=(MODEL,), activation=(MODEL,)),
+  # F of experts whose kernels are apart: no X is left to be cut.
+  Rule('Y', parameter=(EXPERT, MODEL)),
   Rule('D', parameter=(FSDP,)),
   Rule('T', activation=(MODEL,)),
 )

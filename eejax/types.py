@@ -20,7 +20,7 @@ Letters (a dimension means the same thing everywhere):
   H head_dim       F mlp            V vocab              L blocks
   E exits          R bottleneck rank                     W decode window
   P pipeline stages                 M microbatches
-  X experts          J experts of a token
+  X experts          J experts of a token                Y F of one expert
   I inner width of a state-space mixer
 
 A *depth* is a number of blocks run, 0..L. An exit at depth e reads the

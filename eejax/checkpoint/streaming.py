@@ -22,7 +22,7 @@ of files.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -123,6 +123,26 @@ def map_checkpoint(
   )
 
 
+def on_mesh(model: Model, *, mesh: Mesh, dtype: Any = None) -> Model:
+  """Return a model whose arrays lie on a mesh.
+
+  Args:
+    model: its leaves may be views of files, of which each device reads its own
+      part.
+    mesh: where they shall lie.
+    dtype: what every array is converted to; by default each stays as it is.
+  """
+  params = model.params
+  if isinstance(params['backbone']['blocks'], Mapping):
+    cast = lambda x: x if dtype is None else x.astype(dtype)
+    params = sharding.place(
+      jax.tree.map(cast, params), sharding.shardings(params, mesh=mesh)
+    )
+  else:
+    params = place(params, mesh=mesh, dtype=dtype)
+  return dataclasses.replace(model, params=params)
+
+
 def place(params: Params, *, mesh: Mesh, dtype: Any = None) -> Params:
   """Return views of files as the arrays of a stacked tree on a mesh.
 
@@ -220,15 +240,4 @@ def _array(
   where: NamedSharding = jax.tree.leaves(
     sharding.shardings(unflatten({tuple(path): leaf}), mesh=mesh)
   )[0]
-  placed: dict[str, jax.Array] = {}
-  parts = []
-  for device, index in where.addressable_devices_indices_map(shape).items():
-    assert index is not None
-    key = str(index)
-    if key in placed:  # copies of a part go from device to device
-      parts.append(jax.device_put(placed[key], device))
-      continue
-    part = np.array(read(index), dtype=dtype, order='C')
-    placed[key] = jax.block_until_ready(jax.device_put(part, device))
-    parts.append(placed[key])
-  return jax.make_array_from_single_device_arrays(shape, where, parts)
+  return sharding.read_parts(read, shape=shape, dtype=dtype, where=where)

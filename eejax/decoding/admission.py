@@ -26,6 +26,7 @@ from eejax.decoding.drafting.adaptive import choose_anew
 from eejax.decoding.loop import cache as cache_lib
 from eejax.decoding.loop.accounting import ROW_COUNTS, Counts
 from eejax.decoding.loop.cache import DecodeState, SegmentState
+from eejax.decoding.loop.placement import keep_replicated, keep_state
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.programs import first_state, prefill, prefill_rest
@@ -148,7 +149,10 @@ def insert(
     )
   counts = _with_row(state.counts, fresh.counts, put)
   new_state = DecodeState(cycles=state.cycles, counts=counts, **rows)
-  return settings, new_state
+  return (
+    keep_replicated(settings, mesh=params.mesh),
+    keep_state(new_state, mesh=params.mesh),
+  )
 
 
 @jax.jit

@@ -32,6 +32,7 @@ from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig
@@ -148,6 +149,7 @@ class Engine:
     frequent_ids: Sequence[int] | None = None,
     progress: Progress = SILENT,
     platform: PlatformCosts | None = None,
+    mesh: Mesh | None = None,
   ):
     """Make an engine whose slots are all free.
 
@@ -164,6 +166,8 @@ class Engine:
       progress: is told while weights are hashed for a certified policy.
       platform: what tokens cost, for adaptive drafting; None takes what is
         stated of the device, until `warm_up` measures what windows cost.
+      mesh: the devices, where parameters are not prepared yet; None takes
+        those that they lie on.
 
     Raises:
       ArgumentError: something cannot be used as given, or the policy is
@@ -186,7 +190,7 @@ class Engine:
     if isinstance(model, Prepared):
       params = model
     else:
-      params = prepare(model, config=config, dtype=dtype)
+      params = prepare(model, config=config, dtype=dtype, mesh=mesh)
     self._plan, thresholds = make_plan(
       config,
       policy=policy,

@@ -30,11 +30,13 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.decoding import window_costs
 from eejax.decoding.loop.accounting import batch_accounting, row_accounting
 from eejax.decoding.loop.cache import BatchSettings, DecodeState, cache_size
+from eejax.decoding.loop.placement import place_state, replicate
 from eejax.decoding.loop.plan import DecodePlan, bucket, make_plan
 from eejax.decoding.loop.prepare import Prepared, check_plan, prepare
 from eejax.decoding.loop.programs import decode_chunk, first_state, prefill
@@ -89,6 +91,7 @@ def generate(
   frequent_ids: Sequence[int] | None = None,
   platform: PlatformCosts | None = None,
   top_logprobs: int = 0,
+  mesh: Mesh | None = None,
 ) -> DecodeResult:
   """Generate a continuation of every prompt, all in one batch.
 
@@ -119,6 +122,7 @@ def generate(
       windows cost here, once for a program.
     top_logprobs: how many of the likeliest tokens to return beside each one
       that was emitted, at most 20.
+    mesh: the devices, where `params` are not prepared yet.
 
   Raises:
     ArgumentError: something cannot be used as given.
@@ -133,7 +137,7 @@ def generate(
   if texts is not None and len(texts) != len(tokens):
     raise ArgumentError('texts and prompts must be equally many.')
   if not isinstance(params, Prepared):
-    params = prepare(params, config=config, dtype=dtype)
+    params = prepare(params, config=config, dtype=dtype, mesh=mesh)
   plan, thresholds = make_plan(
     config,
     policy=policy,
@@ -274,12 +278,16 @@ class _Run:
 
   def start(self, request: BatchSettings, *, measures_costs: bool) -> None:
     """Compile both programs and fill the caches."""
-    self._request = request
+    mesh = self._params.mesh
+    self._request = replicate(request, mesh=mesh)
     padded = padded_prompts(self._prompts)
-    lengths = [len(p) - 1 for p in self._prompts]
-    longest = max(map(sum, zip(lengths, self._limits, strict=True)))
+    counts = [len(p) - 1 for p in self._prompts]
+    longest = max(map(sum, zip(counts, self._limits, strict=True)))
     size = cache_size(self._plan, longest=max(longest, padded.shape[1]))
-    arguments = (self._params, jnp.asarray(padded), jnp.array(lengths))
+    prompts, lengths = replicate(
+      (jnp.asarray(padded), jnp.array(counts)), mesh=mesh
+    )
+    arguments = (self._params, prompts, lengths)
     clock = time.perf_counter()
     program = prefill.lower(*arguments, plan=self._plan, size=size).compile()
     if measures_costs:
@@ -294,12 +302,13 @@ class _Run:
       segments,
       plan=self._plan,
       size=size,
-      prompts=jnp.asarray(padded),
+      prompts=prompts,
       tokens=jnp.array([p[-1] for p in self._prompts], jnp.int32),
       live=jnp.ones(len(self._prompts), bool),
       remaining=jnp.array(self._limits, jnp.int32),
     )
     clock = time.perf_counter()
+    state = place_state(state, mesh=mesh)
     # No step at all, to compile.
     self._state, _ = jax.block_until_ready(self._call(state, 0))
     compile_s += time.perf_counter() - clock
@@ -316,7 +325,10 @@ class _Run:
     )
     self._request = dataclasses.replace(
       self._request,
-      window_costs=window_costs.for_rows(costs, len(self._prompts)),
+      window_costs=replicate(
+        window_costs.for_rows(costs, len(self._prompts)),
+        mesh=self._params.mesh,
+      ),
     )
 
   def finish(self, tokens_per_call: int | None) -> None:
@@ -357,7 +369,7 @@ class _Run:
       self._params,
       self._request,
       state,
-      jnp.int32(steps),
+      np.int32(steps),
       plan=self._plan,
       capacity=CHUNK_CAPACITY,
     )
@@ -379,6 +391,5 @@ class _Run:
         self._on_tokens(update)
     stopped = np.array([r.ended for r in self._rows])
     if (stopped & live).any():
-      self._state = dataclasses.replace(
-        self._state, live=jnp.asarray(live & ~stopped)
-      )
+      going = replicate(jnp.asarray(live & ~stopped), mesh=self._params.mesh)
+      self._state = dataclasses.replace(self._state, live=going)

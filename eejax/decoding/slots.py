@@ -18,6 +18,7 @@ Nothing here knows of queues or results; see `eejax.decoding.engine`.
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,7 @@ from eejax.decoding.loop.cache import (
   cache_size,
   empty_segments,
 )
+from eejax.decoding.loop.placement import place_state, replicate
 from eejax.decoding.loop.plan import DecodePlan, bucket
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.programs import decode_chunk, first_state
@@ -59,6 +61,8 @@ from eejax.ops.sampling import (
   row_bias,
   row_sampling,
 )
+
+Tree = TypeVar('Tree')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +142,7 @@ class DecodeSlots:
       self._params,
       dataclasses.replace(self._settings, bias=self._bias),
       self._state,
-      jnp.int32(ticks),
+      np.int32(ticks),
       plan=self._plan,
       capacity=CHUNK_CAPACITY,
     )
@@ -156,7 +160,8 @@ class DecodeSlots:
 
   def can_reuse(self, placement: Placement) -> bool:
     """Return whether the keys and values that it starts from are finite."""
-    return bool(is_finite(self._state.segments, _prefix(placement)))
+    prefix = self._everywhere(_prefix(placement))
+    return bool(is_finite(self._state.segments, prefix))
 
   def measure_costs(self) -> None:
     """Put what windows cost here in place of what they are said to."""
@@ -172,7 +177,9 @@ class DecodeSlots:
     count = self._state.live.shape[0]
     self._settings = dataclasses.replace(
       self._settings,
-      window_costs=window_costs.for_rows(self._window_costs, count),
+      window_costs=self._everywhere(
+        window_costs.for_rows(self._window_costs, count)
+      ),
     )
 
   def insert(self, request: SlotRequest, placement: Placement) -> None:
@@ -188,19 +195,20 @@ class DecodeSlots:
       rest_width = next(
         (w for w in self.rest_widths if w >= rest), self.rest_widths[-1]
       )
+    one = Request(
+      tokens=jnp.asarray(padded),
+      length=jnp.array([num_before]),
+      last=jnp.array(request.prompt[-1:], jnp.int32),
+      remaining=jnp.array([request.limit]),
+      settings=settings,
+      prefix=prefix,
+    )
     self._settings, self._state = insert(
       self._params,
       self._settings,
       self._state,
-      Request(
-        tokens=jnp.asarray(padded),
-        length=jnp.array([num_before]),
-        last=jnp.array(request.prompt[-1:], jnp.int32),
-        remaining=jnp.array([request.limit]),
-        settings=settings,
-        prefix=prefix,
-      ),
-      jnp.int32(slot),
+      self._everywhere(one),
+      np.int32(slot),
       plan=self._plan,
       size=self._size,
       rest_width=rest_width,
@@ -211,7 +219,8 @@ class DecodeSlots:
     """Give slots back; rows that would have gone on are stopped."""
     live = self.live.copy()
     live[list(slots)] = False
-    self._state = dataclasses.replace(self._state, live=jnp.asarray(live))
+    going = self._everywhere(jnp.asarray(live))
+    self._state = dataclasses.replace(self._state, live=going)
     self._biased -= set(slots)
     if not self._biased:
       self._bias = None
@@ -245,7 +254,9 @@ class DecodeSlots:
       live=jnp.zeros((count,), bool),
       remaining=zeros(),
     )
-    return settings, state
+    return self._everywhere(settings), place_state(
+      state, mesh=self._params.mesh
+    )
 
   def _settings_of(self, request: SlotRequest) -> BatchSettings:
     return BatchSettings(
@@ -270,10 +281,11 @@ class DecodeSlots:
     vocab_size = self._plan.config.model.vocab_size
     if self._bias is None:
       count = self._state.live.shape[0]
-      self._bias = no_row_bias(
+      bias = no_row_bias(
         end_ids=end_table([()] * count, width=self._num_end_ids),
         vocab_size=vocab_size,
       )
+      self._bias = self._everywhere(bias)
     new = row_bias(
       request.sampling,
       end_ids=end_ids,
@@ -282,7 +294,10 @@ class DecodeSlots:
     )
     if new is None:
       new = no_row_bias(end_ids=end_ids, vocab_size=vocab_size)
-    self._bias = insert_bias(self._bias, new, jnp.int32(slot))
+    self._bias = insert_bias(self._bias, self._everywhere(new), np.int32(slot))
+
+  def _everywhere(self, tree: Tree) -> Tree:
+    return replicate(tree, mesh=self._params.mesh)
 
 
 def _prefix(placement: Placement) -> Prefix:

@@ -41,6 +41,7 @@ from eejax.decoding.loop.cache import (
   SegmentState,
   empty_segments,
 )
+from eejax.decoding.loop.placement import place_state
 from eejax.decoding.loop.plan import DecodePlan, Drafting
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.programs import decode_chunk, first_state
@@ -148,7 +149,7 @@ def _times(
         params, settings, segments, plan=plan, size=size, width=width
       )
       jax.block_until_ready(state)
-      steps = jnp.int32(min(width, 1))
+      steps = np.int32(min(width, 1))
       clock = time.perf_counter()
       state, _ = jax.block_until_ready(
         decode_chunk(
@@ -201,6 +202,7 @@ def _poised(
     limit=for_rows(0),
     lookup_limits=jnp.full_like(state.draft.choice.lookup_limits, drafts),
   )
-  return dataclasses.replace(
+  state = dataclasses.replace(
     state, draft=dataclasses.replace(state.draft, choice=choice)
   )
+  return place_state(state, mesh=params.mesh)

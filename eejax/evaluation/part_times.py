@@ -49,10 +49,11 @@ from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.errors import ArgumentError
 from eejax.evaluation.wall_clock import interleaved
-from eejax.models.block import Block, BlockOutput, Projections
+from eejax.models.block import Block, BlockOutput
 from eejax.models.exits import output_matrix_name
 from eejax.models.experts import unused_values
 from eejax.models.kernel_layout import for_modules
+from eejax.models.stacking import projections_of
 from eejax.types import PyTree
 
 # Passes of a compiled loop, so that what a call costs hardly counts.
@@ -257,7 +258,7 @@ def _width_factors(
   repeats: int,
 ) -> tuple[float, ...]:
   """Return what windows cost over a token, never less than a narrower one."""
-  block = Block(config, projections=Projections.FUSED)
+  block = Block(config, projections=projections_of(params.blocks[0]))
 
   @jax.jit
   def run(blocks, x):

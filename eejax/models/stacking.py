@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from eejax.errors import ArgumentError
+from eejax.models.layers import Projections
 from eejax.models.state_space import rates_of
 from eejax.state_space import StateSpaceConfig
 from eejax.types import Params, PyTree
@@ -82,6 +83,13 @@ def fuse(
   if state_space is not None:
     fused['mixer'] = _fuse_mixer(block['mixer'], state_space.fused_kernels)
   return fused
+
+
+def projections_of(block: PyTree) -> Projections:
+  """Return how the input projections of a block are stored."""
+  fused = {'attention': 'qkv', 'mixer': 'stream', 'mlp': 'gate_up'}
+  is_fused = any(name in block.get(part, ()) for part, name in fused.items())
+  return Projections.FUSED if is_fused else Projections.SEPARATE
 
 
 def _fuse_attention(attention: PyTree) -> PyTree:

@@ -18,11 +18,10 @@ Decoding multiplies one row of each text, or a window of a few. XLA for CPUs
 if it has two rows or more and a float32 result; all others are summed number
 by number. So there a row alone is multiplied with a row of zeros beside it,
 and results are rounded after the sum; and kernels lie as these products read
-them, a row an output. In float32 one row is fast, and several copy the matrix
-into another order first; two rows are quicker one after the other. Other
-platforms get the plain product.
+them, a row an output. Other platforms get the plain product.
 """
 
+import dataclasses
 import functools
 import math
 import typing
@@ -30,7 +29,9 @@ import typing
 import flax.struct
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from eejax.axes import Kind, partition
 from eejax.types import Array, DTypeLike, Int, Num
 
 # Rows below which a product on a CPU goes its own way: no training step has so
@@ -56,10 +57,14 @@ class FlatKernel:
     matrix: `[F, C]`; int8 numbers are `[C, F]`, for a CPU converts them slice
       by slice of their inputs.
     shape: of the kernel, inputs first.
+    mesh: the devices that share it; None where one has it. Rows that it is
+      multiplied with are whole along the axes that cut it, so that they, and
+      no part of the matrix, go from device to device.
   """
 
   matrix: typing.Any
   shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
+  mesh: Mesh | None = flax.struct.field(pytree_node=False, default=None)
 
 
 # Unchecked, as above.
@@ -103,14 +108,27 @@ def flatten(kernel: Num[Array, '...'], *, num_inputs: int = 1) -> FlatKernel:
 
 def some_outputs(kernel: FlatKernel, ids: Int[Array, 'N']) -> FlatKernel:
   """Return some outputs of a matrix, which lies as before."""
-  return FlatKernel(kernel.matrix[ids], (kernel.shape[0], len(ids)))
+  shape = (kernel.shape[0], len(ids))
+  return dataclasses.replace(kernel, matrix=kernel.matrix[ids], shape=shape)
 
 
 def matrix_product(
   x: Num[Array, 'M C'], kernel: FlatKernel, *, dtype: DTypeLike
 ) -> Num[Array, 'M F']:
   """Return the product of rows with a matrix, in `dtype`."""
-  return multiply(x, kernel.matrix.astype(x.dtype), dtype=dtype)
+  rows = whole_rows(x, kernel.mesh)
+  y = multiply(rows, kernel.matrix.astype(x.dtype), dtype=dtype)
+  return whole_rows(y, kernel.mesh)
+
+
+def whole_rows(x: Num[Array, 'M C'], mesh: Mesh | None) -> Num[Array, 'M C']:
+  """Return rows that are cut along no axis that cuts kernels."""
+  if mesh is None:
+    return x
+  several = {name: size for name, size in mesh.shape.items() if size > 1}
+  spec = partition(('B', None), shape=x.shape, mesh=several, kind=Kind.WINDOW)
+  spec = PartitionSpec(spec[0], PartitionSpec.UNCONSTRAINED)
+  return lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
 def multiply(
@@ -124,13 +142,10 @@ def multiply(
     dtype: of the result.
   """
   plain = functools.partial(multiply_plainly, dtype=dtype)
-  if has_own_way(x):
-    on_cpu = functools.partial(multiply_few_rows, dtype=dtype)
-  elif x.dtype == jnp.float32 and x.shape[0] == 2:
-    on_cpu = functools.partial(multiply_each_row, dtype=dtype)
-  else:
+  if not has_own_way(x):
     return plain(x, matrix)
-  return lax.platform_dependent(x, matrix, cpu=on_cpu, default=plain)
+  few = functools.partial(multiply_few_rows, dtype=dtype)
+  return lax.platform_dependent(x, matrix, cpu=few, default=plain)
 
 
 def multiply_plainly(
@@ -148,14 +163,6 @@ def multiply_few_rows(
   padded = jnp.pad(x, ((0, max(0, _FEWEST_ROWS - rows)), (0, 0)))
   summed = multiply_plainly(padded, matrix, dtype=jnp.float32)
   return summed[:rows].astype(dtype)
-
-
-def multiply_each_row(
-  x: Num[Array, 'M C'], matrix: Num[Array, 'F C'], *, dtype: DTypeLike
-) -> Num[Array, 'M F']:
-  """Return the product, each row by itself."""
-  rows = [multiply_plainly(row[None], matrix, dtype=dtype) for row in x]
-  return jnp.concatenate(rows)
 
 
 def has_own_way(x: Num[Array, 'M C']) -> bool:

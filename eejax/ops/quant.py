@@ -45,6 +45,7 @@ from eejax.ops.matmul import (
   has_own_way,
   matrix_product,
   multiply,
+  whole_rows,
 )
 from eejax.types import Array, DTypeLike, Float, Int, Num
 
@@ -155,7 +156,9 @@ def kernel_product(
   if isinstance(kernel, FlatKernel):
     numbers = kernel.matrix
   if isinstance(numbers, Quantized):
-    y = _times_quantized(rows, numbers)
+    mesh = kernel.mesh if isinstance(kernel, FlatKernel) else None
+    y = _times_quantized(whole_rows(rows, mesh), numbers)
+    y = whole_rows(y, mesh)
   elif isinstance(kernel, FlatKernel):
     y = matrix_product(rows, kernel, dtype=x.dtype)
   elif has_own_way(rows):

@@ -25,7 +25,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from eejax import resources
-from eejax.axes import BATCH_AXES, EXPERT, MESH_AXES
+from eejax.axes import BATCH_AXES, EXPERT, MESH_AXES, STAGE
 from eejax.errors import EejaxError
 from eejax.field_types import check_fields
 
@@ -109,6 +109,10 @@ class MeshConfig:
       for name, size in sizes.items()
     }
     return dataclasses.replace(self, **whole)
+
+
+# What verbs take as a mesh, see `devices_of`.
+MeshChoice = str | MeshConfig | Mesh
 
 
 def parse_mesh(text: str) -> MeshConfig:
@@ -213,6 +217,53 @@ def make_mesh(
       shape, devices, allow_split_physical_axes=True
     )
   return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def devices_of(choice: MeshChoice) -> Mesh:
+  """Return the devices that a mesh asks for, with every axis.
+
+  Args:
+    choice: axes as in `data=2,model=4` or a name, a `MeshConfig`, or devices
+      that jax has arranged, whose axes have some of these names.
+
+  Raises:
+    EejaxError: the text is no mesh, the axes do not multiply to the devices,
+      or one has another name.
+  """
+  if isinstance(choice, Mesh):
+    return _with_every_axis(choice)
+  config = parse_mesh(choice) if isinstance(choice, str) else choice
+  simulate(config)
+  return make_mesh(config)
+
+
+def describe(mesh: Mesh) -> str:
+  """Return the axes of several devices, as `parse_mesh` reads them."""
+  several = {name: size for name, size in mesh.shape.items() if size > 1}
+  words = [f'{name}={size}' for name, size in several.items()]
+  return ','.join(words) or 'data=1'
+
+
+def has_stages(choice: MeshChoice) -> bool:
+  """Return whether a mesh asks for pipeline stages; see `devices_of`."""
+  if isinstance(choice, Mesh):
+    return choice.shape.get(STAGE, 1) > 1
+  config = parse_mesh(choice) if isinstance(choice, str) else choice
+  return config.stage != 1
+
+
+def _with_every_axis(mesh: Mesh) -> Mesh:
+  others = [name for name in mesh.axis_names if name not in MESH_AXES]
+  if others:
+    raise EejaxError(
+      f'a mesh has the axes {", ".join(MESH_AXES)}, and this one has '
+      f'{others[0]!r}; name it as one of these.'
+    )
+  order = [n for n in MESH_AXES if n in mesh.axis_names]
+  turned = mesh.devices.transpose([mesh.axis_names.index(n) for n in order])
+  shape = [mesh.shape.get(name, 1) for name in MESH_AXES]
+  types = (AxisType.Auto,) * len(MESH_AXES)
+  return Mesh(turned.reshape(shape), MESH_AXES, axis_types=types)
 
 
 def check_batch(mesh: Mesh, *, rows: int, microbatches: int = 1) -> None:

@@ -19,9 +19,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from eejax.axes import BATCH_AXES, Kind, parameter_axes, partition
+from eejax.axes import (
+  BATCH_AXES,
+  MESH_AXES,
+  STAGE,
+  Kind,
+  parameter_axes,
+  partition,
+)
 from eejax.types import PyTree
 
 
@@ -68,6 +77,63 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Return the sharding of arrays whose first dimension is rows."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def mesh_of(params: PyTree) -> Mesh | None:
+  """Return the devices that all of a tree lies on as `shardings` says.
+
+  None where that is one device, or where pipeline stages share the tree.
+  Leaves that jax may put anywhere do not count.
+  """
+  meshes = set()
+  for leaf in jax.tree.leaves(params):
+    if not getattr(leaf, 'committed', True):
+      continue
+    where = getattr(leaf, 'sharding', None)
+    meshes.add(where.mesh if isinstance(where, NamedSharding) else None)
+  mesh = meshes.pop() if len(meshes) == 1 else None
+  if not isinstance(mesh, Mesh) or mesh.axis_names != MESH_AXES:
+    return None
+  return mesh if mesh.size > 1 and mesh.shape[STAGE] == 1 else None
+
+
+def call_where_it_lies(
+  function: Callable[..., PyTree],
+  params: PyTree,
+  rows: PyTree,
+  *arguments: Any,
+  **options: Any,
+) -> PyTree:
+  """Return what a compiled function makes of rows, on the devices still.
+
+  On a mesh rows are shared out over its batch axes, if these divide them.
+
+  Args:
+    function: of `params`, `rows` and options; it was compiled by `jax.jit`.
+    params: on one device or on a mesh.
+    rows: arrays whose first dimension is rows.
+    *arguments: of the function, on all devices.
+    **options: of the function.
+  """
+  mesh = mesh_of(params)
+  if mesh is None:
+    return function(params, rows, *arguments, **options)
+
+  def put(leaf) -> jax.Array:
+    spec = partition(
+      ('B',), shape=leaf.shape[:1], mesh=mesh.shape, kind=Kind.ACTIVATION
+    )
+    return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+  with jax.set_mesh(mesh):
+    return function(params, jax.tree.map(put, rows), *arguments, **options)
+
+
+def fetch(tree: PyTree) -> PyTree:
+  """Return arrays on the host, whole in every process."""
+  if jax.process_count() > 1:
+    return multihost_utils.process_allgather(tree, tiled=True)
+  return jax.device_get(tree)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +185,56 @@ def initialise(
   with jax.set_mesh(mesh):
     where = shardings(jax.eval_shape(make, *arguments), mesh=mesh)
     return jax.jit(make, out_shardings=where)(*arguments)
+
+
+def read_parts(
+  read: Callable[[tuple[slice, ...]], np.ndarray],
+  *,
+  shape: tuple[int, ...],
+  dtype: Any,
+  where: NamedSharding,
+) -> jax.Array:
+  """Return an array of which every device has got its own part alone.
+
+  Args:
+    read: returns a part, given where it lies in the whole.
+    shape: of the whole.
+    dtype: that parts are converted to.
+    where: which device gets what.
+  """
+  placed: dict[str, jax.Array] = {}
+  parts = []
+  for device, index in where.addressable_devices_indices_map(shape).items():
+    assert index is not None
+    key = str(index)
+    if key in placed:  # copies of a part go from device to device
+      parts.append(jax.device_put(placed[key], device))
+      continue
+    part = np.array(read(index), dtype=dtype, order='C')
+    placed[key] = jax.block_until_ready(jax.device_put(part, device))
+    parts.append(placed[key])
+  return jax.make_array_from_single_device_arrays(shape, where, parts)
+
+
+def place(tree: PyTree, where: PyTree) -> PyTree:
+  """Return arrays, or views of files, on their devices.
+
+  Args:
+    tree: every process has the same, or its part of arrays on several devices.
+    where: a sharding for each leaf.
+  """
+
+  def put(leaf, at: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array):
+      # One of a process alone would be compared with those of the others.
+      is_own = leaf.is_fully_addressable and not at.is_fully_addressable
+      if not is_own:
+        return jax.device_put(leaf, at)
+      leaf = np.asarray(leaf)
+    read = lambda index: leaf[index]
+    return read_parts(read, shape=tuple(leaf.shape), dtype=leaf.dtype, where=at)
+
+  return jax.tree.map(put, tree, where)
 
 
 def abstract(tree: PyTree, *, mesh: Mesh) -> PyTree:

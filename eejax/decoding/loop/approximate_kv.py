@@ -30,10 +30,11 @@ from eejax.decoding.loop.cache import SegmentState, rows_at
 from eejax.decoding.loop.plan import DecodePlan, Segment
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.policy.policy import KVStrategy
-from eejax.models.block import Projections, RecurrentContext, first_norm
+from eejax.models.block import RecurrentContext, first_norm
 from eejax.models.exits import ExitInput
 from eejax.models.kernel_layout import for_modules
 from eejax.models.layers import apply_norm, normed_heads, scaled
+from eejax.models.stacking import projections_of
 from eejax.models.state_space import StateSpaceMixer
 from eejax.ops.quant import kernel_product
 from eejax.ops.recurrent_state import RecurrentState
@@ -201,17 +202,11 @@ def _take_in(
   x = apply_norm(block[first_norm(config)], stream, config=config)
   if config.scales is not None:
     x = scaled(x, config.scales.mixer_input)
-  mixer = StateSpaceMixer(config, _projections_of(block['mixer']))
+  mixer = StateSpaceMixer(config, projections_of(block))
   _, after = mixer.apply(
     {'params': block['mixer']}, x, continuation=RecurrentContext(state)
   )
   return cast(RecurrentState, after)
-
-
-def _projections_of(mixer: Params) -> Projections:
-  """Return how a mixer's are stored: those of exits are not fused."""
-  is_fused = 'stream' in mixer
-  return Projections.FUSED if is_fused else Projections.SEPARATE
 
 
 def _blocks_of(

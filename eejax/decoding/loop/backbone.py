@@ -20,6 +20,7 @@ import flax.struct
 import jax
 
 from eejax.config import ExitHeadKind, ModelConfig
+from eejax.decoding.loop.placement import keep_stream
 from eejax.decoding.loop.plan import DecodePlan, Segment
 from eejax.decoding.loop.prepare import Prepared
 from eejax.models import decoder
@@ -27,7 +28,6 @@ from eejax.models.block import (
   Block,
   BlockOutput,
   Context,
-  Projections,
   RecurrentContext,
 )
 from eejax.models.exits import (
@@ -37,6 +37,7 @@ from eejax.models.exits import (
   exit_window,
 )
 from eejax.models.kernel_layout import for_modules
+from eejax.models.stacking import projections_of
 from eejax.ops.quant import Quantization
 from eejax.ops.recurrent_state import RecurrentState
 from eejax.ops.rotary import Rotation, Rotations, rotations_at
@@ -98,13 +99,14 @@ def embed(
 ) -> Float[Array, 'B T D']:
   """Return the residual stream at depth 0."""
   embedding = {'table': params.table, 'positions': params.position_table}
-  return decoder.embed(
+  x = decoder.embed(
     {'embedding': embedding},
     tokens,
     positions=positions,
     config=params.config.model,
     dtype=params.dtype,
   )
+  return keep_stream(x, mesh=params.mesh)
 
 
 def run_blocks(
@@ -150,7 +152,7 @@ def run_blocks(
       kv_quantization=params.kv_quantization,
     )
     outputs.append(out)
-    x = out.hidden
+    x = keep_stream(out.hidden, mesh=params.mesh)
     read = exit_input(
       segment,
       hidden=x,
@@ -213,7 +215,9 @@ def _run_block(
   kv_quantization: Quantization,
 ) -> BlockOutput:
   block = Block(
-    config, projections=Projections.FUSED, kv_quantization=kv_quantization
+    config,
+    projections=projections_of(params),
+    kv_quantization=kv_quantization,
   )
   output = block.apply(
     {'params': for_modules(params)},

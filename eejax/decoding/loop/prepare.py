@@ -16,24 +16,30 @@
 Blocks become arguments of their own (a slice of a stack taken inside jit is a
 second copy of the model), input projections are fused, everything is cast
 or quantised, and each output matrix stands once, `[D, V]`.
+
+On a mesh projections stay apart: devices that share a fused kernel's rows
+would have queries of some heads and keys of others.
 """
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from eejax.config import EarlyExitConfig
+from eejax.decoding.loop import placement
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.errors import ArgumentError
 from eejax.models.exits import output_kernel, output_matrix_name
 from eejax.models.kernel_layout import flatten_block, flatten_head
 from eejax.models.quantized import quantize_block
-from eejax.models.stacking import fuse, unstack
+from eejax.models.stacking import fuse, num_blocks
 from eejax.ops.matmul import FlatKernel, flatten
 from eejax.ops.quant import Quantization, Quantized
+from eejax.parallel import sharding
 from eejax.types import Array, DTypeLike, Float, Int, Params, PyTree
 
 
@@ -53,6 +59,7 @@ class Prepared:
     frequent_ids: tokens that a scored vocabulary is made of, where it is.
     config: the model.
     kv_quantization: how caches hold keys and values.
+    mesh: the devices that it lies on; None for the default device alone.
   """
 
   table: Float[Array, 'V D']
@@ -70,6 +77,7 @@ class Prepared:
   kv_quantization: Quantization = flax.struct.field(
     pytree_node=False, default=Quantization.NONE
   )
+  mesh: Mesh | None = flax.struct.field(pytree_node=False, default=None)
 
   @property
   def dtype(self) -> DTypeLike:
@@ -84,38 +92,62 @@ def prepare(
   dtype: DTypeLike = jnp.float32,
   quantization: Quantization = Quantization.NONE,
   kv_quantization: Quantization = Quantization.NONE,
+  mesh: Mesh | None = None,
 ) -> Prepared:
   """Return `params` laid out for decoding.
 
   Args:
     params: the parameter tree; blocks may be stacked or a sequence, and
-      fewer than the model has.
+      fewer than the model has. Leaves may be views of files, of which each
+      device of a mesh then reads its own part.
     config: the model with its exits.
     dtype: what everything but gates and int8 kernels is cast to.
     quantization: how kernels of the backbone's blocks are stored.
     kv_quantization: how caches hold keys and values.
+    mesh: devices with the axes of `eejax.axes`; None takes those that `params`
+      lie on.
+
+  Raises:
+    ArgumentError: the mesh has stages, or does not divide the heads.
   """
-  backbone = params['backbone']
-  blocks = backbone['blocks']
-  if isinstance(blocks, Mapping):
-    blocks = unstack(blocks)
+  if mesh is None:
+    mesh = sharding.mesh_of(params)
+  if mesh is not None:
+    placement.check_mesh(mesh, config=config)
+  outer = {k: v for k, v in params['backbone'].items() if k != 'blocks'}
+  placed = placement.place_parameters(
+    {'backbone': outer, 'exits': params['exits']}, mesh=mesh
+  )
+  embedding = placed['backbone']['embedding']
   cast = lambda tree: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
-  table = backbone['embedding']['table'].astype(dtype)
-  return Prepared(
+  table = embedding['table'].astype(dtype)
+  prepared = Prepared(
     table=table,
-    position_table=cast(backbone['embedding'].get('positions')),
+    position_table=cast(embedding.get('positions')),
     blocks=tuple(
-      _prepare_block(block, config, dtype, quantization) for block in blocks
+      _prepare_block(block, config, dtype, quantization, mesh)
+      for block in _blocks(params['backbone']['blocks'])
     ),
-    final_norm=cast(backbone['final_norm']),
+    final_norm=cast(placed['backbone']['final_norm']),
     exits={
-      e.name: _prepare_exit(params['exits'].get(e.name, {}), dtype)
+      e.name: _prepare_exit(placed['exits'].get(e.name, {}), dtype)
       for e in config.exits
     },
-    kernels=_output_matrices(params, table, config),
+    kernels=_output_matrices(placed, table, config),
     config=config,
     kv_quantization=kv_quantization,
+    mesh=mesh,
   )
+  return placement.place_prepared(prepared, mesh=mesh)
+
+
+def _blocks(blocks: PyTree) -> Iterator[PyTree]:
+  """Yield one block after another, of a stack or a sequence."""
+  if not isinstance(blocks, Mapping):
+    yield from blocks
+    return
+  for number in range(num_blocks(blocks)):
+    yield jax.tree.map(lambda leaf, i=number: leaf[i], blocks)
 
 
 def check_plan(params: Prepared, plan: DecodePlan) -> None:
@@ -136,15 +168,19 @@ def _prepare_block(
   config: EarlyExitConfig,
   dtype: DTypeLike,
   quantization: Quantization,
+  mesh: Mesh | None,
 ) -> PyTree:
   """Return a block fused and cast, its kernels quantised before they are."""
+  at = {'backbone': {'blocks': block}}
+  block = placement.place_parameters(at, mesh=mesh)['backbone']['blocks']
   if quantization is Quantization.INT8:
     block = quantize_block(block)
   is_quantized = lambda leaf: isinstance(leaf, Quantized)
   cast = lambda leaf: leaf if is_quantized(leaf) else leaf.astype(dtype)
   block = jax.tree.map(cast, block, is_leaf=is_quantized)
-  fused = fuse(block, state_space=config.model.state_space)
-  return flatten_block(fused)
+  if mesh is None:
+    block = fuse(block, state_space=config.model.state_space)
+  return placement.place_prepared(flatten_block(block), mesh=mesh)
 
 
 def _output_matrices(

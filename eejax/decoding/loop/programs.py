@@ -33,6 +33,10 @@ from eejax.decoding.loop.cache import (
   empty_streams,
 )
 from eejax.decoding.loop.observation import first_rule_state
+from eejax.decoding.loop.placement import (
+  keep_replicated,
+  keep_state,
+)
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.scoring import empty_memory
@@ -91,7 +95,8 @@ def prefill(
       )
       x, states[number] = out.hidden, _fill(states[number], out)
       states[number] = _put_states(states[number], out, lengths)
-  return tuple(dataclasses.replace(s, cache_length=lengths) for s in states)
+  filled = tuple(dataclasses.replace(s, cache_length=lengths) for s in states)
+  return keep_state(filled, mesh=params.mesh)
 
 
 def prefill_rest(
@@ -219,11 +224,7 @@ def first_state(
     deepest=jnp.full(rows, num_segments - 1, jnp.int32),
     segments=tuple(map(own, segments)),
     cycles=tuple(new_cycle() for _ in segments) if queued else (),
-    counts=no_counts(
-      batch_size=rows[0],
-      num_segments=num_segments,
-      window=plan.window if plan.mode is Mode.SPECULATIVE else 0,
-    ),
+    counts=no_counts(batch_size=rows[0], num_segments=num_segments),
     memory=empty_memory(plan, batch_size=rows[0], params=params),
     rule=first_rule_state(
       request, length=segments[0].cache_length, limit=remaining, plan=plan
@@ -285,10 +286,14 @@ def decode_chunk(
   speculates = plan.mode is Mode.SPECULATIVE
   step = speculative_step if speculates else decode_step
   room = plan.window if speculates else 1
-  return run_steps(
+  new_state, chunk = run_steps(
     functools.partial(step, params, request, plan=plan),
-    state,
+    keep_state(state, mesh=params.mesh),
     blank=blank_emission(state.tokens.shape[0], plan=plan, room=room),
     max_steps=max_steps,
     capacity=capacity,
+  )
+  return (
+    keep_state(new_state, mesh=params.mesh),
+    keep_replicated(chunk, mesh=params.mesh),
   )

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eejax.config import ExitConfig
+from eejax.decoding.loop.placement import place_prepared, replicate
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.policy.criteria import (
@@ -165,8 +166,11 @@ def with_scored_matrices(
   added = {
     name + _FREQUENT: some_outputs(params.kernels[name], ids) for name in names
   }
+  placed = place_prepared({'kernels': added}, mesh=params.mesh)
   return dataclasses.replace(
-    params, kernels={**params.kernels, **added}, frequent_ids=ids
+    params,
+    kernels={**params.kernels, **placed['kernels']},
+    frequent_ids=replicate(ids, mesh=params.mesh),
   )
 
 
