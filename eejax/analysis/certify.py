@@ -43,6 +43,7 @@ from eejax.errors import ArgumentError, EejaxError
 from eejax.models import decoder
 from eejax.models.exits import output_kernel
 from eejax.ops.cross_entropy import cross_entropy
+from eejax.parallel import sharding
 from eejax.stats import conformal
 from eejax.stats.fixed_sequence import Guarantee, LossesOf, certify_in_order
 from eejax.types import Array, Float, Int, Params
@@ -233,8 +234,10 @@ def full_choices(
     batch = rows[first : first + batch_size]
     filled = np.zeros((batch_size, width), np.int32)
     filled[: len(batch)] = batch
-    likeliest = np.asarray(
-      _likeliest(params['backbone'], filled, config=config, dtype=dtype)
+    likeliest = sharding.fetch(
+      sharding.call_where_it_lies(
+        _likeliest, params['backbone'], filled, config=config, dtype=dtype
+      )
     )
     last = first + batch_size
     for row, begin, text in zip(

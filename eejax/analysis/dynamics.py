@@ -24,8 +24,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from eejax.analysis.natural.depths import stable_depth
 from eejax.analysis.suitability.headroom import Headroom, headroom
@@ -44,6 +44,7 @@ from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError
+from eejax.parallel import sharding
 from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,
@@ -108,6 +109,7 @@ def dynamics(
   config: EarlyExitConfig,
   settings: ScoreSettings = DEFAULT_SETTINGS,
   dtype: str = 'float32',
+  mesh: Mesh | None = None,
   bootstrap: Bootstrap = DEFAULT,
 ) -> Dynamics:
   """Read every step of a run over the same text.
@@ -119,6 +121,7 @@ def dynamics(
     config: the model; exits are not looked at.
     settings: of the score.
     dtype: compute dtype.
+    mesh: the devices; None is the default one.
     bootstrap: how intervals are made.
 
   Raises:
@@ -129,9 +132,10 @@ def dynamics(
   how = CaptureConfig(kinds=(ReadoutKind.NATURAL,), fields=FIELDS, dtype=dtype)
   results = []
   for step, params in steps:
-    on_device = jax.tree.map(jnp.asarray, params['backbone'])
+    read = {'backbone': params['backbone'], 'exits': {}}
+    where = None if mesh is None else sharding.shardings(read, mesh=mesh)
     captured = capture(
-      {'backbone': on_device, 'exits': {}},
+      jax.device_put(read, where),
       batches,
       config=backbone,
       settings=how,

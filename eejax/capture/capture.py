@@ -53,6 +53,7 @@ from eejax.capture.settings import (
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError, EejaxError
+from eejax.parallel import sharding
 from eejax.types import Params
 from eejax.version import __version__
 
@@ -195,7 +196,9 @@ def _readings(params, batches, text, config, how, settings):
       capacity = settings.selection.capacity(batch.weights.size)
       asked = np.zeros(capacity, np.int32)
       asked[: len(chosen)] = chosen
-    found = read_batch(params, batch.as_dict(), asked, config=config, how=how)
+    found = sharding.call_where_it_lies(
+      read_batch, params, batch.as_dict(), asked, config=config, how=how
+    )
     positions = _positions(batch, chosen, first_row=text.rows)
     keep = chosen if asked is None else slice(len(chosen))
     text = text.after(batch)
@@ -221,7 +224,7 @@ def _positions(batch: Batch, chosen, *, first_row: int):
 
 
 def _fetch(positions, found, keep, text: _Text, how: BatchReading):
-  arrays = {k: np.asarray(v)[:, keep] for k, v in found.items()}
+  arrays = {k: v[:, keep] for k, v in sharding.fetch(found).items()}
   finite = arrays.pop('finite')
   if not finite.all():
     readout, place = np.argwhere(~finite)[0]

@@ -19,6 +19,7 @@ import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from eejax.checkpoint.model import Model
 from eejax.data.tokenizer import IncrementalDecoder
@@ -64,6 +65,7 @@ class TextGenerator:
     *,
     dtype: str = 'float32',
     batch_size: int = 8,
+    mesh: Mesh | None = None,
   ):
     """Prepare to generate.
 
@@ -72,7 +74,9 @@ class TextGenerator:
       policy: when exits are taken; it was checked to be the model's.
       dtype: what is computed in.
       batch_size: texts at a time.
+      mesh: the devices; None takes those that the model lies on.
     """
+    self._mesh = mesh
     self._model, self._policy = model, policy
     self._dtype, self._batch_size = dtype, batch_size
 
@@ -82,6 +86,7 @@ class TextGenerator:
       self._model.params,
       config=self._model.config,
       dtype=jnp.dtype(self._dtype),
+      mesh=self._mesh,
     )
 
   def generate(

@@ -43,6 +43,7 @@ from eejax.models import decoder
 from eejax.models.exits import output_kernel
 from eejax.ops.sampling import SamplingConfig, perturbed, row_sampling
 from eejax.ops.softcap import soft_cap
+from eejax.parallel import sharding
 from eejax.types import Array, DTypeLike, Float, Int, Params
 
 # A near tie has a gap below this share of the largest logit's size. float32
@@ -321,13 +322,15 @@ class LosslessCheck:
     """Return what decides on the token after `text`, and a near tie's bound."""
     padded = np.zeros((1, bucket(len(text), smallest=SMALLEST_TEXT)), np.int32)
     padded[0, : len(text)] = text
-    logits = _next_logits(
+    found = sharding.call_where_it_lies(
+      _next_logits,
       self._params,
-      jnp.asarray(padded),
-      jnp.int32(len(text) - 1),
+      padded,
+      np.int32(len(text) - 1),
       config=self._config.with_exits(()),
       dtype=self._dtype,
     )
+    logits = jnp.asarray(sharding.fetch(found))
     scores = perturbed(
       logits,
       sampling=row_sampling(self._sampling, seeds=[seed]),

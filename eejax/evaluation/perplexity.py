@@ -32,6 +32,7 @@ from eejax.data.batch import Batch
 from eejax.errors import ArgumentError, EejaxError
 from eejax.evaluation.heads import head_depths, head_names, run_heads
 from eejax.ops.cross_entropy import head_statistics
+from eejax.parallel import sharding
 from eejax.stats.bootstrap import (
   DEFAULT,
   METHOD,
@@ -130,8 +131,9 @@ def evaluate(
     EejaxError: the model returns numbers that are not finite.
   """
   parts = [
-    jax.device_get(
-      row_sums(
+    sharding.fetch(
+      sharding.call_where_it_lies(
+        row_sums,
         params,
         batch.as_dict(),
         config=config,

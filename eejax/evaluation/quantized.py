@@ -21,7 +21,6 @@ import dataclasses
 import functools
 from collections.abc import Iterable
 
-import jax
 import numpy as np
 
 from eejax.config import EarlyExitConfig
@@ -32,6 +31,7 @@ from eejax.errors import ArgumentError
 from eejax.evaluation.scores import score_batch
 from eejax.models.quantized import quantize_backbone
 from eejax.ops.quant import Quantization
+from eejax.parallel import sharding
 from eejax.types import Bool, Float, Int, Params
 
 
@@ -157,8 +157,9 @@ def _score(
   kv_quantization: Quantization,
 ) -> _Pass:
   batches_read = [
-    jax.device_get(
-      score_batch(
+    sharding.fetch(
+      sharding.call_where_it_lies(
+        score_batch,
         params,
         batch.as_dict(),
         config=config,

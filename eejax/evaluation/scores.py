@@ -38,6 +38,7 @@ from eejax.models.exits import gate_logit
 from eejax.ops.cross_entropy import OutputHead
 from eejax.ops.quant import Quantization
 from eejax.ops.softcap import soft_cap
+from eejax.parallel import sharding
 from eejax.types import Bool, Float, Params
 
 
@@ -131,6 +132,7 @@ def collect_scores(
   for name in criteria:
     get_criterion(name).check(config.exits)
   score = functools.partial(
+    sharding.call_where_it_lies,
     score_batch,
     params,
     config=config,
@@ -140,7 +142,7 @@ def collect_scores(
   )
   by_batch, counted = [], []
   for batch in batches:
-    by_batch.append(jax.device_get(score(batch.as_dict())))
+    by_batch.append(sharding.fetch(score(batch.as_dict())))
     counted.append(batch.weights > 0)
   if not by_batch:
     raise ArgumentError('there is no text to score.')

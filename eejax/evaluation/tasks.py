@@ -97,7 +97,7 @@ class EejaxLM(TemplateLM):
       dtype: what is computed in.
       batch_size: texts at a time.
       max_gen_toks: tokens generated where a task does not say how many.
-      mesh: where the model lies; it scores there, and generates nothing.
+      mesh: the devices; None is the default one.
       forecast: adds what it returns of exit depths to the results.
       progress: is told of every text.
       **stock: what lm-eval gives to every model, and this one has no use for.
@@ -275,7 +275,11 @@ class EejaxLM(TemplateLM):
   @functools.cached_property
   def _generator(self) -> TextGenerator:
     return TextGenerator(
-      self.model, self.policy, dtype=self._dtype, batch_size=self._batch_size
+      self.model,
+      self.policy,
+      dtype=self._dtype,
+      batch_size=self._batch_size,
+      mesh=self._mesh,
     )
 
   def generate_until(
@@ -287,11 +291,6 @@ class EejaxLM(TemplateLM):
       ArgumentError: a task asks for generation of a kind there is not, or a
         certificate does not cover it.
     """
-    if self._mesh is not None:
-      raise ArgumentError(
-        'tasks that generate text are not run on a mesh; leave the mesh out, '
-        'or choose tasks of log-likelihoods.'
-      )
     asked = [self._read(*request.args) for request in requests]
     rows = self._generator.generate(
       asked, eos_ids=self._ends(asked), progress=self._progress

@@ -13,7 +13,6 @@
 # limitations under the License.
 """How likely the tokens of a prompt were, at full depth."""
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -26,23 +25,12 @@ from eejax.config import EarlyExitConfig
 from eejax.decoding.generate import SMALLEST_PREFILL
 from eejax.decoding.loop.plan import bucket
 from eejax.models import decoder
+from eejax.parallel import sharding
 from eejax.types import Array, Float, Int, Params
 
-
-@dataclasses.dataclass(frozen=True)
-class TokenScore:
-  """How likely a token of a prompt was after those before it.
-
-  Attributes:
-    logprob: of it; None of the first one.
-    rank: its place among all tokens, the likeliest has 1; None likewise.
-    top: the likeliest tokens there with theirs, likeliest first.
-  """
-
-  logprob: float | None = None
-  rank: int | None = None
-  top: tuple[tuple[int, float], ...] = ()
-
+# The log-probability of a token, None of the first one, and the likeliest
+# tokens there with theirs, likeliest first.
+TokenScore = tuple[float | None, tuple[tuple[int, float], ...]]
 
 # As many as any request may ask for, so that all share a program.
 MOST_TOP = 20
@@ -66,25 +54,24 @@ def prompt_scores(
   padded[0, : len(tokens)] = tokens
   config = model.config.with_exits(())
   top = min(MOST_TOP, config.model.vocab_size)
-  chosen, ranks, top_ids, top_logprobs = jax.device_get(
-    _scores(
+  chosen, top_ids, top_logprobs = jax.device_get(
+    sharding.call_where_it_lies(
+      _scores,
       {'backbone': model.params['backbone']},
-      jnp.asarray(padded),
+      padded,
       config=config,
       dtype=dtype,
       count=top,
     )
   )
-  scores = [TokenScore()]
+  scores: list[TokenScore] = [(None, ())]
   for place in range(len(tokens) - 1):
     pairs = zip(
       top_ids[place, :count].tolist(),
       top_logprobs[place, :count].tolist(),
       strict=True,
     )
-    scores.append(
-      TokenScore(float(chosen[place]), int(ranks[place]), tuple(pairs))
-    )
+    scores.append((float(chosen[place]), tuple(pairs)))
   return scores
 
 
@@ -96,13 +83,10 @@ def _scores(
   config: EarlyExitConfig,
   dtype: str,
   count: int,
-) -> tuple[
-  Float[Array, 'T'], Int[Array, 'T'], Int[Array, 'T K'], Float[Array, 'T K']
-]:
+) -> tuple[Float[Array, 'T'], Int[Array, 'T K'], Float[Array, 'T K']]:
   logits = decoder.logits(params, tokens, config=config, dtype=dtype)['final']
   log_probs = jax.nn.log_softmax(logits[0].astype(jnp.float32))  # [T, V]
   following = jnp.roll(tokens[0], -1)
-  chosen = jnp.take_along_axis(log_probs, following[:, None], axis=-1)
-  ranks = 1 + jnp.sum(log_probs > chosen, axis=-1)
+  chosen = jnp.take_along_axis(log_probs, following[:, None], axis=-1)[:, 0]
   values, ids = jax.lax.top_k(log_probs, count)
-  return chosen[:, 0], ranks, ids, values
+  return chosen, ids, values

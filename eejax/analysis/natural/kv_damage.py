@@ -57,6 +57,7 @@ from eejax.decoding.generate import generate
 from eejax.decoding.loop.prepare import prepare
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.errors import ArgumentError
+from eejax.parallel import sharding
 from eejax.stats.bootstrap import DEFAULT, Bootstrap, Interval, ratio_interval
 from eejax.types import Bool, Params
 
@@ -249,7 +250,8 @@ class _StableExits:
 
   def predictions(self, strategy: KVStrategy) -> list[list[int]]:
     """Return the prediction of the full model at each generated position."""
-    top1 = likeliest_tokens(
+    top1 = sharding.call_where_it_lies(
+      likeliest_tokens,
       self._params,
       self._batch.as_dict(),
       self._left,
@@ -257,7 +259,7 @@ class _StableExits:
       strategy=strategy,
       dtype=self._dtype,
     )
-    return [r.tolist() for r in self._rows(np.asarray(top1))]
+    return [r.tolist() for r in self._rows(sharding.fetch(top1))]
 
   def depths(self) -> list[np.ndarray]:
     """Return where each generated position leaves."""
