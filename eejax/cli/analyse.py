@@ -50,6 +50,7 @@ _SHORTHANDS = (
   Shorthand('--alpha', 'ALPHA', 'weight of the similarity in EAS', float),
   Shorthand('--dtype', 'DTYPE', 'float32 or bfloat16'),
   Shorthand('--seed', 'SEED', 'seed of the bootstrap', int),
+  run_flags.MESH,
 )
 
 

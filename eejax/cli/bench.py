@@ -18,7 +18,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from eejax import formatting
-from eejax.cli import policy_flags, prompted_model
+from eejax.cli import mesh_flag, policy_flags, prompted_model
 from eejax.cli.gin import policy as gin_policy
 from eejax.decoding.policy import defaults
 from eejax.errors import ArgumentError
@@ -100,7 +100,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
   path = pathlib.Path(args.out)
   grid = _grid(args, gin_policy.read_criterion(args))
-  model = prompted_model.open_model(args)
+  mesh = mesh_flag.devices(args)
+  model = prompted_model.open_model(args, mesh=mesh)
   result = bench(
     model,
     prompts=prompted_model.read_prompts(args, model),
@@ -111,6 +112,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     window=args.window,
     out=path,
     dtype=args.dtype,
+    mesh=mesh,
     peers=args.peers,
     name=args.checkpoint,
     progress=output.reporter(),

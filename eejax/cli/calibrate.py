@@ -20,7 +20,7 @@ import pathlib
 from typing import Any
 
 from eejax import serialization
-from eejax.cli import text_flags
+from eejax.cli import mesh_flag, text_flags
 from eejax.cli.gin import policy as gin_policy
 
 HELP = 'choose thresholds on a text, with a guarantee on what they lose'
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='DEPTH:HEAD,...',
     help='exits to add in memory, as eejax add-exits takes them',
   )
+  mesh_flag.add_argument(parser)
   parser.add_argument(
     '--out',
     default='policy.json',
@@ -211,7 +212,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   request = CalibrationRequest(**{name: getattr(args, name) for name in names})
   path = pathlib.Path(args.out)
   serialization.check_writable(path)
-  model = prompted_model.open_model(args)
+  mesh = mesh_flag.devices(args)
+  model = prompted_model.open_model(args, mesh=mesh)
   text, search_text = _read(args)
   folder = path.with_name(f'.{path.name}.decoded')
   result = run_calibration(
@@ -220,6 +222,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     request,
     search_text=search_text,
     folder=folder,
+    mesh=mesh,
     progress=output.reporter(),
   )
   output.show(f'{result}\n')

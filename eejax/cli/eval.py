@@ -16,7 +16,7 @@
 import argparse
 from typing import Any
 
-from eejax.cli import text_flags
+from eejax.cli import mesh_flag, text_flags
 
 HELP = 'measure every exit on a text; --sweep adds speed against quality'
 EXAMPLE = 'eejax eval checkpoints/tuned --data notes.txt --sweep'
@@ -24,6 +24,7 @@ EXAMPLE = 'eejax eval checkpoints/tuned --data notes.txt --sweep'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   text_flags.add_arguments(parser, max_tokens=20_000)
+  mesh_flag.add_argument(parser)
   group = parser.add_argument_group('sweep')
   group.add_argument(
     '--sweep',
@@ -57,10 +58,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from eejax.recipes.evaluate import evaluate
   from eejax.recipes.text import read_text
 
-  progress = output.reporter()
+  progress, mesh = (
+    output.reporter(),
+    mesh_flag.devices(args, processes=mesh_flag.Processes.SEVERAL),
+  )
   source, unit = text_flags.source(args)
   result = evaluate(
-    load(args.checkpoint, dtype=args.dtype, progress=progress),
+    load(args.checkpoint, dtype=args.dtype, mesh=mesh, progress=progress),
     read_text(source, split=args.split, unit=unit),
     max_tokens=args.max_tokens,
     sequence_length=args.sequence_length,
@@ -70,6 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     target=args.target,
     window=args.window,
     dtype=args.dtype,
+    mesh=mesh,
     progress=progress,
   )
   output.show(str(result))

@@ -16,10 +16,18 @@
 import argparse
 import dataclasses
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eejax.cli import conversations, generate_arguments, generate_inputs
+from eejax.cli import (
+  conversations,
+  generate_arguments,
+  generate_inputs,
+  mesh_flag,
+)
 from eejax.errors import ArgumentError
+
+if TYPE_CHECKING:
+  from eejax.parallel.mesh import MeshChoice
 
 HELP = 'continue prompts: at full depth, early, or faster and the same'
 EXAMPLE = (
@@ -46,6 +54,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     prompts = generate_inputs.read_prompts(args)
   _check_numbers(args, len(prompts))
   sampling = generate_inputs.sampling_config(args)
+  mesh = _mesh(args)
   clock = time.perf_counter()
   model, policy = generate_inputs.open_model(args, method=sampling.method)
   load_s = time.perf_counter() - clock
@@ -70,7 +79,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     weights=args.weights,
     kv=args.kv,
     batch_size=args.batch_size,
-    mesh=args.mesh,
+    mesh=mesh,
     progress=generate_display.reporter(is_streaming=args.stream),
     on_tokens=None if stream is None else stream.take,
     tokens_per_call=STREAM_EVERY if args.stream else None,
@@ -90,7 +99,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   return {**values, 'timing': {'load_s': load_s, **values['timing']}}
 
 
+def _mesh(args: argparse.Namespace) -> 'MeshChoice | None':
+  """Return the devices, or the words for a pipeline's."""
+  from eejax.parallel.mesh import has_stages
+
+  if args.mesh and has_stages(args.mesh):
+    return args.mesh
+  return mesh_flag.devices(args, processes=mesh_flag.Processes.SEVERAL)
+
+
 def _check_numbers(args: argparse.Namespace, num_prompts: int) -> None:
+  from eejax.parallel.mesh import has_stages
+
   if args.batch_size < 1:
     raise ArgumentError(
       f'--batch-size must be at least 1, not {args.batch_size}.'
@@ -99,7 +119,7 @@ def _check_numbers(args: argparse.Namespace, num_prompts: int) -> None:
     raise ArgumentError(
       f'--stream shows one prompt, and there are {num_prompts}; leave it out.'
     )
-  if args.stream and args.mesh:
+  if args.stream and args.mesh and has_stages(args.mesh):
     raise ArgumentError(
       'a pipeline returns its texts when all have ended, so --stream does not '
       'go with --mesh; leave one of them out.'

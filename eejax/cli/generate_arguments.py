@@ -15,7 +15,7 @@
 
 import argparse
 
-from eejax.cli import conversations, policy_flags
+from eejax.cli import conversations, mesh_flag, policy_flags
 from eejax.cli.gin import policy as gin_policy
 
 
@@ -68,10 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default='float32',
     help='what is computed in (default: float32)',
   )
-  parser.add_argument(
-    '--mesh',
-    metavar='MESH',
-    help='lay the blocks over devices, as in stage=4 or stage=2,model=2: a '
+  mesh_flag.add_argument(
+    parser,
+    more='; stage=4 or stage=2,model=2 lays blocks over a pipeline, where a '
     'token that exits starts the next one at once; JAX_NUM_CPU_DEVICES=4 in '
     'the environment simulates devices',
   )

@@ -95,7 +95,8 @@ def open_model(
 
   Of an eejax checkpoint nothing beyond an exit that is always taken is read,
   unless the policy has a certificate, which is checked on the whole model, or
-  the model is laid over a mesh.
+  a pipeline decodes. On a mesh files are mapped, not read: each device reads
+  its own part when the model is laid out.
 
   Args:
     args: of the command line.
@@ -104,25 +105,34 @@ def open_model(
   Raises:
     EejaxError: there is no such model, or the policy does not fit it.
   """
-  from eejax.checkpoint import folder, manifest, packaged
-  from eejax.checkpoint.load import load
+  from eejax.checkpoint import folder, manifest, packaged, streaming
+  from eejax.checkpoint.load import load, map_source
   from eejax.cli import output
   from eejax.decoding.loop.plan import make_plan
+  from eejax.parallel.mesh import has_stages
 
+  has_pipeline = bool(args.mesh) and has_stages(args.mesh)
+  is_mapped = bool(args.mesh) and not has_pipeline
   path = packaged.resolve(args.checkpoint, progress=output.reporter())
   if not (path / manifest.NAME).is_file():
-    model = load(path, dtype=args.dtype, progress=output.reporter())
+    if is_mapped:
+      model = map_source(path, progress=output.reporter())
+    else:
+      model = load(path, dtype=args.dtype, progress=output.reporter())
     _ = model.tokenizer  # raises where there is none
     return model, chosen_policy(args, model.config)
   stored = folder.read_manifest(path)
   policy = chosen_policy(args, stored.config)
   plan, _ = make_plan(stored.config, policy=policy, method=method)
-  is_whole = policy.certificate is not None or args.mesh
+  is_whole = policy.certificate is not None or has_pipeline
   depth = None if is_whole else plan.depth
   with output.waiting(f'reading {path}'):
-    model = folder.load(
-      path, depth=depth, layout=folder.Layout.UNSTACKED, dtype=args.dtype
-    )
+    if is_mapped:
+      model = streaming.map_checkpoint(path, depth=depth)
+    else:
+      model = folder.load(
+        path, depth=depth, layout=folder.Layout.UNSTACKED, dtype=args.dtype
+      )
   _ = model.tokenizer  # raises where there is none
   # Exits that were not read are there all the same; see `recipes.generate`.
   return dataclasses.replace(model, config=stored.config), policy

@@ -17,14 +17,11 @@ import argparse
 import json
 import pathlib
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from eejax.cli import policy_flags
+from eejax.cli import mesh_flag, policy_flags
 from eejax.cli.gin import policy as gin_policy
 from eejax.errors import ArgumentError, EejaxError
-
-if TYPE_CHECKING:
-  from jax.sharding import Mesh
 
 HELP = "lm-eval's own command on a model with exits, under a policy"
 EXAMPLE = (
@@ -67,12 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default='float32',
     help='what is computed in (default: float32)',
   )
-  parser.add_argument(
-    '--mesh',
-    metavar='MESH',
-    help='lay the model over devices, as in data=4 or fsdp=2,model=2; for '
-    'tasks of log-likelihoods',
-  )
+  mesh_flag.add_argument(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -81,7 +73,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
   stock = _stock_arguments(args.rest)
   progress = output.reporter()
-  mesh = _mesh(args.mesh)
+  mesh = mesh_flag.devices(args)
   model = load(args.checkpoint, dtype=args.dtype, progress=progress)
   policy = policy_flags.chosen_policy(args, model.config)
   from eejax.recipes.evaluate_tasks import exit_sentence, task_model
@@ -142,17 +134,6 @@ def _stock_arguments(rest: list[str]) -> argparse.Namespace:
         f'lm-eval takes no such arguments: {error}'
       ) from error
   return stock
-
-
-def _mesh(text: str | None) -> 'Mesh | None':
-  """Return the devices of a mesh that is written as `--mesh` takes it."""
-  if text is None:
-    return None
-  from eejax.parallel import mesh as mesh_lib
-
-  config = mesh_lib.parse_mesh(text)
-  mesh_lib.simulate(config)
-  return mesh_lib.make_mesh(config)
 
 
 def _run_stock(stock: argparse.Namespace) -> dict[str, Any]:

@@ -89,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = _load(name)
     prog = f'eejax {name}'
     keep_programs()
-    return _run_verb(verb, prog, argv[1:])
+    code = _run_verb(verb, prog, argv[1:])
+    _leave_other_hosts(code, '')
+    return code
   except SystemExit as exit:  # argparse, after --help
     return exit.code if isinstance(exit.code, int) else int(bool(exit.code))
   except BrokenPipeError:

@@ -18,7 +18,7 @@ import pathlib
 from typing import Any
 
 from eejax import formatting, serialization
-from eejax.cli import text_flags
+from eejax.cli import mesh_flag, text_flags
 
 HELP = 'say whether early exit pays on a model, at which exits, and how much'
 EXAMPLE = 'eejax probe models/Llama-3.2-1B --data notes.txt --out probe.html'
@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       '(default: measure on this one)'
     ),
   )
+  mesh_flag.add_argument(parser)
   parser.add_argument(
     '--out', metavar='FILE', help='write the verdict as a page (.html)'
   )
@@ -77,7 +78,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   source, unit = text_flags.source(args)
   split = None if args.split is None else Split(args.split)
   text = Text(source, split, TextUnit(unit))
-  model = load(args.checkpoint, dtype=args.dtype, progress=output.reporter())
+  mesh = mesh_flag.devices(args)
+  model = load(
+    args.checkpoint,
+    dtype=args.dtype,
+    mesh=mesh,
+    progress=output.reporter(),
+  )
   result = probe(
     model,
     text,
@@ -89,6 +96,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     sequence_length=args.sequence_length,
     batch_size=args.batch_size,
     dtype=args.dtype,
+    mesh=mesh,
     progress=output.reporter(),
   )
   output.show(

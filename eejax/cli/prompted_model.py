@@ -16,10 +16,12 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from eejax.cli import generate_inputs
+from eejax.cli import generate_inputs, mesh_flag
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
+  from jax.sharding import Mesh
+
   from eejax.checkpoint.model import Model
   from eejax.recipes.prompts import Prompts
 
@@ -79,10 +81,17 @@ def add_arguments(
     default='float32',
     help='what is computed in (default: float32)',
   )
+  mesh_flag.add_argument(parser)
 
 
-def open_model(args: argparse.Namespace) -> 'Model':
+def open_model(
+  args: argparse.Namespace, *, mesh: 'Mesh | None' = None
+) -> 'Model':
   """Return the model that the arguments name, with exits.
+
+  Args:
+    args: of the command line.
+    mesh: the devices; None is the default one.
 
   Raises:
     EejaxError: there is no such model, or it has no exits.
@@ -92,7 +101,12 @@ def open_model(args: argparse.Namespace) -> 'Model':
   from eejax.recipes.add_exits import add_exits
   from eejax.recipes.prompts import check_has_exits
 
-  model = load(args.checkpoint, dtype=args.dtype, progress=output.reporter())
+  model = load(
+    args.checkpoint,
+    dtype=args.dtype,
+    mesh=mesh,
+    progress=output.reporter(),
+  )
   if args.exits:
     model = add_exits(model, args.exits)
   check_has_exits(model)

@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 from typing import Any
 
+from eejax.cli import mesh_flag
 from eejax.cli.gin import config as gin_config
 from eejax.errors import ArgumentError
 
@@ -53,6 +54,8 @@ def numbers(text: str) -> float | tuple[float, ...]:
   return values[0] if len(values) == 1 else values
 
 
+MESH = Shorthand('--mesh', 'MESH', mesh_flag.HELP)
+
 BOTH = (
   Shorthand('--run', 'RUN', 'folder of the run; an earlier one continues'),
   Shorthand('--steps', 'STEPS', 'optimizer steps in all', int),
@@ -76,9 +79,7 @@ BOTH = (
     'weight of the exit losses: one number, or one for each exit: 0.1,0.2',
     numbers,
   ),
-  Shorthand(
-    '--mesh', 'MESH', 'devices: axes as in data=2,model=4, or a known name'
-  ),
+  MESH,
   Shorthand('--seed', 'SEED', 'seed of everything random', int),
 )
 

@@ -22,11 +22,13 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from eejax.cli import policy_flags
+from eejax.cli import mesh_flag, policy_flags
 from eejax.cli.gin import policy as gin_policy
 from eejax.errors import ArgumentError
 
 if TYPE_CHECKING:
+  from jax.sharding import Mesh
+
   from eejax.checkpoint.model import Model
   from eejax.decoding.policy.policy import Policy
   from eejax.serving.api_keys import ApiKeys
@@ -143,21 +145,11 @@ def _add_numbers(group: argparse._ArgumentGroup) -> None:
       choices=('int8',),
       help=f'keep the {what} in a byte a number, not in the dtype',
     )
-  group.add_argument(
-    '--mesh',
-    metavar='MESH',
-    help='not for serving: an engine decodes on one device',
-  )
+  mesh_flag.add_argument(group)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
   names = _names(args)
-  if args.mesh:
-    raise ArgumentError(
-      'an engine decodes on one device, so --mesh does not go with serve; '
-      'leave it out, start one server for each device, or use eejax generate '
-      '--mesh.'
-    )
   limits = _limits(args)
   _check_packages()
   from eejax.serving.api_keys import read_keys
@@ -165,8 +157,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
   keys = read_keys(args.api_key_file)
   with contextlib.closing(listening_socket(args.host, args.port)) as listening:
-    models = {name: _load(source, args) for name, source in names.items()}
-    return _serve(args, models, limits, keys, listening)
+    mesh = mesh_flag.devices(args)
+    models = {n: _load(source, args, mesh) for n, source in names.items()}
+    return _serve(args, models, limits, keys, listening, mesh)
 
 
 def _serve(
@@ -175,6 +168,7 @@ def _serve(
   limits: 'ServerLimits',
   keys: 'ApiKeys',
   listening: socket.socket,
+  mesh: 'Mesh | None',
 ) -> dict[str, Any]:
   """Serve models until the process is asked to stop."""
   from eejax.cli import output
@@ -185,7 +179,7 @@ def _serve(
     for name, model in models.items()
   }
   service = make_service(
-    models, policies=policies, limits=limits, numbers=_numbers(args)
+    models, policies=policies, limits=limits, numbers=_numbers(args, mesh)
   )
   host, port = listening.getsockname()[:2]
   address = f'http://{f"[{host}]" if ":" in host else host}:{port}'
@@ -262,14 +256,16 @@ def _check_packages() -> None:
     ) from error
 
 
-def _load(source: str, args: argparse.Namespace) -> 'Model':
+def _load(
+  source: str, args: argparse.Namespace, mesh: 'Mesh | None'
+) -> 'Model':
   from eejax.checkpoint.load import load
   from eejax.cli import output
 
-  return load(source, dtype=args.dtype, progress=output.reporter())
+  return load(source, dtype=args.dtype, mesh=mesh, progress=output.reporter())
 
 
-def _numbers(args: argparse.Namespace) -> Any:
+def _numbers(args: argparse.Namespace, mesh: 'Mesh | None') -> Any:
   from eejax.ops.quant import Quantization
   from eejax.serving.served_model import Numbers
 
@@ -277,6 +273,7 @@ def _numbers(args: argparse.Namespace) -> Any:
     dtype=args.dtype,
     weights=Quantization(args.weights or 'none'),
     kv=Quantization(args.kv or 'none'),
+    mesh=mesh,
   )
 
 

@@ -17,7 +17,7 @@ import argparse
 from typing import Any
 
 from eejax import formatting
-from eejax.cli import policy_flags, prompted_model
+from eejax.cli import mesh_flag, policy_flags, prompted_model
 from eejax.cli.gin import policy as gin_policy
 
 HELP = "check that speculative decoding gives the whole model's text"
@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from eejax.cli import output
   from eejax.recipes.verify import verify
 
-  model = prompted_model.open_model(args)
+  mesh = mesh_flag.devices(args, processes=mesh_flag.Processes.SEVERAL)
+  model = prompted_model.open_model(args, mesh=mesh)
   policy = policy_flags.chosen_policy(
     argparse.Namespace(**vars(args), mode=policy_flags.SPECULATIVE),
     model.config,
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     temperature=args.temperature,
     seeds=args.seeds,
     dtype=args.dtype,
+    mesh=mesh,
     progress=output.reporter(),
   )
   output.show(result.work())

@@ -32,6 +32,7 @@ from eejax.analysis.manifest import ComparisonManifest
 from eejax.analysis.sections import DEFAULTS, SectionSettings
 from eejax.checkpoint.model import Model
 from eejax.errors import ArgumentError
+from eejax.parallel.mesh import MeshChoice, devices_of
 from eejax.progress import SILENT, Progress
 from eejax.recipes import stages
 from eejax.recipes.analysis.captures import RowSettings
@@ -55,6 +56,7 @@ def analyse(
   sequence_length: int | None = None,
   batch_size: int = 4,
   dtype: str = 'float32',
+  mesh: MeshChoice | None = None,
   settings: SectionSettings = DEFAULTS,
   command: str = '',
   progress: Progress = SILENT,
@@ -84,6 +86,7 @@ def analyse(
       that is shorter.
     batch_size: rows at a time.
     dtype: compute dtype, `float32` or `bfloat16`.
+    mesh: the devices, as `eejax.generate` takes them; None is the default one.
     settings: how sections are computed.
     command: command that the page names as what made it.
     progress: is told of every stage.
@@ -93,8 +96,8 @@ def analyse(
     The sections, with a page, tables and a picture of them.
 
   Raises:
-    EejaxError: nothing could be computed, a section is unknown, or the folder
-      holds something else or is in use.
+    EejaxError: nothing could be computed, a section is unknown, the mesh does
+      not fit the model, or the folder holds something else or is in use.
 
   Example:
     >>> import eejax
@@ -119,6 +122,7 @@ def analyse(
       text=text,
       rows=rows,
       settings=settings,
+      mesh=None if mesh is None else devices_of(mesh),
       names=[
         name
         for name in _chosen(sections, leave_out)

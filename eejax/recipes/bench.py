@@ -30,9 +30,11 @@ from eejax.evaluation.bench import Bench, BenchmarkRow
 from eejax.evaluation.part_times import PartTimes, part_times
 from eejax.evaluation.strategies import Grid, Strategy
 from eejax.evaluation.wall_clock import Clock, Ratio, wall_clock
+from eejax.parallel.mesh import MeshChoice, describe, devices_of
 from eejax.progress import SILENT, Progress
 from eejax.recipes import bench_file
 from eejax.recipes.bench_file import BenchFile
+from eejax.recipes.devices import on_mesh
 from eejax.recipes.prompts import PromptsLike, check_has_exits, token_prompts
 from eejax.recipes.result import Result, interval_text
 from eejax.report import bench_page
@@ -133,6 +135,7 @@ def bench(
   window: int = WINDOW,
   out: str | os.PathLike | None = None,
   dtype: str = 'float32',
+  mesh: MeshChoice | None = None,
   peers: str | os.PathLike | None = None,
   name: str = 'the model',
   times: Mapping[int, PartTimes] | None = None,
@@ -159,6 +162,7 @@ def bench(
       once, and what the file holds is not measured again. Without a file the
       strategies of a batch size take turns.
     dtype: what is computed in, `float32` or `bfloat16`.
+    mesh: the devices, as `eejax.generate` takes them; None is the default one.
     peers: a file in which `benchmarks/peers.py` wrote what other decoders did
       on this model.
     name: of the model, as a page shows it.
@@ -172,8 +176,8 @@ def bench(
     depths.
 
   Raises:
-    ArgumentError: the model has no exits, a policy does not fit it, a number
-      is out of range, or `out` holds measurements of something else.
+    EejaxError: the model has no exits, a policy or the mesh does not fit it, a
+      number is out of range, or `out` holds measurements of something else.
 
   Example:
     >>> import eejax
@@ -212,11 +216,13 @@ def bench(
     max_new_tokens=max_new_tokens,
     repeats=repeats,
     dtype=dtype,
+    **({} if mesh is None else {'mesh': describe(devices_of(mesh))}),
   )
   peer_lines = bench_file.read_peers(
     peers, backbone_hash=identity['model']['backbone_hash']
   )
   record = _open_record(out, identity)
+  model = on_mesh(model, mesh)
   record.values['checkpoint'] = name
   record.values['prompts'] = ids.source
   record.values['peers'] = peer_lines or record.values['peers']

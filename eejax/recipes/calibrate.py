@@ -44,6 +44,7 @@ from eejax.decoding.policy.policy import Policy
 from eejax.errors import ArgumentError
 from eejax.evaluation.part_times import PartTimes, part_times
 from eejax.evaluation.wall_clock import Clock, wall_clock
+from eejax.parallel.mesh import MeshChoice
 from eejax.progress import SILENT, Progress
 from eejax.recipes.calibration import path as path_lib
 from eejax.recipes.calibration.continuations import Continuations, Part
@@ -54,6 +55,7 @@ from eejax.recipes.calibration.result import (
   CalibrationResult,
   ForecastSpeed,
 )
+from eejax.recipes.devices import on_mesh
 from eejax.recipes.text import Text
 from eejax.version import __version__
 
@@ -84,6 +86,7 @@ def calibrate(
   allow_slower: bool = False,
   required: bool = False,
   times: PartTimes | None = None,
+  mesh: MeshChoice | None = None,
   progress: Progress = SILENT,
   clock: Clock = wall_clock,
 ) -> Policy:
@@ -133,6 +136,7 @@ def calibrate(
       returning full decoding.
     times: of the parts of decoding on this machine, for forecasts; measured
       where they are not given.
+    mesh: the devices, as `eejax.generate` takes them; None is the default one.
     progress: is told how far it has come.
     clock: returns the times that a decoding took.
 
@@ -176,6 +180,7 @@ def calibrate(
     search_text=search_text,
     folder=folder,
     times=times,
+    mesh=mesh,
     progress=progress,
     clock=clock,
   )
@@ -195,6 +200,7 @@ def run_calibration(
   search_text: Text | None = None,
   folder: str | os.PathLike | None = None,
   times: PartTimes | None = None,
+  mesh: MeshChoice | None = None,
   progress: Progress = SILENT,
   clock: Clock = wall_clock,
 ) -> CalibrationResult:
@@ -207,6 +213,7 @@ def run_calibration(
     search_text: another text to search thresholds on.
     folder: keeps decoded texts; None keeps nothing.
     times: of the parts of decoding; measured where they are not given.
+    mesh: the devices, as `eejax.generate` takes them; None is the default one.
     progress: is told how far it has come.
     clock: returns the times that a decoding took.
 
@@ -223,6 +230,7 @@ def run_calibration(
   request = request.with_prompt_tokens(model, text)
   with progress.waiting(f'reading {text}'):
     prompts = read_prompts(model, text, request, search_text=search_text)
+  model = on_mesh(model, mesh)
   calibration = _Calibration(
     model,
     request,

@@ -28,7 +28,9 @@ from eejax.evaluation import perplexity, scores
 from eejax.evaluation import sweep as sweep_lib
 from eejax.evaluation.perplexity import Evaluation
 from eejax.evaluation.sweep import Search, SweepPoint, ThresholdSearchResult
+from eejax.parallel.mesh import MeshChoice
 from eejax.progress import SILENT, Progress
+from eejax.recipes.devices import on_mesh
 from eejax.recipes.result import Result, interval_text
 from eejax.recipes.text import Text
 from eejax.report import page
@@ -205,6 +207,7 @@ def evaluate(
   target: float = 0.97,
   window: int = 8,
   dtype: str = 'float32',
+  mesh: MeshChoice | None = None,
   progress: Progress = SILENT,
 ) -> EvaluateResult:
   """Measure loss and perplexity of every exit and of the final head.
@@ -225,6 +228,7 @@ def evaluate(
     window: of the decoder: every `window`-th token goes through the whole
       model.
     dtype: what is computed in, `float32` or `bfloat16`.
+    mesh: the devices, as `eejax.generate` takes them; None is the default one.
     progress: is told of every batch.
 
   Returns:
@@ -232,7 +236,8 @@ def evaluate(
 
   Raises:
     EejaxError: the text cannot be read or is too short, the model has no
-      tokenizer, or a sweep finds no exits or no such criterion.
+      tokenizer, a sweep finds no exits or no such criterion, or the mesh does
+      not fit the model.
 
   Example:
     >>> import eejax
@@ -255,6 +260,7 @@ def evaluate(
   )
   with progress.waiting(f'reading {text.source}'):
     batches = read(Packing.PACKED)
+  model = on_mesh(model, mesh)
   quality = perplexity.evaluate(
     model.params,
     progress.track(batches, 'evaluating', unit='step'),

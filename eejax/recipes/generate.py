@@ -44,6 +44,7 @@ from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError
 from eejax.ops.quant import Quantization
 from eejax.ops.sampling import SamplingConfig
+from eejax.parallel.mesh import MeshChoice, devices_of, has_stages
 from eejax.progress import SILENT, Bar, Progress
 from eejax.recipes import pipelined
 from eejax.recipes.encoded_prompts import (
@@ -52,7 +53,6 @@ from eejax.recipes.encoded_prompts import (
   encode_prompts,
 )
 from eejax.recipes.generated import GenerateResult
-from eejax.recipes.pipelined import MeshChoice
 
 # Dtypes that are computed in.
 DTYPES = ('float32', 'bfloat16')
@@ -126,10 +126,12 @@ def generate(
     weights: `int8` keeps kernels of the blocks in a byte a number.
     kv: `int8` keeps keys and values in a byte a number.
     batch_size: prompts that are decoded together.
-    mesh: lays the blocks over several devices: axes as in `stage=4` or
-      `stage=2,model=2`, a `MeshConfig` or a mesh of jax. A token that exits
-      at a stage starts the next one at once while deeper stages go on, so
-      the policy's window and batching do not matter. None takes one device.
+    mesh: the devices: axes as in `data=2,model=4`, a name in
+      `configs/meshes`, a `MeshConfig` or a mesh of jax; None takes the default
+      device. Tokens are those of one device but for rounding. `stage=4`, or
+      `stage=2,model=2`, lays the blocks over a pipeline: a token that exits at
+      a stage starts the next one at once while deeper stages go on, so the
+      policy's window and batching do not matter.
     progress: is told while weights are hashed, programs compiled and tokens
       generated.
     on_tokens: called with what a prompt's text grew by; its `row` is the
@@ -171,7 +173,7 @@ def generate(
   check_sampling_covered(policy, sampling)
   encoded = encode_prompts(model, prompts)
   use = _use(dtype, weights, kv, temperature, max_new_tokens)
-  if mesh is not None:
+  if mesh is not None and has_stages(mesh):
     pipelined.check_arguments(
       use,
       stop=stop,
@@ -223,9 +225,11 @@ def _use(
 def _decoder(
   model: Model, mesh: MeshChoice | None, policy: Policy, use: Use
 ) -> Prepared | Pipeline:
-  if mesh is not None:
+  if mesh is not None and has_stages(mesh):
     return pipelined.pipeline(model, mesh, policy=policy, dtype=use.dtype)
-  return prepared(model, dtype=use.dtype, weights=use.weights, kv=use.kv)
+  return prepared(
+    model, dtype=use.dtype, weights=use.weights, kv=use.kv, mesh=mesh
+  )
 
 
 def prepared(
@@ -234,21 +238,27 @@ def prepared(
   dtype: str = 'float32',
   weights: Quantization = Quantization.NONE,
   kv: Quantization = Quantization.NONE,
+  mesh: MeshChoice | None = None,
 ) -> Prepared:
   """Return a model laid out for decoding, kept with it for the next call.
 
   Of a model whose first blocks alone are loaded, only exits there are held.
+
+  Raises:
+    EejaxError: the mesh does not fit the devices or the model, or has stages.
   """
+  devices = None if mesh is None else devices_of(mesh)
   loaded = tree.count_blocks(model.params)
   held = tuple(e for e in model.config.exits if e.depth <= loaded)
   return model.kept(
-    ('prepared', dtype, weights, kv),
+    ('prepared', dtype, weights, kv, devices),
     lambda: prepare(
       model.params,
       config=model.config.with_exits(held),
       dtype=jnp.dtype(dtype),
       quantization=weights,
       kv_quantization=kv,
+      mesh=devices,
     ),
   )
 

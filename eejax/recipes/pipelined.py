@@ -16,7 +16,6 @@
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from eejax.checkpoint import tree
 from eejax.checkpoint.model import Model
@@ -27,10 +26,7 @@ from eejax.decoding.policy.use import Use
 from eejax.decoding.results import TokenUpdate
 from eejax.errors import ArgumentError
 from eejax.ops.quant import Quantization
-from eejax.parallel.mesh import MeshConfig
-
-# What `generate` takes as a mesh, see `pipeline_mesh`.
-MeshChoice = str | MeshConfig | Mesh
+from eejax.parallel.mesh import MeshChoice
 
 
 def check_arguments(

@@ -51,7 +51,9 @@ from eejax.errors import ArgumentError
 from eejax.evaluation.part_times import PartTimes, part_times
 from eejax.evaluation.wall_clock import Clock, wall_clock
 from eejax.hardware import read_hardware
+from eejax.parallel.mesh import MeshChoice
 from eejax.progress import SILENT, Progress
+from eejax.recipes.devices import on_mesh
 from eejax.recipes.result import Result, interval_text
 from eejax.recipes.text import Text
 from eejax.report import verdict_page
@@ -198,6 +200,7 @@ def probe(
   policy: Policy | None = None,
   dtype: str = 'float32',
   times: PartTimes | None = None,
+  mesh: MeshChoice | None = None,
   progress: Progress = SILENT,
   clock: Clock = wall_clock,
 ) -> ProbeResult:
@@ -229,6 +232,7 @@ def probe(
       been fitted on another text.
     dtype: what is computed in.
     times: of the parts of decoding, where they are known.
+    mesh: the devices, as `eejax.generate` takes them; None is the default one.
     progress: told of what is done.
     clock: returns the times of a decoding, of which prefill does not count.
 
@@ -265,6 +269,7 @@ def probe(
     )
     for part in read
   ]
+  model = on_mesh(model, mesh)
   captured = capture(
     model.params,
     progress.track([b for p in parts for b in p], 'probing', unit='step'),

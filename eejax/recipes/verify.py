@@ -26,7 +26,9 @@ from eejax.errors import ArgumentError
 from eejax.evaluation import lossless
 from eejax.evaluation.lossless import LosslessSummary, RowCheck
 from eejax.ops.sampling import SamplingConfig
+from eejax.parallel.mesh import MeshChoice
 from eejax.progress import SILENT, Progress
+from eejax.recipes.devices import on_mesh
 from eejax.recipes.prompts import PromptsLike, check_has_exits, token_prompts
 from eejax.recipes.result import Result
 
@@ -170,6 +172,7 @@ def verify(
   temperature: float = 0.0,
   seeds: int | None = None,
   dtype: str = 'float32',
+  mesh: MeshChoice | None = None,
   progress: Progress = SILENT,
 ) -> VerifyResult:
   """Check that speculative decoding emits what the whole model emits.
@@ -189,14 +192,15 @@ def verify(
     temperature: 0 is greedy; above, both sample with equal seeds.
     seeds: how many seeds each prompt is sampled with; None is 1.
     dtype: what is computed in, `float32` or `bfloat16`.
+    mesh: the devices, as `eejax.generate` takes them; None is the default one.
     progress: is told of every batch.
 
   Returns:
     Every row that was compared, and the answer.
 
   Raises:
-    ArgumentError: the model has no exits, the policy does not fit it, or a
-      number is out of range.
+    EejaxError: the model has no exits, the policy or the mesh does not fit
+      it, or a number is out of range.
 
   Example:
     >>> import eejax
@@ -221,6 +225,7 @@ def verify(
   trials = lossless.plan_trials(
     len(ids.tokens), batch_sizes=batch_sizes, num_seeds=seeds or 1
   )
+  model = on_mesh(model, mesh)
   check = lossless.LosslessCheck(
     model.params,
     config=model.config,

@@ -25,8 +25,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from jax.sharding import Mesh
+
 from eejax.checkpoint.model import Model
 from eejax.decoding.engine import Engine, EngineLimits
+from eejax.decoding.loop.placement import check_mesh
 from eejax.decoding.loop.plan import DecodePlan, make_plan
 from eejax.decoding.policy.defaults import complete_policy
 from eejax.decoding.policy.modes import Mode
@@ -61,11 +64,12 @@ _SOME_THRESHOLD = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-  """What a model is computed in; see `eejax.generate`."""
+  """What a model is computed in, and on which devices; see `eejax.generate`."""
 
   dtype: str = 'float32'
   weights: Quantization = Quantization.NONE
   kv: Quantization = Quantization.NONE
+  mesh: Mesh | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +111,8 @@ class ServedModel:
       numbers: what is computed in.
 
     Raises:
-      ArgumentError: the policy does not fit the model or the numbers.
+      ArgumentError: the policy does not fit the model or the numbers, or the
+        mesh not the model.
     """
     self.name, self.model, self.policy = name, model, policy
     self._limits, self._watcher, self._numbers = limits, watcher, numbers
@@ -120,6 +125,8 @@ class ServedModel:
     # One prompt is scored at a time: its logits take memory.
     self.scoring = asyncio.Lock()
     check_use(policy, model, self._use)
+    if numbers.mesh is not None:
+      check_mesh(numbers.mesh, config=model.config)
     self._plan(policy)
 
   @property
@@ -315,6 +322,7 @@ class ServedModel:
         dtype=numbers.dtype,
         weights=numbers.weights,
         kv=numbers.kv,
+        mesh=numbers.mesh,
       )
       engine = Engine(
         params, config=self.model.config, policy=opened, limits=limits

@@ -157,6 +157,13 @@ def test_a_mesh_gives_the_same_text_and_counts_steps(place, capsys):
     assert message in err
 
 
+def test_a_mesh_without_stages_streams(place, capsys):
+  whole, _ = run(capsys, place, '--prompt', 'alpha')
+  mesh = ('--mesh', 'fsdp=2,model=2', '--stream')
+  out, _ = run(capsys, place, '--prompt', 'alpha', *mesh)
+  assert out == whole
+
+
 # MARK: What is decoded
 
 

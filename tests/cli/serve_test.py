@@ -99,7 +99,7 @@ def test_compile_only_ends_by_itself(checkpoint, capsys):
     (['absent'], 'no folder absent'),
     (['CKPT', 'CKPT'], "two models are called 'model'"),
     (['--model', 'CKPT'], 'NAME=CKPT'),
-    (['CKPT', '--mesh', 'stage=2'], 'one device'),
+    (['CKPT', '--mesh', 'stage=2'], 'without pipeline stages'),
     (['CKPT', '--slots', '0'], 'slots must be above 0'),
     (['CKPT', '--mode', 'full', '--threshold', '0.5'], '--mode full'),
     (['CKPT', '--api-key-file', 'absent'], 'cannot be read'),

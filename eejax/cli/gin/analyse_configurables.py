@@ -28,6 +28,7 @@ from eejax.analysis.suitability.score import (
 from eejax.analysis.suitability.skip import SweepSettings
 from eejax.capture.captured import ReadoutKind
 from eejax.cli import output
+from eejax.parallel.mesh import MeshChoice
 from eejax.recipes import analyse as recipe
 from eejax.recipes.analysis.result import AnalysisResult
 from eejax.recipes.text import read_text
@@ -51,6 +52,7 @@ def analyse(
   training_run: str | None = None,
   shown_text: str | None = None,
   dtype: str = 'float32',
+  mesh: MeshChoice | None = None,
 ) -> AnalysisResult:
   """Call the recipe `eejax.recipes.analyse` with what gin files can say."""
   flag = '--conversations' if unit == 'conversation' else '--data'
@@ -67,6 +69,7 @@ def analyse(
     sequence_length=sequence_length,
     batch_size=batch_size,
     dtype=dtype,
+    mesh=mesh,
     settings=settings,
     command=(
       f'eejax analyse {checkpoint} {flag} {data} --max-tokens {max_tokens} '

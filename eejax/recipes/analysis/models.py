@@ -21,6 +21,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jax.sharding import Mesh
+
 from eejax import config_json, serialization
 from eejax.analysis import comparison
 from eejax.analysis import dynamics as dynamics_lib
@@ -36,6 +38,7 @@ from eejax.errors import ArgumentError
 from eejax.progress import SILENT, Progress
 from eejax.recipes import stages
 from eejax.recipes.analysis.captures import RowSettings, capture_text
+from eejax.recipes.devices import on_mesh
 from eejax.recipes.text import Text, read_text
 
 # A model, or what `eejax.load` loads one from.
@@ -59,6 +62,26 @@ def model_identity(model: ModelLike) -> list[Any]:
     exit_hashes(model.params, model.config),
     model.tokenizer.fingerprint if has_tokenizer else None,
   ]
+
+
+def open_model(
+  model: ModelLike,
+  *,
+  dtype: str,
+  mesh: Mesh | None = None,
+  progress: Progress = SILENT,
+) -> Model:
+  """Return a model, loaded if need be, on its devices.
+
+  Args:
+    model: in memory, or what `eejax.load` loads one from.
+    dtype: of one that is loaded.
+    mesh: the devices; None is the default one.
+    progress: is told while files are read.
+  """
+  if not isinstance(model, Model):
+    model = load(model, dtype=dtype, mesh=mesh, progress=progress)
+  return on_mesh(model, mesh)
 
 
 def as_manifest(
@@ -92,6 +115,7 @@ def compare(
   folder: pathlib.Path,
   rows: RowSettings,
   settings: SectionSettings,
+  mesh: Mesh | None = None,
   progress: Progress = SILENT,
 ) -> Comparison:
   """Measure the models of a manifest on its texts.
@@ -106,6 +130,7 @@ def compare(
     folder: of the captures and results.
     rows: how texts are read.
     settings: how sections are computed.
+    mesh: the devices; None is the default one.
     progress: is told of every model and text.
   """
 
@@ -113,9 +138,7 @@ def compare(
   @functools.lru_cache(maxsize=1)
   def opened(name: str, checkpoint: str) -> Model:
     model = models.get(name, checkpoint)
-    if isinstance(model, Model):
-      return model
-    return load(model, dtype=rows.dtype, progress=progress)
+    return open_model(model, dtype=rows.dtype, mesh=mesh, progress=progress)
 
   def capture_of(entry: ModelEntry, data: DataEntry) -> Captured:
     model = opened(entry.name, entry.checkpoint)
@@ -166,6 +189,7 @@ def over_training(
   text: Text,
   rows: RowSettings,
   settings: SectionSettings,
+  mesh: Mesh | None = None,
   progress: Progress = SILENT,
 ) -> dict[str, Any]:
   """Return how suited a model is at every kept step of its training.
@@ -175,6 +199,7 @@ def over_training(
     text: what every step reads.
     rows: how it is read.
     settings: how sections are computed.
+    mesh: the devices; None is the default one.
     progress: is told each step.
 
   Raises:
@@ -189,6 +214,7 @@ def over_training(
     config=model.config,
     settings=settings.score,
     dtype=rows.dtype,
+    mesh=mesh,
     bootstrap=settings.bootstrap,
   )
   return {'steps': result.steps, 'saved_change': result.saved_change}

@@ -21,6 +21,8 @@ import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from jax.sharding import Mesh
+
 from eejax import environment, serialization
 from eejax.analysis import sections as sections_lib
 from eejax.analysis.manifest import ComparisonManifest
@@ -30,7 +32,6 @@ from eejax.analysis.sections import SectionSettings
 from eejax.analysis.suitability.speculation import SpeculationCost
 from eejax.capture import file as capture_file
 from eejax.capture.captured import Captured, ReadoutKind
-from eejax.checkpoint.load import load
 from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.errors import EejaxError
@@ -88,6 +89,7 @@ class AnalysisRun:
     rows: RowSettings,
     settings: SectionSettings,
     names: Collection[str],
+    mesh: Mesh | None = None,
     progress: Progress,
     clock: Callable[[], float],
   ):
@@ -99,12 +101,13 @@ class AnalysisRun:
       rows: how it is read.
       settings: how sections are computed.
       names: sections that are wanted, in their order.
+      mesh: the devices; None is the default one.
       progress: is told of every stage.
       clock: in seconds.
     """
     self._folder, self._progress = folder, progress
     self._text, self._rows, self._settings = text, rows, settings
-    self._names = names
+    self._names, self._mesh = names, mesh
     stage_names = [*names]
     if set(names) - set(OF_SEVERAL):
       stage_names = ['capture', *names]
@@ -139,9 +142,12 @@ class AnalysisRun:
 
     @functools.cache
     def opened() -> Model:
-      if isinstance(model, Model):
-        return model
-      return load(model, dtype=self._rows.dtype, progress=self._progress)
+      return models_lib.open_model(
+        model,
+        dtype=self._rows.dtype,
+        mesh=self._mesh,
+        progress=self._progress,
+      )
 
     return opened
 
@@ -275,6 +281,7 @@ class AnalysisRun:
         folder=self._folder / 'models',
         rows=self._rows,
         settings=self._settings,
+        mesh=self._mesh,
         progress=self._progress,
       ),
       inputs=[
@@ -298,6 +305,7 @@ class AnalysisRun:
         text=self._text,
         rows=self._rows,
         settings=self._settings,
+        mesh=self._mesh,
         progress=self._progress,
       ),
       inputs=[
