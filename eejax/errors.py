@@ -41,3 +41,7 @@ class WriteError(CheckpointError):
   """Report a checkpoint that could not be written; exit code 1."""
 
   exit_code = 1
+
+
+class StoreError(EejaxError):
+  """Report a store that refuses, fails or is not there; exit code 1."""

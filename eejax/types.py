@@ -30,7 +30,7 @@ residual stream after e blocks; depth L is the final head's place.
 from typing import Any
 
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Integer, Num
 
 PyTree = Any
 # A nested dict of arrays, laid out as `eejax.models.decoder` documents.
@@ -42,6 +42,7 @@ __all__ = [
   'DTypeLike',
   'Float',
   'Int',
+  'Integer',
   'Num',
   'Params',
   'PyTree',

@@ -14,11 +14,16 @@
 """From a run's data settings to batches."""
 
 import dataclasses
+import hashlib
+import json
+import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from eejax.data import corpus
+from eejax import caches, store_folder
+from eejax.data import corpus, token_files
 from eejax.data.batch import DocumentSource, PackedBatches
 from eejax.data.chat import TEMPLATE_FILE, ChatTemplate, chat_template
 from eejax.data.conversation_tokens import (
@@ -29,11 +34,17 @@ from eejax.data.conversations import Conversation
 from eejax.data.corpus import Split
 from eejax.data.data_config import STANDARD_LIBRARY, DataConfig
 from eejax.data.document import WeightedDocument
-from eejax.data.memory_source import InMemoryDocuments, Passes
+from eejax.data.memory_source import (
+  InMemoryDocuments,
+  OrderedDocuments,
+  Passes,
+  nothing_to_predict,
+)
 from eejax.data.sharded import ShardedBatches
 from eejax.data.tokenizer import Tokenizer
 from eejax.errors import ArgumentError, EejaxError
 from eejax.progress import SILENT, Progress
+from eejax.storage import AnyPath
 from eejax.types import Int
 
 __all__ = [
@@ -49,6 +60,9 @@ __all__ = [
 # Documents encoded at a time: enough to keep every core busy, few enough that
 # the tokenizer's own records of them stay small.
 _CHUNK = 256
+_CHUNK_CHARACTERS = 2**18
+# Texts of more bytes are tokenized into files and not kept in memory.
+LARGE = 2**26
 
 
 def read_texts(config: DataConfig, *, split: Split) -> Iterator[str]:
@@ -61,6 +75,10 @@ def read_texts(config: DataConfig, *, split: Split) -> Iterator[str]:
     raise ArgumentError(
       f'{config.corpus} is read through seqio and has tokens, not texts; give '
       f'{STANDARD_LIBRARY!r} or files.'
+    )
+  if config.tokens_folder is not None:
+    raise ArgumentError(
+      f'{config.corpus} has tokens, not texts; name the text itself.'
     )
   if config.has_conversations:
     return (c.text for c in _conversations(config, split))
@@ -82,11 +100,13 @@ def tokenize(
 ) -> Iterator[np.ndarray]:
   """Return each text's ids, between the start and end tokens there are."""
   chunk: list[str] = []
+  characters = 0
   for text in texts:
     chunk.append(text)
-    if len(chunk) == _CHUNK:
+    characters += len(text)
+    if len(chunk) == _CHUNK or characters > _CHUNK_CHARACTERS:
       yield from _encode(chunk, tokenizer)
-      chunk = []
+      chunk, characters = [], 0
   yield from _encode(chunk, tokenizer)
 
 
@@ -159,6 +179,12 @@ def make_source(
     from eejax.data import seqio_pipeline
 
     return seqio_pipeline.make_source(config, tokenizer, split, passes=passes)
+  if config.tokens_folder is not None:
+    return _in_files(config.tokens_folder, config, tokenizer, split, passes)
+  if is_large(config):
+    with progress.waiting('tokenizing'):
+      kept = _kept_tokens(config, tokenizer)
+    return _in_files(kept, config, tokenizer, split, passes)
   texts = read_texts(config, split=split)
   documents = list(tokenize(texts, tokenizer=tokenizer))
   if not documents:
@@ -170,6 +196,91 @@ def make_source(
       for piece in pieces(document, length=config.sequence_length)
     ]
   return InMemoryDocuments(documents, passes=passes, seed=config.seed)
+
+
+def is_large(config: DataConfig) -> bool:
+  """Return whether the files of a text have more than `LARGE` bytes."""
+  if config.corpus == STANDARD_LIBRARY:
+    return False
+  files = corpus.find_files(config.corpus)
+  return sum(int(store_folder.file_facts(f)[1]) for f in files) > LARGE
+
+
+def prepare_tokens(
+  config: DataConfig, tokenizer: Tokenizer, folder: str | os.PathLike
+) -> AnyPath:
+  """Tokenize a text into files, which `tokens:FOLDER` then names.
+
+  It takes the memory of a shard, whatever the text's size: name the unit of a
+  document, for one that is a whole file is read whole.
+
+  Args:
+    config: of the text; only what its documents are is looked at.
+    tokenizer: turns it into ids.
+    folder: where they go, here or in a store (`gs://bucket/tokens`).
+
+  Raises:
+    EejaxError: the text cannot be read, or something is at `folder`.
+  """
+  if config.has_conversations or config.uses_seqio:
+    raise ArgumentError(
+      f'{config.corpus} is not plain text; only that is tokenized into files.'
+    )
+
+  def read(split: Split) -> Iterator[np.ndarray]:
+    return tokenize(read_texts(config, split=split), tokenizer=tokenizer)
+
+  return token_files.write(
+    folder,
+    read,
+    tokenizer=tokenizer,
+    settings=_text_settings(config),
+  )
+
+
+def _text_settings(config: DataConfig) -> dict[str, Any]:
+  return {
+    'corpus': config.corpus,
+    'unit': config.unit.value,
+    'field': config.field,
+  }
+
+
+def _kept_tokens(config: DataConfig, tokenizer: Tokenizer) -> AnyPath:
+  """Return the tokens of a text in this machine's cache, made if need be."""
+  files = [
+    store_folder.file_facts(file) for file in corpus.find_files(config.corpus)
+  ]
+  key = [_text_settings(config), files, tokenizer.fingerprint]
+  digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+  place = caches.folder('tokens') / digest[:16]
+  if not (place / token_files.MANIFEST).is_file():
+    prepare_tokens(config, tokenizer, place)
+  return place
+
+
+def _in_files(
+  folder: str | os.PathLike,
+  config: DataConfig,
+  tokenizer: Tokenizer,
+  split: Split,
+  passes: Passes,
+) -> OrderedDocuments:
+  files = token_files.open_files(folder, split, tokenizer=tokenizer)
+  endless = passes is Passes.ENDLESS
+  length = config.sequence_length if endless else None
+  documents = token_files.TokenPieces(files, length=length)
+  if not len(documents):
+    raise _empty(config, split)
+  if documents.longest < 2:
+    raise nothing_to_predict()
+  words = f'{files.fingerprint} {passes.value} {config.seed} {length}'
+  return OrderedDocuments(
+    documents,
+    passes=passes,
+    seed=config.seed,
+    fingerprint=hashlib.blake2b(words.encode(), digest_size=8).hexdigest(),
+  )
 
 
 def _empty(config: DataConfig, split: Split) -> ArgumentError:

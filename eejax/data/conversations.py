@@ -20,12 +20,12 @@ A file holds a conversation a line (`.jsonl`), or one (`.json`): an object with
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from eejax.data.chat import check_messages
 from eejax.errors import ArgumentError
+from eejax.storage import AnyPath
 
 MESSAGES = 'messages'
 
@@ -56,7 +56,7 @@ class Conversation:
 
 
 def parse_conversations(
-  text: str, *, path: pathlib.Path, field: str = MESSAGES
+  text: str, *, path: AnyPath, field: str = MESSAGES
 ) -> Iterator[Conversation]:
   """Return the conversations of a file.
 

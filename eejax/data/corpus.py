@@ -19,16 +19,17 @@ import hashlib
 import json
 import os
 import pathlib
-import re
 import sysconfig
 from collections.abc import Iterable, Iterator
 
+from eejax import storage, store_folder
 from eejax.data.conversations import (
   MESSAGES,
   Conversation,
   parse_conversations,
 )
 from eejax.errors import ArgumentError, EejaxError
+from eejax.storage import AnyPath
 
 
 class Split(enum.Enum):
@@ -98,7 +99,7 @@ def standard_library_files(
   Raises:
     EejaxError: this Python has no source files of its library.
   """
-  root = pathlib.Path(root or sysconfig.get_paths()['stdlib'])
+  root = storage.local_path(root or sysconfig.get_paths()['stdlib'])
   names = []
   for folder, subfolders, files in os.walk(root):
     subfolders[:] = [s for s in subfolders if not _skipped(s)]
@@ -138,16 +139,21 @@ def standard_library_documents(
       yield text
 
 
-def find_files(pattern: str | pathlib.Path) -> list[pathlib.Path]:
+def find_files(pattern: str | os.PathLike) -> list[AnyPath]:
   """Return the files that a path, a folder or a glob means, in order.
 
   A folder means the .txt and .jsonl files anywhere below it. A glob (`**` goes
-  into subfolders) or a path may name files of any kind.
+  into subfolders) or a path may name files of any kind. All may be in a store.
 
   Raises:
     ArgumentError: there is no such file.
+    StoreError: the store refuses, or is not there.
   """
-  path = pathlib.Path(pattern).expanduser()
+  if storage.is_remote(pattern):
+    path = storage.as_path(pattern)
+    with storage.reported(path, what='read'):
+      return _stored_files(path)
+  path = storage.local_path(pattern).expanduser()
   if path.is_file():
     return [path]
   if path.is_dir():
@@ -162,8 +168,21 @@ def find_files(pattern: str | pathlib.Path) -> list[pathlib.Path]:
   return files
 
 
+def _stored_files(path: AnyPath) -> list[AnyPath]:
+  if any(letter in str(path) for letter in '*?['):
+    found = sorted(store_folder.glob(path))
+  elif path.is_dir():
+    names = store_folder.list_files(path)
+    found = [path / n for n in names if n.endswith(('.txt', '.jsonl'))]
+  else:
+    found = [path] if path.exists() else []
+  if not found:
+    raise ArgumentError(f'there is no text at {path}; check the address.')
+  return found
+
+
 def read_documents(
-  pattern: str | pathlib.Path,
+  pattern: str | os.PathLike,
   *,
   unit: TextUnit = TextUnit.FILE,
   field: str = 'text',
@@ -201,7 +220,7 @@ def read_documents(
 
 
 def read_conversations(
-  pattern: str | pathlib.Path,
+  pattern: str | os.PathLike,
   *,
   field: str = MESSAGES,
   split: Split = Split.ALL,
@@ -221,7 +240,7 @@ def read_conversations(
   """
   for file in find_files(pattern):
     if file.suffix not in ('.jsonl', '.json'):
-      if pathlib.Path(pattern).expanduser().is_dir():
+      if storage.as_path(pattern).expanduser().is_dir():
         continue
       raise ArgumentError(
         f'{file} is no .jsonl file; conversations are JSON with messages, one '
@@ -233,17 +252,39 @@ def read_conversations(
         yield conversation
 
 
-def _text_documents(file: pathlib.Path, *, unit: TextUnit) -> list[str]:
-  text = _decode(file)
+def _text_documents(file: AnyPath, *, unit: TextUnit) -> Iterable[str]:
   if unit is TextUnit.FILE:
-    return [text]
-  if unit is TextUnit.PARAGRAPH:
-    return re.split(r'\n[ \t]*(?:\n[ \t]*)+', text.strip('\n'))
-  return text.split('\n')
+    return [_decode(file)]
+  lines = _lines(file)
+  return _paragraphs(lines) if unit is TextUnit.PARAGRAPH else lines
 
 
-def _jsonl_documents(file: pathlib.Path, *, field: str) -> Iterator[str]:
-  for number, line in enumerate(_decode(file).split('\n'), start=1):
+def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
+  """Yield what stands between blank lines, a paragraph in memory at a time.
+
+  The blanks at the beginning of a paragraph belong to what parts it from the
+  one before.
+  """
+  held: list[str] = []
+  blank: list[str] = []
+  for line in lines:
+    if not line and not held:
+      continue  # an empty line before all else
+    if held and not line.strip(' \t'):
+      blank.append(line)
+    elif blank:
+      yield '\n'.join(held)
+      held, blank = [line.lstrip(' \t')], []
+    else:
+      held.append(line)
+  while blank and not blank[-1]:
+    blank.pop()
+  # One line of blanks at the end parts nothing.
+  yield '\n'.join(held + blank if len(blank) == 1 else held)
+
+
+def _jsonl_documents(file: AnyPath, *, field: str) -> Iterator[str]:
+  for number, line in enumerate(_lines(file), start=1):
     if not line.strip():
       continue
     where = f'{file}, line {number},'
@@ -264,16 +305,41 @@ def _jsonl_documents(file: pathlib.Path, *, field: str) -> Iterator[str]:
     yield value[field]
 
 
-def _decode(file: pathlib.Path) -> str:
+def _lines(file: AnyPath) -> Iterator[str]:
+  """Yield the lines of a file without their ends, one in memory at a time."""
+  first = 0
+  try:
+    with file.open('rb') as opened:
+      for line in opened:
+        end = b'\r\n' if line.endswith(b'\r\n') else b'\n'
+        text = line.removesuffix(end).decode('utf-8')
+        # Not utf-8-sig, whose errors count from behind the mark it takes off.
+        yield text if first else text.removeprefix('\ufeff')
+        first += len(line)
+  except UnicodeDecodeError as error:
+    raise _not_utf8(file, first + error.start) from error
+  except storage.failures() as error:
+    raise _not_read(file, error) from error
+
+
+def _decode(file: AnyPath) -> str:
   """Return the text of a file, its line ends turned into line feeds."""
   try:
-    # Not utf-8-sig, whose errors count from behind the mark it takes off.
     text = file.read_bytes().decode('utf-8').removeprefix('\ufeff')
   except UnicodeDecodeError as error:
-    raise EejaxError(
-      f'{file} is not UTF-8 text: byte {error.start} is wrong; convert it or '
-      'leave it out.'
-    ) from error
-  except OSError as error:
-    raise EejaxError(f'{file} cannot be read: {error.strerror}.') from error
+    raise _not_utf8(file, error.start) from error
+  except storage.failures() as error:
+    raise _not_read(file, error) from error
   return text.replace('\r\n', '\n')
+
+
+def _not_utf8(file: AnyPath, byte: int) -> EejaxError:
+  return EejaxError(
+    f'{file} is not UTF-8 text: byte {byte} is wrong; convert it or leave it '
+    'out.'
+  )
+
+
+def _not_read(file: AnyPath, error: Exception) -> EejaxError:
+  words = getattr(error, 'strerror', None) or storage.reason(error)
+  return EejaxError(f'{file} cannot be read: {words}.')

@@ -24,6 +24,7 @@ from eejax.field_types import check_fields
 STANDARD_LIBRARY = 'stdlib'
 SEQIO_PREFIX = 'seqio:'
 TFDS_PREFIX = 'tfds:'
+TOKENS_PREFIX = 'tokens:'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,9 @@ class DataConfig:
   """Describe the data of a run.
 
   Attributes:
-    corpus: `stdlib`; a file, folder or glob of the user's; through seqio:
+    corpus: `stdlib`; a file, folder or glob of the user's, here or in a store;
+      `tokens:FOLDER` of a text that `batches.prepare_tokens` has read;
+      through seqio:
       `seqio:TASK` for a registered task or mixture, `seqio:eejax_stdlib`,
       `seqio:files:PATH`, and `tfds:NAME[/CONFIG][:VERSION][:SPLIT[:FIELD]]`.
     sequence_length: columns of a batch (T).
@@ -74,7 +77,9 @@ class DataConfig:
         f'({self.num_shards}).'
       )
     if self.has_conversations and (
-      self.uses_seqio or self.corpus == STANDARD_LIBRARY
+      self.uses_seqio
+      or self.corpus == STANDARD_LIBRARY
+      or self.tokens_folder is not None
     ):
       raise ArgumentError(
         f'{self.corpus} has no conversations; name .jsonl files of messages.'
@@ -96,6 +101,13 @@ class DataConfig:
   def messages_field(self) -> str:
     """Return where the messages are in the objects of a .jsonl file."""
     return MESSAGES if self.field == 'text' else self.field
+
+  @property
+  def tokens_folder(self) -> str | None:
+    """Return the folder of tokens that the corpus is, None of others."""
+    if self.corpus.startswith(TOKENS_PREFIX):
+      return self.corpus.removeprefix(TOKENS_PREFIX)
+    return None
 
   @property
   def uses_seqio(self) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from eejax.types import Float, Int
+from eejax.types import Float, Int, Integer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +55,10 @@ class WeightedDocument:
       )
 
 
-Document = Int[np.ndarray, '_'] | WeightedDocument
+Document = Integer[np.ndarray, '_'] | WeightedDocument
 
 
-def tokens_of(document: Document) -> Int[np.ndarray, 'T']:
+def tokens_of(document: Document) -> Integer[np.ndarray, 'T']:
   """Return the token ids of a document."""
   if isinstance(document, WeightedDocument):
     return document.tokens

@@ -16,13 +16,14 @@
 import functools
 import hashlib
 import json
-import pathlib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
 
 import tokenizers
 
+from eejax import storage
 from eejax.data import bpe
 from eejax.data.special_tokens import (
   SpecialTokens,
@@ -83,13 +84,13 @@ class Tokenizer:
     )
 
   @classmethod
-  def load(cls, path: str | pathlib.Path) -> 'Tokenizer':
+  def load(cls, path: str | os.PathLike) -> 'Tokenizer':
     """Load a folder with a `tokenizer.json`, or such a file.
 
     Raises:
       CheckpointError: there is none, or it cannot be read.
     """
-    path = pathlib.Path(path)
+    path = storage.as_path(path)
     file = path / 'tokenizer.json' if path.is_dir() else path
     if not file.is_file():
       raise CheckpointError(
@@ -112,14 +113,14 @@ class Tokenizer:
     own = {n: files[n] for n in _OWN_FILES if n in files}
     return cls(inner, special=special, files={'tokenizer.json': content, **own})
 
-  def save(self, folder: str | pathlib.Path) -> None:
+  def save(self, folder: str | os.PathLike) -> None:
     """Write files that `load` and transformers' AutoTokenizer read.
 
     A loaded tokenizer's files are written as they were, byte for byte. End
     tokens that only the model's configuration named stay with the model.
     """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = storage.as_path(folder)
+    storage.make_folder(folder)
     files = dict(self._files)
     files.setdefault('tokenizer.json', self.to_json().encode('utf-8'))
     config = tokenizer_config(self._inner, self._special)

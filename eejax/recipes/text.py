@@ -22,9 +22,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from eejax import store_folder
 from eejax.checkpoint.model import Model
 from eejax.data import batches as data_batches
-from eejax.data import corpus
+from eejax.data import corpus, token_files
 from eejax.data.batch import Batch, PackedBatches, Packing
 from eejax.data.conversation_tokens import cut_conversations
 from eejax.data.corpus import Split, TextUnit
@@ -314,10 +315,11 @@ class Text:
     config = self.data_config(sequence_length=1, batch_size=1)
     if self.source == STANDARD_LIBRARY:
       files.append([sys.version])
+    elif config.tokens_folder is not None:
+      files.append([token_files.fingerprint(config.tokens_folder)])
     elif not config.uses_seqio:
       for file in corpus.find_files(self.source):
-        stat = file.stat()
-        files.append([str(file), stat.st_size, stat.st_mtime_ns])
+        files.append(list(store_folder.file_facts(file)))
     described = [self.source, self.part.value, self.unit.value, self.field]
     if self.portion is not None:
       described += [str(self.portion.index), str(self.portion.shares)]
@@ -363,7 +365,8 @@ def read_text(
     field,
   )
   config = text.data_config(sequence_length=1, batch_size=1)
-  if not config.uses_seqio and not any(itertools.islice(text.documents(), 1)):
+  has_texts = not config.uses_seqio and config.tokens_folder is None
+  if has_texts and not any(itertools.islice(text.documents(), 1)):
     raise ArgumentError(f'{text} has no text to read.')
   return text
 
