@@ -14,10 +14,9 @@
 """Read the facts kept in `configs/`: architectures and exit placements."""
 
 import json
-import pathlib
 from typing import Any
 
-from eejax import resources
+from eejax import resources, storage
 from eejax.config import (
   EarlyExitConfig,
   ExitConfig,
@@ -70,7 +69,7 @@ def read_early_exit(model: str, *, exits: str) -> EarlyExitConfig:
 
 def _read(kind: str, name: str) -> dict[str, Any]:
   folder = resources.folder('configs') / kind
-  path = pathlib.Path(name)
+  path = storage.local_path(name)
   if path.suffix != '.json':
     path = folder / f'{name}.json'
   try:

@@ -20,6 +20,8 @@ import pathlib
 import shutil
 import tempfile
 
+from eejax import storage
+
 
 def root() -> pathlib.Path:
   """Return where caches of this user are, by the rules of XDG.
@@ -28,7 +30,9 @@ def root() -> pathlib.Path:
     RuntimeError: the user has no home.
   """
   named = os.environ.get('XDG_CACHE_HOME')
-  caches = pathlib.Path(named) if named else pathlib.Path.home() / '.cache'
+  caches = (
+    storage.local_path(named) if named else pathlib.Path.home() / '.cache'
+  )
   return caches / 'eejax'
 
 

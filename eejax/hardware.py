@@ -15,9 +15,8 @@
 
 import dataclasses
 import json
-import pathlib
 
-from eejax import resources
+from eejax import resources, storage
 from eejax.errors import ArgumentError
 
 
@@ -89,7 +88,7 @@ def read_hardware(name: str) -> Hardware:
   Raises:
     ArgumentError: there is no such file, or it is not a machine.
   """
-  path = pathlib.Path(name)
+  path = storage.local_path(name)
   if path.suffix != '.json':
     path = resources.folder('configs') / 'hardware' / f'{name}.json'
   try:

@@ -18,10 +18,10 @@ import enum
 import json
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from eejax import storage
 from eejax.errors import ArgumentError
 
 
@@ -74,13 +74,23 @@ def write_text(path: str | os.PathLike, text: str) -> None:
   """Write a file as a whole: a reader sees the old one or the new one.
 
   The text goes to a hidden sibling, is flushed to the disk, and takes the
-  place of `path` in one rename. The folder is made if it is not there.
+  place of `path` in one rename. The folder is made if it is not there. A
+  store shows a file when it has all of it.
   """
-  path = pathlib.Path(path)
+  write_bytes(path, text.encode('utf-8'))
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+  """Write a file as a whole, as `write_text` does."""
+  path = storage.as_path(path)
+  if storage.is_remote(path):
+    with storage.reported(path, what='written'):
+      path.write_bytes(content)
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f'.{path.name}.partial')
-  with partial.open('w', encoding='utf-8') as file:
-    file.write(text)
+  with partial.open('wb') as file:
+    file.write(content)
     file.flush()
     os.fsync(file.fileno())
   os.replace(partial, path)
@@ -103,12 +113,13 @@ def read_object(path: str | os.PathLike, *, what: str) -> dict[str, Any]:
   Raises:
     ArgumentError: the file is missing, no JSON, or no object.
   """
-  path = pathlib.Path(path)
+  path = storage.as_path(path)
   try:
     values = json.loads(path.read_text(encoding='utf-8'))
-  except OSError as error:
+  except storage.failures() as error:
+    words = getattr(error, 'strerror', None) or storage.reason(error)
     raise ArgumentError(
-      f'the {what} {path} cannot be read ({error.strerror}).'
+      f'the {what} {path} cannot be read ({words}).'
     ) from error
   except ValueError as error:
     raise ArgumentError(f'the {what} {path} is not JSON: {error}.') from error
@@ -123,7 +134,11 @@ def check_writable(path: str | os.PathLike) -> None:
   Raises:
     ArgumentError: it cannot.
   """
-  path = pathlib.Path(path)
+  path = storage.as_path(path)
+  if storage.is_remote(path):
+    with storage.reported(path, what='read'):
+      path.exists()
+    return
   if path.is_dir():
     raise ArgumentError(f'{path} is a folder; name a file.')
   try:

@@ -52,7 +52,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from eejax.decoding.policy.batching import platform_costs  # noqa: E402
-from eejax.testing import tiny  # noqa: E402
+from eejax.testing import local_store, tiny  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)
 # A missing axis is a mistake more often than a wish.
@@ -82,12 +82,14 @@ def pytest_collection_modifyitems(config, items):
     'seqio': ('seqio',),
     't5x': ('t5x', 'airio', 'jestimator'),
     'ahead': ('libtpu',),
+    'store': ('gcsfs', local_store.PACKAGE),
   }
   reasons = {
     'parity': 'the parity extra is not installed',
     'seqio': 'the train extra is not installed',
     't5x': 't5x is not installed; see launch/t5x_environment.sh',
     'ahead': 'the ahead extra is not installed',
+    'store': 'gcsfs or the emulator of the test extra is not installed',
   }
   for marker, packages in needs.items():
     if all(importlib.util.find_spec(package) for package in packages):
@@ -185,3 +187,18 @@ def tiny_params(tiny_config):
 def tiny_tokens(tiny_config):
   """Return tokens [2, 7] for `tiny_config`."""
   return tiny.tiny_tokens(tiny_config)
+
+
+@pytest.fixture(scope='session')
+def store():
+  """Return a store on this machine that speaks `gs://`."""
+  with local_store.serve() as running:
+    yield running
+
+
+@pytest.fixture
+def bucket(store, request):
+  """Return the address of a folder in it that no other test uses."""
+  return (
+    f'{store.address}/{request.node.name.partition("[")[0]}-{store.requests}'
+  )

@@ -20,13 +20,13 @@ all with intervals over rows.
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from eejax import storage
 from eejax.analysis.natural.depths import stable_depth
 from eejax.analysis.suitability.headroom import Headroom, headroom
 from eejax.analysis.suitability.score import (
@@ -183,7 +183,7 @@ def open_run(
     ArgumentError: it keeps no steps, has not ended, or trained exits alone.
     CheckpointError: a step cannot be read.
   """
-  path = pathlib.Path(run)
+  path = storage.as_path(run)
   run_steps.list_steps(path)
   if not (path / 'model').is_dir():
     raise ArgumentError(

@@ -34,6 +34,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eejax import storage
 from eejax.errors import ArgumentError
 
 
@@ -142,7 +143,7 @@ def read_manifest(path: str | pathlib.Path) -> ComparisonManifest:
   Raises:
     ArgumentError: it is missing, empty, or says something unknown.
   """
-  path = pathlib.Path(path)
+  path = storage.local_path(path)
   try:
     text = path.read_text(encoding='utf-8')
   except FileNotFoundError:
@@ -246,7 +247,7 @@ def _data(values: Any, where: str, folder) -> DataEntry:
   path = texts['path']
   is_name = path == 'stdlib' or re.match(r'(seqio|tfds):', path)
   return DataEntry(
-    name=texts.get('name', pathlib.Path(path).name),
+    name=texts.get('name', storage.local_path(path).name),
     path=path if is_name else _path(path, folder),
     split=texts.get('split'),
     unit=texts.get('unit', 'file'),
@@ -293,5 +294,5 @@ def _member(kind, value: Any, key: str, where: str):
 
 
 def _path(text: str, folder: pathlib.Path | None) -> str:
-  path = pathlib.Path(text).expanduser()
+  path = storage.local_path(text).expanduser()
   return str(path if folder is None else folder / path)

@@ -33,7 +33,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from eejax import config_json
+from eejax import config_json, storage
 from eejax.capture import file
 from eejax.capture.batch import BatchReading, read_batch
 from eejax.capture.captured import (
@@ -97,7 +97,7 @@ def capture(
       raise _no_text()
     return Captured(facts, _concatenated(parts))
   return _to_folder(
-    params, batches, config, how, settings, facts, pathlib.Path(path)
+    params, batches, config, how, settings, facts, storage.local_path(path)
   )
 
 

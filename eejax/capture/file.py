@@ -69,6 +69,7 @@ from typing import Any
 
 import numpy as np
 
+from eejax import storage
 from eejax.capture.captured import (
   POSITION_FIELDS,
   READOUT_FIELDS,
@@ -117,7 +118,7 @@ def read(path: str | os.PathLike) -> Captured:
     ArgumentError: there is none.
     CheckpointError: it is broken or was not finished.
   """
-  path = pathlib.Path(path)
+  path = storage.local_path(path)
   facts, state = read_facts(path)
   if not state['complete']:
     raise CheckpointError(

@@ -21,9 +21,11 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from eejax import storage, store_folder
 from eejax.errors import ArgumentError, WriteError
+from eejax.storage import AnyPath
 
 
 class Existing(enum.Enum):
@@ -43,25 +45,37 @@ def whole_folder(
   *,
   existing: Existing = Existing.REFUSE,
   marker: str,
+  copied: Mapping[str, AnyPath] | None = None,
 ) -> Iterator[pathlib.Path]:
   """Yield an empty folder that becomes `path` when the block ends well.
 
   The folder is a hidden sibling of `path`; its files are flushed to the disk
   before it is renamed. When the block raises, it is removed and `path` is as
-  before.
+  before. For a `path` in a store it is a temporary folder, whose files are
+  sent when the block has ended.
 
   Args:
     path: the destination.
     existing: what to do when `path` is there and not empty.
     marker: a file by which a folder that may be overwritten is recognised.
+    copied: folders that become a part of it as they are, by their names in
+      it; the marker's writer does not find them in the folder it is given.
 
   Raises:
     ArgumentError: `path` is occupied.
     WriteError: the disk is full or cannot be written.
   """
   # absolute() keeps a symbolic link as the name that is replaced.
-  path = pathlib.Path(path).absolute()
+  path = storage.absolute(path)
   check_destination(path, existing=existing, marker=marker)
+  if storage.is_remote(path):
+    with tempfile.TemporaryDirectory(prefix='eejax-') as made:
+      yield pathlib.Path(made)
+      with storage.reported(path, what='written'):
+        store_folder.publish(
+          pathlib.Path(made), path, marker=marker, copied=copied or {}
+        )
+    return
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = tempfile.mkdtemp(prefix=f'.{path.name}.part-', dir=path.parent)
@@ -70,6 +84,8 @@ def whole_folder(
   partial_path = pathlib.Path(partial)
   try:
     yield partial_path
+    for name, source in (copied or {}).items():
+      store_folder.copy(source, partial_path / name)
     _flush(partial_path)
     _swap(partial_path, path)
   except Exception as error:
@@ -87,9 +103,15 @@ def check_destination(
 
   Raises:
     ArgumentError: `path` is occupied.
+    StoreError: the store refuses, or fails.
   """
-  path = pathlib.Path(path)
-  if not path.exists():
+  path = storage.as_path(path)
+  with storage.reported(path, what='read'):
+    _check_destination(path, existing, marker)
+
+
+def _check_destination(path: AnyPath, existing: Existing, marker: str) -> None:
+  if not path.exists() or store_folder.is_left_over(path, marker=marker):
     return
   if not path.is_dir():
     raise ArgumentError(f'{path} is a file; name a folder that is free.')

@@ -23,12 +23,12 @@ Reference: EE-LLM (arXiv 2312.04916), `megatron/model/transformer.py`.
 
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
 
+from eejax import storage
 from eejax.checkpoint import arrays, ee_llm_config, shapes, tree
 from eejax.checkpoint.arrays import Path
 from eejax.checkpoint.ee_llm_shards import Shards, StageShards, read_shards
@@ -62,7 +62,7 @@ def map_folder(
     ArgumentError: the tokens are more than the checkpoint has rows for.
     CheckpointError: the checkpoint is incomplete, broken or not supported.
   """
-  folder = pathlib.Path(source)
+  folder = storage.local_path(source)
   shards = read_shards(folder)
   tokenizer = find_tokenizer(folder)
   vocabulary = None

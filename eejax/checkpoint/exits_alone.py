@@ -23,6 +23,7 @@ import os
 import pathlib
 import tempfile
 
+from eejax import storage
 from eejax.checkpoint import arrays, hub, huggingface, huggingface_export, tree
 from eejax.checkpoint.atomic import Existing, whole_folder
 from eejax.checkpoint.model import Model
@@ -84,7 +85,7 @@ def push_exits(
       f'a repository of the hub is ORGANISATION/NAME, not {repository!r}.'
     )
   with tempfile.TemporaryDirectory() as place:
-    _write(pathlib.Path(place), model)
+    _write(storage.local_path(place), model)
     return hub.upload(place, repository, private=private, message=message)
 
 
@@ -101,7 +102,7 @@ def pull_exits(model: Model, source: str | os.PathLike) -> Model:
     CheckpointError: they are broken or for another backbone, or the hub
       cannot be reached.
   """
-  folder = pathlib.Path(source)
+  folder = storage.local_path(source)
   if not folder.exists() and hub.is_hub_name(str(source)):
     folder = hub.download(str(source))
   if not (folder / huggingface_export.EXITS_CONFIG).is_file():
@@ -181,7 +182,7 @@ def model_card(model: Model, *, backbone_hash: str) -> str:
 def _base_model(model: Model) -> str | None:
   """Return the name of the backbone on the hub, if that is where it is from."""
   source = str(model.provenance.get('source', ''))
-  is_name = hub.is_hub_name(source) and not pathlib.Path(source).exists()
+  is_name = hub.is_hub_name(source) and not storage.local_path(source).exists()
   return source if is_name and 'huggingface' in model.provenance else None
 
 

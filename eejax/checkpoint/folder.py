@@ -24,12 +24,12 @@ tokenizer.json ...   as in the Hugging Face folder it came from
 import dataclasses
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
+from eejax import storage, store_folder
 from eejax.checkpoint import arrays, partial, shapes, tree
 from eejax.checkpoint import manifest as manifest_lib
 from eejax.checkpoint.atomic import Existing, whole_folder
@@ -80,7 +80,7 @@ def load(
     ArgumentError: there is no checkpoint, or it has fewer blocks.
     CheckpointError: an array is missing, cut short or misshapen.
   """
-  path = pathlib.Path(path)
+  path = storage.as_path(path)
   manifest = read_manifest(path)
   blocks = manifest.config.model.num_layers
   depth = blocks if depth is None else depth
@@ -183,7 +183,7 @@ def replace_exits(
     ArgumentError: `path` is occupied, or the backbones differ.
     CheckpointError: the source is broken, or the disk is full.
   """
-  source = pathlib.Path(source)
+  source = storage.as_path(source)
   manifest = read_manifest(source)
   if manifest.config.model != config.model:
     raise ArgumentError(
@@ -205,9 +205,13 @@ def replace_exits(
   }
   if not multihost.is_first():
     return _take_part(path, checkpoint)
-  with whole_folder(path, existing=existing, marker=manifest_lib.NAME) as new:
-    shutil.copytree(source / 'backbone', new / 'backbone')
-    _finish(new, checkpoint, described)
+  with whole_folder(
+    path,
+    existing=existing,
+    marker=manifest_lib.NAME,
+    copied={'backbone': source / 'backbone'},
+  ) as new:
+    _finish(new, checkpoint, described, copied=_sizes(manifest, 'backbone'))
   multihost.barrier()
   return _at(checkpoint, path)
 
@@ -229,8 +233,18 @@ def _finish(
   checkpoint: Model,
   described: dict[str, manifest_lib.ArrayInfo],
   dtype: Any = None,
+  *,
+  copied: Mapping[str, int] | None = None,
 ) -> None:
-  """Write what follows the backbone: exits, tokenizer, manifest."""
+  """Write what follows the backbone: exits, tokenizer, manifest.
+
+  Args:
+    new: the folder.
+    checkpoint: what is written.
+    described: the arrays so far; those of exits are added.
+    dtype: what every array is converted to.
+    copied: sizes of files that are put into the folder afterwards.
+  """
   exits = checkpoint.params['exits']
   for exit in checkpoint.config.exits:
     # An embedding exit with a shared head has no parameters of its own.
@@ -238,7 +252,7 @@ def _finish(
       convert = lambda leaf: tree.host_copy(leaf, dtype)
       values = jax.tree.map(convert, exits[exit.name])
       described |= _write(new, partial.exit_folder(exit), values)
-  files = manifest_lib.list_files(new)
+  files = {**(copied or {}), **store_folder.list_files(new)}
   copy_tokenizer(checkpoint.tokenizer_folder, new)
   assert checkpoint.backbone_hash is not None
   manifest_lib.write_manifest(
@@ -253,8 +267,16 @@ def _finish(
   )
 
 
+def _sizes(manifest: Manifest, folder: str) -> dict[str, int]:
+  return {
+    name: size
+    for name, size in manifest.files.items()
+    if name.startswith(folder + '/')
+  }
+
+
 def _at(checkpoint: Model, path: str | os.PathLike) -> Model:
-  found = find_tokenizer(pathlib.Path(path))
+  found = find_tokenizer(storage.as_path(path))
   return dataclasses.replace(checkpoint, tokenizer_folder=found)
 
 

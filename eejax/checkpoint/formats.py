@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from eejax import architectures
+from eejax import architectures, storage
 from eejax.checkpoint import (
   arrays,
   ee_llm,
@@ -132,7 +132,7 @@ def map_folder(
         'a Hugging Face folder says itself what it is; leave out --config.'
       )
     return huggingface.map_folder(source)
-  folder = pathlib.Path(source)
+  folder = storage.local_path(source)
   if not folder.is_dir():
     raise ArgumentError(f'there is no folder {source}.')
   if format is CheckpointFormat.EE_LLM:
@@ -215,7 +215,7 @@ def export_folder(
 
 def _describe(folder: pathlib.Path, config: str | os.PathLike | None) -> Model:
   """Return what a model is, with its tokenizer and no arrays."""
-  place = folder if config is None else pathlib.Path(config)
+  place = folder if config is None else storage.local_path(config)
   if (place / manifest.NAME).is_file():
     found = manifest.read_manifest(place)
     model, provenance = found.config.model, dict(found.provenance)

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from eejax import storage
 from eejax.checkpoint import (
   gguf_architectures,
   gguf_config,
@@ -81,7 +82,7 @@ def export_file(
     CheckpointError: the arrays do not fit the configuration or F16, or the
       disk is full.
   """
-  dest = pathlib.Path(dest)
+  dest = storage.local_path(dest)
   config = checkpoint.config.model
   shapes.check_backbone(tree.shapes(checkpoint.params), config)
   architecture = _architecture(config)
@@ -104,7 +105,7 @@ def check_free(
   Raises:
     ArgumentError: something is there that is not to be replaced.
   """
-  dest = pathlib.Path(dest)
+  dest = storage.local_path(dest)
   if dest.is_dir():
     raise ArgumentError(f'{dest} is a folder; name a file for the GGUF.')
   if dest.exists() and existing is Existing.REFUSE:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from eejax import storage
 from eejax.checkpoint import (
   gguf_architectures,
   gguf_config,
@@ -80,7 +81,7 @@ def map_file(path: str | os.PathLike) -> Model:
     ArgumentError: there is no such file.
     CheckpointError: it is incomplete, broken or not supported.
   """
-  path = pathlib.Path(path)
+  path = storage.local_path(path)
   if not path.is_file():
     raise ArgumentError(f'there is no file {path}.')
   file = read_file(path)

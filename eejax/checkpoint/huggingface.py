@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from eejax import storage
 from eejax.checkpoint import arrays, hub, shapes, tree
 from eejax.checkpoint.arrays import Path
 from eejax.checkpoint.huggingface_config import read_json, read_model
@@ -132,7 +133,7 @@ def read_description(
 
 
 def _find(source: str | os.PathLike) -> pathlib.Path:
-  folder = pathlib.Path(source)
+  folder = storage.local_path(source)
   if not folder.exists() and hub.is_hub_name(str(source)):
     folder = hub.download(str(source))
   if not folder.is_dir():

@@ -42,7 +42,12 @@ class LazyArray:
   """
 
   def __init__(
-    self, shape: tuple[int, ...], dtype: Any, read: Callable[[], np.ndarray]
+    self,
+    shape: tuple[int, ...],
+    dtype: Any,
+    read: Callable[[], np.ndarray],
+    *,
+    read_part: Callable[[Any], np.ndarray] | None = None,
   ):
     """Describe an array without making it.
 
@@ -50,11 +55,13 @@ class LazyArray:
       shape: of what `read` returns.
       dtype: of what `read` returns.
       read: makes the array.
+      read_part: makes the part at an index, where that costs less.
     """
     self.shape = shape
     self.dtype = np.dtype(dtype)
     self.ndim = len(shape)
     self._read = read
+    self._read_part = read_part or (lambda index: read()[index])
 
   def __array__(
     self, dtype: Any = None, copy: bool | None = None
@@ -67,7 +74,7 @@ class LazyArray:
 
   def __getitem__(self, index: Any) -> np.ndarray:
     """Return a part of the array."""
-    return self._read()[index]
+    return self._read_part(index)
 
 
 def lazy_stack(parts: Sequence[LazyArray | np.ndarray]) -> LazyArray:

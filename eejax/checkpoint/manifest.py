@@ -20,10 +20,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from eejax import config_json
+from eejax import config_json, storage, store_folder
 from eejax.checkpoint.arrays import Path
 from eejax.config import EarlyExitConfig
 from eejax.errors import ArgumentError, CheckpointError
+from eejax.storage import AnyPath
 from eejax.version import __version__
 
 FORMAT = 1
@@ -70,7 +71,12 @@ def read_manifest(path: str | os.PathLike) -> Manifest:
     ArgumentError: there is no checkpoint.
     CheckpointError: it cannot be understood.
   """
-  path = pathlib.Path(path)
+  path = storage.as_path(path)
+  with storage.reported(path, what='read'):
+    return _read_manifest(path)
+
+
+def _read_manifest(path: AnyPath) -> Manifest:
   if not (path / NAME).is_file():
     if (path / 'config.json').is_file():
       raise ArgumentError(
@@ -111,38 +117,30 @@ def describe(folder: str, leaves: Mapping[Path, Any]) -> dict[str, ArrayInfo]:
   }
 
 
-def list_files(path: pathlib.Path) -> dict[str, int]:
-  """Return the size of every file below `path`, by its name from there."""
-  return {
-    file.relative_to(path).as_posix(): file.stat().st_size
-    for file in sorted(path.rglob('*'))
-    if file.is_file()
-  }
-
-
-def check_files(path: pathlib.Path, manifest: Manifest, folder: str) -> None:
+def check_files(path: AnyPath, manifest: Manifest, folder: str) -> None:
   """Check that the files of one Orbax folder are there and whole.
 
   Raises:
     CheckpointError: one is missing or of another size.
   """
+  found = store_folder.list_files(path / folder)
   for name, size in manifest.files.items():
     if not name.startswith(folder + '/'):
       continue
-    file = path / name
-    if not file.is_file():
+    held = found.get(name.removeprefix(folder + '/'))
+    if held is None:
       raise CheckpointError(
         f'{path} is cut short: {name} is missing; copy or make the checkpoint '
         'again.'
       )
-    if file.stat().st_size != size:
+    if held != size:
       raise CheckpointError(
-        f'{path} is broken: {name} has {file.stat().st_size} bytes, not '
-        f'{size}; copy or make the checkpoint again.'
+        f'{path} is broken: {name} has {held} bytes, not {size}; copy or make '
+        'the checkpoint again.'
       )
 
 
-def _parse(values: Mapping[str, Any], path: pathlib.Path) -> Manifest:
+def _parse(values: Mapping[str, Any], path: AnyPath) -> Manifest:
   if values['format'] != FORMAT:
     raise CheckpointError(
       f'{path} has format {values["format"]}, this version of eejax reads '

@@ -29,11 +29,12 @@ import tempfile
 import warnings
 import zipfile
 
-from eejax import caches
+from eejax import caches, storage
 from eejax.checkpoint import folder, gguf_import, manifest
 from eejax.checkpoint.gguf_file import library
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.progress import SILENT, Progress
+from eejax.storage import AnyPath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ class RoundedWeights(UserWarning):
 
 def resolve(
   source: str | os.PathLike, *, progress: Progress = SILENT
-) -> pathlib.Path:
+) -> AnyPath:
   """Return the path that a model is at, fetching it where it has a name.
 
   A file or folder of that name is what is meant if there is one. The model's
@@ -93,7 +94,7 @@ def resolve(
   Raises:
     CheckpointError: the model is not here and cannot be fetched.
   """
-  path = pathlib.Path(source)
+  path = storage.as_path(source)
   model = MODELS.get(str(source))
   if model is None or path.exists():
     return path
@@ -111,7 +112,7 @@ def resolve(
 def note_of(source: str | os.PathLike) -> str | None:
   """Return what should be known about a model of a name, None of others."""
   model = MODELS.get(str(source))
-  is_named = model is not None and not pathlib.Path(source).exists()
+  is_named = model is not None and not storage.local_path(source).exists()
   return model.note if model is not None and is_named else None
 
 

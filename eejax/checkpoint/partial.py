@@ -14,7 +14,6 @@
 """Read a part of a checkpoint: its first blocks, some of its exits."""
 
 import enum
-import pathlib
 from collections.abc import Iterator, Mapping
 
 from eejax.checkpoint import arrays, shapes
@@ -22,6 +21,7 @@ from eejax.checkpoint.arrays import Path
 from eejax.checkpoint.manifest import Manifest, check_files
 from eejax.config import ExitConfig
 from eejax.models.families.tensors import block_key, tensors
+from eejax.storage import AnyPath
 from eejax.types import Params, PyTree
 
 # The Orbax folder of what a backbone has besides its blocks.
@@ -50,7 +50,7 @@ def exit_folder(exit: ExitConfig) -> str:
 
 
 def read_outer(
-  path: pathlib.Path, manifest: Manifest, *, how: LoadMethod = LoadMethod.LOAD
+  path: AnyPath, manifest: Manifest, *, how: LoadMethod = LoadMethod.LOAD
 ) -> Params:
   """Return what the backbone has besides its blocks, on the host.
 
@@ -61,7 +61,7 @@ def read_outer(
 
 
 def read_blocks(
-  path: pathlib.Path,
+  path: AnyPath,
   manifest: Manifest,
   *,
   depth: int,
@@ -79,7 +79,7 @@ def read_blocks(
 
 
 def read_exit(
-  path: pathlib.Path,
+  path: AnyPath,
   manifest: Manifest,
   *,
   exit: ExitConfig,
@@ -106,7 +106,7 @@ def _expected(manifest: Manifest) -> dict[str, dict[Path, tuple[int, ...]]]:
 
 
 def _read(
-  path: pathlib.Path,
+  path: AnyPath,
   manifest: Manifest,
   folder: str,
   expected: Mapping[Path, tuple[int, ...]],

@@ -18,13 +18,13 @@ its size, stays on the disk.
 """
 
 import os
-import pathlib
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from eejax import storage
 from eejax.checkpoint import arrays  # noqa: F401  (keeps Orbax quiet)
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.types import Params
@@ -40,7 +40,7 @@ def list_steps(run: str | os.PathLike) -> tuple[int, ...]:
   Raises:
     ArgumentError: the folder keeps none.
   """
-  folder = pathlib.Path(run) / CHECKPOINTS
+  folder = storage.as_path(run) / CHECKPOINTS
   steps = sorted(
     int(p.name)
     for p in (folder.iterdir() if folder.is_dir() else ())
@@ -71,7 +71,7 @@ def read_step(run: str | os.PathLike, step: int) -> Params:
   Raises:
     CheckpointError: it cannot be read.
   """
-  path = pathlib.Path(run).absolute() / CHECKPOINTS / str(step) / _STATE
+  path = storage.absolute(run) / CHECKPOINTS / str(step) / _STATE
   try:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
       found = reader.metadata(path)

@@ -21,7 +21,6 @@ of files.
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from eejax import storage
 from eejax.checkpoint import huggingface, manifest, partial
 from eejax.checkpoint.arrays import Path, flatten, unflatten
 from eejax.checkpoint.model import Model
@@ -95,7 +95,7 @@ def map_checkpoint(
     ArgumentError: there is no checkpoint, or it has fewer blocks.
     CheckpointError: an array is missing, cut short or misshapen.
   """
-  path = pathlib.Path(path)
+  path = storage.as_path(path)
   held = manifest.read_manifest(path)
   blocks = held.config.model.num_layers
   depth = blocks if depth is None else depth

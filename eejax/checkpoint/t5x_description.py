@@ -26,7 +26,7 @@ from typing import Any
 
 from etils import epath
 
-from eejax import config_json
+from eejax import config_json, storage
 from eejax.checkpoint.tokenizer_files import find_tokenizer, list_tokenizer
 from eejax.config import EarlyExitConfig
 from eejax.errors import ArgumentError, CheckpointError
@@ -62,7 +62,7 @@ def find(path: str | os.PathLike) -> pathlib.Path | None:
   Args:
     path: a run, one of its checkpoints, or what lies in one.
   """
-  path = pathlib.Path(path).absolute()
+  path = storage.local_path(path).absolute()
   if not path.exists():
     return None
   for parent in (path, *path.parents[:2]):

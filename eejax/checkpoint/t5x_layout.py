@@ -28,6 +28,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from eejax import storage
 from eejax.checkpoint import arrays, shapes, t5x_decoder, t5x_description, tree
 from eejax.checkpoint.arrays import Path
 from eejax.checkpoint.atomic import Existing, whole_folder
@@ -49,7 +50,7 @@ _LEGACY = 'checkpoint'
 
 def is_checkpoint(path: str | os.PathLike) -> bool:
   """Return whether `path` is a checkpoint of t5x, or a run with some."""
-  path = pathlib.Path(path)
+  path = storage.local_path(path)
   is_legacy = _STEP.fullmatch(path.name) and (path / _LEGACY).is_file()
   return bool(is_legacy) or _state_folder(path) is not None
 
@@ -75,7 +76,7 @@ def load(
       is.
     CheckpointError: it is broken, or eejax has no such model.
   """
-  path = pathlib.Path(source)
+  path = storage.local_path(source)
   folder = _state_folder(path)
   if folder is None:
     raise ArgumentError(_what_is_wrong(path))
@@ -148,7 +149,7 @@ def save(
       tokenizer=model.tokenizer_folder,
       provenance=model.provenance,
     )
-  return pathlib.Path(dest) / name
+  return storage.local_path(dest) / name
 
 
 def _target(params: Params) -> Params:

@@ -13,12 +13,16 @@
 # limitations under the License.
 """Carry a tokenizer along with a model, and check that the two fit."""
 
+import atexit
 import pathlib
 import shutil
+import tempfile
 
 import tokenizers
 
+from eejax import storage, store_folder
 from eejax.errors import CheckpointError
+from eejax.storage import AnyPath
 
 MODELS = ('tokenizer.json', 'tokenizer.model')
 _FILES = (
@@ -32,9 +36,27 @@ _FILES = (
 )
 
 
-def find_tokenizer(folder: pathlib.Path) -> pathlib.Path | None:
-  """Return `folder` when a tokenizer lies in it, else None."""
+def find_tokenizer(folder: AnyPath) -> pathlib.Path | None:
+  """Return the folder of the tokenizer in `folder`, None without one.
+
+  Of a folder in a store its files are fetched, and stay until the process
+  ends: whoever reads tokenizers reads local files.
+  """
+  if storage.is_remote(folder):
+    return _fetched(folder)
   return folder if any((folder / n).is_file() for n in MODELS) else None
+
+
+def _fetched(folder: AnyPath) -> pathlib.Path | None:
+  with storage.reported(folder, what='read'):
+    found = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    if found.isdisjoint(MODELS):
+      return None
+    place = pathlib.Path(tempfile.mkdtemp(prefix='eejax-'))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    for name in found.intersection(_FILES):
+      store_folder.copy_file(folder / name, place / name)
+  return place
 
 
 def copy_tokenizer(source: pathlib.Path | None, dest: pathlib.Path) -> None:

@@ -14,10 +14,9 @@
 """`eejax bench`: how fast each strategy of decoding is, and what it changes."""
 
 import argparse
-import pathlib
 from typing import TYPE_CHECKING, Any
 
-from eejax import formatting
+from eejax import formatting, storage
 from eejax.cli import mesh_flag, policy_flags, prompted_model
 from eejax.cli.gin import policy as gin_policy
 from eejax.decoding.policy import defaults
@@ -98,7 +97,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   from eejax.cli import output
   from eejax.recipes.bench import bench
 
-  path = pathlib.Path(args.out)
+  path = storage.as_path(args.out)
   grid = _grid(args, gin_policy.read_criterion(args))
   mesh = mesh_flag.devices(args)
   model = prompted_model.open_model(args, mesh=mesh)

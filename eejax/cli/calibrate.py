@@ -16,10 +16,9 @@
 import argparse
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
-from eejax import serialization
+from eejax import serialization, storage
 from eejax.cli import mesh_flag, text_flags
 from eejax.cli.gin import policy as gin_policy
 
@@ -210,12 +209,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   args.criterion = args.criterion or gin_policy.read_criterion(args)
   names = [f.name for f in dataclasses.fields(CalibrationRequest)]
   request = CalibrationRequest(**{name: getattr(args, name) for name in names})
-  path = pathlib.Path(args.out)
+  path = storage.as_path(args.out)
   serialization.check_writable(path)
   mesh = mesh_flag.devices(args)
   model = prompted_model.open_model(args, mesh=mesh)
   text, search_text = _read(args)
-  folder = path.with_name(f'.{path.name}.decoded')
+  folder = None
+  if not storage.is_remote(path):
+    folder = path.with_name(f'.{path.name}.decoded')
   result = run_calibration(
     model,
     text,
@@ -231,8 +232,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   except CalibrationError as error:
     raise output.NegativeResult(str(error), result.to_json()) from error
   policy.save(path)
-  # Nothing is left to resume.
-  (folder / FILE).unlink(missing_ok=True)
-  folder.rmdir()
+  if folder is not None:
+    # Nothing is left to resume.
+    (folder / FILE).unlink(missing_ok=True)
+    folder.rmdir()
   output.show(f'wrote {path}')
   return {**result.to_json(), 'out': path}

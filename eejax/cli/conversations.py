@@ -17,6 +17,7 @@ import argparse
 import pathlib
 from typing import Any
 
+from eejax import storage
 from eejax.cli import generate_inputs
 from eejax.errors import ArgumentError
 
@@ -68,7 +69,7 @@ def read_conversations(args: argparse.Namespace) -> list[list[dict[str, Any]]]:
       raise ArgumentError(
         '--messages has the whole conversations; put the prompts into the file.'
       )
-    conversations = _read_file(pathlib.Path(args.messages))
+    conversations = _read_file(storage.local_path(args.messages))
   else:
     prompts = generate_inputs.read_prompts(args)
     conversations = [[{'role': 'user', 'content': p}] for p in prompts]

@@ -19,6 +19,7 @@ import json
 import pathlib
 from typing import TYPE_CHECKING
 
+from eejax import storage
 from eejax.cli.policy_flags import chosen_policy
 from eejax.errors import ArgumentError
 
@@ -32,7 +33,7 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
   """Return the prompts that were given, in order."""
   prompts = list(args.prompt or [])
   if args.prompts:
-    prompts += _read_file(pathlib.Path(args.prompts))
+    prompts += _read_file(storage.local_path(args.prompts))
   if not prompts:
     raise ArgumentError('there is no prompt; give --prompt or --prompts.')
   return prompts

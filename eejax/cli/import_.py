@@ -14,8 +14,9 @@
 """eejax import: a Hugging Face folder or t5x's becomes an eejax checkpoint."""
 
 import argparse
-import pathlib
 from typing import Any
+
+from eejax import storage
 
 HELP = 'make an eejax checkpoint of a Hugging Face, GGUF or t5x model'
 EXAMPLE = 'eejax import models/Llama-3.2-1B checkpoints/llama'
@@ -113,7 +114,7 @@ def _read(args: argparse.Namespace) -> Any:
       'out --config.'
     )
   path = packaged.resolve(source, progress=output.reporter())
-  if path != pathlib.Path(source):
+  if path != storage.local_path(source):
     return folder.load(path, layout=folder.Layout.UNSTACKED)
   if gguf_file.is_gguf(path):
     return gguf_import.map_file(path)

@@ -19,6 +19,7 @@ import pathlib
 import tempfile
 from typing import Any
 
+from eejax import storage
 from eejax.cli import mesh_flag, policy_flags
 from eejax.cli.gin import policy as gin_policy
 from eejax.errors import ArgumentError, EejaxError
@@ -141,7 +142,7 @@ def _run_stock(stock: argparse.Namespace) -> dict[str, Any]:
   with tempfile.TemporaryDirectory() as folder:
     if stock.output_path is None:
       stock.output_path = folder
-    given = pathlib.Path(stock.output_path)
+    given = storage.local_path(stock.output_path)
     before = _results(given)
     try:
       stock.func(stock)

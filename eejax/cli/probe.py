@@ -14,7 +14,6 @@
 """eejax probe: does early exit pay on this model, and where?"""
 
 import argparse
-import pathlib
 from typing import Any
 
 from eejax import formatting, serialization
@@ -74,7 +73,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
   Question(args.loss, args.max_exits, args.window, args.hardware)
   if args.out:
-    serialization.check_writable(pathlib.Path(args.out))
+    serialization.check_writable(args.out)
   source, unit = text_flags.source(args)
   split = None if args.split is None else Split(args.split)
   text = Text(source, split, TextUnit(unit))
@@ -109,7 +108,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
   for sentence in result.sentences():
     output.show(f'- {sentence}')
   if args.out:
-    serialization.write_text(pathlib.Path(args.out), result.page())
+    serialization.write_text(args.out, result.page())
     output.show(f'\nwrote {args.out}')
   return {
     'checkpoint': args.checkpoint,

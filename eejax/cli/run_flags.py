@@ -80,6 +80,12 @@ BOTH = (
     numbers,
   ),
   MESH,
+  Shorthand(
+    '--resume-step',
+    'LoopConfig.resume_step',
+    'go on from the checkpoint of this step; later ones are set aside',
+    int,
+  ),
   Shorthand('--seed', 'SEED', 'seed of everything random', int),
 )
 

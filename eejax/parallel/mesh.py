@@ -16,7 +16,6 @@
 import dataclasses
 import json
 import math
-import pathlib
 from collections.abc import Sequence
 
 import jax
@@ -24,7 +23,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from eejax import resources
+from eejax import resources, storage
 from eejax.axes import BATCH_AXES, EXPERT, MESH_AXES, STAGE
 from eejax.errors import EejaxError
 from eejax.field_types import check_fields
@@ -156,7 +155,7 @@ def named_mesh(name: str) -> MeshConfig:
   Raises:
     EejaxError: there is none, or it cannot be understood.
   """
-  path = pathlib.Path(name)
+  path = storage.local_path(name)
   if path.suffix != '.json':
     path = resources.folder('configs') / 'meshes' / f'{name}.json'
   try:

@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 
+from eejax import storage
 from eejax.analysis.manifest import ComparisonManifest
 from eejax.analysis.sections import DEFAULTS, SectionSettings
 from eejax.checkpoint.model import Model
@@ -182,5 +183,7 @@ def _name_of(model: ModelLike | Mapping[str, ModelLike]) -> str:
     return f'a {model.config.model.family} model'
   # Paths of the machine are of no use to who reads the page. The model of a
   # run is named after the run.
-  path = pathlib.Path(model).resolve()
+  path = storage.absolute(model)
+  if not storage.is_remote(path):
+    path = path.resolve()
   return f'{path.parent.name}/model' if path.name == 'model' else path.name

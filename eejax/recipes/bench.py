@@ -15,11 +15,10 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eejax import serialization
+from eejax import serialization, storage
 from eejax.analysis.cost_model import decode_cost
 from eejax.checkpoint.model import Model
 from eejax.decoding.loop.accounting import Accounting, BatchAccounting
@@ -297,7 +296,7 @@ def _open_record(
   if out is None:
     return BenchFile(None, identity)
   serialization.check_writable(out)
-  return BenchFile(pathlib.Path(out), identity)
+  return BenchFile(storage.as_path(out), identity)
 
 
 def _missing(

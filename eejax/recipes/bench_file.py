@@ -16,7 +16,6 @@
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ from eejax.checkpoint import tree
 from eejax.checkpoint.model import Model
 from eejax.errors import ArgumentError
 from eejax.evaluation.bench import BenchmarkRow
+from eejax.storage import AnyPath
 
 FORMAT = 1
 
@@ -48,7 +48,7 @@ class BenchFile:
     values: everything, as plain values for JSON.
   """
 
-  def __init__(self, path: pathlib.Path | None, identity: Mapping[str, Any]):
+  def __init__(self, path: AnyPath | None, identity: Mapping[str, Any]):
     """Open the file, which need not be there yet.
 
     Args:

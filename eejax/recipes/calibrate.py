@@ -20,12 +20,12 @@ timed on a third; the parts share no document. See docs/analysis.md.
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
+from eejax import storage
 from eejax.analysis import certify, measurement
 from eejax.analysis.candidate import Candidate
 from eejax.analysis.certify import (
@@ -238,7 +238,7 @@ def run_calibration(
       model,
       prompts,
       request,
-      folder=None if folder is None else pathlib.Path(folder),
+      folder=None if folder is None else storage.local_path(folder),
       progress=progress,
     ),
     times,

@@ -15,11 +15,10 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from eejax import architectures, formatting, serialization
+from eejax import architectures, formatting, serialization, storage
 from eejax.checkpoint import huggingface, manifest
 from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig, parse_exits
@@ -325,7 +324,7 @@ def _config_of(
     return model.config
   if isinstance(model, EarlyExitConfig):
     return model
-  folder = pathlib.Path(model)
+  folder = storage.as_path(model)
   if not folder.is_dir():
     return EarlyExitConfig(architectures.read_model(str(model)))
   if (folder / manifest.NAME).is_file():

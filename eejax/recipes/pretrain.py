@@ -16,7 +16,6 @@
 import dataclasses
 import enum
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from eejax import config as config_lib
+from eejax import storage
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint import streaming, surgery
 from eejax.checkpoint.folder import Existing
@@ -43,6 +43,7 @@ from eejax.recipes import run_identity, run_result, training_runs
 from eejax.recipes.run_result import RunResult
 from eejax.recipes.text import Text
 from eejax.recipes.training_runs import RunSettings
+from eejax.storage import AnyPath
 from eejax.training import freeze, run_folder, workplace
 from eejax.training.freeze import Regime
 from eejax.training.loop import LoopConfig, TrainResult
@@ -240,17 +241,18 @@ class _Start:
         checkpoint_folder.read_config(self.source), add=heads
       )
       # Raises where there is none, before anything is written.
-      _ = Model(config, {}, find_tokenizer(pathlib.Path(self.source))).tokenizer
+      source = storage.as_path(self.source)
+      _ = Model(config, {}, find_tokenizer(source)).tokenizer
     object.__setattr__(self, 'config', config)
 
   def known_tokenizer(self) -> Tokenizer | None:
     """Return the tokenizer, None where the run trains one."""
     if not isinstance(self.source, ModelConfig):
-      folder = find_tokenizer(pathlib.Path(self.source))
+      folder = find_tokenizer(storage.as_path(self.source))
       return Model(self.config, {}, folder).tokenizer
     if self.tokenizer is None:
       return None
-    return Tokenizer.load(pathlib.Path(self.tokenizer))
+    return Tokenizer.load(self.tokenizer)
 
   def template_tokenizer(self, text: Any) -> Tokenizer | None:
     """Return the tokenizer whose template a text is read by, if any.
@@ -273,13 +275,13 @@ class _Start:
     values = {'config': self.config, 'seed': self.seed}
     if isinstance(self.source, ModelConfig):
       source = self.tokenizer
-      made = source and run_identity.tokenizer_hash(pathlib.Path(source))
+      made = source and run_identity.tokenizer_hash(storage.as_path(source))
       return {**values, 'tokenizer': made}
     return {**values, 'source': run_identity.of_checkpoint(self.source)}
 
   def parameters(
     self,
-    folder: pathlib.Path,
+    folder: AnyPath,
     *,
     data: DataConfig,
     mesh: Mesh | None,
@@ -372,7 +374,7 @@ def _from_checkpoint(
 
 
 def _tokenizer(
-  folder: pathlib.Path,
+  folder: AnyPath,
   source: str | os.PathLike | None,
   data: DataConfig,
   vocab_size: int,
@@ -396,7 +398,7 @@ def _new_tokenizer(
   progress: Progress,
 ) -> Tokenizer:
   if source is not None:
-    tokenizer = Tokenizer.load(pathlib.Path(source))
+    tokenizer = Tokenizer.load(source)
   else:
     with progress.waiting('training a tokenizer'):
       texts = data_batches.read_texts(data, split=Split.TRAIN)
@@ -406,7 +408,7 @@ def _new_tokenizer(
 
 
 def _save(
-  folder: pathlib.Path,
+  folder: AnyPath,
   config: EarlyExitConfig,
   result: TrainResult,
   kept_exits: KeptExits,
@@ -420,7 +422,7 @@ def _save(
     Model(
       config=config,
       params=params,
-      tokenizer_folder=folder / TOKENIZER,
+      tokenizer_folder=find_tokenizer(folder / TOKENIZER),
       provenance=provenance,
     ),
     existing=Existing.OVERWRITE,

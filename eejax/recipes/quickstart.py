@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from eejax import config as config_lib
-from eejax import environment, serialization
+from eejax import environment, serialization, storage
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint import packaged
 from eejax.checkpoint.load import DEFAULT, load
@@ -398,7 +398,7 @@ class _Quickstart:
 
 def _source(settings: QuickstartSettings) -> list[Any]:
   """Return what tells whether the backbone's files have changed."""
-  path = pathlib.Path(settings.backbone)
+  path = storage.local_path(settings.backbone)
   files = stages_lib.fingerprint(path) if path.exists() else []
   return [settings.backbone, files]
 

@@ -13,14 +13,15 @@
 # limitations under the License.
 """What every recipe returns: a result that shows, draws and saves itself."""
 
+import io
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from eejax import formatting, serialization
+from eejax import formatting, serialization, storage
 from eejax.errors import ArgumentError
 from eejax.report import page
+from eejax.storage import AnyPath
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -78,7 +79,7 @@ class Result:
     self.draw(figure.subplots())
     return figure
 
-  def save(self, path: str | os.PathLike) -> pathlib.Path:
+  def save(self, path: str | os.PathLike) -> AnyPath:
     """Write the result as `.json`, as a page `.html` or a picture `.png`.
 
     The file is written whole or not at all.
@@ -86,7 +87,7 @@ class Result:
     Raises:
       ArgumentError: the ending is another, or the file cannot be written.
     """
-    path = pathlib.Path(path)
+    path = storage.as_path(path)
     writers = {
       '.json': lambda: serialization.write_json(path, self.to_json()),
       '.html': lambda: serialization.write_text(path, self.page()),
@@ -100,10 +101,10 @@ class Result:
     writers[path.suffix]()
     return path
 
-  def _save_picture(self, path: pathlib.Path) -> None:
-    partial = path.with_name(f'.{path.name}.partial')
-    self.plot().savefig(partial, format='png', dpi=150)
-    os.replace(partial, path)
+  def _save_picture(self, path: AnyPath) -> None:
+    picture = io.BytesIO()
+    self.plot().savefig(picture, format='png', dpi=150)
+    serialization.write_bytes(path, picture.getvalue())
 
   def content(self) -> str:
     """Return what a page shows of the result, as HTML."""

@@ -22,7 +22,6 @@ import dataclasses
 import enum
 import hashlib
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,6 +29,7 @@ import jax
 import numpy as np
 import optax
 
+from eejax import storage
 from eejax.checkpoint import manifest, partial, tree
 from eejax.checkpoint.model import Model
 from eejax.checkpoint.tokenizer_files import MODELS, find_tokenizer
@@ -39,6 +39,7 @@ from eejax.data.data_config import DataConfig
 from eejax.data.tokenizer import Tokenizer
 from eejax.errors import ArgumentError
 from eejax.recipes.text import Text
+from eejax.storage import AnyPath
 from eejax.training.optimizers import Configured
 from eejax.types import Params
 
@@ -129,7 +130,7 @@ def of_model(model: Model) -> Values:
 
 def of_checkpoint(path: str | os.PathLike) -> Values:
   """Return the same of a checkpoint, whose backbone is not read."""
-  path = pathlib.Path(path)
+  path = storage.as_path(path)
   held = manifest.read_manifest(path)
   # Mapped, for Orbax would start jax before the hosts of a run have joined.
   how = partial.LoadMethod.MAP
@@ -153,7 +154,7 @@ def _of_exits(config: EarlyExitConfig, exits: Params) -> Values:
   return {'config': config, 'exits': hashes}
 
 
-def tokenizer_hash(folder: pathlib.Path | None) -> str | None:
+def tokenizer_hash(folder: AnyPath | None) -> str | None:
   """Return a hash of a tokenizer's files, None without any."""
   if folder is None:
     return None

@@ -15,13 +15,13 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint.model import Model
 from eejax.recipes.result import Result
+from eejax.storage import AnyPath
 from eejax.training import metrics, run_folder
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class RunResult(Result):
     in_memory: the model, where it came from memory.
   """
 
-  folder: pathlib.Path
+  folder: AnyPath
   steps: int
   curve: tuple[Mapping[str, float], ...]
   in_memory: Model | None = dataclasses.field(
@@ -118,7 +118,7 @@ class RunResult(Result):
       axes.legend()
 
 
-def read_curve(folder: pathlib.Path) -> tuple[Mapping[str, float], ...]:
+def read_curve(folder: AnyPath) -> tuple[Mapping[str, float], ...]:
   """Return the held-out evaluations that a run folder has."""
   return tuple(
     {name: value for name, value in record.items() if name != 'kind'}

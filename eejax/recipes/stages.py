@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from eejax import formatting, serialization
+from eejax import formatting, serialization, storage, store_folder
 from eejax.errors import ArgumentError, EejaxError
 from eejax.progress import SILENT, Progress
 
@@ -134,7 +134,7 @@ def claimed(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     ArgumentError: something else is there.
     EejaxError: another process is at work in it.
   """
-  path = pathlib.Path(folder)
+  path = storage.local_path(folder)
   if path.exists() and not path.is_dir():
     raise ArgumentError(f'{path} is a file; name a folder.')
   if path.is_dir() and any(path.iterdir()) and not (path / FOLDER).is_dir():
@@ -163,7 +163,11 @@ def fingerprint(path: str | os.PathLike) -> list[Any]:
 
   Names, sizes and times of change; contents are not read.
   """
-  root = pathlib.Path(path)
+  if storage.is_remote(path):
+    root = storage.as_path(path)
+    with storage.reported(root, what='read'):
+      return store_folder.folder_facts(root)
+  root = storage.local_path(path)
   files = [root] if root.is_file() else sorted(root.rglob('*'))
   return [
     [f.relative_to(root.parent).as_posix(), s.st_size, s.st_mtime_ns]

@@ -16,7 +16,6 @@
 import dataclasses
 import itertools
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,6 +37,7 @@ from eejax.parallel import memory, sharding
 from eejax.progress import SILENT, Progress
 from eejax.recipes import run_identity
 from eejax.recipes.text import Text, row_length
+from eejax.storage import AnyPath
 from eejax.training import freeze, loop, state
 from eejax.training.loop import Ending, LoopConfig, Task, TrainResult
 from eejax.training.objective import Forward, Objective
@@ -313,7 +313,7 @@ def read_data(
 def train(
   task: Task,
   *,
-  folder: pathlib.Path,
+  folder: AnyPath,
   settings: LoopConfig,
   data: TrainingData,
   progress: Progress,

@@ -15,7 +15,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 from eejax.checkpoint.model import Model
@@ -251,7 +250,7 @@ def _train(
     what='tuning',
   )
   model = source.save(
-    pathlib.Path(place.folder) / run_folder.MODEL,
+    place.folder / run_folder.MODEL,
     exits=result.trainable['exits'],
     provenance=training_runs.provenance('tune', result, settings.data),
   )

@@ -19,6 +19,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from eejax import storage
 from eejax.data.batch import Batch
 from eejax.errors import EejaxError
 from eejax.parallel import multihost
@@ -75,7 +76,7 @@ def prepare(
       'activation cache away, or the other hosts and stages.'
     )
   full_depth = settings.objective.full_depth(config)
-  root = pathlib.Path(cache.folder)
+  root = storage.local_path(cache.folder)
   identity = {
     'backbone': source.identity()['backbone'],
     'precision': step.forward.dtype,

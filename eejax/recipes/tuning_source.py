@@ -17,7 +17,6 @@ import abc
 import dataclasses
 import enum
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from eejax import storage
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint import streaming, tree
 from eejax.checkpoint.folder import Existing
@@ -37,6 +37,7 @@ from eejax.data.tokenizer import Tokenizer
 from eejax.models.quantized import quantize_backbone
 from eejax.models.stacking import num_blocks, stack, truncate
 from eejax.recipes import run_identity
+from eejax.storage import AnyPath
 from eejax.types import Params, PyTree
 
 
@@ -107,7 +108,7 @@ class TuningSource(abc.ABC):
 
   @abc.abstractmethod
   def save(
-    self, path: pathlib.Path, *, exits: Params, provenance: Mapping[str, Any]
+    self, path: AnyPath, *, exits: Params, provenance: Mapping[str, Any]
   ) -> Model | None:
     """Write the model with other exits, over what is at `path`.
 
@@ -166,7 +167,7 @@ class ModelSource(TuningSource):
     return {**params, 'backbone': {**backbone, 'blocks': blocks}}
 
   def save(
-    self, path: pathlib.Path, *, exits: Params, provenance: Mapping[str, Any]
+    self, path: AnyPath, *, exits: Params, provenance: Mapping[str, Any]
   ) -> Model | None:
     """Write the model with other exits."""
     tuned = dataclasses.replace(
@@ -186,7 +187,7 @@ class CheckpointSource(TuningSource):
     manifest: what it says of itself.
   """
 
-  path: pathlib.Path
+  path: AnyPath
   manifest: Manifest
 
   @classmethod
@@ -196,7 +197,7 @@ class CheckpointSource(TuningSource):
     Raises:
       ArgumentError: there is none.
     """
-    path = pathlib.Path(path)
+    path = storage.as_path(path)
     return cls(path, checkpoint_folder.read_manifest(path))
 
   @property
@@ -243,7 +244,7 @@ class CheckpointSource(TuningSource):
     return {**placed, 'exits': params['exits']}
 
   def save(
-    self, path: pathlib.Path, *, exits: Params, provenance: Mapping[str, Any]
+    self, path: AnyPath, *, exits: Params, provenance: Mapping[str, Any]
   ) -> Model | None:
     """Write the model with other exits."""
     checkpoint_folder.replace_exits(

@@ -16,9 +16,9 @@
 import hashlib
 import hmac
 import os
-import pathlib
 from collections.abc import Sequence
 
+from eejax import storage
 from eejax.errors import ArgumentError
 from eejax.serving.api_error import missing_key, wrong_key
 
@@ -61,7 +61,7 @@ def read_keys(path: str | None) -> ApiKeys:
   keys = []
   if path is not None:
     try:
-      text = pathlib.Path(path).read_text(encoding='utf-8')
+      text = storage.local_path(path).read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
       raise ArgumentError(
         f'the API keys in {path} cannot be read; name a text file with a key '

@@ -19,11 +19,10 @@ that one types: `--gin.REGIME="'tune'"`, `--gin.THRESHOLDS="'0.9'"`.
 
 import enum
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from eejax import architectures
+from eejax import architectures, storage
 from eejax.checkpoint import manifest, t5x_description
 from eejax.checkpoint.tokenizer_files import find_tokenizer
 from eejax.config import EarlyExitConfig, parse_exits
@@ -53,7 +52,7 @@ def early_exit_config(
   Raises:
     ArgumentError: `source` is none of these, or an exit cannot be.
   """
-  path = pathlib.Path(source)
+  path = storage.local_path(source)
   described = t5x_description.read(path)
   if (path / manifest.NAME).is_file():
     config = manifest.read_config(path)
@@ -76,7 +75,7 @@ def tokenizer(source: str | os.PathLike) -> Tokenizer:
   Raises:
     EejaxError: there is none.
   """
-  path = pathlib.Path(source)
+  path = storage.local_path(source)
   folder = find_tokenizer(path)
   described = t5x_description.find(path)
   if folder is None and described is not None:

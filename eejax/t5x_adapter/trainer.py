@@ -14,7 +14,6 @@
 """t5x's trainer with eejax's gradients: of what is trained, and no other."""
 
 import functools
-import pathlib
 import tempfile
 import types
 from typing import Any
@@ -23,6 +22,7 @@ import jax
 from etils import epath
 from t5x import trainer as t5x_trainer
 
+from eejax import storage
 from eejax.checkpoint import t5x_description
 from eejax.data.seqio_vocabulary import HuggingFaceVocabulary
 from eejax.errors import ArgumentError
@@ -91,7 +91,7 @@ class EarlyExitTrainer(t5x_trainer.Trainer):
       if isinstance(vocabulary, HuggingFaceVocabulary):
         vocabulary.tokenizer.save(folder)
       t5x_description.write(
-        run, self._model.config, tokenizer=pathlib.Path(folder)
+        run, self._model.config, tokenizer=storage.local_path(folder)
       )
 
   @functools.cached_property

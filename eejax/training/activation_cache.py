@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eejax import serialization
+from eejax import serialization, storage
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
 from eejax.errors import CheckpointError, EejaxError
@@ -130,7 +130,7 @@ def record(
   Raises:
     EejaxError: there are fewer batches.
   """
-  folder = pathlib.Path(folder)
+  folder = storage.local_path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   (folder / MANIFEST).unlink(missing_ok=True)
   depths = Depths.read_by(config, full_depth=full_depth)
@@ -221,7 +221,7 @@ class CachedBatches:
     Raises:
       CheckpointError: there is no whole cache, or another one than is needed.
     """
-    self.folder = pathlib.Path(folder)
+    self.folder = storage.local_path(folder)
     manifest = _read(self.folder)
     wanted = json.loads(json.dumps(dict(identity)))
     for name, value in wanted.items():
@@ -293,7 +293,7 @@ class CachedBatches:
 
 def is_whole(folder: str | os.PathLike) -> bool:
   """Return whether there is a cache that was recorded to its end."""
-  return (pathlib.Path(folder) / MANIFEST).is_file()
+  return (storage.local_path(folder) / MANIFEST).is_file()
 
 
 def _read(folder: pathlib.Path) -> dict[str, Any]:

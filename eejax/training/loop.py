@@ -21,7 +21,6 @@ last checkpoint with the same numbers, bit for bit.
 import contextlib
 import dataclasses
 import enum
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,13 +28,15 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from eejax.checkpoint.keeping import KeptSteps
 from eejax.checkpoint.manager import RunCheckpoints
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
 from eejax.data.sharded import ResumableBatches
-from eejax.errors import ArgumentError
+from eejax.errors import ArgumentError, StoreError
 from eejax.field_types import check_fields
 from eejax.parallel import multihost, sharding
+from eejax.storage import AnyPath
 from eejax.training import freeze, losses, metrics, run_folder, state, step
 from eejax.training.interrupt import StopRequest
 from eejax.training.objective import Objective
@@ -57,7 +58,15 @@ class LoopConfig:
     eval_every: steps between held-out evaluations; 0 has none but the first
       and the last.
     save_every: steps between checkpoints; 0 has the last alone.
-    keep: checkpoints kept.
+    keep: of the newest checkpoints, how many are kept.
+    keep_every: steps between checkpoints that are kept for good; 0 is none.
+    keep_hours: between checkpoints that are kept for good; 0 is none.
+    keep_best: of the checkpoints with the lowest `best_metric`, how many are
+      kept; 0 is none. Only a step that is evaluated is compared.
+    best_metric: a held-out mean, as `exit_6/loss`; '' is the mean loss of all
+      heads.
+    resume_step: the checkpoint that a run goes on from, later ones being set
+      aside; None is the newest.
   """
 
   steps: int
@@ -65,6 +74,11 @@ class LoopConfig:
   eval_every: int = 200
   save_every: int = 200
   keep: int = 2
+  keep_every: int = 0
+  keep_hours: float = 0.0
+  keep_best: int = 0
+  best_metric: str = ''
+  resume_step: int | None = None
 
   def __post_init__(self):
     check_fields(self)
@@ -74,6 +88,9 @@ class LoopConfig:
       ('eval_every', 0),
       ('save_every', 0),
       ('keep', 1),
+      ('keep_every', 0),
+      ('keep_hours', 0),
+      ('keep_best', 0),
     ):
       if getattr(self, name) < least:
         raise ArgumentError(
@@ -138,7 +155,7 @@ class TrainResult:
 def train(
   task: Task,
   *,
-  folder: pathlib.Path,
+  folder: AnyPath,
   settings: LoopConfig,
   batches: ResumableBatches,
   held_out: Sequence[Batch] = (),
@@ -167,13 +184,20 @@ def train(
     checkpoints = stack.enter_context(
       RunCheckpoints(
         folder / run_folder.CHECKPOINTS,
-        keep=settings.keep,
+        keep=KeptSteps(
+          newest=settings.keep,
+          every_steps=settings.keep_every,
+          every_seconds=3600 * settings.keep_hours,
+          best=settings.keep_best,
+          metric=settings.best_metric,
+        ),
         warn=reporter.say,
       )
     )
     stop = stack.enter_context(StopRequest())
     stack.callback(reporter.close)
     run = _Run(task, settings, batches, held_out, checkpoints, reporter)
+    run.folder = folder
     resumed = run.resume()
     writer = metrics.open_writer(
       folder, resume_step=run.step if resumed else None
@@ -195,6 +219,7 @@ class _Run:
 
   # How far a run goes on is known before anything is recorded.
   recorder: Recorder
+  folder: AnyPath
 
   def __init__(self, task, settings, batches, held_out, checkpoints, reporter):
     self.task = task
@@ -223,6 +248,7 @@ class _Run:
     self.step = 0
     self.saved_step: int | None = None
     self.last_held_out: dict[str, float] = {}
+    self.measured_step: int | None = None
     self.stopping = multihost.StopAgreement()
     self.train_step = self.placement.compile_step(
       step.make_train_step(
@@ -248,6 +274,8 @@ class _Run:
 
   def resume(self) -> bool:
     """Take up the latest checkpoint; return whether there is one."""
+    if self.settings.resume_step is not None:
+      self.checkpoints.go_back(self.settings.resume_step)
     if not self.checkpoints.steps:
       return False
     like = state.abstract(self.state)
@@ -315,6 +343,7 @@ class _Run:
       for batch in self.held_out
     ]
     self.last_held_out = self.recorder.held_out(self.step, parts)
+    self.measured_step = self.step
 
   def flush(self) -> None:
     """Write down what the steps since the last time measured."""
@@ -323,9 +352,21 @@ class _Run:
   def save(self) -> None:
     """Write a checkpoint, in the background."""
     self.flush()
+    try:
+      self.recorder.send()
+    except StoreError as error:
+      raise StoreError(f'{str(error)[:-1]}; {self._kept()}.') from error
+    run_folder.check_held(self.folder)
+    is_measured = self.measured_step == self.step
     self.checkpoints.save(
       self.step,
       state.to_checkpoint(self.state),
       {'data': self.batches.state()},
+      measured=self.last_held_out if is_measured else None,
     )
     self.saved_step = self.step
+
+  def _kept(self) -> str:
+    if self.saved_step is None:
+      return 'no checkpoint was written yet'
+    return f'the checkpoint of step {self.saved_step} stays'

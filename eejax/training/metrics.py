@@ -13,19 +13,24 @@
 # limitations under the License.
 """What a run reports: means from sums, JSON lines and TensorBoard."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import pathlib
+import shutil
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from eejax import serialization
+from eejax import serialization, storage, store_folder
 from eejax.config import EarlyExitConfig, GateKind
+from eejax.errors import StoreError
 from eejax.parallel import multihost
 from eejax.training.sums import HeadSums, LossSums
 
@@ -34,6 +39,9 @@ HELD_OUT = 'held_out'
 TIMING = 'timing'
 
 FILE = 'metrics.jsonl'
+BOARD = 'tensorboard'
+# Between two times that files are sent to a store.
+SEND_SECONDS = 30.0
 
 
 def means(sums: LossSums, *, config: EarlyExitConfig) -> dict[str, float]:
@@ -121,7 +129,7 @@ class MetricsRecord:
 
 def read_records(folder: str | os.PathLike) -> list[dict[str, Any]]:
   """Return the metrics of a run folder; a line cut short is left out."""
-  path = pathlib.Path(folder) / FILE
+  path = storage.as_path(folder) / FILE
   records = []
   if path.exists():
     for line in path.read_text(encoding='utf-8').splitlines():
@@ -143,6 +151,9 @@ class NoWriter:
   """Write nothing: what every host but the first has."""
 
   def write(self, records: Sequence[MetricsRecord]) -> None:
+    """Do nothing."""
+
+  def send(self) -> None:
     """Do nothing."""
 
   def __enter__(self) -> 'NoWriter':
@@ -167,6 +178,9 @@ class MetricWriter:
   What an earlier process wrote beyond the step that this one resumes from is
   removed first, so that every step stands in the file once.
 
+  Files in a store cannot be appended to. For a folder there, the files lie on
+  this machine, and are sent whole: now and then, and before each checkpoint.
+
   Args of the constructor: the run's folder, and the step it resumes from,
   None if it starts anew.
   """
@@ -174,22 +188,28 @@ class MetricWriter:
   def __init__(self, folder: str | os.PathLike, *, resume_step: int | None):
     from tensorboardX import SummaryWriter
 
-    self._folder = pathlib.Path(folder)
-    self._folder.mkdir(parents=True, exist_ok=True)
-    self._cut_after(-1 if resume_step is None else resume_step)
-    self._file = (self._folder / FILE).open('a', encoding='utf-8')
+    self._folder = storage.as_path(folder)
+    self._place = self._folder
+    if storage.is_remote(self._folder):
+      self._place = pathlib.Path(tempfile.mkdtemp(prefix='eejax-'))
+    self._place.mkdir(parents=True, exist_ok=True)
+    self._sent: dict[str, int] = {}
+    self._sent_at = time.monotonic()
+    with storage.reported(self._folder, what='read'):
+      self._cut_after(-1 if resume_step is None else resume_step)
+    self._file = (self._place / FILE).open('a', encoding='utf-8')
     self._board = SummaryWriter(
-      str(self._folder / 'tensorboard'),
+      str(self._place / BOARD),
       purge_step=0 if resume_step is None else resume_step + 1,
     )
+    self.send()
 
   def _cut_after(self, step: int) -> None:
-    path = self._folder / FILE
-    if not path.exists():
+    if not (self._folder / FILE).exists():
       return
     kept = [r for r in read_records(self._folder) if r['step'] <= step]
     text = ''.join(json.dumps(r) + '\n' for r in kept)
-    serialization.write_text(path, text)
+    serialization.write_text(self._place / FILE, text)
 
   def write(self, records: Sequence[MetricsRecord]) -> None:
     """Append `records` and flush them."""
@@ -199,14 +219,45 @@ class MetricWriter:
         self._board.add_scalar(f'{record.kind}/{name}', value, record.step)
     self._file.flush()
     self._board.flush()
+    if time.monotonic() - self._sent_at > SEND_SECONDS:
+      # A checkpoint is not begun before they have arrived.
+      with contextlib.suppress(StoreError):
+        self.send()
+
+  def send(self) -> None:
+    """Bring the files to a folder in a store; a local one has them.
+
+    Raises:
+      StoreError: the store refuses, or fails.
+    """
+    if self._place == self._folder:
+      return
+    self._sent_at = time.monotonic()
+    for name, size in store_folder.list_files(self._place).items():
+      if self._sent.get(name) != size:
+        with storage.reported(self._folder / name, what='written'):
+          store_folder.copy_file(self._place / name, self._folder / name)
+        self._sent[name] = size
 
   def close(self) -> None:
-    """Close both files."""
+    """Close both files.
+
+    Raises:
+      StoreError: they cannot be brought to the store.
+    """
     self._file.close()
     self._board.close()
+    try:
+      self.send()
+    finally:
+      if self._place != self._folder:
+        shutil.rmtree(self._place, ignore_errors=True)
 
   def __enter__(self) -> 'MetricWriter':
     return self
 
-  def __exit__(self, *_: object) -> None:
-    self.close()
+  def __exit__(self, kind: object, *_: object) -> None:
+    # What ends a run is told, not what follows from it.
+    ignored = (StoreError,) if kind is not None else ()
+    with contextlib.suppress(*ignored):
+      self.close()

@@ -95,6 +95,10 @@ class Recorder:
     shown = {'loss': records[-1].values['loss'], **self._speed(records)}
     self._reporter.advance(len(records), shown)
 
+  def send(self) -> None:
+    """Bring what was written to where the folder of the run is."""
+    self._writer.send()
+
   def held_out(self, step: int, parts: Sequence[LossSums]) -> dict[str, float]:
     """Write and show an evaluation, and return its means.
 

@@ -18,18 +18,22 @@ metrics.jsonl     a line a step, and a line a held-out evaluation
 tensorboard/      the same for TensorBoard
 checkpoints/      to resume from
 model/            the result, an eejax checkpoint
+
+The folder may be in a store, as in `gs://bucket/run`.
 """
 
 import contextlib
 import fcntl
 import json
+import logging
 import os
-import pathlib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
-from eejax import serialization
+from eejax import serialization, storage, store_lock
 from eejax.errors import ArgumentError, EejaxError
+from eejax.storage import AnyPath
 
 CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
@@ -43,7 +47,7 @@ _FORMAT = 2
 @contextlib.contextmanager
 def claim(
   folder: str | os.PathLike, *, identity: Mapping[str, Any]
-) -> Iterator[pathlib.Path]:
+) -> Iterator[AnyPath]:
   """Lock a run folder for this process and this configuration.
 
   Args:
@@ -54,8 +58,29 @@ def claim(
   Raises:
     ArgumentError: the folder belongs to a run with another configuration.
     EejaxError: another process is working in it.
+    StoreError: its store refuses, or is not there.
   """
-  folder = pathlib.Path(folder)
+  folder = storage.as_path(folder)
+  lock = _store_lock if storage.is_remote(folder) else _local_lock
+  with lock(folder):
+    _check_identity(folder, identity)
+    yield folder
+
+
+def check_held(folder: AnyPath) -> None:
+  """Check that a folder in a store is still this run's.
+
+  A process that the store has not heard of for a while may find that another
+  one has taken over.
+
+  Raises:
+    EejaxError: it is another's.
+  """
+  store_lock.check(folder / _LOCK)
+
+
+@contextlib.contextmanager
+def _local_lock(folder: AnyPath) -> Iterator[None]:
   if folder.exists() and not folder.is_dir():
     raise ArgumentError(f'{folder} is a file; name a folder for the run.')
   folder.mkdir(parents=True, exist_ok=True)
@@ -67,11 +92,16 @@ def claim(
         f'another process is training in {folder}; wait for it, stop it, or '
         'name another folder.'
       ) from error
-    _check_identity(folder, identity)
-    yield folder
+    yield
 
 
-def _check_identity(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
+def _store_lock(folder: AnyPath) -> AbstractContextManager[None]:
+  return store_lock.hold(
+    folder / _LOCK, say=logging.getLogger(__name__).warning
+  )
+
+
+def _check_identity(folder: AnyPath, identity: Mapping[str, Any]) -> None:
   path = folder / CONFIG
   mine = json.loads(json.dumps({'format': _FORMAT, **identity}))
   if not path.exists():

@@ -16,7 +16,6 @@
 import contextlib
 import dataclasses
 import os
-import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -24,12 +23,13 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from eejax import serialization
+from eejax import serialization, storage
 from eejax.axes import STAGE
 from eejax.errors import EejaxError
 from eejax.parallel import environment, multihost
 from eejax.parallel import mesh as mesh_lib
 from eejax.parallel.mesh import MeshConfig
+from eejax.storage import AnyPath
 from eejax.training import run_folder
 from eejax.training.step import StepConfig
 
@@ -46,7 +46,7 @@ class Workplace:
     mesh: its devices; None for the default device alone.
   """
 
-  folder: pathlib.Path
+  folder: AnyPath
   mesh: Mesh | None
 
 
@@ -67,8 +67,8 @@ def open_run(
   Call it before anything is computed.
 
   Args:
-    folder: of the run, on a disk that all hosts share; an earlier run there
-      is continued.
+    folder: of the run, on a disk that all hosts share or in a store; an
+      earlier run there is continued.
     mesh: the devices. None is the default device with one process, and
       copies of the model on all devices with several.
     identity: plain values that decide the losses; all hosts must bring the
@@ -116,7 +116,7 @@ def open_run(
 
     multihost.from_first(claim)
     try:
-      yield Workplace(pathlib.Path(folder), devices)
+      yield Workplace(storage.as_path(folder), devices)
       multihost.shutdown(0)
     except (jax.errors.JaxRuntimeError, EejaxError) as error:
       # A collective, or a checkpoint, fails when a host is lost, a moment

@@ -23,8 +23,10 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from eejax import storage
+from eejax.checkpoint.keeping import KeptSteps
 from eejax.checkpoint.manager import RunCheckpoints
-from eejax.errors import CheckpointError
+from eejax.errors import ArgumentError, CheckpointError
 
 
 @flax.struct.dataclass
@@ -240,3 +242,47 @@ def test_orbax_says_nothing(tmp_path, capfd):
   restore(tmp_path)
   out, err = capfd.readouterr()
   assert (out, err) == ('', '')
+
+
+def test_more_than_the_newest_are_kept(tmp_path):
+  keep = KeptSteps(newest=1, every_steps=4, best=1)
+  losses = [5.0, 2.0, 3.0, 4.0, None, 3.5]
+  with RunCheckpoints(tmp_path, keep=keep) as checkpoints:
+    for step, loss in enumerate(losses, start=1):
+      measured = None if loss is None else {'exit_1/loss': loss, 'other': 0.0}
+      checkpoints.save(step, state_at(step), {}, measured=measured)
+  with RunCheckpoints(tmp_path, keep=keep) as checkpoints:
+    assert checkpoints.steps == (2, 4, 6)  # the best, the fourth, the newest
+    checkpoints.save(7, state_at(7), {}, measured={'exit_1/loss': 1.0})
+  with RunCheckpoints(tmp_path, keep=keep) as checkpoints:
+    assert checkpoints.steps == (4, 7)
+
+
+def test_the_best_are_found_by_what_is_measured(tmp_path):
+  keep = KeptSteps(best=1, metric='exit_9/loss')
+  with RunCheckpoints(tmp_path, keep=keep) as checkpoints:
+    with pytest.raises(ArgumentError, match='name one of exit_1/loss'):
+      checkpoints.save(1, state_at(1), {}, measured={'exit_1/loss': 1.0})
+
+
+def test_a_run_goes_back_to_a_step(tmp_path):
+  save(tmp_path, 1, 2, 3)
+  with RunCheckpoints(tmp_path, keep=3) as checkpoints:
+    with pytest.raises(ArgumentError, match=r'step 7.*: 1, 2, 3'):
+      checkpoints.go_back(7)
+  goes_back(tmp_path)
+
+
+@pytest.mark.store
+def test_a_run_goes_back_in_a_store(bucket):
+  save(bucket, 1, 2, 3)
+  goes_back(bucket)
+
+
+def goes_back(path):
+  with RunCheckpoints(path, keep=3) as checkpoints:
+    checkpoints.go_back(1)
+    assert_is(checkpoints.restore_latest(state_at(0)), 1)
+    checkpoints.save(2, state_at(5), metadata_at(5))
+  names = {p.name for p in storage.as_path(path).iterdir() if p.is_dir()}
+  assert names == {'1', '2', 'abandoned-2', 'abandoned-3'}

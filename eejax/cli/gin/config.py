@@ -29,7 +29,7 @@ import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from eejax import resources
+from eejax import resources, storage
 from eejax.errors import ArgumentError
 from eejax.version import __version__
 
@@ -167,7 +167,7 @@ def operative_config() -> dict[str, str]:
 
 def _folders(search_paths: Iterable[str]) -> list[pathlib.Path]:
   own = resources.folder('gin')
-  return [pathlib.Path(), *map(pathlib.Path, search_paths), own]
+  return [pathlib.Path(), *map(storage.local_path, search_paths), own]
 
 
 def _find(file: str, search_paths: Sequence[str]) -> pathlib.Path:

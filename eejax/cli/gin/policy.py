@@ -24,11 +24,11 @@ Where nothing but the criterion is said, flags say the rest.
 
 import argparse
 import contextlib
-import pathlib
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from eejax import storage
 from eejax.cli.gin import config as gin_config
 from eejax.errors import ArgumentError
 
@@ -106,7 +106,9 @@ def _importable(files: list[str]) -> Iterator[None]:
   """Let gin files import the modules that lie beside them."""
   before = list(sys.path)
   # At the end, so that no such module hides one that is installed.
-  sys.path += [str(pathlib.Path(file).absolute().parent) for file in files]
+  sys.path += [
+    str(storage.local_path(file).absolute().parent) for file in files
+  ]
   try:
     yield
   finally:

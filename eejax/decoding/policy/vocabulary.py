@@ -25,11 +25,11 @@ higher than over all of them, and thresholds have to be tuned anew.
 import dataclasses
 import enum
 import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from eejax import storage
 from eejax.decoding.policy.notation import parse_notation, write_notation
 from eejax.errors import ArgumentError
 
@@ -116,7 +116,7 @@ def read_token_ids(path: str | os.PathLike) -> np.ndarray:
   Raises:
     ArgumentError: the file cannot be read, or holds something else.
   """
-  path = pathlib.Path(path)
+  path = storage.local_path(path)
   try:
     if path.suffix == '.npy':
       return np.load(path, allow_pickle=False)

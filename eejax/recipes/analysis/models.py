@@ -23,7 +23,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from eejax import config_json, serialization
+from eejax import config_json, serialization, storage
 from eejax.analysis import comparison
 from eejax.analysis import dynamics as dynamics_lib
 from eejax.analysis.comparison import Comparison, ModelResult
@@ -53,7 +53,7 @@ def model_identity(model: ModelLike) -> list[Any]:
   files, so that a run that resumes need not read them.
   """
   if not isinstance(model, Model):
-    path = pathlib.Path(model)
+    path = storage.as_path(model)
     return stages.fingerprint(path) if path.exists() else [str(path)]
   has_tokenizer = model.tokenizer_folder is not None
   return [
@@ -95,7 +95,7 @@ def as_manifest(
   if not models:
     raise ArgumentError('there is no model to analyse; name at least one.')
   data = DataEntry(
-    name=pathlib.Path(text.source).name,
+    name=storage.local_path(text.source).name,
     path=text.source,
     split=text.part.value,
     unit=text.unit.value,
@@ -207,7 +207,7 @@ def over_training(
   """
   model, steps = dynamics_lib.open_run(run)
   batches = rows.batches(model, text)
-  total = len(run_steps.list_steps(pathlib.Path(run)))
+  total = len(run_steps.list_steps(run))
   result = dynamics_lib.dynamics(
     progress.track(steps, 'reading steps', total=total, unit='step'),
     batches,

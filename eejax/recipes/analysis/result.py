@@ -26,10 +26,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from eejax import serialization
+from eejax import serialization, storage
 from eejax.errors import ArgumentError
 from eejax.recipes.result import Result
 from eejax.report import analysis_page, analysis_tables
+from eejax.storage import AnyPath
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -154,13 +155,13 @@ class AnalysisResult(Result):
     axes.set(xlabel='depth', ylabel='agreement with the full model')
     axes.legend()
 
-  def save(self, path: str | os.PathLike) -> pathlib.Path:
+  def save(self, path: str | os.PathLike) -> AnyPath:
     """Write a `.json`, `.html` or `.png` file, or a folder with everything.
 
     Raises:
       ArgumentError: it cannot be written.
     """
-    path = pathlib.Path(path)
+    path = storage.as_path(path)
     if path.suffix in ('.json', '.html', '.png'):
       return super().save(path)
     serialization.check_writable(path / 'analysis.json')

@@ -23,7 +23,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from eejax import environment, serialization
+from eejax import environment, serialization, storage
 from eejax.analysis import sections as sections_lib
 from eejax.analysis.manifest import ComparisonManifest
 from eejax.analysis.natural.subwords import token_texts
@@ -370,7 +370,7 @@ class AnalysisRun:
 
 
 def _fingerprint(source: str) -> Any:
-  path = pathlib.Path(source).expanduser()
+  path = storage.as_path(source).expanduser()
   return stages_lib.fingerprint(path) if path.exists() else source
 
 
