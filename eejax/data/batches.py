@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -162,7 +162,8 @@ def make_source(
   conversation what fits a row is taken, and `progress` is told.
 
   Raises:
-    EejaxError: the corpus cannot be read, or the part asked for is empty.
+    EejaxError: the corpus cannot be read, or the part asked for is empty or,
+      to be learned, does not fill a row.
   """
   if config.has_conversations:
     return InMemoryDocuments(
@@ -190,6 +191,7 @@ def make_source(
   if not documents:
     raise _empty(config, split)
   if passes is Passes.ENDLESS:
+    _check_fills_row(documents, config)
     documents = [
       piece
       for document in documents
@@ -281,6 +283,19 @@ def _in_files(
     seed=config.seed,
     fingerprint=hashlib.blake2b(words.encode(), digest_size=8).hexdigest(),
   )
+
+
+def _check_fills_row(
+  documents: Sequence[Int[np.ndarray, 'T']], config: DataConfig
+) -> None:
+  """Check that training does not learn one short text by heart."""
+  total = sum(len(d) for d in documents)
+  if total < config.sequence_length:
+    raise ArgumentError(
+      f'{config.corpus} has {total} tokens to train on, which do not fill one '
+      f'row of {config.sequence_length}; give more text, or a smaller '
+      'sequence_length.'
+    )
 
 
 def _empty(config: DataConfig, split: Split) -> ArgumentError:

@@ -34,6 +34,7 @@ from typing import Any
 from eejax import serialization, storage, store_lock
 from eejax.errors import ArgumentError, EejaxError
 from eejax.storage import AnyPath
+from eejax.training import metrics
 
 CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
@@ -56,7 +57,8 @@ def claim(
       run writes them down; a later one must bring the same.
 
   Raises:
-    ArgumentError: the folder belongs to a run with another configuration.
+    ArgumentError: the folder belongs to a run with another configuration,
+      which has begun.
     EejaxError: another process is working in it.
     StoreError: its store refuses, or is not there.
   """
@@ -115,7 +117,10 @@ def _check_identity(folder: AnyPath, identity: Mapping[str, Any]) -> None:
       f'{path} to go on with it, else name another folder.'
     )
   different = differences(theirs, mine)
-  if different:
+  if different and not _has_begun(folder):
+    # It ended before its first step, as by a text that cannot be read.
+    serialization.write_json(path, mine)
+  elif different:
     more = len(different) - _MOST_DIFFERENCES
     listed = '; '.join(different[:_MOST_DIFFERENCES])
     raise ArgumentError(
@@ -123,6 +128,11 @@ def _check_identity(folder: AnyPath, identity: Mapping[str, Any]) -> None:
       f'{f"; and {more} more" if more > 0 else ""}. Name another folder, or '
       'take back the change.'
     )
+
+
+def _has_begun(folder: AnyPath) -> bool:
+  """Return whether a run has learned anything, or measured its start."""
+  return any((folder / name).exists() for name in (metrics.FILE, CHECKPOINTS))
 
 
 def differences(

@@ -177,6 +177,14 @@ class TestBadInput:
         empty += 1
     assert empty == 2
 
+  def test_a_text_that_fills_no_row_is_not_learned(self, tmp_path, tokenizer):
+    file = tmp_path / 'a.txt'
+    file.write_text('one document')
+    config = DataConfig(corpus=str(file), sequence_length=64)
+    with pytest.raises(ArgumentError, match='do not fill one row of 64'):
+      make_source(config, tokenizer, Split.ALL)
+    make_source(config, tokenizer, Split.ALL, passes=Passes.ONCE)
+
   def test_texts_of_a_seqio_corpus(self):
     with pytest.raises(ArgumentError, match='through seqio'):
       list(read_texts(DataConfig(corpus='seqio:x'), split=Split.ALL))

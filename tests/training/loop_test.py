@@ -311,6 +311,12 @@ def test_tuning_without_the_final_head_measures_exits_alone(tmp_path):
   assert 'final/loss' not in record and 'exit_3/agreement' not in record
 
 
+def begin_run(folder, identity):
+  """Leave what a run leaves that has taken a step."""
+  with run_folder.claim(folder, identity=identity):
+    (folder / metrics.FILE).touch()
+
+
 class TestRunFolder:
   def test_the_same_configuration_may_come_back(self, tmp_path):
     for _ in range(2):
@@ -320,8 +326,7 @@ class TestRunFolder:
   def test_another_configuration_is_refused_by_name(self, tmp_path):
     before = {'a': 1, 'b.c': 'x', 'b.d': [1, 2], 'e': 5}
     after = {'a': 1, 'b.c': 'y', 'b.d': [1, 3], 'e': 5}
-    with run_folder.claim(tmp_path, identity=before):
-      pass
+    begin_run(tmp_path, before)
     with pytest.raises(ArgumentError) as caught:
       with run_folder.claim(tmp_path, identity=after):
         pass
@@ -330,16 +335,23 @@ class TestRunFolder:
     assert 'b.d was [1, 2] and is now [1, 3]' in words
     assert 'e was' not in words
 
+  def test_what_ended_before_its_first_step_binds_nobody(self, tmp_path):
+    with pytest.raises(ZeroDivisionError):
+      with run_folder.claim(tmp_path, identity={'a': 1}):
+        raise ZeroDivisionError
+    begin_run(tmp_path, {'a': 2})
+    with pytest.raises(ArgumentError, match='a was 2 and is now 1'):
+      with run_folder.claim(tmp_path, identity={'a': 1}):
+        pass
+
   def test_long_lists_of_differences_are_cut(self, tmp_path):
-    with run_folder.claim(tmp_path, identity={str(i): 0 for i in range(9)}):
-      pass
+    begin_run(tmp_path, {str(i): 0 for i in range(9)})
     with pytest.raises(ArgumentError, match='and 4 more'):
       with run_folder.claim(tmp_path, identity={str(i): 1 for i in range(9)}):
         pass
 
   def test_a_setting_that_was_taken_away_is_named(self, tmp_path):
-    with run_folder.claim(tmp_path, identity={'a': 1}):
-      pass
+    begin_run(tmp_path, {'a': 1})
     with pytest.raises(ArgumentError, match='a was 1 and is now not there'):
       with run_folder.claim(tmp_path, identity={}):
         pass
