@@ -23,6 +23,7 @@ Example:
 """
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -228,3 +229,16 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     name: number(value) if isinstance(value, float) else str(value)
     for name, value in values.items()
   }
+
+
+@contextlib.contextmanager
+def native_prints_on_stderr() -> Iterator[None]:
+  """Keep stdout for results: gloo tells there whom it has connected."""
+  sys.stdout.flush()
+  own = os.dup(1)
+  os.dup2(2, 1)
+  try:
+    yield
+  finally:
+    os.dup2(own, 1)
+    os.close(own)

@@ -46,6 +46,7 @@ from eejax.cli import output
 from eejax.cli.gin import config as gin_config
 from eejax.cli.program_cache import keep_programs
 from eejax.errors import ArgumentError, EejaxError
+from eejax.progress import native_prints_on_stderr
 from eejax.version import __version__
 
 # In the order in which a person needs them; a verb that has no module yet is
@@ -275,7 +276,7 @@ def _run_verb(verb: ModuleType, prog: str, argv: Sequence[str]) -> int:
 @contextlib.contextmanager
 def _stdout_kept_clean() -> Iterator[None]:
   """Send what anyone prints to stderr, so that stdout holds JSON alone."""
-  with contextlib.redirect_stdout(sys.stderr):
+  with native_prints_on_stderr(), contextlib.redirect_stdout(sys.stderr):
     yield
 
 

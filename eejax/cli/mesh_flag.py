@@ -15,8 +15,6 @@
 
 import argparse
 import enum
-import os
-import sys
 from typing import TYPE_CHECKING
 
 from eejax.errors import ArgumentError
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
   from eejax.parallel.environment import Hosts
 
-HELP = 'devices: axes as in data=2,model=4, or a known name'
+MEANING = 'devices: axes as in data=2,model=4, or a known name'
 
 
 def add_argument(parser: argparse._ActionsContainer, *, more: str = '') -> None:
@@ -36,7 +34,7 @@ def add_argument(parser: argparse._ActionsContainer, *, more: str = '') -> None:
     parser: of the verb.
     more: that the verb says of it.
   """
-  parser.add_argument('--mesh', metavar='MESH', help=HELP + more)
+  parser.add_argument('--mesh', metavar='MESH', help=MEANING + more)
 
 
 class Processes(enum.Enum):
@@ -89,10 +87,5 @@ def devices(
 def _join(hosts: 'Hosts', args: argparse.Namespace) -> None:
   from eejax.parallel import multihost
 
-  def end_at_once(sentence: str) -> None:
-    # This process may hang in a collective for ever.
-    print(f'eejax: {sentence}', file=sys.stderr, flush=True)
-    os._exit(1)
-
   asked = {name: repr(value) for name, value in sorted(vars(args).items())}
-  multihost.initialize(hosts, identity=asked, on_loss=end_at_once)
+  multihost.initialize(hosts, identity=asked, on_loss=multihost.end_at_once)

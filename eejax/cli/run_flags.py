@@ -54,7 +54,7 @@ def numbers(text: str) -> float | tuple[float, ...]:
   return values[0] if len(values) == 1 else values
 
 
-MESH = Shorthand('--mesh', 'MESH', mesh_flag.HELP)
+MESH = Shorthand('--mesh', 'MESH', mesh_flag.MEANING)
 
 BOTH = (
   Shorthand('--run', 'RUN', 'folder of the run; an earlier one continues'),

@@ -187,6 +187,12 @@ def shutdown(exit_code: int, sentence: str = '') -> None:
   os._exit(exit_code)
 
 
+def end_at_once(sentence: str) -> None:
+  """End a process that may hang in a collective for ever."""
+  print(f'eejax: {sentence}', file=sys.stderr, flush=True)
+  os._exit(1)
+
+
 def is_first() -> bool:
   """Return whether this is host 0, which alone writes shared files."""
   return _hosts is None or _hosts.rank == 0

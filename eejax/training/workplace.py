@@ -16,7 +16,6 @@
 import contextlib
 import dataclasses
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -29,6 +28,7 @@ from eejax.errors import EejaxError
 from eejax.parallel import environment, multihost
 from eejax.parallel import mesh as mesh_lib
 from eejax.parallel.mesh import MeshConfig
+from eejax.progress import native_prints_on_stderr
 from eejax.storage import AnyPath
 from eejax.training import run_folder
 from eejax.training.step import StepConfig
@@ -91,7 +91,7 @@ def open_run(
     shared = {
       k: v for k, v in identity.items() if not k.endswith('fingerprint')
     }
-    multihost.initialize(hosts, identity=shared, on_loss=_end_at_once)
+    multihost.initialize(hosts, identity=shared, on_loss=multihost.end_at_once)
     config = config or MeshConfig()
   devices = None
   if config is not None:
@@ -107,7 +107,7 @@ def open_run(
   check(devices)
   with contextlib.ExitStack() as stack:
     if hosts is not None:
-      stack.enter_context(_native_prints_on_stderr())
+      stack.enter_context(native_prints_on_stderr())
 
     def claim() -> None:
       own = stack.enter_context(run_folder.claim(folder, identity=identity))
@@ -125,22 +125,3 @@ def open_run(
       if found is not None:
         raise EejaxError(found) from None
       raise
-
-
-@contextlib.contextmanager
-def _native_prints_on_stderr() -> Iterator[None]:
-  """Keep stdout for results: gloo tells there whom it has connected."""
-  sys.stdout.flush()
-  own = os.dup(1)
-  os.dup2(2, 1)
-  try:
-    yield
-  finally:
-    os.dup2(own, 1)
-    os.close(own)
-
-
-def _end_at_once(sentence: str) -> None:
-  """End a process that may hang in a collective for ever."""
-  print(f'eejax: {sentence}', file=sys.stderr, flush=True)
-  os._exit(1)

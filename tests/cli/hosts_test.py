@@ -287,6 +287,20 @@ class TestSeveralProcesses:
     assert codes == [0, 0], said
     assert losses(run) == pytest.approx(losses(whole), rel=1e-4)
 
+  @pytest.mark.slow
+  def test_hosts_decode_together(self, whole, tmp_path, capsys):
+    command = ['generate', str(whole / 'model'), '--prompt', 'the cat']
+    command += ['--threshold', '0.05', '--max-new-tokens', '5', '--json']
+    assert main.main(command) == 0
+    alone = json.loads(capsys.readouterr().out)
+    mesh = ['--mesh', 'data=2,model=2']
+    hosts = Hosts([*command, *mesh], tmp_path, count=2, devices=2)
+    codes, said = hosts.wait()
+    assert codes == [0, 0], said
+    for path in hosts.results:
+      (row,) = json.loads(path.read_text())['results']
+      assert row['tokens'] == alone['results'][0]['tokens']
+
   def test_a_host_that_never_joins_is_named(self, text, tmp_path):
     command = pretrain(tmp_path / 'run', text)
     own = {1: ['ABSENT']}
