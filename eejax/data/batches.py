@@ -286,7 +286,7 @@ def _in_files(
 
 
 def _check_fills_row(
-  documents: Sequence[Int[np.ndarray, 'T']], config: DataConfig
+  documents: Sequence[Int[np.ndarray, '_']], config: DataConfig
 ) -> None:
   """Check that training does not learn one short text by heart."""
   total = sum(len(d) for d in documents)

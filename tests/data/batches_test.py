@@ -167,7 +167,7 @@ class TestBadInput:
   def test_an_empty_part(self, tmp_path, tokenizer):
     file = tmp_path / 'a.txt'
     file.write_text('one document')
-    config = DataConfig(corpus=str(file))
+    config = DataConfig(corpus=str(file), sequence_length=4)
     empty = 0
     for split in (Split.TRAIN, Split.VALIDATION, Split.TEST):
       try:
