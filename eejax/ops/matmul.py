@@ -18,7 +18,9 @@ Decoding multiplies one row of each text, or a window of a few. XLA for CPUs
 if it has two rows or more and a float32 result; all others are summed number
 by number. So there a row alone is multiplied with a row of zeros beside it,
 and results are rounded after the sum; and kernels lie as these products read
-them, a row an output. Other platforms get the plain product.
+them, a row an output. In float32 one row is fast, and several copy the matrix
+into another order first; two rows are quicker one after the other. Other
+platforms get the plain product.
 """
 
 import dataclasses
@@ -142,10 +144,13 @@ def multiply(
     dtype: of the result.
   """
   plain = functools.partial(multiply_plainly, dtype=dtype)
-  if not has_own_way(x):
+  if has_own_way(x):
+    on_cpu = functools.partial(multiply_few_rows, dtype=dtype)
+  elif x.dtype == jnp.float32 and x.shape[0] == 2:
+    on_cpu = functools.partial(multiply_each_row, dtype=dtype)
+  else:
     return plain(x, matrix)
-  few = functools.partial(multiply_few_rows, dtype=dtype)
-  return lax.platform_dependent(x, matrix, cpu=few, default=plain)
+  return lax.platform_dependent(x, matrix, cpu=on_cpu, default=plain)
 
 
 def multiply_plainly(
@@ -163,6 +168,14 @@ def multiply_few_rows(
   padded = jnp.pad(x, ((0, max(0, _FEWEST_ROWS - rows)), (0, 0)))
   summed = multiply_plainly(padded, matrix, dtype=jnp.float32)
   return summed[:rows].astype(dtype)
+
+
+def multiply_each_row(
+  x: Num[Array, 'M C'], matrix: Num[Array, 'F C'], *, dtype: DTypeLike
+) -> Num[Array, 'M F']:
+  """Return the product, each row by itself."""
+  rows = [multiply_plainly(row[None], matrix, dtype=dtype) for row in x]
+  return jnp.concatenate(rows)
 
 
 def has_own_way(x: Num[Array, 'M C']) -> bool:

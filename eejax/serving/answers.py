@@ -105,7 +105,7 @@ class CompletionChoice:
     is_first, self._has_begun = not self._has_begun, True
     if is_first and self._request.echoes:
       text, offset = self._prompt.text + text, 0
-      scored = [*self._prompt.scored, *scored]
+      scored = [*self._echoed, *scored]
     details = _details(tokens)
     if update.result is not None:
       details |= _work(update.result, times)
@@ -129,29 +129,47 @@ class CompletionChoice:
     self.num_tokens = len(row.tokens)
     choice = self._choice(
       (self._prompt.text if echoes else '') + (row.text or ''),
-      [*self._prompt.scored, *_scored(row)],
+      [*self._echoed, *_scored(row)],
       offset=0,
       finish_reason=_finish_reason(row),
       details=_details(row) | _work(row, ticket.times),
       is_chunk=False,
     )
-    return self._with_ids(choice, row.tokens)
+    return self._with_prompt(choice, row.tokens)
 
   def echo(self) -> dict[str, Any]:
     """Return the choice of an answer that is the prompt alone."""
     choice = self._choice(
       self._prompt.text,
-      self._prompt.scored,
+      self._echoed,
       offset=0,
       finish_reason='length',
       details={},
       is_chunk=self._request.is_streamed,
     )
-    return self._with_ids(choice, ())
+    return self._with_prompt(choice, ())
 
-  def _with_ids(
+  @property
+  def _echoed(self) -> list[ScoredToken]:
+    """Return the prompt's tokens as they stand before those of the text."""
+    if not self._request.echoes:
+      return []
+    return self._prompt_with(self._request.tokens.logprobs or 0)
+
+  def _prompt_with(self, count: int) -> list[ScoredToken]:
+    """Return the prompt's tokens, each with so many likely ones."""
+    return [
+      dataclasses.replace(t, top=t.top[:count]) for t in self._prompt.scored
+    ]
+
+  def _with_prompt(
     self, choice: dict[str, Any], tokens: Sequence[int]
   ) -> dict[str, Any]:
+    """Add ids, and how likely the prompt was, where they are asked for."""
+    if self._request.prompt_logprobs is not None:
+      choice['prompt_logprobs'] = token_logprobs.of_prompt(
+        self._prompt_with(self._request.prompt_logprobs), self._text_of
+      )
     if self._request.returns_token_ids:
       choice['prompt_token_ids'] = list(self._prompt.tokens)
       choice['token_ids'] = list(tokens)
@@ -283,6 +301,7 @@ def _work(row: GeneratedRow, times: TicketTimes) -> dict[str, Any]:
     'accounting': {
       **dataclasses.asdict(row.accounting),
       'acceptance': row.accounting.acceptance,
+      'acceptance_length': row.accounting.acceptance_length,
     },
   }
   if times.started is None or times.first is None or times.last is None:

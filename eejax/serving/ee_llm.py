@@ -106,6 +106,7 @@ def parse_ee_llm(
     template_values={},
     choices=1,
     echoes=fields.boolean('echo_prompts'),
+    prompt_logprobs=None,
     returns_token_ids=True,
     delivery=Delivery.WHOLE,
     tokens=TokenSettings(

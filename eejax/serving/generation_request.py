@@ -110,6 +110,8 @@ class GenerationRequest:
     template_values: what else the chat template is given.
     choices: texts for each prompt.
     echoes: whether a text begins with its prompt.
+    prompt_logprobs: how many of the likeliest tokens are told for each token
+      of a prompt; None tells nothing.
     returns_token_ids: whether the answer has the ids of its tokens.
     delivery: how the answer is delivered.
     tokens: how tokens are chosen.
@@ -124,6 +126,7 @@ class GenerationRequest:
   template_values: Mapping[str, Any]
   choices: int
   echoes: bool
+  prompt_logprobs: int | None
   returns_token_ids: bool
   delivery: Delivery
   tokens: TokenSettings
@@ -134,6 +137,13 @@ class GenerationRequest:
   def is_streamed(self) -> bool:
     """Return whether the answer comes token by token."""
     return self.delivery is not Delivery.WHOLE
+
+  @property
+  def scored_of_prompt(self) -> int | None:
+    """Return how many likely tokens a prompt is scored with, None for none."""
+    echoed = self.tokens.logprobs if self.echoes else None
+    wanted = [n for n in (echoed, self.prompt_logprobs) if n is not None]
+    return max(wanted, default=None)
 
 
 def model_name(values: Mapping[str, Any]) -> str | None:
@@ -174,6 +184,9 @@ def parse_request(
     template_values=fields.object('chat_template_kwargs'),
     choices=choices,
     echoes=fields.boolean('echo'),
+    prompt_logprobs=fields.integer(
+      'prompt_logprobs', low=0, high=MOST_LOGPROBS
+    ),
     returns_token_ids=fields.boolean('return_token_ids'),
     delivery=_delivery(fields),
     tokens=_token_settings(fields, endpoint, vocab_size=vocab_size),
@@ -183,6 +196,10 @@ def parse_request(
   if request.tokens.max_new_tokens == 0 and not request.echoes:
     raise wrong_field(
       'max_tokens', 'max_tokens 0 generates nothing; ask for echo, or for 1.'
+    )
+  if request.prompt_logprobs is not None and request.is_streamed:
+    raise wrong_field(
+      'prompt_logprobs', 'prompt_logprobs do not go with stream: true.'
     )
   return request
 

@@ -115,6 +115,19 @@ class Metrics:
         ),
       }.items()
     }
+    self._draft_windows = prometheus.Counter(
+      'eejax:spec_decode_num_drafts',
+      'Verifications of drafts: windows that held one draft or more.',
+      _LABELS,
+      registry=self.registry,
+    )
+    self._accepted_at = prometheus.Counter(
+      'eejax:spec_decode_num_accepted_tokens_per_pos',
+      'Windows that kept their draft at this position; 0 is the first draft. '
+      'Over num_drafts it is the chance that a window keeps so many.',
+      (*_LABELS, 'position'),
+      registry=self.registry,
+    )
     self._depths: dict[str, prometheus.Histogram] = {}
 
   def refused(self, status: int) -> None:
@@ -183,6 +196,9 @@ class Metrics:
     for drafter, (drafted, accepted) in drafters.items():
       self._drafts['draft_tokens'].labels(model, drafter).inc(drafted)
       self._drafts['accepted_tokens'].labels(model, drafter).inc(accepted)
+    self._draft_windows.labels(model).inc(work.draft_windows)
+    for position, kept in enumerate(work.accepted_at):
+      self._accepted_at.labels(model, str(position)).inc(kept)
 
 
 class ModelMetrics:

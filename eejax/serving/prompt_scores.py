@@ -13,6 +13,7 @@
 # limitations under the License.
 """How likely the tokens of a prompt were, at full depth."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -28,9 +29,21 @@ from eejax.models import decoder
 from eejax.parallel import sharding
 from eejax.types import Array, Float, Int, Params
 
-# The log-probability of a token, None of the first one, and the likeliest
-# tokens there with theirs, likeliest first.
-TokenScore = tuple[float | None, tuple[tuple[int, float], ...]]
+
+@dataclasses.dataclass(frozen=True)
+class TokenScore:
+  """How likely a token of a prompt was after those before it.
+
+  Attributes:
+    logprob: of it; None of the first one.
+    rank: its place among all tokens, the likeliest has 1; None likewise.
+    top: the likeliest tokens there with theirs, likeliest first.
+  """
+
+  logprob: float | None = None
+  rank: int | None = None
+  top: tuple[tuple[int, float], ...] = ()
+
 
 # As many as any request may ask for, so that all share a program.
 MOST_TOP = 20
@@ -54,7 +67,7 @@ def prompt_scores(
   padded[0, : len(tokens)] = tokens
   config = model.config.with_exits(())
   top = min(MOST_TOP, config.model.vocab_size)
-  chosen, top_ids, top_logprobs = jax.device_get(
+  chosen, ranks, top_ids, top_logprobs = jax.device_get(
     sharding.call_where_it_lies(
       _scores,
       {'backbone': model.params['backbone']},
@@ -64,14 +77,16 @@ def prompt_scores(
       count=top,
     )
   )
-  scores: list[TokenScore] = [(None, ())]
+  scores = [TokenScore()]
   for place in range(len(tokens) - 1):
     pairs = zip(
       top_ids[place, :count].tolist(),
       top_logprobs[place, :count].tolist(),
       strict=True,
     )
-    scores.append((float(chosen[place]), tuple(pairs)))
+    scores.append(
+      TokenScore(float(chosen[place]), int(ranks[place]), tuple(pairs))
+    )
   return scores
 
 
@@ -83,10 +98,13 @@ def _scores(
   config: EarlyExitConfig,
   dtype: str,
   count: int,
-) -> tuple[Float[Array, 'T'], Int[Array, 'T K'], Float[Array, 'T K']]:
+) -> tuple[
+  Float[Array, 'T'], Int[Array, 'T'], Int[Array, 'T K'], Float[Array, 'T K']
+]:
   logits = decoder.logits(params, tokens, config=config, dtype=dtype)['final']
   log_probs = jax.nn.log_softmax(logits[0].astype(jnp.float32))  # [T, V]
   following = jnp.roll(tokens[0], -1)
-  chosen = jnp.take_along_axis(log_probs, following[:, None], axis=-1)[:, 0]
+  chosen = jnp.take_along_axis(log_probs, following[:, None], axis=-1)
+  ranks = 1 + jnp.sum(log_probs > chosen, axis=-1)
   values, ids = jax.lax.top_k(log_probs, count)
-  return chosen, ids, values
+  return chosen[:, 0], ranks, ids, values

@@ -45,17 +45,13 @@ class ServedText:
       ApiError: one cannot be read, or has more tokens than the context.
     """
     prompts = await asyncio.to_thread(self._encode_all, request)
-    is_scored = request.echoes and request.tokens.logprobs is not None
-    if not is_scored:
+    count = request.scored_of_prompt
+    if count is None:
       return prompts
     scored = []
     for prompt in prompts:
       async with self._served.scoring:
-        scored.append(
-          await asyncio.to_thread(
-            self._with_scores, prompt, request.tokens.logprobs or 0
-          )
-        )
+        scored.append(await asyncio.to_thread(self._with_scores, prompt, count))
     return scored
 
   def token_text(self, token: int) -> str:
@@ -151,8 +147,8 @@ class ServedText:
       count=count,
     )
     scored = tuple(
-      ScoredToken(token, logprob, top, piece)
-      for token, (logprob, top), piece in zip(
+      ScoredToken(token, score.logprob, score.top, piece, score.rank)
+      for token, score, piece in zip(
         prompt.tokens, scores, self._pieces(prompt.tokens), strict=True
       )
     )

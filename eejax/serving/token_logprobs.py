@@ -30,12 +30,15 @@ class ScoredToken:
     logprob: of it; None of the first token of a prompt, which nothing foretold.
     top: the likeliest tokens there with theirs, likeliest first.
     piece: what it added to the text.
+    rank: its place among all tokens, 1 is the likeliest; None where it was not
+      asked for.
   """
 
   token: int
   logprob: float | None
   top: Sequence[tuple[int, float]]
   piece: str
+  rank: int | None = None
 
 
 def of_completion(
@@ -84,6 +87,33 @@ def of_chat(
       for t in tokens
     ]
   }
+
+
+def of_prompt(
+  tokens: Sequence[ScoredToken], text_of: TokenText
+) -> list[dict[str, Any] | None]:
+  """Return what a choice has as `prompt_logprobs`, by token id as in vLLM.
+
+  The likeliest tokens and the one that stands there; None for the first token,
+  which nothing foretold.
+  """
+
+  def described(token: ScoredToken) -> dict[str, Any]:
+    ranked: dict[int, tuple[float | None, int | None]] = {
+      other: (logprob, rank)
+      for rank, (other, logprob) in enumerate(token.top, start=1)
+    }
+    ranked[token.token] = (token.logprob, token.rank)
+    return {
+      str(other): {
+        'logprob': logprob,
+        'rank': rank,
+        'decoded_token': text_of(other),
+      }
+      for other, (logprob, rank) in ranked.items()
+    }
+
+  return [None if t.logprob is None else described(t) for t in tokens]
 
 
 def _by_text(token: ScoredToken, text_of: TokenText) -> dict[str, float]:

@@ -85,6 +85,11 @@ def test_cpus_sum_two_rows_at_least(rows, dtype, result, expected):
   assert expected in products_of(rows, dtype, result)
 
 
+def test_cpus_multiply_two_rows_apart():
+  assert products_of(2, jnp.float32, jnp.float32) == ['f32[1,512]'] * 2
+  assert products_of(4, jnp.float32, jnp.float32) == ['f32[4,512]']
+
+
 @pytest.mark.parametrize('platform', ['tpu', 'cuda'])
 def test_accelerators_get_the_plain_product(platform):
   dtype = jnp.bfloat16

@@ -217,6 +217,26 @@ def test_streams_of_one_request_interleave_by_index(client, model):
     assert text == expected.text
 
 
+def test_prompt_logprobs_are_those_of_an_echo(client):
+  ask = lambda **fields: client.completions.create(
+    model='tiny', prompt=PROMPT, max_tokens=1, temperature=0, **fields
+  ).choices[0]
+  told = ask(extra_body={'prompt_logprobs': 2, 'return_token_ids': True})
+  echoed = ask(echo=True, logprobs=1).logprobs
+  ids, found = told.prompt_token_ids, told.prompt_logprobs
+  assert found[0] is None and len(found) == len(ids)
+  for token, place, logprob in zip(
+    ids[1:], found[1:], echoed.token_logprobs[1:], strict=False
+  ):
+    assert place[str(token)]['logprob'] == pytest.approx(logprob, abs=1e-5)
+    ranks = {entry['rank']: entry['logprob'] for entry in place.values()}
+    assert {1, 2} <= set(ranks) and len(place) <= 3
+    assert list(ranks[r] for r in sorted(ranks)) == sorted(
+      ranks.values(), reverse=True
+    )
+  assert told.logprobs is None
+
+
 def test_an_echo_with_logprobs_scores_the_prompt(client, model):
   found = client.completions.create(
     model='tiny',

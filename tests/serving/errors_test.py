@@ -70,6 +70,8 @@ def refusal(http, body, *, route='/v1/completions', status=400):
     ({'best_of': 3}, 'best_of', 'not supported'),
     ({'logprobs': 21}, 'logprobs', 'at most 20'),
     ({'logprobs': True}, 'logprobs', 'whole number'),
+    ({'prompt_logprobs': 21}, 'prompt_logprobs', 'at most 20'),
+    ({'prompt_logprobs': 1, 'stream': True}, 'prompt_logprobs', 'stream'),
     ({'stop': 5}, 'stop', 'strings'),
     ({'stop': ['a', 5]}, 'stop', 'strings'),
     ({'stop': ['']}, 'stop', 'empty'),

@@ -102,7 +102,17 @@ def test_metrics_tell_drafters_apart(running, client):
       f'spec_decode_num_{kind}_tokens_total', drafter=drafter
     )
 
+  def windows():
+    places = [
+      running.metric(
+        'spec_decode_num_accepted_tokens_per_pos_total', position=str(i)
+      )
+      for i in range(3)
+    ]
+    return [running.metric('spec_decode_num_drafts_total'), *places]
+
   before = drafted('draft', 'exit'), drafted('accepted', 'exit')
+  windows_before = windows()
   found = client.completions.create(
     model='tiny',
     prompt=PROMPT,
@@ -123,6 +133,11 @@ def test_metrics_tell_drafters_apart(running, client):
   assert work['drafted'] > 0
   assert drafted('draft', 'exit') - before[0] == work['drafted']
   assert drafted('accepted', 'exit') - before[1] == work['accepted']
+  grown = [a - b for a, b in zip(windows(), windows_before, strict=True)]
+  assert grown == [work['draft_windows'], *work['accepted_at'][:3]]
+  assert sum(grown[1:]) == work['accepted'] and grown[0] >= grown[1]
+  length = 1 + work['accepted'] / work['draft_windows']
+  assert work['acceptance_length'] == length
 
 
 # MARK: EE-LLM

@@ -44,6 +44,8 @@ class Counts:
     drafted: drafts of each row that were verified, by the segment whose exit
       proposed them; those looked up in the text stand at the last segment.
     accepted: those of `drafted` that were kept.
+    accepted_at: verified windows of each row that kept their first, second
+      and further drafts, from column 1 on; column 0 counts all that had any.
   """
 
   segment_runs: Int[Array, 'X']
@@ -53,18 +55,30 @@ class Counts:
   head_calls: Int[Array, 'B X']
   drafted: Int[Array, 'B X']
   accepted: Int[Array, 'B X']
+  accepted_at: Int[Array, 'B W']
 
 
 # Fields of `Counts` with a line a row.
-ROW_COUNTS = ('passes', 'catch_up', 'head_calls', 'drafted', 'accepted')
+ROW_COUNTS = (
+  *('passes', 'catch_up', 'head_calls', 'drafted', 'accepted'),
+  'accepted_at',
+)
 
 
-def no_counts(*, batch_size: int, num_segments: int) -> Counts:
-  """Return counts at the start."""
+def no_counts(*, batch_size: int, num_segments: int, window: int = 0) -> Counts:
+  """Return counts at the start; `window` tokens are verified at once."""
   row = lambda: jnp.zeros((num_segments,), jnp.int32)
   table = lambda: jnp.zeros((batch_size, num_segments), jnp.int32)
-  tables = (table() for _ in range(5))
-  return Counts(row(), row(), *tables)
+  return Counts(
+    segment_runs=row(),
+    head_runs=row(),
+    passes=table(),
+    catch_up=table(),
+    head_calls=table(),
+    drafted=table(),
+    accepted=table(),
+    accepted_at=jnp.zeros((batch_size, window), jnp.int32),
+  )
 
 
 @flax.struct.dataclass
@@ -130,6 +144,9 @@ class Accounting:
     accepted: those of `drafted` that were kept.
     looked_up: those of `drafted` that came from the text, not from an exit.
     looked_up_accepted: those of `looked_up` that were kept.
+    draft_windows: how often drafts were verified, however many at once.
+    accepted_at: how often the first draft of those was kept, the second and
+      so on.
   """
 
   blocks_run: int = 0
@@ -141,15 +158,33 @@ class Accounting:
   accepted: int = 0
   looked_up: int = 0
   looked_up_accepted: int = 0
+  draft_windows: int = 0
+  accepted_at: tuple[int, ...] = ()
 
   @property
   def acceptance(self) -> float | None:
     """Return the share of drafts that were kept; None without drafts."""
     return self.accepted / self.drafted if self.drafted else None
 
+  @property
+  def acceptance_length(self) -> float | None:
+    """Return the tokens that a verification of drafts yields on average.
+
+    Its kept drafts and the token of the whole model behind them; None without
+    drafts. It follows vLLM's mean acceptance length.
+    """
+    if not self.draft_windows:
+      return None
+    return 1 + self.accepted / self.draft_windows
+
   def __add__(self, other: 'Accounting') -> 'Accounting':
-    ours, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
-    return Accounting(*(a + b for a, b in zip(ours, theirs, strict=True)))
+    sums = {
+      field.name: getattr(self, field.name) + getattr(other, field.name)
+      for field in dataclasses.fields(self)
+      if field.name != 'accepted_at'
+    }
+    accepted_at = _added(self.accepted_at, other.accepted_at)
+    return Accounting(**sums, accepted_at=accepted_at)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +215,7 @@ class BatchAccounting:
 
 
 def _added(ours: tuple[int, ...], theirs: tuple[int, ...]) -> tuple[int, ...]:
-  """Return sums by segment; a plan with fewer of them counts 0 there."""
+  """Return sums by place; what has fewer of them counts 0 there."""
   pairs = itertools.zip_longest(ours, theirs, fillvalue=0)
   return tuple(a + b for a, b in pairs)
 
@@ -198,7 +233,7 @@ def rows_accounting(
   """Return the work done for rows that together emitted `num_tokens` tokens."""
   sizes = np.array([s.last - s.first for s in plan.segments])
   has_block = np.array([s.has_block_head for s in plan.segments])
-  passes, catch_up, head_calls, drafted, accepted = (
+  passes, catch_up, head_calls, drafted, accepted, accepted_at = (
     np.asarray(getattr(counts, name))[list(rows)].sum(axis=0)
     for name in ROW_COUNTS
   )
@@ -212,6 +247,8 @@ def rows_accounting(
     accepted=int(accepted.sum()),
     looked_up=int(drafted[-1]),
     looked_up_accepted=int(accepted[-1]),
+    draft_windows=int(accepted_at[:1].sum()),
+    accepted_at=tuple(accepted_at[1:].tolist()),
   )
 
 

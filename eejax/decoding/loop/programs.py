@@ -224,7 +224,11 @@ def first_state(
     deepest=jnp.full(rows, num_segments - 1, jnp.int32),
     segments=tuple(map(own, segments)),
     cycles=tuple(new_cycle() for _ in segments) if queued else (),
-    counts=no_counts(batch_size=rows[0], num_segments=num_segments),
+    counts=no_counts(
+      batch_size=rows[0],
+      num_segments=num_segments,
+      window=plan.window if plan.mode is Mode.SPECULATIVE else 0,
+    ),
     memory=empty_memory(plan, batch_size=rows[0], params=params),
     rule=first_rule_state(
       request, length=segments[0].cache_length, limit=remaining, plan=plan

@@ -302,8 +302,13 @@ def _count(
     adaptive.by_segment(draft, up_to(last), plan=plan)
     for last in (accepted.fed - 1, accepted.kept)
   )
+  # Column 0 is no draft and stands for the window itself.
+  stood = jnp.where(
+    column == 0, accepted.fed[:, None] > 1, column <= accepted.kept[:, None]
+  )
   return dataclasses.replace(
     counts,
     drafted=counts.drafted + drafted,
     accepted=counts.accepted + kept,
+    accepted_at=counts.accepted_at + (accepted.verified[:, None] & stood),
   )

@@ -68,6 +68,7 @@ def test_block_counts_follow_from_the_sizes_of_segments():
     head_calls=jnp.array([[10, 4, 2]]),
     drafted=jnp.array([[5, 3, 0]]),
     accepted=jnp.array([[4, 1, 0]]),
+    accepted_at=jnp.array([[4, 3, 2, 0]]),
   )
   found = accounting.row_accounting(counts, plan=plan, row=0, num_tokens=10)
   assert found == Accounting(
@@ -78,6 +79,8 @@ def test_block_counts_follow_from_the_sizes_of_segments():
     head_calls=16,
     drafted=8,
     accepted=5,
+    draft_windows=4,
+    accepted_at=(3, 2, 0),
   )
   assert found.acceptance == 5 / 8
   assert accounting.batch_accounting(counts, plan=plan) == BatchAccounting(
@@ -89,6 +92,6 @@ def test_block_counts_follow_from_the_sizes_of_segments():
   assert BatchAccounting(1, 2, (3, 4), (0, 2)) + BatchAccounting(
     1, 1, (1,), (1,)
   ) == BatchAccounting(2, 3, (4, 4), (1, 2))
-  assert found + Accounting(1, 2, 3, 4, 5) == Accounting(
-    37, 42, 19, 14, 21, 8, 5
+  assert found + Accounting(1, 2, 3, 4, 5, accepted_at=(1,)) == Accounting(
+    *(37, 42, 19, 14, 21, 8, 5), draft_windows=4, accepted_at=(4, 2, 0)
   )

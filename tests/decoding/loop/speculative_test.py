@@ -494,6 +494,8 @@ def test_every_kind_of_exit_drafts_beside_the_text(
   assert_is_reference(model, result)
   work = result.accounting
   assert 0 < work.looked_up_accepted <= work.looked_up < work.drafted
+  assert sum(work.accepted_at) == work.accepted
+  assert work.draft_windows >= work.accepted_at[0] >= work.accepted_at[1]
 
 
 def test_samples_are_the_same_with_drafts_from_the_text(partly):
