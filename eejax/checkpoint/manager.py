@@ -89,6 +89,11 @@ class RunCheckpoints:
       best_fn=self._keep.score if self._keep.best else None,
       create=True,
       cleanup_tmp_directories=True,
+      # Where a store refuses to have them, Orbax's threads would wait for them
+      # for five minutes, and a process does not end before its threads.
+      async_options=ocp.AsyncOptions(
+        create_directories_asynchronously=not storage.is_remote(self.path)
+      ),
     )
     try:
       self._manager = ocp.CheckpointManager(self.path, options=options)
