@@ -34,6 +34,7 @@ from collections.abc import Hashable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from eejax.decoding.loop.cache import (
   BatchSettings,
@@ -104,7 +105,11 @@ def measure(
   key = (structure, shapes, plan, size, capacity)
   if key not in _measured:
     seconds = _times(params, settings, plan=plan, size=size, capacity=capacity)
-    _measured[key] = _relative(seconds, plan=plan)
+    costs = _relative(seconds, plan=plan)
+    if jax.process_count() > 1:
+      # All processes run one program, so they have to draft alike.
+      costs = np.asarray(multihost_utils.broadcast_one_to_all(costs))
+    _measured[key] = costs
   return _measured[key]
 
 

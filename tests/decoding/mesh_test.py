@@ -65,7 +65,11 @@ def assert_same(found, wanted):
 @pytest.mark.parametrize(
   'mesh, policy',
   [
-    ('fsdp=4', early(kv_strategy=KVStrategy.PROPAGATE)),
+    pytest.param(
+      'fsdp=4',
+      early(kv_strategy=KVStrategy.PROPAGATE),
+      marks=pytest.mark.slow,
+    ),
     (ALL_AXES, early()),
     ('data=2,model=4', SPECULATIVE),
   ],

@@ -92,6 +92,7 @@ def test_verify(model):
   assert result.is_lossless and result.counts.drafted
 
 
+@pytest.mark.slow
 def test_bench(read_alike):
   found, wanted = read_alike(
     eejax.bench,
@@ -155,6 +156,7 @@ def test_probe(read_alike, calibration_text):
   assert names[0] == names[1]
 
 
+@pytest.mark.slow
 def test_analyse(model, calibration_text):
   result = eejax.analyse(
     model,
