@@ -132,14 +132,12 @@ def read_leaves(
   Raises:
     CheckpointError: a leaf is missing, cut short or misshapen.
   """
-  if storage.is_remote(path):
-    return _read_stored(path, shapes)
-  folder = storage.local_path(path)
-  for at in shapes:
-    # Orbax returns what it was given for a leaf that it does not know.
-    if not (folder / '.'.join(at)).is_dir():
-      raise CheckpointError(f'{path} lacks the array {"/".join(at)}.')
-  return _restore(path, shapes, _checkpointer())
+  opened = _open_leaves(path, shapes)
+  reading = {at: leaf.read() for at, leaf in opened.items()}
+  try:
+    return {at: future.result() for at, future in reading.items()}
+  except ValueError as error:
+    raise CheckpointError(_broken(path, error)) from error
 
 
 def _restore(
@@ -186,7 +184,7 @@ def map_leaves(
     CheckpointError: a leaf is missing, cut short or misshapen.
   """
   if storage.is_remote(path):
-    opened = _open_stored(path, shapes)
+    opened = _open_leaves(path, shapes)
     return {at: _lazy(path, leaf) for at, leaf in opened.items()}
   mapped: dict[Path, np.ndarray | LazyArray] = {}
   for at, shape in shapes.items():
@@ -215,25 +213,24 @@ def _view(folder: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return None
 
 
-def _open_stored(
+def _open_leaves(
   path: str | os.PathLike, shapes: Mapping[Path, tuple[int, ...]]
 ) -> dict[Path, ts.TensorStore]:
-  """Open leaves of `write_tree` in a store, all at a time.
+  """Open leaves of `write_tree`, all at a time.
 
-  Orbax would ask the store ten times for each.
+  Orbax takes twenty times as long for a small model on a disk, and asks a
+  store ten times for each leaf.
   """
-  where = storage.address(path)
-  opening = {
-    at: ts.open(
-      {'driver': 'zarr', 'kvstore': f'{where}/{".".join(at)}/'}, read=True
-    )
-    for at in shapes
-  }
+  opening = {at: ts.open(_zarr(path, '.'.join(at)), read=True) for at in shapes}
   found = {}
   for at, future in opening.items():
     try:
       found[at] = future.result()
     except ValueError as error:
+      if str(error).startswith('NOT_FOUND'):
+        raise CheckpointError(
+          f'{path} lacks the array {"/".join(at)}.'
+        ) from error
       raise CheckpointError(_broken(path, error)) from error
     if found[at].shape != shapes[at]:
       raise CheckpointError(
@@ -242,16 +239,18 @@ def _open_stored(
   return found
 
 
-def _read_stored(
-  path: str | os.PathLike, shapes: Mapping[Path, tuple[int, ...]]
-) -> dict[Path, np.ndarray]:
-  """Read leaves in a store, all at a time."""
-  opened = _open_stored(path, shapes)
-  reading = {at: leaf.read() for at, leaf in opened.items()}
-  try:
-    return {at: future.result() for at, future in reading.items()}
-  except ValueError as error:
-    raise CheckpointError(_broken(path, error)) from error
+def _zarr(path: str | os.PathLike, name: str) -> dict[str, Any]:
+  """Return where TensorStore finds a leaf."""
+  kvstore: str | dict[str, str] = f'{storage.address(path)}/{name}/'
+  if not storage.is_remote(path):
+    folder = storage.absolute(path) / name
+    kvstore = {'driver': 'file', 'path': f'{folder}/'}
+  # A file that is gone would be read as zeros.
+  return {
+    'driver': 'zarr',
+    'kvstore': kvstore,
+    'fill_missing_data_reads': False,
+  }
 
 
 def _lazy(path: str | os.PathLike, leaf: ts.TensorStore) -> LazyArray:
