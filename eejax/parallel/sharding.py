@@ -83,10 +83,13 @@ def mesh_of(params: PyTree) -> Mesh | None:
   """Return the devices that all of a tree lies on as `shardings` says.
 
   None where that is one device, or where pipeline stages share the tree.
-  Leaves that jax may put anywhere do not count.
+  Leaves that jax may put anywhere do not count; while a function is traced the
+  compiler decides, and nobody knows.
   """
   meshes = set()
   for leaf in jax.tree.leaves(params):
+    if isinstance(leaf, jax.core.Tracer):
+      return None
     if not getattr(leaf, 'committed', True):
       continue
     where = getattr(leaf, 'sharding', None)

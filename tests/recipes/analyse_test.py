@@ -199,7 +199,7 @@ class TestWhole:
       raise AssertionError('it was done again')
 
     monkeypatch.setattr(run_lib, 'capture_text', never)
-    monkeypatch.setattr(run_lib, 'load', never)
+    monkeypatch.setattr(run_lib.models_lib, 'load', never)
     monkeypatch.setattr(run_lib.models_lib, 'compare', never)
     notes = Notes()
     again = short(place / 'model', place, **everything, progress=notes)
