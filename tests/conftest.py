@@ -51,6 +51,7 @@ os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from eejax.checkpoint import arrays  # noqa: E402
 from eejax.decoding.policy.batching import platform_costs  # noqa: E402
 from eejax.testing import local_store, tiny  # noqa: E402
 
@@ -98,6 +99,15 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
       if item.get_closest_marker(marker):
         item.add_marker(skip)
+
+
+def pytest_sessionstart():
+  """Filter what Orbax's threads report, before pytest's own hook hears it.
+
+  A conftest that was named on the command line may have imported eejax earlier
+  than pytest put that hook in place.
+  """
+  arrays.keep_quiet()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -50,8 +50,12 @@ class _QuietOrbax(logging.Filter):
     return _ORBAX not in record.pathname
 
 
-def _hush() -> None:
-  """Keep Orbax and TensorStore from writing to stderr by themselves."""
+def keep_quiet() -> None:
+  """Keep Orbax and TensorStore from writing to stderr by themselves.
+
+  It is done when this module is imported; who puts a hook of Python's in the
+  place of this one afterwards, as a test runner may, calls it again.
+  """
   # Orbax logs through absl, whose logger exists once Orbax is imported.
   logging.getLogger('absl').addFilter(_QuietOrbax())
   # When one read or write fails, the others are abandoned: TensorStore's
@@ -68,7 +72,7 @@ def _hush() -> None:
   sys.unraisablehook = hook
 
 
-_hush()
+keep_quiet()
 
 
 def write_tree(path: str | os.PathLike, tree: PyTree) -> None:
