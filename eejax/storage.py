@@ -152,8 +152,8 @@ def reported(path: str | os.PathLike, *, what: str) -> Iterator[None]:
   """
   try:
     yield
-  except Exception as error:
-    if not is_remote(path) or not isinstance(error, failures()):
+  except failures() as error:
+    if not is_remote(path):
       raise
     raise StoreError(
       f'{address(path)} cannot be {what}: {reason(error)}.'
