@@ -41,7 +41,7 @@ from serving_load import Case
 import eejax
 from eejax.checkpoint.model import Model
 from eejax.decoding.engine import Engine, EngineLimits
-from eejax.decoding.policy.policy import Policy
+from eejax.decoding.policy.policy import Mode, Policy
 from eejax.recipes.generate import prepared
 
 NEW_TOKENS = 64
@@ -259,22 +259,27 @@ def _temporary_folder() -> Iterator[str]:
 
 
 def _cases(model: Model) -> list[Case]:
-  """Return requests in every mode with the tokens of single runs."""
+  """Return requests in every mode, and of a policy, with their tokens.
+
+  The tokens are those of single runs.
+  """
   cases = []
-  for settings in (
-    {'mode': 'full'},
-    {'mode': 'early_exit', 'threshold': 0.5},
-    {'mode': 'speculative'},
+  policy = Policy(Mode.EARLY_EXIT, 'max_prob', (0.7, 0.4), minimum_depth=8)
+  for settings, options in (
+    ({'mode': 'full'}, {'mode': 'full'}),
+    (
+      {'mode': 'early_exit', 'threshold': 0.5},
+      {'mode': 'early_exit', 'thresholds': 0.5},
+    ),
+    ({'mode': 'speculative'}, {'mode': 'speculative'}),
+    ({'policy': policy.to_json()}, {'policy': policy}),
   ):
-    options = dict(settings)
-    thresholds = options.pop('threshold', None)
     for prompt in prompts(model, 8):
       for count in (4, 16):
         row = eejax.generate(
           model,
           [prompt],
           max_new_tokens=count,
-          thresholds=thresholds,
           **options,
         ).rows[0]
         request = body(prompt, model='exits', eejax=settings)

@@ -15,6 +15,7 @@
 
 import dataclasses
 import enum
+import functools
 import json
 import math
 import os
@@ -61,13 +62,18 @@ def dumps(
   value: Any, *, indent: int | None = None, sort_keys: bool = False
 ) -> str:
   """Return `value` as JSON text, without NaN and Infinity."""
-  return json.dumps(
-    plain(value),
+  write = functools.partial(
+    json.dumps,
     indent=indent,
     sort_keys=sort_keys,
     ensure_ascii=False,
     allow_nan=False,
   )
+  try:
+    # Most of what is written is plain, and finding that out takes longer.
+    return write(value)
+  except (TypeError, ValueError):
+    return write(plain(value))
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -125,6 +125,7 @@ class _Job:
   request: SlotRequest
   progress: RowProgress
   on_update: OnUpdate | None
+  reused_tokens: int = 0
 
 
 class Engine:
@@ -429,6 +430,7 @@ class Engine:
       self._slots.insert(job.request, placement)
       self._jobs[placement.slot] = job
       self._texts.put(placement.slot, prompt[:-1])
+      job.reused_tokens = placement.reused
       self._totals.add_prompt(len(prompt), reused=placement.reused)
 
   def _finish(
@@ -444,7 +446,9 @@ class Engine:
         row=slot,
         num_tokens=job.progress.num_emitted,
       )
-    row = job.progress.result(job.request.prompt, accounting)
+    row = job.progress.result(
+      job.request.prompt, accounting, reused_tokens=job.reused_tokens
+    )
     self._results[job.request_id] = row
     self._totals.add_ended(row, self._slots.counts, slot)
 

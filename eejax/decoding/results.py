@@ -95,6 +95,9 @@ class GeneratedRow:
     prompt: the prompt as text, None where it is not known.
     top_logprobs: for each token, the likeliest ones by the same logits and
       their log-probabilities, best first; empty where none were asked for.
+    stop_string: the stop string that ended it; None where none did.
+    reused_tokens: tokens of the prompt whose keys and values were there from
+      an earlier request of an engine.
   """
 
   prompt_tokens: tuple[int, ...]
@@ -108,6 +111,8 @@ class GeneratedRow:
   accounting: Accounting
   prompt: str | None = None
   top_logprobs: tuple[tuple[TokenLogProb, ...], ...] = ()
+  stop_string: str | None = None
+  reused_tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,9 +290,19 @@ class RowProgress:
     return FinishReason.EOS if ended else FinishReason.LENGTH
 
   def result(
-    self, prompt: Sequence[int], accounting: Accounting
+    self,
+    prompt: Sequence[int],
+    accounting: Accounting,
+    *,
+    reused_tokens: int = 0,
   ) -> GeneratedRow:
-    """Return everything about the row, which has ended."""
+    """Return everything about the row, which has ended.
+
+    Args:
+      prompt: its tokens.
+      accounting: the work done for it.
+      reused_tokens: see `GeneratedRow`.
+    """
     assert self.finish_reason is not None
     join = lambda name: tuple(
       value for update in self._updates for value in getattr(update, name)
@@ -303,6 +318,8 @@ class RowProgress:
       finish_reason=self.finish_reason,
       accounting=accounting,
       top_logprobs=join('top_logprobs'),
+      stop_string=None if self._text is None else self._text.stop_string,
+      reused_tokens=reused_tokens,
     )
 
   def _top(

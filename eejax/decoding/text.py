@@ -38,7 +38,7 @@ class TextStream:
 
   Attributes:
     text: all text that was returned.
-    stopped: whether a stop string was met; no text follows.
+    stop_string: the stop string that was met; None where none was.
   """
 
   def __init__(
@@ -66,7 +66,12 @@ class TextStream:
     self._tokens_to_skip = min_tokens
     self._held = ''
     self.text = ''
-    self.stopped = False
+    self.stop_string: str | None = None
+
+  @property
+  def stopped(self) -> bool:
+    """Return whether a stop string was met; no text follows."""
+    return self.stop_string is not None
 
   @property
   def may_stop(self) -> bool:
@@ -95,10 +100,10 @@ class TextStream:
     if self.stopped:
       return ''
     text = self._held + piece
-    starts = [i for i in map(text.find, self._stop) if i >= 0]
-    self.stopped = bool(starts)
-    if starts:
-      certain = min(starts)
+    found = [(text.find(stop), stop) for stop in self._stop]
+    found = [(start, stop) for start, stop in found if start >= 0]
+    if found:
+      certain, self.stop_string = min(found, key=lambda pair: pair[0])
     else:
       held = max((_overlap(text, s) for s in self._stop), default=0)
       certain = len(text) - held

@@ -25,8 +25,9 @@ from eejax.checkpoint.model import Model
 from eejax.data.tokenizer import IncrementalDecoder
 from eejax.decoding.engine import Engine, EngineLimits
 from eejax.decoding.loop.prepare import Prepared, prepare
+from eejax.decoding.policy.certificate import PromptKind
 from eejax.decoding.policy.policy import Policy
-from eejax.decoding.policy.use import Use, check_covered, check_uncertified
+from eejax.decoding.policy.use import Use, check_covered
 from eejax.decoding.results import GeneratedRow
 from eejax.decoding.text import TextStream
 from eejax.ops.sampling import SamplingConfig, SamplingMethod
@@ -93,6 +94,7 @@ class TextGenerator:
     self,
     requests: Sequence[TextRequest],
     *,
+    prompt_kind: PromptKind,
     eos_ids: tuple[int, ...] | None = None,
     progress: Progress = SILENT,
   ) -> list[GeneratedRow]:
@@ -100,6 +102,7 @@ class TextGenerator:
 
     Args:
       requests: what is asked for.
+      prompt_kind: what their prompts are.
       eos_ids: tokens that end a text; None takes the model's.
       progress: is told of every text.
 
@@ -107,12 +110,11 @@ class TextGenerator:
       ArgumentError: the certificate of the policy does not cover a request,
         or a stop string is empty.
     """
-    if eos_ids is not None:
-      check_uncertified(self._policy, 'end tokens of your own')
     for request in requests:
       use = Use(
         temperature=request.sampling.temperature,
         max_new_tokens=request.max_new_tokens,
+        prompt_kind=prompt_kind,
       )
       check_covered(self._policy, use)
     engine = self._engine(requests, eos_ids)

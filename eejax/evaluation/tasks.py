@@ -38,6 +38,7 @@ from eejax.checkpoint.model import Model
 from eejax.data.chat import ChatEnding
 from eejax.decoding.loop.accounting import Accounting
 from eejax.decoding.policy.bindings import policy_hash
+from eejax.decoding.policy.certificate import PromptKind
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.decoding.policy.use import Use, check_use
 from eejax.decoding.results import GeneratedRow
@@ -293,7 +294,12 @@ class EejaxLM(TemplateLM):
     """
     asked = [self._read(*request.args) for request in requests]
     rows = self._generator.generate(
-      asked, eos_ids=self._ends(asked), progress=self._progress
+      asked,
+      prompt_kind=(
+        PromptKind.CONVERSATION if self._in_chat else PromptKind.TEXT
+      ),
+      eos_ids=self._ends(asked),
+      progress=self._progress,
     )
     self._generated += rows
     texts = [row.text or '' for row in rows]

@@ -20,6 +20,7 @@ from typing import Any
 from eejax.checkpoint.model import Model
 from eejax.data.chat import Message
 from eejax.decoding import generate as decoding
+from eejax.decoding.policy.certificate import PromptKind
 from eejax.errors import ArgumentError
 
 Conversation = Sequence[Message]
@@ -36,11 +37,13 @@ class EncodedPrompts:
       where the model has no tokenizer.
     eos_ids: tokens that end a continuation; None where they are the model's
       own, as its configuration has them.
+    kind: what the prompts are.
   """
 
   ids: list[list[int]]
   texts: list[str | None]
   eos_ids: tuple[int, ...] | None = None
+  kind: PromptKind = PromptKind.TEXT
 
 
 def encode_prompts(model: Model, prompts: Any) -> EncodedPrompts:
@@ -89,6 +92,7 @@ def _encode_conversations(model: Model, prompts: list[Any]) -> EncodedPrompts:
     decoding.check_prompts(ids, config=model.config.model),
     list(texts),
     eos_ids=answer_eos_ids(model),
+    kind=PromptKind.CONVERSATION,
   )
 
 

@@ -34,7 +34,6 @@ from eejax.decoding.policy.threshold_values import (
 )
 from eejax.decoding.policy.use import (
   Use,
-  check_end_tokens,
   check_sampling_covered,
   check_uncertified,
   check_use,
@@ -172,7 +171,10 @@ def generate(
   )
   check_sampling_covered(policy, sampling)
   encoded = encode_prompts(model, prompts)
-  use = _use(dtype, weights, kv, temperature, max_new_tokens)
+  use = dataclasses.replace(
+    _use(dtype, weights, kv, temperature, max_new_tokens),
+    prompt_kind=encoded.kind,
+  )
   if mesh is not None and has_stages(mesh):
     pipelined.check_arguments(
       use,
@@ -182,7 +184,6 @@ def generate(
       top_logprobs=top_logprobs,
     )
     check_uncertified(policy, NO_WINDOW)
-  check_end_tokens(policy, encoded.eos_ids)
   check_use(policy, model, use, progress=progress)
   batches = _Batches(
     model,

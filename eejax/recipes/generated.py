@@ -196,7 +196,8 @@ def _as_pieces(tokens: Sequence[int]) -> list[str]:
 
 def _row_values(row: GeneratedRow) -> dict[str, Any]:
   values = dataclasses.asdict(row)
-  del values['pieces']
+  # Of a batch no prompt is an earlier request's.
+  del values['pieces'], values['reused_tokens']
   if not any(row.top_logprobs):
     del values['top_logprobs']
   return {**values, 'accounting': _work_values(row.accounting)}

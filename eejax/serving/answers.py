@@ -57,10 +57,13 @@ class Usage:
   Attributes:
     prompt: tokens of all prompts, each counted once.
     completion: tokens generated.
+    reused: those of `prompt` whose keys and values were there from earlier
+      requests.
   """
 
   prompt: int
   completion: int
+  reused: int = 0
 
   def to_json(self) -> dict[str, Any]:
     """Return the field `usage`."""
@@ -68,11 +71,19 @@ class Usage:
       'prompt_tokens': self.prompt,
       'completion_tokens': self.completion,
       'total_tokens': self.prompt + self.completion,
+      'prompt_tokens_details': {'cached_tokens': self.reused},
     }
 
 
 class CompletionChoice:
-  """One text of an answer as it grows."""
+  """One text of an answer as it grows.
+
+  Attributes:
+    index: its number in the answer.
+    num_tokens: tokens generated so far.
+    num_reused: tokens of its prompt that did not have to be run, once it has
+      ended.
+  """
 
   def __init__(
     self,
@@ -91,47 +102,74 @@ class CompletionChoice:
     """
     self.index = index
     self._prompt, self._request, self._text_of = prompt, request, text_of
-    self._offset = len(prompt.text) if request.echoes else 0
+    self._echo = _echoed_text(request, prompt)
+    self._offset = len(self._echo)
     self._has_begun = False
-    self.num_tokens = 0
+    self.num_tokens = self.num_reused = 0
 
-  def chunk(self, update: TextUpdate, times: TicketTimes) -> dict[str, Any]:
-    """Return the choice of a chunk that tells what the text grew by."""
-    tokens = update.tokens
-    text, scored = update.text, _scored(tokens)
-    offset = self._offset
-    self._offset += len(update.text)
-    self.num_tokens += len(tokens.tokens)
+  def chunks(
+    self, update: TextUpdate, times: TicketTimes
+  ) -> list[dict[str, Any]]:
+    """Return the choices of chunks that tell what the text grew by.
+
+    There is one for each token, and one for an end that no token comes with.
+    """
+    row, scored = update.result, _scored(update.tokens)
+    self.num_tokens += len(scored)
+    if not scored and row is not None:
+      return [self._chunk(update.text, (), _details(update.tokens), row, times)]
+    exits = zip(update.tokens.exit_depths, update.tokens.scores, strict=True)
+    choices: list[dict[str, Any]] = []
+    for token, (depth, score) in zip(scored, exits, strict=True):
+      is_last = len(choices) == len(scored) - 1
+      details = {
+        'tokens': [token.token],
+        'pieces': [token.piece],
+        'exit_depths': [depth],
+        'scores': [score],
+      }
+      ended = row if is_last else None
+      choices.append(self._chunk(token.piece, (token,), details, ended, times))
+    return choices
+
+  def _chunk(
+    self,
+    text: str,
+    scored: Sequence[ScoredToken],
+    details: dict[str, Any],
+    row: GeneratedRow | None,
+    times: TicketTimes,
+  ) -> dict[str, Any]:
+    """Return the choice of one chunk; the last one has the whole `row`."""
+    offset, tokens = self._offset, details['tokens']
+    self._offset += len(text)
     is_first, self._has_begun = not self._has_begun, True
     if is_first and self._request.echoes:
-      text, offset = self._prompt.text + text, 0
+      text, offset = self._echo + text, 0
       scored = [*self._echoed, *scored]
-    details = _details(tokens)
-    if update.result is not None:
-      details |= _work(update.result, times)
+    if row is not None:
+      self.num_reused = row.reused_tokens
+      details |= _work(row, times)
     choice = self._choice(
-      text,
-      scored,
-      offset=offset,
-      finish_reason=_finish_reason(update.result),
-      details=details,
-      is_chunk=True,
+      text, scored, offset=offset, row=row, details=details, is_chunk=True
     )
+    if self._request.endpoint is Endpoint.CHAT and not is_first:
+      # The client joins what deltas say, roles as well.
+      del choice['delta']['role']
     if self._request.returns_token_ids:
       if is_first:
         choice['prompt_token_ids'] = list(self._prompt.tokens)
-      choice['token_ids'] = list(tokens.tokens)
+      choice['token_ids'] = tokens
     return choice
 
   def whole(self, ticket: Ticket, row: GeneratedRow) -> dict[str, Any]:
     """Return the choice of an answer that is given as a whole."""
-    echoes = self._request.echoes
-    self.num_tokens = len(row.tokens)
+    self.num_tokens, self.num_reused = len(row.tokens), row.reused_tokens
     choice = self._choice(
-      (self._prompt.text if echoes else '') + (row.text or ''),
+      self._echo + (row.text or ''),
       [*self._echoed, *_scored(row)],
       offset=0,
-      finish_reason=_finish_reason(row),
+      row=row,
       details=_details(row) | _work(row, ticket.times),
       is_chunk=False,
     )
@@ -140,19 +178,20 @@ class CompletionChoice:
   def echo(self) -> dict[str, Any]:
     """Return the choice of an answer that is the prompt alone."""
     choice = self._choice(
-      self._prompt.text,
+      self._echo,
       self._echoed,
       offset=0,
-      finish_reason='length',
+      row=None,
       details={},
       is_chunk=self._request.is_streamed,
     )
-    return self._with_prompt(choice, ())
+    return self._with_prompt({**choice, 'finish_reason': 'length'}, ())
 
   @property
   def _echoed(self) -> list[ScoredToken]:
     """Return the prompt's tokens as they stand before those of the text."""
-    if not self._request.echoes:
+    is_chat = self._request.endpoint is Endpoint.CHAT
+    if is_chat or not self._request.echoes:
       return []
     return self._prompt_with(self._request.tokens.logprobs or 0)
 
@@ -181,10 +220,11 @@ class CompletionChoice:
     scored: Sequence[ScoredToken],
     *,
     offset: int,
-    finish_reason: str | None,
+    row: GeneratedRow | None,
     details: Mapping[str, Any],
     is_chunk: bool,
   ) -> dict[str, Any]:
+    """Return a choice; `row` is the text that has ended, if it has."""
     is_chat = self._request.endpoint is Endpoint.CHAT
     logprobs = None
     if self._request.tokens.logprobs is not None:
@@ -204,9 +244,20 @@ class CompletionChoice:
     return {
       **choice,
       'logprobs': logprobs,
-      'finish_reason': finish_reason,
+      **self._reasons(row),
       'eejax': details,
     }
+
+  def _reasons(self, row: GeneratedRow | None) -> dict[str, Any]:
+    """Return why a text ended, and by which string or token of the request."""
+    if row is None:
+      return {'finish_reason': None, 'stop_reason': None}
+    by: str | int | None = row.stop_string
+    stop_ids = self._request.tokens.sampling.stop_token_ids
+    if row.finish_reason is FinishReason.EOS and row.tokens[-1] in stop_ids:
+      by = row.tokens[-1]
+    reason = _FINISH_REASONS.get(row.finish_reason)
+    return {'finish_reason': reason, 'stop_reason': by}
 
 
 class CompletionResponse:
@@ -267,8 +318,14 @@ class CompletionResponse:
     }
 
 
-def _finish_reason(row: GeneratedRow | None) -> str | None:
-  return None if row is None else _FINISH_REASONS.get(row.finish_reason)
+def _echoed_text(request: GenerationRequest, prompt: EncodedPrompt) -> str:
+  """Return what a text begins with: its prompt, or the answer it goes on."""
+  if not request.echoes:
+    return ''
+  if request.endpoint is Endpoint.COMPLETION:
+    return prompt.text
+  last = request.messages[-1]
+  return str(last['content'] or '') if last['role'] == 'assistant' else ''
 
 
 def _scored(tokens: TokenUpdate | GeneratedRow) -> list[ScoredToken]:

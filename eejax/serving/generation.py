@@ -20,6 +20,8 @@ from typing import Any
 
 from eejax import serialization
 from eejax.data.tokenizer import IncrementalDecoder
+from eejax.decoding.policy.certificate import PromptKind
+from eejax.decoding.policy.policy import Policy
 from eejax.decoding.results import FinishReason, GeneratedRow
 from eejax.decoding.text import TextStream
 from eejax.errors import EejaxError
@@ -103,25 +105,28 @@ class Generation:
     ]
     return self.answer.whole(choices, self._usage())
 
-  async def stream(self) -> AsyncIterator[str]:
-    """Yield the data of each event of a stream."""
+  async def stream(self) -> AsyncIterator[Sequence[str]]:
+    """Yield the data of the events of a stream, those together that come so.
+
+    Each event tells one token.
+    """
     usage = {}
     if self.request.delivery is Delivery.STREAM_WITH_USAGE:
       usage = {'usage': None}
     try:
-      async for choice in self._chunks():
-        yield serialization.dumps(self.answer.chunk(choice) | usage)
+      async for choices in self._chunks():
+        chunks = (self.answer.chunk(choice) | usage for choice in choices)
+        yield [serialization.dumps(chunk) for chunk in chunks]
       if usage:
         chunk = self.answer.usage_chunk(self._usage())
-        yield serialization.dumps(chunk)
+        yield [serialization.dumps(chunk)]
     except ApiError as error:
-      yield serialization.dumps(error.body())
-    yield '[DONE]'
+      yield [serialization.dumps(error.body())]
+    yield ['[DONE]']
 
-  async def _chunks(self) -> AsyncIterator[dict[str, Any]]:
+  async def _chunks(self) -> AsyncIterator[list[dict[str, Any]]]:
     if not self.tickets:
-      for choice in self.choices:
-        yield choice.echo()
+      yield [choice.echo() for choice in self.choices]
       return
     loop = asyncio.get_running_loop()
     deadline = loop.time() + self.timeout_s
@@ -138,13 +143,17 @@ class Generation:
         raise timed_out(self.timeout_s) from None
       if update.result is not None:
         _finite(update.result)
-      if update.tokens.tokens or update.result is not None:
-        yield self.choices[ticket.index].chunk(update, ticket.times)
+      chunks = self.choices[ticket.index].chunks(update, ticket.times)
+      if chunks:
+        yield chunks
 
   def _usage(self) -> Usage:
+    # The first text of a prompt starts from what earlier requests left.
+    firsts = self.choices[:: self.request.choices]
     return Usage(
       prompt=sum(len(prompt.tokens) for prompt in self.prompts),
       completion=sum(choice.num_tokens for choice in self.choices),
+      reused=sum(choice.num_reused for choice in firsts),
     )
 
 
@@ -161,8 +170,9 @@ async def begin(
   """
   reader = ServedText(served)
   prompts = await reader.encode(request)
-  most = [_room(served, request, prompt) for prompt in prompts]
-  exits = await _exits(served, request, max(most))
+  policy = await _policy(served, request)
+  most = [_room(served, request, prompt, policy) for prompt in prompts]
+  exits = await _exits(served, request, policy, max(most))
   choices = [
     CompletionChoice(
       i, prompts[i // request.choices], request, reader.token_text
@@ -204,10 +214,31 @@ async def begin(
   return generation
 
 
+async def _policy(served: ServedModel, request: GenerationRequest) -> Policy:
+  """Return the policy of a request.
+
+  Raises:
+    ApiError: there is none like it.
+  """
+  try:
+    if request.exits.policy is None:
+      return served.policy_of(request.exits)
+    # To check a policy of its own, the weights may have to be hashed.
+    return await asyncio.to_thread(served.policy_of, request.exits)
+  except EejaxError as error:
+    raise of_argument(error, param='eejax') from error
+
+
 def _room(
-  served: ServedModel, request: GenerationRequest, prompt: EncodedPrompt
+  served: ServedModel,
+  request: GenerationRequest,
+  prompt: EncodedPrompt,
+  policy: Policy,
 ) -> int:
   """Return how many tokens the text after a prompt may have.
+
+  A request that does not say gets what the context has room for, and no more
+  than the policy was certified for.
 
   Raises:
     ApiError: the context has no room for as many as were asked for.
@@ -216,7 +247,7 @@ def _room(
   room = served.max_length - len(prompt.tokens)
   # A text with no new token needs no room for one.
   if room >= (1 if wanted is None else wanted):
-    return room if wanted is None else wanted
+    return _certified_room(policy, room) if wanted is None else wanted
   is_chat = request.endpoint is Endpoint.CHAT
   more = '' if wanted is None else f' and {wanted} new ones'
   raise wrong_field(
@@ -228,14 +259,21 @@ def _room(
   )
 
 
+def _certified_room(policy: Policy, room: int) -> int:
+  certificate = policy.certificate
+  return room if certificate is None else min(room, certificate.max_new_tokens)
+
+
 async def _exits(
-  served: ServedModel, request: GenerationRequest, most: int
+  served: ServedModel, request: GenerationRequest, policy: Policy, most: int
 ) -> Exits:
+  is_chat = request.endpoint is Endpoint.CHAT
   try:
     return await served.exits(
-      served.policy_of(request.exits),
-      temperature=request.tokens.sampling.temperature,
+      policy,
+      sampling=request.tokens.sampling,
       max_new_tokens=max(most, 1),
+      prompt_kind=PromptKind.CONVERSATION if is_chat else PromptKind.TEXT,
     )
   except EejaxError as error:
     raise of_argument(error, param='eejax') from error

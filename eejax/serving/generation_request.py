@@ -109,7 +109,8 @@ class GenerationRequest:
     ending: how a chat ends that is to be answered, or to be continued.
     template_values: what else the chat template is given.
     choices: texts for each prompt.
-    echoes: whether a text begins with its prompt.
+    echoes: whether a text begins with its prompt, or an answer with the
+      assistant's message that it goes on.
     prompt_logprobs: how many of the likeliest tokens are told for each token
       of a prompt; None tells nothing.
     returns_token_ids: whether the answer has the ids of its tokens.
@@ -141,7 +142,8 @@ class GenerationRequest:
   @property
   def scored_of_prompt(self) -> int | None:
     """Return how many likely tokens a prompt is scored with, None for none."""
-    echoed = self.tokens.logprobs if self.echoes else None
+    is_chat = self.endpoint is Endpoint.CHAT
+    echoed = self.tokens.logprobs if self.echoes and not is_chat else None
     wanted = [n for n in (echoed, self.prompt_logprobs) if n is not None]
     return max(wanted, default=None)
 
@@ -305,9 +307,10 @@ def _delivery(fields: Fields) -> Delivery:
 def _token_settings(
   fields: Fields, endpoint: Endpoint, *, vocab_size: int
 ) -> TokenSettings:
-  default = 16 if endpoint is Endpoint.COMPLETION else None
-  most = fields.integer('max_tokens', default=default, low=0)
-  if endpoint is Endpoint.CHAT:
+  if endpoint is Endpoint.COMPLETION:
+    most = fields.integer('max_tokens', default=16, low=0)
+  else:
+    most = fields.integer('max_tokens', low=1)
     most = fields.integer('max_completion_tokens', default=most, low=1)
   stop = fields.texts('stop', most=MOST_STOPS)
   if '' in stop:

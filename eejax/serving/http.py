@@ -15,7 +15,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -122,7 +122,7 @@ class EventStream(Response):
 
   def __init__(
     self,
-    events: AsyncIterator[str],
+    events: AsyncIterator[Sequence[str]],
     *,
     write_timeout_s: float,
     close: Callable[[], None],
@@ -130,8 +130,8 @@ class EventStream(Response):
     """Stream events.
 
     Args:
-      events: what is sent, each the data of one event.
-      write_timeout_s: for the client to take one.
+      events: what is sent, the data of events that are written together.
+      write_timeout_s: for the client to take one such part.
       close: called when the stream has ended, however it did.
     """
     super().__init__(
@@ -169,8 +169,8 @@ class EventStream(Response):
         'headers': self.raw_headers,
       }
     )
-    async for event in self._events:
-      body = f'data: {event}\n\n'.encode()
+    async for events in self._events:
+      body = ''.join(f'data: {event}\n\n' for event in events).encode()
       await write(
         {'type': 'http.response.body', 'body': body, 'more_body': True}
       )

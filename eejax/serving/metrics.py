@@ -35,6 +35,10 @@ _LABELS = ('model_name',)
 
 _COUNTERS = {
   'prompt_tokens': 'Tokens of prompts of texts that ended.',
+  'prompt_tokens_cached': (
+    'Those of prompt_tokens that were not run, for their keys and values were '
+    'there from an earlier text.'
+  ),
   'generation_tokens': 'Tokens generated.',
   'request_aborted': 'Requests that were cancelled, as by a client that left.',
   'blocks_run': (
@@ -238,6 +242,7 @@ class ModelMetrics:
       return
     metrics, model, work = self._metrics, self._model, result.accounting
     metrics.count('prompt_tokens', model, len(result.prompt_tokens))
+    metrics.count('prompt_tokens_cached', model, result.reused_tokens)
     metrics.count('blocks_run', model, work.blocks_run)
     metrics.count('blocks_full', model, work.blocks_full)
     saved = max(0, work.blocks_full - work.blocks_run)

@@ -24,6 +24,7 @@ import re
 from eejax.report import page as report
 
 _STYLE = """
+[hidden]{display:none!important}
 form{display:grid;gap:.8rem;margin:1rem 0}
 label,legend{font-weight:600;font-size:.92rem}
 textarea,input,select,button{font:inherit;color:inherit;border-radius:8px;
@@ -69,6 +70,9 @@ aria-describedby="hint">import os</textarea>
 <select id="mode"><option value="full">full depth</option>
 <option value="early_exit">early exit</option>
 <option value="speculative">speculative (lossless)</option></select></div>
+<div class="field" id="kinds" hidden><label for="kind">Prompt is</label>
+<select id="kind"><option value="message">a message of a chat</option>
+<option value="text">a text to go on with</option></select></div>
 <div class="field"><label for="tokens">New tokens</label>
 <input id="tokens" type="number" min="1" max="4096" value="64" required></div>
 <div class="field"><label for="temperature">Temperature (0 is greedy)</label>
@@ -78,7 +82,9 @@ required></div>
 <input id="key" type="password" autocomplete="off"></div>
 </div>
 <fieldset id="exits" hidden><legend>Thresholds</legend>
-<span class="soft">An exit's token is taken where its score reaches them.</span>
+<span class="soft">An exit's token is taken where its score reaches them.
+<span id="certified" hidden>They are certified; moved ones are not.</span>
+</span>
 <div id="sliders"></div></fieldset>
 <div class="actions"><button class="go" id="go">Generate</button>
 <button type="button" id="stop" disabled>Stop</button></div>
@@ -104,7 +110,7 @@ _SCRIPT = """
 'use strict';
 const $ = id => document.getElementById(id);
 const FIRST_HUE = %(first)d, LAST_HUE = %(last)d;
-let models = {}, running = null;
+let models = {}, running = null, moved = false;
 
 function headers() {
   const key = $('key').value.trim();
@@ -144,6 +150,10 @@ function showModel() {
   for (const option of $('mode').options) {
     option.disabled = own.levels.length < 2 && option.value !== 'full';
   }
+  $('kinds').hidden = !own.has_chat_template;
+  $('kind').value = own.has_chat_template ? 'message' : 'text';
+  $('certified').hidden = !own.policy.certificate;
+  moved = false;
   const depths = own.levels;
   $('legend').replaceChildren(...depths.map(depth => {
     const key = document.createElement('span');
@@ -177,7 +187,7 @@ function slider(depth, value) {
     output.textContent = value === 'never' ? value : value.toFixed(2);
     input.setAttribute('aria-valuetext', output.textContent);
   };
-  input.addEventListener('input', show);
+  input.addEventListener('input', () => { moved = true; show(); });
   show();
   row.append(label, input, output);
   return row;
@@ -187,15 +197,27 @@ function threshold(input) {
 }
 function showMode() { $('exits').hidden = $('mode').value === 'full'; }
 
-function body() {
-  const eejax = {mode: $('mode').value};
-  if (eejax.mode !== 'full') {
-    eejax.threshold = [...document.querySelectorAll('#sliders input')]
-      .map(threshold);
+function exits() {
+  const own = models[$('model').value].policy, mode = $('mode').value;
+  // What nobody moved is the server's own, to the last digit.
+  if (mode === own.mode && !moved) return {};
+  if (mode === 'full') return {mode};
+  const thresholds = [...document.querySelectorAll('#sliders input')]
+    .map(threshold);
+  // No certificate covers other thresholds, so it goes on without one.
+  if (mode === own.mode) {
+    return {policy: {...own, certificate: null, thresholds}};
   }
-  return {model: $('model').value, prompt: $('prompt').value, stream: true,
+  return {mode, threshold: thresholds};
+}
+function isChat() { return $('kind').value === 'message'; }
+function body() {
+  const words = $('prompt').value;
+  return {model: $('model').value, stream: true,
+    ...(isChat() ? {messages: [{role: 'user', content: words}]}
+      : {prompt: words}),
     max_tokens: Number($('tokens').value),
-    temperature: Number($('temperature').value), eejax};
+    temperature: Number($('temperature').value), eejax: exits()};
 }
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream())
@@ -206,11 +228,9 @@ async function* events(response) {
     if (done) return;
     const parts = (rest + value).split('\\n\\n');
     rest = parts.pop();
-    for (const part of parts) {
-      const data = part.replace(/^data: /, '');
-      if (data === '[DONE]') return;
-      yield JSON.parse(data);
-    }
+    const found = parts.map(part => part.replace(/^data: /, ''))
+      .filter(data => data !== '[DONE]');
+    yield found.map(data => JSON.parse(data));
   }
 }
 function append(details, depths) {
@@ -236,6 +256,12 @@ function figures(state) {
   $('blocks').textContent = work
     ? Math.round(100 * work.blocks_run / work.blocks_full) + '%%' : '\\u2013';
 }
+function take(details, state) {
+  state.tokens += details.tokens.length;
+  state.depths += details.exit_depths.reduce((a, b) => a + b, 0);
+  state.work = details.accounting ?? state.work;
+  append(details, levels());
+}
 async function generate() {
   running = new AbortController();
   $('problem').textContent = '';
@@ -244,31 +270,28 @@ async function generate() {
   $('status').textContent = 'Generating.';
   const prompt = document.createElement('span');
   prompt.className = 'prompt';
-  prompt.textContent = $('prompt').value;
+  prompt.textContent = $('prompt').value + (isChat() ? '\\n\\n' : '');
   $('text').replaceChildren(prompt);
   const depths = levels();
   const state = {tokens: 0, firstCount: 0, depths: 0, work: null,
     began: performance.now(), first: NaN, latest: NaN};
   try {
     if (!depths.length) await readModels();
-    const response = await fetch('v1/completions', {method: 'POST',
+    const route = isChat() ? 'v1/chat/completions' : 'v1/completions';
+    const response = await fetch(route, {method: 'POST',
       headers: headers(), body: JSON.stringify(body()),
       signal: running.signal});
     if (!response.ok) throw new Error(await refusal(response));
-    for await (const chunk of events(response)) {
-      if (chunk.error) throw new Error(chunk.error.message);
-      for (const choice of chunk.choices) {
-        const details = choice.eejax;
-        const count = details.tokens.length;
-        state.latest = performance.now();
-        if (!state.tokens && count) {
-          state.first = state.latest;
-          state.firstCount = count;
-        }
-        state.tokens += count;
-        state.depths += details.exit_depths.reduce((a, b) => a + b, 0);
-        state.work = details.accounting ?? state.work;
-        append(details, levels());
+    for await (const chunks of events(response)) {
+      state.latest = performance.now();
+      for (const chunk of chunks) {
+        if (chunk.error) throw new Error(chunk.error.message);
+        for (const choice of chunk.choices) take(choice.eejax, state);
+      }
+      // Those that come together first tell nothing of the speed.
+      if (!state.firstCount && state.tokens) {
+        state.first = state.latest;
+        state.firstCount = state.tokens;
       }
       figures(state);
     }

@@ -133,6 +133,7 @@ class Routes:
         'levels': served.levels,
         'policy': served.policy.to_json(),
         'has_tokenizer': served.model.tokenizer_folder is not None,
+        'has_chat_template': served.has_chat_template,
       },
     }
 

@@ -21,6 +21,7 @@ early exit: the model ends at that exit, which is a program of its own.
 
 import asyncio
 import dataclasses
+import functools
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +32,7 @@ from eejax.checkpoint.model import Model
 from eejax.decoding.engine import Engine, EngineLimits
 from eejax.decoding.loop.placement import check_mesh
 from eejax.decoding.loop.plan import DecodePlan, make_plan
+from eejax.decoding.policy.certificate import PromptKind
 from eejax.decoding.policy.defaults import complete_policy
 from eejax.decoding.policy.modes import Mode
 from eejax.decoding.policy.policy import Policy
@@ -38,12 +40,13 @@ from eejax.decoding.policy.threshold_values import Threshold
 from eejax.decoding.policy.use import (
   Use,
   check_covered,
+  check_sampling_covered,
   check_uncertified,
   check_use,
 )
-from eejax.errors import ArgumentError
+from eejax.errors import ArgumentError, EejaxError
 from eejax.ops.quant import Quantization
-from eejax.ops.sampling import SamplingMethod
+from eejax.ops.sampling import SamplingConfig, SamplingMethod
 from eejax.recipes.generate import prepared
 from eejax.serving.api_error import too_many_requests
 from eejax.serving.generation_request import (
@@ -145,6 +148,14 @@ class ServedModel:
     depths = self.model.config.exit_depths
     return (*(d for d in depths if d < self.full_depth), self.full_depth)
 
+  @functools.cached_property
+  def has_chat_template(self) -> bool:
+    """Return whether the model answers conversations."""
+    try:
+      return bool(self.model.chat_template)
+    except EejaxError:
+      return False
+
   @property
   def schedulers(self) -> Sequence[Scheduler]:
     """Return those of all engines."""
@@ -179,7 +190,12 @@ class ServedModel:
     return policy
 
   async def exits(
-    self, policy: Policy, *, temperature: float, max_new_tokens: int
+    self,
+    policy: Policy,
+    *,
+    sampling: SamplingConfig,
+    max_new_tokens: int,
+    prompt_kind: PromptKind,
   ) -> Exits:
     """Return how a policy is followed, by an engine made for it if need be.
 
@@ -187,8 +203,13 @@ class ServedModel:
       ArgumentError: the policy's certificate does not cover the text.
       ApiError: there is no room for another engine.
     """
-    use = Use(temperature=temperature, max_new_tokens=max_new_tokens)
+    use = Use(
+      temperature=sampling.temperature,
+      max_new_tokens=max_new_tokens,
+      prompt_kind=prompt_kind,
+    )
     check_covered(policy, use)
+    check_sampling_covered(policy, sampling)
     plan, thresholds = self._plan(policy)
     scheduler = self._schedulers.get(plan)
     if scheduler is None:

@@ -78,7 +78,7 @@ def test_what_began_like_a_stop_is_shown_at_the_end():
 
 def test_the_first_of_several_stops_counts():
   stream, _ = feed(['a--b##c'], stop=['##', '--'])
-  assert stream.text == 'a'
+  assert (stream.text, stream.stop_string) == ('a', '--')
   stream, _ = feed(['aab'], stop=['ab', 'aab'])
   assert stream.text == ''
 

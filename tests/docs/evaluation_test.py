@@ -27,7 +27,8 @@ from eejax.cli import main
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PAGE = (REPOSITORY / 'docs/evaluation.md').read_text(encoding='utf-8')
-COMMANDS = re.findall(r'^(?:\w+=\S+ )?(eejax lm-eval .*)$', PAGE, re.M)
+COMMANDS = re.findall(r'^ *(?:\w+=\S+ )?(eejax lm-eval .*)$', PAGE, re.M)
+LOOPS = dict(re.findall(r'^for (\w+) in (?:\$\(seq )?(\S+)', PAGE, re.M))
 OWN_TASKS = pathlib.Path(lm_eval.__file__).parent / 'tasks'
 LOCAL_TASKS = REPOSITORY / 'configs/tasks'
 
@@ -44,6 +45,8 @@ def names_of_tasks():
 
 def parsed(command):
   """Return our arguments of a command, and lm-eval's."""
+  for name, first in LOOPS.items():
+    command = command.replace(f'${name}', first)
   parser = main.build_parser(verb, 'eejax lm-eval')
   ours, rest = parser.parse_known_args(shlex.split(command)[2:])
   return ours, HarnessCLI()._parser.parse_args(['run', *rest])
@@ -60,12 +63,29 @@ def test_a_command_has_flags_that_there_are(command):
 
 
 def test_the_tasks_named_are_there():
-  named = {
+  asked = {
     task
     for command in COMMANDS
     for task in ','.join(parsed(command)[1].tasks).split(',')
   }
-  assert named <= names_of_tasks()
+  rows = re.findall(r'^\| [^|]+ \| [^|]+ \| (`\w+`[^|]*) \| ', PAGE, re.M)
+  told = {task for row in rows for task in re.findall(r'`(\w+)`', row)}
+  assert {'humaneval', 'gsm8k', 'mmlu', 'xsum', 'truthfulqa_mc1'} <= told
+  assert told <= asked
+  assert asked <= names_of_tasks()
+
+
+def test_examples_told_are_those_of_the_commands():
+  numbers = {}
+  for command in COMMANDS:
+    theirs = parsed(command)[1]
+    for task in ','.join(theirs.tasks).split(','):
+      numbers.setdefault(task, set()).add(theirs.num_fewshot)
+  assert {0, 1} <= numbers['cnn_dailymail_abisee']
+  assert 3 in numbers['xsum']
+  # None is the task's own: 5 of gsm8k, 0 of humaneval and truthfulqa.
+  assert numbers['gsm8k'] == numbers['mmlu'] == {5}
+  assert numbers['humaneval'] | numbers['truthfulqa_mc1'] == {None}
 
 
 def test_the_local_tasks_are_those_of_the_page():

@@ -250,7 +250,7 @@ def test_a_policy_is_certified_on_conversations(text, model):
   messages = [{'role': 'user', 'content': 'alpha beta'}]
   out = eejax.generate(model, messages, policy=policy, max_new_tokens=6)
   assert min(out.rows[0].exit_depths) == 1
-  with pytest.raises(ArgumentError, match='no answers by its chat template'):
+  with pytest.raises(ArgumentError, match='certified on conversations'):
     eejax.generate(model, ['alpha'], policy=policy, max_new_tokens=6)
 
 

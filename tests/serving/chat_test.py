@@ -78,6 +78,33 @@ def test_a_streamed_answer(client, model):
   assert last.usage.completion_tokens == len(expected.tokens)
 
 
+def test_the_stream_helper_of_the_client_joins_an_answer(client, model):
+  expected = single(model, max_new_tokens=9)
+  with client.chat.completions.stream(
+    **ASKED, max_tokens=9, logprobs=True
+  ) as stream:
+    texts = [e.delta for e in stream if e.type == 'content.delta']
+    found = stream.get_final_completion().choices[0]
+  assert (found.message.role, found.finish_reason) == ('assistant', 'stop')
+  assert found.message.content == ''.join(texts) == expected.text
+  assert len(found.logprobs.content) == len(expected.tokens)
+
+
+def test_an_answer_that_is_continued_may_be_echoed(client):
+  begun = [*TURNS, {'role': 'assistant', 'content': 'delta gam'}]
+  asked = {**ASKED, 'messages': begun, 'max_tokens': 4, 'logprobs': True}
+  more = {'add_generation_prompt': False, 'continue_final_message': True}
+  ask = lambda **fields: client.chat.completions.create(
+    **asked, extra_body={**more, **fields}
+  ).choices[0]
+  alone, echoed = ask(), ask(echo=True)
+  assert echoed.message.content == 'delta gam' + alone.message.content
+  assert len(echoed.logprobs.content) == len(alone.logprobs.content) <= 4
+  asked['messages'] = TURNS
+  more.clear()
+  assert ask(echo=True).message.content == ask().message.content
+
+
 def test_logprobs_of_an_answer(client, model):
   found = client.chat.completions.create(**ASKED, max_tokens=4, logprobs=True)
   expected = single(model, max_new_tokens=4)
@@ -115,6 +142,7 @@ def test_messages_are_tokenized_by_the_template(http, model):
     ({'logprobs': 3}, 'logprobs', 'a boolean'),
     ({'tools': [{'type': 'function'}]}, 'tools', 'not supported'),
     ({'max_completion_tokens': 60}, 'messages', 'maximum context length'),
+    ({'max_tokens': 0}, 'max_tokens', 'at least 1'),
     ({'response_format': {'type': 'json'}}, 'response_format', 'text'),
   ],
 )

@@ -155,12 +155,14 @@ def test_a_stop_string_ends_a_text(client, model):
   found = client.completions.create(**options, max_tokens=20, stop=[stop])
   assert found.choices[0].text == whole[: whole.index(stop)]
   assert found.choices[0].finish_reason == 'stop'
+  assert found.choices[0].stop_reason == stop
   streamed = client.completions.create(
-    **options, max_tokens=20, stop=stop, stream=True
+    **options, max_tokens=20, stop=['never', stop], stream=True
   )
   chunks = [chunk.choices[0] for chunk in streamed]
   assert ''.join(c.text for c in chunks) == found.choices[0].text
   assert [c.finish_reason for c in chunks][-1] == 'stop'
+  assert [c.stop_reason for c in chunks] == [None] * (len(chunks) - 1) + [stop]
 
 
 def test_a_stream_says_what_a_whole_answer_says(client, running):
@@ -169,6 +171,7 @@ def test_a_stream_says_what_a_whole_answer_says(client, running):
     'prompt': PROMPT,
     'max_tokens': 11,
     'temperature': 0,
+    'logprobs': 2,
     'extra_body': {'eejax': {'mode': 'early_exit', 'threshold': 0.3}},
   }
   whole = client.completions.create(**options)
@@ -177,11 +180,16 @@ def test_a_stream_says_what_a_whole_answer_says(client, running):
   )
   *chunks, last = list(stream)
   choices = [chunk.choices[0] for chunk in chunks]
-  assert len(choices) > 1
+  # An event for each token, whatever comes of one step.
+  assert [len(c.eejax['tokens']) for c in choices] == [1] * 11
   assert ''.join(c.text for c in choices) == whole.choices[0].text
+  for name in ('tokens', 'token_logprobs', 'top_logprobs', 'text_offset'):
+    joined = [v for c in choices for v in getattr(c.logprobs, name)]
+    assert joined == getattr(whole.choices[0].logprobs, name)
   for name in ('tokens', 'pieces', 'exit_depths', 'scores'):
     joined = [value for c in choices for value in c.eejax[name]]
     assert joined == whole.choices[0].eejax[name]
+    assert all(len(c.eejax[name]) == 1 for c in choices)
   reasons = [c.finish_reason for c in choices]
   assert reasons == [None] * (len(reasons) - 1) + ['length']
   assert last.choices == [] and last.usage == whole.usage

@@ -258,8 +258,8 @@ def test_the_script_uses_elements_that_are_there(elements):
 
 def test_what_the_page_asks_is_answered(running, http):
   """Send what the script sends, to the routes that it names."""
-  routes = set(re.findall(r"fetch\('([\w/]+)'", page.HTML))
-  assert routes == {'v1/models', 'v1/completions'}
+  routes = set(re.findall(r"'(v1/[\w/]+)'", page.HTML))
+  assert routes == {'v1/models', 'v1/completions', 'v1/chat/completions'}
   own = http.get('/v1/models').json()['data'][0]
   assert own['eejax']['policy']['mode'] == 'full'
   body = {

@@ -45,7 +45,7 @@ def test_a_token_ends_a_text(client, model):
     **ASKED, max_tokens=12, extra_body={'stop_token_ids': [end]}
   )
   choice = found.choices[0]
-  assert choice.finish_reason == 'stop'
+  assert (choice.finish_reason, choice.stop_reason) == ('stop', end)
   assert choice.eejax['tokens'] == list(tokens[: first + 1])
   later = client.completions.create(
     **ASKED,
@@ -117,10 +117,29 @@ def test_likeliest_tokens_of_an_answer(client):
 
 def test_a_conversation_goes_on_from_what_is_there(running, client):
   """A prompt that begins as an earlier text does answers the same."""
-  first = client.completions.create(**ASKED, max_tokens=20)
-  longer = {**ASKED, 'prompt': PROMPT + first.choices[0].text + ' gamma'}
+  told = ['prompt_tokens_total', 'prompt_tokens_cached_total']
+  first = client.completions.create(
+    **{**ASKED, 'prompt': [7, 8, 9, 10]}, max_tokens=20
+  )
+  longer = {
+    **ASKED,
+    'prompt': [7, 8, 9, 10, *first.choices[0].eejax['tokens'], 11],
+  }
+  before = [running.metric(name, model_name='tiny') for name in told]
   alone = client.completions.create(**longer, max_tokens=5)
+  grown = [
+    running.metric(name, model_name='tiny') - was
+    for name, was in zip(told, before, strict=True)
+  ]
   again = client.completions.create(
     **{**longer, 'model': 'again'}, max_tokens=5
   )
   assert alone.choices[0].text == again.choices[0].text
+  # All but the last token that was generated, which was not run.
+  assert alone.usage.prompt_tokens_details.cached_tokens == 23
+  assert grown == [25, 23]
+  assert again.usage.prompt_tokens_details.cached_tokens == 0
+  *_, last = client.completions.create(
+    **longer, max_tokens=5, stream=True, stream_options={'include_usage': True}
+  )
+  assert last.usage.prompt_tokens_details.cached_tokens == 24

@@ -28,11 +28,13 @@ from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig
 from eejax.decoding.policy.criteria import get_criterion
 from eejax.decoding.policy.policy import Policy
+from eejax.errors import EejaxError
 from eejax.progress import SILENT, Progress
 from eejax.types import DTypeLike, Params
 
 # What the text of a model without a tokenizer is bound to.
 NO_TOKENIZER = 'none'
+NO_CHAT_TEMPLATE = 'none'
 
 
 def hash_of(values: Any) -> str:
@@ -154,6 +156,16 @@ def tokenizer_hash(model: Model) -> str:
     return NO_TOKENIZER
   tokenizer = model.tokenizer
   return hash_of([tokenizer.bos_id, tokenizer.adds_bos, tokenizer.to_json()])
+
+
+def chat_template_hash(model: Model) -> str:
+  """Return the hash of what writes conversations and ends answers."""
+  try:
+    template = model.chat_template
+  except EejaxError:
+    return NO_CHAT_TEMPLATE
+  names = dict(template.tokenizer.special_tokens)
+  return hash_of([template.source, names, sorted(model.answer_ends)])
 
 
 def _canonical(values: Any) -> str:

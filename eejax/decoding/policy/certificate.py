@@ -18,6 +18,7 @@ A certificate holds for the model, the policy and the use it was made with; see
 """
 
 import dataclasses
+import enum
 from typing import Any
 
 from eejax.errors import ArgumentError
@@ -30,6 +31,17 @@ EOS_IDS = 'eos_ids'
 
 # A field of certificates whose digest did not cover all that they rest on.
 _FORMER_FIELD = 'exit_hashes'
+
+
+class PromptKind(enum.Enum):
+  """What prompts are.
+
+  TEXT: texts, or token ids, as they stand. CONVERSATION: messages, which a
+  chat template writes, up to an answer.
+  """
+
+  TEXT = 'text'
+  CONVERSATION = 'conversation'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +89,12 @@ class Certificate:
   kv: str = 'none'
   bindings: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
   digest: str = ''
+
+  @property
+  def prompt_kind(self) -> PromptKind:
+    """Return what the prompts were that it was certified on."""
+    is_chat = self.data.get('unit') == PromptKind.CONVERSATION.value
+    return PromptKind.CONVERSATION if is_chat else PromptKind.TEXT
 
   def sentence(self) -> str:
     """Return in words what is guaranteed."""

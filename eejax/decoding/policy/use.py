@@ -22,14 +22,13 @@ Example:
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax.numpy as jnp
 
 from eejax.checkpoint import tree
 from eejax.checkpoint.model import Model
 from eejax.decoding.policy import bindings as bindings_lib
-from eejax.decoding.policy.certificate import EOS_IDS, Certificate
+from eejax.decoding.policy.certificate import Certificate, PromptKind
 from eejax.decoding.policy.policy import Policy
 from eejax.errors import ArgumentError
 from eejax.ops.quant import Quantization
@@ -45,6 +44,7 @@ _NAMES = {
   'model_config': 'another configuration of the model',
   'backbone': 'other weights of the backbone',
   'tokenizer': 'another tokenizer',
+  'chat_template': 'another chat template',
   'criterion': 'another criterion of the same name',
 }
 
@@ -59,6 +59,7 @@ class Use:
     kv: how keys and values are stored.
     temperature: of sampling; 0 is greedy.
     max_new_tokens: tokens generated at most; None where that is not known yet.
+    prompt_kind: what prompts are; None likewise.
   """
 
   dtype: str = 'float32'
@@ -66,6 +67,7 @@ class Use:
   kv: Quantization = Quantization.NONE
   temperature: float = 0.0
   max_new_tokens: int | None = None
+  prompt_kind: PromptKind | None = None
 
 
 def certify(
@@ -94,9 +96,7 @@ def certify(
   )
   bound = dataclasses.replace(
     certificate,
-    bindings=bindings_lib.bindings(
-      policy, model, dtype=certificate.dtype, progress=progress
-    ),
+    bindings=_bindings(policy, model, certificate, progress),
   )
   sealed = dataclasses.replace(bound, digest=_digest(policy, bound))
   return dataclasses.replace(policy, certificate=sealed)
@@ -114,8 +114,9 @@ def check_use(
   A policy that was fitted for another model is refused, certified or not. A
   certificate is relied upon only where nothing that it rests on has changed:
   the policy and the certificate themselves, the configuration, weights, exits
-  and tokenizer of the model, the criterion, and the numbers that are computed
-  with. The weights in use are hashed, once for a model.
+  and tokenizer of the model, its chat template where conversations were
+  certified on, the criterion, and the numbers that are computed with. The
+  weights in use are hashed, once for a model.
 
   Args:
     policy: to be followed.
@@ -134,9 +135,7 @@ def check_use(
   check_covered(policy, use)
   _check_numbers(certificate, use)
   _check_whole(model)
-  current = bindings_lib.bindings(
-    policy, model, dtype=certificate.dtype, progress=progress
-  )
+  current = _bindings(policy, model, certificate, progress)
   for name in (*current, *certificate.bindings):
     if certificate.bindings.get(name) != current.get(name):
       what = _NAMES.get(name, f'another {name}')
@@ -151,10 +150,12 @@ def check_covered(policy: Policy, use: Use) -> None:
 
   Args:
     policy: to be followed.
-    use: of it, `temperature` and `max_new_tokens` are looked at.
+    use: of it, `temperature`, `max_new_tokens` and `prompt_kind` are looked
+      at.
 
   Raises:
-    ArgumentError: the text is sampled, or may be longer than those certified.
+    ArgumentError: the text is sampled, may be longer than those certified, or
+      its prompt is of another kind.
   """
   certificate = policy.certificate
   if certificate is None:
@@ -171,6 +172,7 @@ def check_covered(policy: Policy, use: Use) -> None:
       f'may have {use.max_new_tokens}; generate {limit} at most, calibrate '
       f'with longer texts, {_GO_ON}.'
     )
+  _check_prompt_kind(certificate, use)
 
 
 def check_sampling_covered(policy: Policy, sampling: SamplingConfig) -> None:
@@ -191,25 +193,6 @@ def check_sampling_covered(policy: Policy, sampling: SamplingConfig) -> None:
     check_uncertified(policy, 'min_tokens')
   if sampling.ignore_eos:
     check_uncertified(policy, 'ignore_eos')
-
-
-def check_end_tokens(policy: Policy, eos_ids: Sequence[int] | None) -> None:
-  """Check that a certificate, if there is one, covers what ends texts.
-
-  Args:
-    policy: to be followed.
-    eos_ids: tokens that end a text; None are the model's own.
-
-  Raises:
-    ArgumentError: other tokens ended the texts it was certified on.
-  """
-  if policy.certificate is None:
-    return
-  certified = policy.certificate.data.get(EOS_IDS)
-  if certified is None and eos_ids is not None:
-    check_uncertified(policy, 'the end tokens of a chat template')
-  if certified is not None and sorted(certified) != sorted(eos_ids or ()):
-    check_uncertified(policy, 'texts that are no answers by its chat template')
 
 
 def check_uncertified(policy: Policy, what: str) -> None:
@@ -249,6 +232,32 @@ def _check_fitted(policy: Policy, model: Model, progress: Progress) -> None:
     f'the policy was fitted for another model (its backbone is {fitted[:12]}, '
     f'this one {backbone[:12]}); calibrate again on this one.'
   )
+
+
+def _check_prompt_kind(certificate: Certificate, use: Use) -> None:
+  if use.prompt_kind in (None, certificate.prompt_kind):
+    return
+  if use.prompt_kind is PromptKind.CONVERSATION:
+    raise ArgumentError(
+      'the policy was certified on texts, and this is a conversation; '
+      f'calibrate on conversations, {_GO_ON}.'
+    )
+  raise ArgumentError(
+    'the policy was certified on conversations, and this prompt is a text as '
+    f'it stands; give messages, calibrate on such texts, {_GO_ON}.'
+  )
+
+
+def _bindings(
+  policy: Policy, model: Model, certificate: Certificate, progress: Progress
+) -> dict[str, str]:
+  """Return the hash of each thing that a certificate rests on."""
+  found = bindings_lib.bindings(
+    policy, model, dtype=certificate.dtype, progress=progress
+  )
+  if certificate.prompt_kind is PromptKind.CONVERSATION:
+    found['chat_template'] = bindings_lib.chat_template_hash(model)
+  return found
 
 
 def _check_unchanged(policy: Policy, certificate: Certificate) -> None:

@@ -231,6 +231,60 @@ def test_another_tokenizer_is_refused(tmp_path):
         use(policy, changed)
 
 
+@pytest.fixture
+def chat_model(tmp_path):
+  """Return a model with a chat template."""
+  train_bpe(['alpha beta gamma'], vocab_size=270).save(tmp_path)
+  (tmp_path / 'chat_template.jinja').write_text(
+    '{% for m in messages %}{{ m.content }} {% endfor %}'
+  )
+  config = tiny.tiny_config(vocab_size=300)
+  return Model(config, tiny.tiny_params(config), tmp_path)
+
+
+MESSAGES = [{'role': 'user', 'content': 'alpha'}]
+OF_CONVERSATIONS = dataclasses.replace(
+  CERTIFICATE, data={**CERTIFICATE.data, 'unit': 'conversation'}
+)
+
+
+@pytest.mark.parametrize(
+  'certificate, right, wrong, words',
+  [
+    (CERTIFICATE, ['alpha'], MESSAGES, 'on texts, and this is a conversation'),
+    (OF_CONVERSATIONS, MESSAGES, ['alpha'], 'on conversations, and this'),
+    (OF_CONVERSATIONS, MESSAGES, [[3, 4]], 'on conversations, and this'),
+  ],
+  ids=['texts', 'conversations', 'ids'],
+)
+def test_a_prompt_of_another_kind_is_refused(
+  chat_model, certificate, right, wrong, words
+):
+  policy = certify(POLICY, chat_model, certificate)
+  ask = lambda prompts, policy: eejax.generate(
+    chat_model, prompts, policy=policy, max_new_tokens=1
+  )
+  assert ask(right, policy).policy == policy
+  with pytest.raises(ArgumentError, match=words):
+    ask(wrong, policy)
+  ask(wrong, policy.without_certificate())
+
+
+def test_another_chat_template_is_refused(chat_model):
+  policies = [
+    certify(POLICY, chat_model, c) for c in (CERTIFICATE, OF_CONVERSATIONS)
+  ]
+  file = chat_model.tokenizer_folder / 'chat_template.jinja'
+  for template in (f'{file.read_text()}!', None):
+    file.unlink() if template is None else file.write_text(template)
+    changed = Model(
+      chat_model.config, chat_model.params, chat_model.tokenizer_folder
+    )
+    check_use(policies[0], changed)
+    with pytest.raises(ArgumentError, match='another chat template'):
+      check_use(policies[1], changed)
+
+
 def test_how_weights_are_stored_does_not_matter():
   half = lambda model, kind: dataclasses.replace(
     model, params=jax.tree.map(lambda x: x.astype(kind), model.params)
