@@ -165,12 +165,25 @@ request = urllib.request.Request(
   headers={'Content-Type': 'application/json'},
 )
 with urllib.request.urlopen(request) as response:
-  answer = json.load(response)
-answer
+  choice = json.load(response)['choices'][0]
+choice['text']
 
 # %% [markdown]
-# The answer tells at which depth each token was emitted. The page at `/` shows
-# them as they arrive. Any OpenAI client will do:
+# The answer tells at which depth each token was emitted:
+
+# %%
+import matplotlib.pyplot as plt
+
+depths, pieces = choice['eejax']['exit_depths'], choice['eejax']['pieces']
+figure, axes = plt.subplots(figsize=(9, 2.5))
+axes.bar(range(len(depths)), depths)
+axes.set_xticks(
+  range(len(depths)), [repr(piece)[1:-1] for piece in pieces], rotation=90
+)
+axes.set(ylabel='depth', ylim=(0, run.model.config.model.num_layers));
+
+# %% [markdown]
+# The page at `/` shows them as they arrive. Any OpenAI client will do:
 #
 #     client = openai.OpenAI(base_url=f'{address}/v1', api_key='none')
 

@@ -55,7 +55,7 @@ PICTURES = {
   'does_early_exit_pay': 2,
   'add_and_tune_exits': 3,
   'decode_losslessly': 2,
-  'calibrate_and_serve': 3,
+  'calibrate_and_serve': 4,
   'analysis_figures': 7,
 }
 # The others compile for minutes; `eejax.analyse` is in no other notebook, nor

@@ -228,10 +228,13 @@ def row_bias(
   values = np.zeros((vocab_size,), np.float32)
   for token, bias in _pairs(config):
     values[token] = bias
+  # Beyond any text is never, however far.
+  never = np.iinfo(np.int32).max
+  first_end = [min(start + config.min_tokens, never) for start in starts]
   return RowBias(
     values=jnp.asarray(np.tile(values, (len(starts), 1))),
     end_ids=end_ids,
-    first_end=jnp.asarray(np.array(starts, np.int32) + config.min_tokens),
+    first_end=jnp.asarray(np.array(first_end, np.int32)),
   )
 
 

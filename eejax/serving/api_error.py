@@ -143,6 +143,18 @@ def unavailable(why: str, *, retry_after: int = 5) -> ApiError:
   )
 
 
+def not_made() -> ApiError:
+  """Return the error of exits whose programs could not be compiled."""
+  return ApiError(
+    'the programs for these exits could not be made; ask for another mode or '
+    "policy (the server's log has the kind of error).",
+    status=500,
+    kind='server_error',
+    param='eejax',
+    code='engine_not_made',
+  )
+
+
 def timed_out(seconds: float) -> ApiError:
   """Return the error of an answer that took too long."""
   return ApiError(

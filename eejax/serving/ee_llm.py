@@ -34,6 +34,7 @@ from eejax.ops.sampling import SamplingConfig
 from eejax.serving.api_error import wrong_field
 from eejax.serving.generation import begin
 from eejax.serving.generation_request import (
+  MOST_STOPS,
   Delivery,
   Endpoint,
   ExitSettings,
@@ -42,7 +43,7 @@ from eejax.serving.generation_request import (
   TokenSettings,
 )
 from eejax.serving.http import JsonResponse, read_body, until_disconnected
-from eejax.serving.json_fields import Fields, parse_object
+from eejax.serving.json_fields import Fields, is_list_of, parse_object
 from eejax.serving.prompts import ServedText
 from eejax.serving.served_model import ServedModel
 from eejax.serving.service import Service
@@ -112,7 +113,7 @@ def parse_ee_llm(
     tokens=TokenSettings(
       max_new_tokens=fields.integer('tokens_to_generate', default=64, low=0),
       sampling=_sampling(fields),
-      stop=fields.texts('stop_sequences', most=16),
+      stop=fields.stop_strings('stop_sequences', most=MOST_STOPS),
       logprobs=0 if fields.boolean('logprobs') else None,
     ),
     exits=_exits(fields, served),
@@ -157,10 +158,10 @@ def _exits(fields: Fields, served: ServedModel) -> ExitSettings:
   # These two are on if they are there at all.
   is_early = fields.get('use_early_exit') is not None
   fields.get('print_max_prob')
-  threshold = fields.number('early_exit_thres', default=40.0, low=0)
+  threshold = fields.number('early_exit_thres', default=40.0, low=0, high=1e9)
   layers = fields.get('exit_layers') or []
   depths = served.model.config.exit_depths
-  if not isinstance(layers, list) or not set(layers) <= set(depths):
+  if not is_list_of(layers, int) or not set(layers) <= set(depths):
     raise wrong_field(
       'exit_layers',
       'exit_layers must be an array of depths of exits: '

@@ -169,10 +169,16 @@ async def begin(
     ApiError: something cannot be used as given, or there is no room.
   """
   reader = ServedText(served)
-  prompts = await reader.encode(request)
+  try:
+    async with asyncio.timeout(timeout_s):
+      prompts = await reader.encode(request)
+  except TimeoutError:
+    raise timed_out(timeout_s) from None
   policy = await _policy(served, request)
   most = [_room(served, request, prompt, policy) for prompt in prompts]
   exits = await _exits(served, request, policy, max(most))
+  if request.tokens.max_new_tokens != 0:
+    exits.scheduler.check_room(len(prompts) * request.choices)
   choices = [
     CompletionChoice(
       i, prompts[i // request.choices], request, reader.token_text
@@ -191,7 +197,6 @@ async def begin(
   )
   if request.tokens.max_new_tokens == 0:
     return generation
-  exits.scheduler.check_room(len(choices))
   generation.tickets = [
     Ticket(
       _job(served, request, exits, prompts, most, index=i),

@@ -31,6 +31,7 @@ from eejax.serving.json_fields import Fields, is_list_of, kind_of
 MOST_LOGPROBS = 20
 MOST_STOPS = 16
 MOST_CHOICES = 64
+MOST_TEXTS = 4096
 MOST_BIASES = 1024
 
 Prompt = str | tuple[int, ...]
@@ -178,6 +179,10 @@ def parse_request(
   _refuse_unsupported(fields)
   choices = fields.integer('n', default=1, low=1, high=MOST_CHOICES)
   fields.refuse('best_of', 'best_of is not supported; leave it out.', choices)
+  if len(prompts) * choices > MOST_TEXTS:
+    raise wrong_field(
+      'prompt', f'a request has at most {MOST_TEXTS} texts; send several.'
+    )
   request = GenerationRequest(
     endpoint=endpoint,
     prompts=prompts,
@@ -312,13 +317,15 @@ def _token_settings(
   else:
     most = fields.integer('max_tokens', low=1)
     most = fields.integer('max_completion_tokens', default=most, low=1)
-  stop = fields.texts('stop', most=MOST_STOPS)
-  if '' in stop:
-    raise wrong_field('stop', 'a stop string must not be empty.')
+  sampling = _sampling(fields, vocab_size=vocab_size)
+  if most is not None and sampling.min_tokens > most:
+    raise wrong_field(
+      'min_tokens', f'min_tokens must be at most max_tokens, which is {most}.'
+    )
   return TokenSettings(
     max_new_tokens=most,
-    sampling=_sampling(fields, vocab_size=vocab_size),
-    stop=stop,
+    sampling=sampling,
+    stop=fields.stop_strings('stop', most=MOST_STOPS),
     logprobs=_logprobs(fields, endpoint),
   )
 
@@ -334,7 +341,9 @@ def _sampling(fields: Fields, *, vocab_size: int) -> SamplingConfig:
     'top_k': max(top_k, 0),
     'seed': secrets.randbits(31) if seed is None else seed,
     'logit_bias': _logit_bias(fields, vocab_size=vocab_size),
-    'min_tokens': fields.integer('min_tokens', default=0, low=0),
+    'min_tokens': fields.integer(
+      'min_tokens', default=0, low=0, high=2**31 - 1
+    ),
     'ignore_eos': fields.boolean('ignore_eos'),
     'stop_token_ids': _stop_token_ids(fields, vocab_size=vocab_size),
   }

@@ -46,9 +46,21 @@ def parse_object(body: bytes) -> dict[str, Any]:
     raise ApiError(
       'the body is not valid JSON; send one JSON object.'
     ) from None
+  # An escape may stand for half a character, which no UTF-8 can say.
+  if '\\ud' in text or '\\uD' in text:
+    _check_text(values)
   if not isinstance(values, dict):
     raise ApiError(f'the body must be a JSON object, not {kind_of(values)}.')
   return values
+
+
+def _check_text(values: Any) -> None:
+  try:
+    json.dumps(values, ensure_ascii=False).encode('utf-8')
+  except UnicodeEncodeError:
+    raise ApiError(
+      'the body has half of a surrogate pair; send whole characters.'
+    ) from None
 
 
 def kind_of(value: Any) -> str:
@@ -142,9 +154,10 @@ class Fields:
       return default
     if isinstance(value, bool) or not isinstance(value, (int, float)):
       self._wrong(name, 'a number', value)
+    # Of integers as well, for some are more than any float.
+    self._check_range(name, value, low, high)
     if not math.isfinite(value):
       self._wrong(name, 'a finite number', value)
-    self._check_range(name, value, low, high)
     return float(value)
 
   def text(self, name: str, *, default: Any = None) -> Any:
@@ -169,6 +182,13 @@ class Fields:
         self.name(name), f'{self.name(name)} has at most {most} strings.'
       )
     return tuple(found)
+
+  def stop_strings(self, name: str, *, most: int) -> tuple[str, ...]:
+    """Return strings as `texts` does, none of which is empty."""
+    found = self.texts(name, most=most)
+    if '' in found:
+      raise wrong_field(self.name(name), 'a stop string must not be empty.')
+    return found
 
   def token_ids(self, name: str, *, vocab_size: int) -> tuple[int, ...]:
     """Return an array of token ids as a tuple."""

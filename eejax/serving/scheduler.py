@@ -40,6 +40,7 @@ from eejax.decoding.results import TokenUpdate
 from eejax.errors import EejaxError
 from eejax.serving.api_error import (
   ApiError,
+  not_made,
   of_argument,
   too_many_requests,
   unavailable,
@@ -59,12 +60,14 @@ ENGINE_FAILED = 'the engine has failed; restart the server.'
 class EngineState(enum.Enum):
   """How far an engine is.
 
-  COMPILING: its programs are made. READY: it takes texts. FAILED: it raised,
-  and is not used again. CLOSED: it was given up.
+  COMPILING: its programs are made. READY: it takes texts. NOT_MADE: they could
+  not be made. FAILED: it raised, and is not used again. CLOSED: it was given
+  up.
   """
 
   COMPILING = 'compiling'
   READY = 'ready'
+  NOT_MADE = 'not_made'
   FAILED = 'failed'
   CLOSED = 'closed'
 
@@ -161,6 +164,8 @@ class Scheduler:
     """
     if self.state in (EngineState.FAILED, EngineState.CLOSED):
       raise unavailable(ENGINE_FAILED)
+    if self.state is EngineState.NOT_MADE:
+      raise not_made()
     room = self._limits.slots + self._limits.max_waiting - len(self._tickets)
     if count > room:
       raise too_many_requests(
@@ -199,8 +204,10 @@ class Scheduler:
   # MARK: In the thread
 
   def _run(self) -> None:
+    at_failure = EngineState.NOT_MADE
     try:
       engine = self._make_engine()
+      at_failure = EngineState.FAILED
       self._call_back(self._settle, EngineState.READY)
       while self._obey(engine):
         self._step(engine)
@@ -211,7 +218,7 @@ class Scheduler:
         type(error).__name__,
         exc_info=_LOGGER.isEnabledFor(logging.DEBUG),
       )
-      self._call_back(self._settle, EngineState.FAILED)
+      self._call_back(self._settle, at_failure)
 
   def _obey(self, engine: Engine) -> bool:
     """Carry out all commands; wait for one if there is nothing to do."""
@@ -300,6 +307,8 @@ class Scheduler:
     self._settled.set()
     if state is EngineState.FAILED:
       self._fail_all(unavailable(ENGINE_FAILED))
+    if state is EngineState.NOT_MADE:
+      self._fail_all(not_made())
 
   def _refuse(self, ticket: Ticket, error: ApiError) -> None:
     self._tickets.discard(ticket)

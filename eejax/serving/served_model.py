@@ -91,7 +91,15 @@ class Exits:
 
 
 class ServedModel:
-  """A model under a name, and its engines."""
+  """A model under a name, and its engines.
+
+  Attributes:
+    name: as requests name it.
+    model: as it was loaded.
+    policy: followed where a request says nothing of exits.
+    max_length: tokens of the longest text, its prompt included.
+    can_start: whether all engines could be made that it starts with.
+  """
 
   def __init__(
     self,
@@ -123,6 +131,7 @@ class ServedModel:
     context = model.config.model.max_length
     self.max_length = min(limits.max_length or context, context)
     self._schedulers: dict[DecodePlan, Scheduler] = {}
+    self.can_start = True
     self._top_logprobs = min(MOST_LOGPROBS, model.config.model.vocab_size)
     self._compiling = threading.Lock()
     # One prompt is scored at a time: its logits take memory.
@@ -212,6 +221,9 @@ class ServedModel:
     check_sampling_covered(policy, sampling)
     plan, thresholds = self._plan(policy)
     scheduler = self._schedulers.get(plan)
+    if scheduler is not None and scheduler.state is EngineState.NOT_MADE:
+      # It may have been for want of memory that is there now.
+      scheduler = None
     if scheduler is None:
       await self._make_room()
       scheduler = self._start(plan, policy)
@@ -225,6 +237,8 @@ class ServedModel:
         self._start(plan, policy)
     for scheduler in self.schedulers:
       await scheduler.settled()
+    states = {scheduler.state for scheduler in self.schedulers}
+    self.can_start = EngineState.NOT_MADE not in states
 
   async def close(self) -> None:
     """End all engines."""

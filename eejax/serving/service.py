@@ -28,7 +28,8 @@ class Health(enum.Enum):
   """Whether requests are taken.
 
   STARTING: programs are compiled. READY: they are taken. DRAINING: those under
-  way are finished, and no others begun. FAILED: an engine has failed.
+  way are finished, and no others begun. FAILED: an engine has failed, or one
+  that is there from the start could not be made.
   """
 
   STARTING = 'starting'
@@ -74,7 +75,8 @@ class Service:
   def health(self) -> Health:
     """Return whether requests are taken."""
     states = {s.state for _, _, s in self._engines()}
-    if EngineState.FAILED in states:
+    can_start = all(served.can_start for served in self.models.values())
+    if EngineState.FAILED in states or not can_start:
       return Health.FAILED
     if self.is_draining:
       return Health.DRAINING

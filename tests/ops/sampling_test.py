@@ -206,6 +206,12 @@ def test_bias_is_added_and_end_tokens_wait():
   np.testing.assert_array_equal(changed(9, 11), [added, added])
 
 
+def test_end_tokens_may_wait_beyond_every_text():
+  bias = bias_of(SamplingConfig(min_tokens=2**40), ends=[(4,)], starts=[7])
+  found = sampling.biased(jnp.zeros((1, 5)), bias, positions=jnp.array([2**30]))
+  assert found[0, 4] == -np.inf
+
+
 @pytest.mark.parametrize('temperature', [0.0, 1.0])
 def test_bias_decides_what_is_chosen(temperature):
   config = SamplingConfig(temperature, logit_bias={2: 1000.0})

@@ -159,6 +159,42 @@ def test_an_engine_that_fails_is_told_everywhere(
   assert 'secret words' not in caplog.text
 
 
+def test_an_engine_that_cannot_be_made_refuses_its_own_request_alone(
+  model, start, monkeypatch
+):
+  with start({'tiny': model}) as running:
+    with running.client() as client, running.http() as http:
+      asked = {**LONG, 'max_tokens': 1}
+      more = {'extra_body': {'eejax': {'max_depth': 1}}}
+      warm_up = Engine.warm_up
+
+      def fail(engine):
+        raise MemoryError('no room')
+
+      monkeypatch.setattr(Engine, 'warm_up', fail)
+      with pytest.raises(openai.InternalServerError) as failed:
+        client.completions.create(**asked, **more)
+      assert failed.value.code == 'engine_not_made'
+      assert http.get('/health').json() == {'status': 'ready'}
+      client.completions.create(**asked)
+      # It is made once it can be.
+      monkeypatch.setattr(Engine, 'warm_up', warm_up)
+      found = client.completions.create(**asked, **more)
+      assert found.choices[0].eejax['exit_depths'] == [1]
+
+
+def test_a_server_whose_engine_cannot_be_made_is_not_well(
+  model, start, monkeypatch
+):
+  def fail(engine):
+    raise MemoryError('no room')
+
+  monkeypatch.setattr(Engine, 'warm_up', fail)
+  with start({'tiny': model}) as running, running.http() as http:
+    assert http.get('/health').json() == {'status': 'failed'}
+    assert http.post('/v1/completions', json=LONG).status_code == 503
+
+
 def test_logs_have_no_words_of_requests(model, start, caplog):
   caplog.set_level(logging.INFO)
   with start({'tiny': model}) as running:

@@ -187,6 +187,8 @@ def test_ee_llm_defaults_are_full_depth_and_greedy(http, model):
     ({'prompts': 'a', 'temperature': 101}, 'at most 100'),
     ({'prompts': 'a', 'top_k': 3, 'top_p': 0.5}, 'both'),
     ({'prompts': 'a', 'exit_layers': [2]}, '1, 3'),
+    ({'prompts': 'a', 'exit_layers': [[1]]}, '1, 3'),
+    ({'prompts': 'a', 'stop_sequences': ['']}, 'empty'),
   ],
 )
 def test_ee_llm_wrong_fields(http, body, words):

@@ -50,9 +50,9 @@ def parse_threshold(text: str | float) -> Threshold:
     return None
   try:
     return float(text)
-  except (TypeError, ValueError):
+  except (TypeError, ValueError, OverflowError):
     raise ArgumentError(
-      f'{text!r} is not a threshold; give a number in [0, 1], or never.'
+      f'{text!r:.60} is not a threshold; give a number in [0, 1], or never.'
     ) from None
 
 
