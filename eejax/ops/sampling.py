@@ -35,6 +35,7 @@ NO_TOKEN = -1
 
 _LOWEST = -(2**31)
 _HIGHEST = 2**31 - 1
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 class SamplingMethod(enum.Enum):
@@ -199,7 +200,8 @@ def row_sampling(
   return RowSampling(
     temperature=rows(config.temperature, jnp.float32),
     top_k=rows(config.top_k, jnp.int32),
-    top_p=rows(config.top_p, jnp.float32),
+    # One too small for a float32 keeps the likeliest token as well.
+    top_p=rows(max(config.top_p, _TINY), jnp.float32),
     min_p=rows(config.min_p, jnp.float32),
     # Python's numbers have no end, a key takes 32 bits.
     seed=jnp.asarray(

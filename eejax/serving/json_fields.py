@@ -23,7 +23,8 @@ from eejax.serving.api_error import ApiError, wrong_field
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
   (bool, 'a boolean'),
   (str, 'a string'),
-  ((int, float), 'a number'),
+  (int, 'a number'),
+  (float, 'a decimal number'),
   (list, 'an array'),
   (dict, 'an object'),
 )

@@ -39,7 +39,7 @@ button:disabled{opacity:.55;cursor:default}
 fieldset{border:1px solid var(--line);border-radius:10px;padding:.6rem 1rem;
 margin:0;min-width:0}
 .fields{display:grid;gap:.8rem;align-items:end;
-grid-template-columns:repeat(auto-fit,minmax(min(100%,11rem),1fr))}
+grid-template-columns:repeat(auto-fit,minmax(min(100%,9rem),1fr))}
 .field{display:grid;gap:.2rem;min-width:0}
 .field>*{min-width:0;width:100%}
 .actions{display:flex;gap:.6rem;flex-wrap:wrap}
@@ -69,16 +69,16 @@ aria-describedby="hint">import os</textarea>
 <div class="field"><label for="mode">Mode</label>
 <select id="mode"><option value="full">full depth</option>
 <option value="early_exit">early exit</option>
-<option value="speculative">speculative (lossless)</option></select></div>
+<option value="speculative">speculative</option></select></div>
 <div class="field" id="kinds" hidden><label for="kind">Prompt is</label>
-<select id="kind"><option value="message">a message of a chat</option>
-<option value="text">a text to go on with</option></select></div>
+<select id="kind"><option value="message">chat message</option>
+<option value="text">text to continue</option></select></div>
 <div class="field"><label for="tokens">New tokens</label>
 <input id="tokens" type="number" min="1" max="4096" value="64" required></div>
-<div class="field"><label for="temperature">Temperature (0 is greedy)</label>
+<div class="field"><label for="temperature">Temperature</label>
 <input id="temperature" type="number" min="0" max="5" step="0.1" value="0"
 required></div>
-<div class="field"><label for="key">API key, if the server asks for one</label>
+<div class="field"><label for="key">API key (if any)</label>
 <input id="key" type="password" autocomplete="off"></div>
 </div>
 <fieldset id="exits" hidden><legend>Thresholds</legend>

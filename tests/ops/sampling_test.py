@@ -206,6 +206,17 @@ def test_bias_is_added_and_end_tokens_wait():
   np.testing.assert_array_equal(changed(9, 11), [added, added])
 
 
+def test_the_likeliest_token_stays_however_small_its_share():
+  config = SamplingConfig(1.0, top_p=1e-50)
+  tokens = sampling.choose(
+    jnp.asarray(LOGITS)[:1],
+    method=sampling.SamplingMethod.RANDOM,
+    sampling=sampling.row_sampling(config, seeds=[3]),
+    positions=jnp.array([4]),
+  )
+  assert tokens.tolist() == [int(np.argmax(LOGITS[0]))]
+
+
 def test_end_tokens_may_wait_beyond_every_text():
   bias = bias_of(SamplingConfig(min_tokens=2**40), ends=[(4,)], starts=[7])
   found = sampling.biased(jnp.zeros((1, 5)), bias, positions=jnp.array([2**30]))

@@ -50,7 +50,7 @@ def refusal(http, body, *, route='/v1/completions', status=400):
     ({'messages': [{'role': 'user', 'content': 'a'}]}, 'messages', 'not both'),
     ({'model': 7}, 'model', 'a string'),
     ({'max_tokens': '2'}, 'max_tokens', 'whole number'),
-    ({'max_tokens': 2.5}, 'max_tokens', 'whole number'),
+    ({'max_tokens': 2.5}, 'max_tokens', 'whole number, not a decimal'),
     ({'max_tokens': True}, 'max_tokens', 'not a boolean'),
     ({'max_tokens': -1}, 'max_tokens', 'at least 0'),
     ({'max_tokens': 0}, 'max_tokens', 'echo'),
