@@ -25,6 +25,7 @@ from eejax.checkpoint.model import Model
 from eejax.data.tokenizer import train_bpe
 from eejax.decoding.policy.certificate import LEARN_THEN_TEST, Certificate
 from eejax.decoding.policy.policy import Mode, Policy
+from eejax.decoding.policy.use import certify
 from eejax.decoding.results import FinishReason
 from eejax.errors import ArgumentError
 from eejax.recipes.encoded_prompts import encode_prompts
@@ -115,13 +116,13 @@ def test_a_certificate_does_not_cover_other_end_tokens(model, tmp_path):
     prompt_tokens=8,
     max_new_tokens=9,
     dtype='float32',
-    data={'name': 'text.txt'},
+    data={'name': 'text.txt', 'unit': 'conversation'},
     versions={'eejax': '0'},
   )
-  policy = Policy(
-    Mode.EARLY_EXIT, 'max_prob', (0.5, 0.5), certificate=certificate
+  policy = certify(
+    Policy(Mode.EARLY_EXIT, 'max_prob', (0.5, 0.5)), model, certificate
   )
-  with pytest.raises(ArgumentError, match='end tokens of a chat template'):
+  with pytest.raises(ArgumentError, match='another chat template'):
     eejax.generate(other, [USER], policy=policy, **SHORT)
 
 
