@@ -42,6 +42,7 @@ margin:0;min-width:0}
 grid-template-columns:repeat(auto-fit,minmax(min(100%,9rem),1fr))}
 .field{display:grid;gap:.2rem;min-width:0}
 .field>*{min-width:0;width:100%}
+.field>input,.field>select{min-height:2.75rem}
 .actions{display:flex;gap:.6rem;flex-wrap:wrap}
 .slider{display:grid;grid-template-columns:6.5rem 1fr 3.6rem;gap:.6rem;
 align-items:center}
@@ -148,7 +149,8 @@ function showModel() {
   if (!own) return;
   $('mode').value = own.policy.mode;
   for (const option of $('mode').options) {
-    option.disabled = own.levels.length < 2 && option.value !== 'full';
+    // Speculation needs no exits: the text so far drafts.
+    option.disabled = own.levels.length < 2 && option.value === 'early_exit';
   }
   $('kinds').hidden = !own.has_chat_template;
   $('kind').value = own.has_chat_template ? 'message' : 'text';
@@ -195,7 +197,9 @@ function slider(depth, value) {
 function threshold(input) {
   return Number(input.value) > 100 ? 'never' : Number(input.value) / 100;
 }
-function showMode() { $('exits').hidden = $('mode').value === 'full'; }
+function showMode() {
+  $('exits').hidden = $('mode').value === 'full' || levels().length < 2;
+}
 
 function exits() {
   const own = models[$('model').value].policy, mode = $('mode').value;
@@ -208,7 +212,7 @@ function exits() {
   if (mode === own.mode) {
     return {policy: {...own, certificate: null, thresholds}};
   }
-  return {mode, threshold: thresholds};
+  return thresholds.length ? {mode, threshold: thresholds} : {mode};
 }
 function isChat() { return $('kind').value === 'message'; }
 function body() {
