@@ -19,7 +19,8 @@ alone, in every mode. What a figure keeps is the worst of all cases.
 
 The compiler for TPUs comes with `pip install 'eejax[ahead]'`; that for GPUs
 needs an environment of its own, see `launch/gpu_compiler.sh`. Figures of a
-compiler that is not installed are None.
+compiler that is not installed are None. Training steps are in
+`ahead_planner.py` (the planner's memory) and `ahead_pods.py` (all large runs).
 """
 
 import functools
@@ -28,6 +29,8 @@ import sys
 import time
 from typing import Any
 
+import ahead_planner
+import ahead_pods
 import figures
 import jax
 from figures import Figure
@@ -185,6 +188,8 @@ FIGURES = {
   'gpu_cache_transposes': functools.partial(cache_transposes, GPU),
   'tpu_bytes_ratio': tpu_bytes_ratio,
   'compile_seconds_tpu': compile_seconds_tpu,
+  **ahead_planner.FIGURES,
+  **ahead_pods.FIGURES,
 }
 
 
@@ -196,4 +201,5 @@ if __name__ == '__main__':
     default=0,
     help='of each model; 0 is all of them (default: 0)',
   )
+  ahead_pods.add_arguments(made)
   figures.run(made, FIGURES)

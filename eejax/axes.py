@@ -19,14 +19,17 @@ Without a mesh nothing here has any effect, so that models call `constrain`
 whether they run on one device or on many.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import enum
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
 
+from eejax.errors import ArgumentError
 from eejax.types import Array
 
 STAGE, DATA, FSDP, MODEL = 'stage', 'data', 'fsdp', 'model'
@@ -95,6 +98,64 @@ RULES = (
   Rule('D', parameter=(FSDP,)),
   Rule('T', activation=(MODEL,)),
 )
+
+_RULES: contextvars.ContextVar[tuple[Rule, ...]] = contextvars.ContextVar(
+  'sharding_rules', default=RULES
+)
+
+
+@contextlib.contextmanager
+def sharding_rules(changes: Mapping[str, Sequence[str]]) -> Iterator[None]:
+  """Lay parameters along other mesh axes while the context is open.
+
+  Gradients and optimizer state go with their parameters; what is computed from
+  a batch stays as it is.
+
+  Args:
+    changes: by the letter of a dimension, the mesh axes along which
+      parameters are cut there; none leaves the dimension whole.
+
+  Raises:
+    ArgumentError: a letter or an axis is not known, or is that of stages.
+
+  Example:
+    >>> mesh = {'data': 2, 'fsdp': 2}
+    >>> with sharding_rules({'D': ('fsdp', 'data')}):
+    ...   partition(('D', 'F'), shape=(8, 8), mesh=mesh, kind=Kind.PARAMETER)
+    P(('fsdp', 'data'), None)
+  """
+  letters = [r.letter for r in RULES if STAGE not in r.parameter]
+  axes = [a for a in MESH_AXES if a != STAGE]
+  for letter, wanted in changes.items():
+    if letter not in letters:
+      raise ArgumentError(
+        f'no dimension of parameters has the letter {letter!r}; there are '
+        f'{", ".join(letters)}.'
+      )
+    unknown = [] if isinstance(wanted, str) else set(wanted) - {*axes}
+    if isinstance(wanted, str) or unknown:
+      raise ArgumentError(
+        f'the rule of {letter} is {wanted!r}, and must be a tuple of some of '
+        f'{", ".join(axes)}.'
+      )
+  token = _RULES.set(
+    tuple(
+      dataclasses.replace(r, parameter=tuple(changes[r.letter]))
+      if r.letter in changes
+      else r
+      for r in _RULES.get()
+    )
+  )
+  try:
+    yield
+  finally:
+    _RULES.reset(token)
+
+
+def active_rules() -> tuple[Rule, ...]:
+  """Return the rules in effect; see `sharding_rules`."""
+  return _RULES.get()
+
 
 # Letters of every parameter by the end of its path; '.' is never cut: norm
 # gains, biases and gates are too small to be worth a message. A stack of
@@ -218,7 +279,7 @@ def partition(
   """
   cut: dict[int, tuple[str, ...]] = {}
   free = dict(mesh)
-  for rule in RULES:
+  for rule in active_rules():
     for dimension, letter in enumerate(axes):
       if letter != rule.letter:
         continue

@@ -14,10 +14,19 @@
 """Machines by name: peaks, memory and links of `configs/hardware`."""
 
 import dataclasses
+import enum
 import json
 
 from eejax import resources, storage
 from eejax.errors import ArgumentError
+
+
+class Platform(enum.Enum):
+  """Whose compiler makes a machine's programs; what `jax.Device` calls it."""
+
+  CPU = 'cpu'
+  GPU = 'gpu'
+  TPU = 'tpu'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +41,9 @@ class Hardware:
     link_bandwidth: bytes a second between it and others, over all its links
       and in both directions together.
     devices_per_host: devices that one process sees.
+    network_bandwidth: bytes a second that a device sends to another slice;
+      None is not stated.
+    platform: whose compiler makes its programs.
   """
 
   name: str
@@ -40,6 +52,8 @@ class Hardware:
   memory_bandwidth: float
   link_bandwidth: float
   devices_per_host: int
+  network_bandwidth: float | None = None
+  platform: Platform = Platform.GPU
 
   def __post_init__(self):
     numbers = [
@@ -48,6 +62,7 @@ class Hardware:
       self.memory_bandwidth,
       self.link_bandwidth,
       self.devices_per_host,
+      1.0 if self.network_bandwidth is None else self.network_bandwidth,
     ]
     if not self.peak_flops or not all(n > 0 for n in numbers):
       raise ArgumentError(
@@ -101,8 +116,9 @@ def read_hardware(name: str) -> Hardware:
     raise ArgumentError(f'{path} is not JSON: {error}.') from None
   try:
     values.pop('source', None)
-    return Hardware(**values)
-  except (TypeError, AttributeError) as error:
+    platform = Platform(values.pop('platform', Platform.GPU.value))
+    return Hardware(**values, platform=platform)
+  except (TypeError, AttributeError, ValueError) as error:
     raise ArgumentError(
       f'{path} does not describe hardware: {error}.'
     ) from None

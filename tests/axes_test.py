@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 
 from eejax import axes
 from eejax.axes import Kind
+from eejax.errors import ArgumentError
 from eejax.models.quantized import quantize_backbone
 from eejax.parallel.mesh import MeshConfig, make_mesh
 from eejax.parallel.sharding import path_names
@@ -188,3 +189,41 @@ class TestConstrain:
       )
       x = jax.jit(mapped)(jax.numpy.ones((4, 4, 8)))
     assert x.shape == (4, 4, 8)
+
+
+class TestOtherRules:
+  def test_they_hold_within_and_no_longer(self):
+    mesh = {'data': 2, 'fsdp': 2, 'model': 2}
+    kernel = lambda: axes.partition(
+      ('D', 'F'), shape=(8, 8), mesh=mesh, kind=Kind.PARAMETER
+    )
+    before = kernel()
+    with axes.sharding_rules({'D': ('fsdp', 'data'), 'F': ()}):
+      assert kernel() == PartitionSpec(('fsdp', 'data'), None)
+      with axes.sharding_rules({'F': ('model',)}):
+        assert kernel() == PartitionSpec(('fsdp', 'data'), 'model')
+    assert kernel() == before == PartitionSpec('fsdp', 'model')
+
+  def test_what_is_computed_from_a_batch_stays(self):
+    with axes.sharding_rules({'D': ('model',)}):
+      found = axes.partition(
+        ('B', 'D'), shape=(4, 8), mesh=MESH, kind=Kind.ACTIVATION
+      )
+    assert found == PartitionSpec(('data', 'fsdp'), None)
+
+  @pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+      ({'Q': ('fsdp',)}, "no dimension .* letter 'Q'; there are .*V"),
+      ({'L': ('fsdp',)}, "no dimension .* letter 'L'"),
+      ({'D': ('rows',)}, 'the rule of D is .* some of data, fsdp'),
+      ({'D': ('stage',)}, 'the rule of D is'),
+      ({'D': 'fsdp'}, 'the rule of D is'),
+    ],
+  )
+  def test_what_cannot_be_is_named(self, changes, message):
+    with (
+      pytest.raises(ArgumentError, match=message),
+      axes.sharding_rules(changes),
+    ):
+      pass

@@ -120,6 +120,13 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     help='how many (default: 8)',
   )
   group.add_argument(
+    '--slices',
+    type=int,
+    default=1,
+    metavar='N',
+    help='of TPUs, which the mesh axis data lies over (default: 1)',
+  )
+  group.add_argument(
     '--mesh',
     metavar='MESH',
     help='only this one: data=2,model=4, or a name in configs/meshes',
@@ -136,8 +143,8 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     type=float,
     metavar='GB',
     help=(
-      'gigabytes a second from a device to another host (default: as fast as '
-      f'its links on TPUs, {NETWORK_GB:g} elsewhere)'
+      'gigabytes a second from a device to another host, of TPUs to another '
+      f'slice (default: what the maker states, or {NETWORK_GB:g})'
     ),
   )
   group.add_argument(
@@ -165,6 +172,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     regime=args.regime,
     hardware=args.hardware,
     devices=args.devices,
+    slices=args.slices,
     mesh=args.mesh,
     batch_size=args.batch,
     sequence_length=args.sequence_length,

@@ -27,6 +27,9 @@ PROCESS_ID = 'EEJAX_PROCESS_ID'
 LOCAL_DEVICES = 'EEJAX_LOCAL_DEVICES'
 
 _TPU_PORT = 8476
+# How Google's launchers tell slices of one run apart.
+_SLICES, _SLICE = 'MEGASCALE_NUM_SLICES', 'MEGASCALE_SLICE_ID'
+_FIRST_HOST = 'MEGASCALE_COORDINATOR_ADDRESS'
 _METADATA = 'http://metadata.google.internal/computeMetadata/v1/instance/'
 _TPU_DEVICES = ('/dev/accel0', '/dev/vfio/0')
 
@@ -76,7 +79,7 @@ def from_environment(
     hosts = _slurm(environ)
   elif environ.get('TPU_WORKER_HOSTNAMES'):
     names = environ['TPU_WORKER_HOSTNAMES'].split(',')
-    hosts = _tpu(names, _number(environ, 'TPU_WORKER_ID'))
+    hosts = _tpu(names, _number(environ, 'TPU_WORKER_ID'), environ)
   elif fetch or any(os.path.exists(path) for path in _TPU_DEVICES):
     hosts = _tpu_metadata(fetch or _fetch)
   else:
@@ -131,8 +134,25 @@ def first_node(nodes: str) -> str:
   return found[1] + (found[2] or '')
 
 
-def _tpu(names: list[str], rank: int) -> Hosts:
-  return Hosts(f'{names[0]}:{_TPU_PORT}', rank, len(names))
+def _tpu(names: list[str], rank: int, several: Mapping[str, str]) -> Hosts:
+  """Return the processes of a slice, or of all slices of a run.
+
+  Args:
+    names: of the hosts of this slice.
+    rank: of this host in it.
+    several: what Google says of several slices, which all have as many hosts.
+  """
+  slices = int(several.get(_SLICES) or 1)
+  if slices == 1:
+    return Hosts(f'{names[0]}:{_TPU_PORT}', rank, len(names))
+  first = several.get(_FIRST_HOST, '').split(':')[0]
+  if not first:
+    raise EejaxError(
+      f'{_SLICES} is {slices} and {_FIRST_HOST} is missing; it names the host '
+      'at which the slices meet.'
+    )
+  rank += _number(several, _SLICE) * len(names)
+  return Hosts(f'{first}:{_TPU_PORT}', rank, slices * len(names))
 
 
 def _tpu_metadata(fetch: Callable[[str], str]) -> Hosts:
@@ -143,7 +163,17 @@ def _tpu_metadata(fetch: Callable[[str], str]) -> Hosts:
     # A TPU without a metadata server has one host.
     return Hosts('localhost:0', 0, 1)
   # A worker is NAME:ZONE:ADDRESS.
-  return _tpu([w.split(':')[2] for w in workers], rank)
+  names = [w.split(':')[2] for w in workers]
+  return _tpu(names, rank, _tpu_environment(fetch))
+
+
+def _tpu_environment(fetch: Callable[[str], str]) -> dict[str, str]:
+  """Return the metadata server's own list of variables, as NAME: 'VALUE'."""
+  try:
+    text = fetch('attributes/tpu-env')
+  except (OSError, KeyError):
+    return {}
+  return dict(re.findall(r"^\s*(\w+)\s*:\s*'?([^'\n]*)'?\s*$", text, re.M))
 
 
 def _fetch(attribute: str) -> str:

@@ -24,7 +24,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from eejax import resources, storage
-from eejax.axes import BATCH_AXES, EXPERT, MESH_AXES, STAGE
+from eejax.axes import BATCH_AXES, DATA, EXPERT, MESH_AXES, STAGE
 from eejax.errors import EejaxError
 from eejax.field_types import check_fields
 
@@ -197,25 +197,48 @@ def make_mesh(
 ) -> Mesh:
   """Return the devices arranged as `config` says.
 
-  Neighbours on `model` are neighbours on the machine.
+  Neighbours on `model` are neighbours on the machine. Slices of TPUs, which
+  the network of the data center joins, lie along `data`.
 
   Args:
     config: sizes of the axes.
     devices: which devices, all of every host by default.
 
   Raises:
-    EejaxError: the axes do not multiply to the devices.
+    EejaxError: the axes do not multiply to the devices, or `data` does not
+      divide by the slices.
   """
   devices = jax.devices() if devices is None else list(devices)
   shape = tuple(config.resolved(len(devices)).sizes().values())
   if devices[0].platform == 'cpu':
     grid = np.array(devices).reshape(shape)
   else:
-    # A torus has better ways round than the order of its devices.
-    grid = mesh_utils.create_device_mesh(
+    grid = _grid(shape, devices)
+  return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def _grid(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
+  """Return accelerators in an order that suits their links."""
+  # A torus has better ways round than the order of its devices.
+  slices = 1
+  if devices[0].platform == 'tpu':
+    slices = len({getattr(d, 'slice_index', 0) for d in devices})
+  if slices == 1:
+    return mesh_utils.create_device_mesh(
       shape, devices, allow_split_physical_axes=True
     )
-  return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+  place = MESH_AXES.index(DATA)
+  if shape[place] % slices:
+    raise EejaxError(
+      f'{slices} slices are joined along data, and data={shape[place]} does '
+      f'not divide by them; make data a multiple of {slices}.'
+    )
+  between = [1] * len(shape)
+  between[place] = slices
+  within = [n // m for n, m in zip(shape, between, strict=True)]
+  return mesh_utils.create_hybrid_device_mesh(
+    within, between, devices, allow_split_physical_axes=True
+  )
 
 
 def devices_of(choice: MeshChoice) -> Mesh:

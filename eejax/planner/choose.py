@@ -44,6 +44,7 @@ class PlanRequest:
     usable: share of a device's memory that a step may fill; the rest is the
       runtime's.
     price: of a device for an hour, in any currency; None is not known.
+    slices: of TPUs, which lie along `data`.
   """
 
   workload: Workload
@@ -51,6 +52,7 @@ class PlanRequest:
   devices: int
   usable: float = 0.9
   price: float | None = None
+  slices: int = 1
 
   @property
   def room(self) -> float:
@@ -182,7 +184,9 @@ def plan(request: PlanRequest, arrangement: Arrangement) -> LayoutPlan:
   workload = request.workload
   return LayoutPlan(
     arrangement=arrangement,
-    memory=predict_memory(workload, arrangement),
+    memory=predict_memory(
+      workload, arrangement, platform=request.machine.hardware.platform
+    ),
     time=predict_time(workload, arrangement, request.machine),
     room=request.room,
     devices=request.devices,
@@ -221,6 +225,8 @@ def refusal(request: PlanRequest, mesh: MeshConfig) -> str | None:
   shares = mesh.row_shares
   if mesh.stage > workload.depth:
     return f'the {workload.depth} blocks that run make no more stages'
+  if mesh.data % request.slices:
+    return f'{request.slices} slices lie along data, which they do not divide'
   if workload.rows % shares:
     return f'a batch of {workload.rows} rows does not divide by data x fsdp'
   experts = model.experts
@@ -240,13 +246,10 @@ def refusal(request: PlanRequest, mesh: MeshConfig) -> str | None:
   if model.embed_dim % mesh.fsdp:
     return f'a stream of {model.embed_dim} does not divide by fsdp'
   machine = request.machine
-  if (
-    machine.network is not None
-    and mesh.model > machine.hardware.devices_per_host
-  ):
+  if machine.network is not None and mesh.model > machine.neighbours:
     return (
-      f'model would reach over hosts of {machine.hardware.devices_per_host} '
-      'devices, and its messages are the most'
+      f'model would reach over hosts of {machine.neighbours} devices, and its '
+      'messages are the most'
     )
   return None
 

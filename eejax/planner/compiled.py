@@ -15,9 +15,10 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
+import optax
 
 from eejax.models.quantized import quantize_backbone
 from eejax.ops.quant import Quantization
@@ -31,6 +32,9 @@ from eejax.training.objective import Forward, Objective
 from eejax.training.optimizers import clipped_adamw
 from eejax.training.pipelined_config import PipelineConfig
 from eejax.training.step import StepConfig
+from eejax.types import Params
+
+_NO_ROOM = 'RESOURCE_EXHAUSTED:'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +43,16 @@ class CompiledLayout:
 
   Attributes:
     arrangement: the layout.
-    memory: what a step needs of each device.
+    memory: what a step needs of each device; None where the compiler made no
+      program, because a device has not so much.
     compile_s: seconds that compilation took.
+    refusal: what the compiler said instead of making a program.
   """
 
   arrangement: Arrangement
-  memory: StepMemory
+  memory: StepMemory | None
   compile_s: float
+  refusal: str = ''
 
 
 def compile_layout(
@@ -53,6 +60,9 @@ def compile_layout(
   arrangement: Arrangement,
   *,
   devices: Sequence[jax.Device],
+  objective: Objective | None = None,
+  settings: StepConfig | None = None,
+  optimizer: optax.GradientTransformation | None = None,
 ) -> CompiledLayout:
   """Compile a training step for devices, from shapes alone.
 
@@ -61,34 +71,58 @@ def compile_layout(
     arrangement: how it is laid over the devices.
     devices: as many as the arrangement's mesh has; described ones will do, see
       `eejax.parallel.topologies`.
+    objective: of a run; None is the plain one of the workload.
+    settings: of a run; None are those of the arrangement.
+    optimizer: of a run; None is Adam.
 
   Raises:
     ArgumentError: the layout cannot be.
   """
+  mesh = make_mesh(arrangement.mesh, devices=list(devices))
   clock = time.perf_counter()
-  int8 = workload.backbone is Quantization.INT8
-  settings = StepConfig(
-    forward=Forward(
-      dtype=workload.dtype, rematerialization=arrangement.rematerialization
-    ),
+  memory, refusal = None, ''
+  try:
+    with compiling_for(devices[0]):
+      step = ahead.compile_ahead(
+        workload.config,
+        objective=objective or _objective(workload),
+        optimizer=optimizer or clipped_adamw(1e-3),
+        settings=settings or _settings(workload, arrangement),
+        mesh=mesh,
+        rows=workload.rows,
+        length=workload.length,
+        frozen=_as_held(workload),
+      )
+      memory = ahead.step_memory(step)
+  except jax.errors.JaxRuntimeError as error:
+    if not str(error).startswith(_NO_ROOM):
+      raise
+    refusal = str(error).removeprefix(_NO_ROOM).split('\n')[0].strip()
+  seconds = time.perf_counter() - clock
+  return CompiledLayout(arrangement, memory, seconds, refusal)
+
+
+def _objective(workload: Workload) -> Objective:
+  return Objective(
+    regime=Regime(workload.learns.value), chunk_size=workload.chunk_size
+  )
+
+
+def _settings(workload: Workload, arrangement: Arrangement) -> StepConfig:
+  forward = Forward(
+    dtype=workload.dtype, rematerialization=arrangement.rematerialization
+  )
+  return StepConfig(
+    forward=forward,
     microbatches=arrangement.microbatches,
     pipeline=_pipeline(arrangement),
   )
-  with compiling_for(devices[0]):
-    step = ahead.compile_ahead(
-      workload.config,
-      objective=Objective(
-        regime=Regime(workload.learns.value), chunk_size=workload.chunk_size
-      ),
-      optimizer=clipped_adamw(1e-3),
-      settings=settings,
-      mesh=make_mesh(arrangement.mesh, devices=list(devices)),
-      rows=workload.rows,
-      length=workload.length,
-      frozen=quantize_backbone if int8 else lambda params: params,
-    )
-  seconds = time.perf_counter() - clock
-  return CompiledLayout(arrangement, ahead.step_memory(step), seconds)
+
+
+def _as_held(workload: Workload) -> Callable[[Params], Params]:
+  if workload.backbone is Quantization.INT8:
+    return quantize_backbone
+  return lambda params: params
 
 
 def _pipeline(arrangement: Arrangement) -> PipelineConfig | None:

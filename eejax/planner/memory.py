@@ -37,8 +37,10 @@ import dataclasses
 import math
 
 from eejax.config import ExitConfig, OutputMatrix
+from eejax.hardware import Platform
 from eejax.pipeline.cost import Keep
 from eejax.pipeline.schedule import ScheduleKind, ring_size
+from eejax.planner.counts import COUNTS, Counts
 from eejax.planner.space import (
   FLOAT32,
   Units,
@@ -46,6 +48,7 @@ from eejax.planner.space import (
   block_space,
   exit_kinds,
   head_space,
+  stage_copy,
   tap_streams,
   units_of,
 )
@@ -74,11 +77,12 @@ class DeviceMemory:
     idle: parameters that are held and that no step reads.
     batch: tokens and what belongs to them.
     gradients: of the trained parameters, with what sums them up.
-    update: gradients alone; the optimizer makes as many updates of them when
-      all else is gone.
+    update: what the optimizer needs beside what is held, when all else is
+      gone.
     activations: what is kept of the forward for the backward.
     blocks: what a block needs while it is worked on.
     heads: what a head needs, a chunk of logits above all.
+    frees_blocks: whether what blocks needed is free when gradients are made.
   """
 
   parameters: float
@@ -91,6 +95,7 @@ class DeviceMemory:
   activations: float
   blocks: float
   heads: float
+  frees_blocks: bool = False
 
   @property
   def held(self) -> float:
@@ -102,8 +107,11 @@ class DeviceMemory:
   @property
   def temporary(self) -> float:
     """Return what a step needs beside; blocks and heads take turns."""
-    working = self.activations + max(self.blocks, self.heads)
-    return max(self.gradients + working, 2 * self.update)
+    if self.frees_blocks:
+      working = max(self.blocks, self.gradients + self.heads)
+    else:
+      working = self.gradients + max(self.blocks, self.heads)
+    return max(self.activations + working, self.update)
 
   @property
   def total(self) -> float:
@@ -113,25 +121,30 @@ class DeviceMemory:
   def parts(self) -> dict[str, float]:
     """Return parts that add up to the total, by name."""
     parts = dataclasses.asdict(self)
-    for name in ('update', 'blocks', 'heads'):
+    for name in ('update', 'blocks', 'heads', 'frees_blocks'):
       parts.pop(name)
     rest = self.gradients + self.activations
     return {**parts, 'workspace': self.temporary - rest}
 
 
 def predict_memory(
-  workload: Workload, arrangement: Arrangement
+  workload: Workload,
+  arrangement: Arrangement,
+  *,
+  platform: Platform = Platform.CPU,
 ) -> DeviceMemory:
   """Return what each device needs.
 
   Args:
     workload: what a step computes; its rows divide among the devices.
     arrangement: how it is laid out.
+    platform: whose compiler makes the program.
   """
   sizes = arrangement.mesh.sizes()
   trained, frozen = shapes(workload)
   units = units_of(workload, arrangement)
   values = device_values(trained, sizes)
+  counts = COUNTS[platform]
   read, idle = _read_and_idle(frozen, workload)
   rows = math.ceil(workload.rows / arrangement.row_shares)
   return DeviceMemory(
@@ -140,11 +153,14 @@ def predict_memory(
     frozen=device_bytes(read, sizes),
     idle=device_bytes(idle, sizes),
     batch=_BATCH_BYTES * rows * workload.length,
-    gradients=_gradients(workload, arrangement),
-    update=FLOAT32 * values,
-    activations=_activations(workload, arrangement, units),
-    blocks=block_space(workload, arrangement, units),
-    heads=head_space(workload, arrangement, units),
+    gradients=_gradients(workload, arrangement, counts),
+    update=counts.updates * FLOAT32 * values,
+    activations=_activations(workload, arrangement, units, counts),
+    blocks=block_space(workload, arrangement, units, counts),
+    heads=head_space(workload, arrangement, units, counts),
+    frees_blocks=counts.frees_blocks
+    and workload.learns is Learns.TUNE
+    and arrangement.microbatches == 1,
   )
 
 
@@ -163,7 +179,9 @@ def _read_and_idle(frozen: PyTree, workload: Workload) -> tuple[PyTree, PyTree]:
 # MARK: Gradients
 
 
-def _gradients(workload: Workload, arrangement: Arrangement) -> float:
+def _gradients(
+  workload: Workload, arrangement: Arrangement, counts: Counts
+) -> float:
   """Return the bytes of gradients, before and after they are summed up."""
   sizes = arrangement.mesh.sizes()
   trained, _ = shapes(workload)
@@ -171,7 +189,10 @@ def _gradients(workload: Workload, arrangement: Arrangement) -> float:
   if not arrangement.is_pipeline:
     # Those of one microbatch are added to those of the others.
     return whole * (1 + (arrangement.microbatches > 1))
-  return whole + FLOAT32 * _stage_values(workload, arrangement)
+  on_stage = FLOAT32 * _stage_values(workload, arrangement)
+  if workload.learns is Learns.TUNE:
+    return whole + (counts.tuning_gradients - 1) * on_stage
+  return whole + on_stage
 
 
 def _stage_values(workload: Workload, arrangement: Arrangement) -> float:
@@ -214,28 +235,29 @@ def _slot_values(workload: Workload, arrangement: Arrangement) -> list[float]:
 
 
 def _activations(
-  workload: Workload, arrangement: Arrangement, units: Units
+  workload: Workload, arrangement: Arrangement, units: Units, counts: Counts
 ) -> float:
   """Return what is kept of the forward until the backward."""
   if arrangement.is_pipeline:
-    return _stage_activations(workload, arrangement, units)
+    return _stage_activations(workload, arrangement, units, counts)
   if workload.learns is Learns.TUNE:
     return 0.0
-  return workload.depth * block_residuals(arrangement, units)
+  return workload.depth * block_residuals(arrangement, units, counts)
 
 
 def _stage_activations(
-  workload: Workload, arrangement: Arrangement, units: Units
+  workload: Workload, arrangement: Arrangement, units: Units, counts: Counts
 ) -> float:
   """Return what a stage keeps of all microbatches that are under way."""
   blocks = max(arrangement.placement(workload).blocks)
-  residuals = blocks * block_residuals(arrangement, units)
+  residuals = blocks * block_residuals(arrangement, units, counts)
   taps = tap_streams(exit_kinds(workload)) * units.stream
+  residuals += stage_copy(workload, arrangement)
   # What heads read, and what the backward of reading it off keeps.
   reads = units.stream + 2 * taps
   match arrangement.schedule:
     case ScheduleKind.FORWARD_ONLY:
-      return units.stream + taps
+      return units.stream + taps + stage_copy(workload, arrangement)
     case ScheduleKind.ONE_F_ONE_B:
       places = ring_size(arrangement.mesh.stage)
       if arrangement.keep is Keep.RESIDUALS:

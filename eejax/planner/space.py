@@ -13,7 +13,8 @@
 # limitations under the License.
 """What blocks and heads need of a device's memory while they are worked on.
 
-See `eejax.planner.memory` for the letters.
+See `eejax.planner.memory` for the letters and `eejax.planner.counts` for how
+many arrays there are.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from eejax.config import ExitConfig, ExitHeadKind, ModelConfig, OutputMatrix
 from eejax.models.decoder import Rematerialization
 from eejax.ops.attention import QUERY_CHUNK
 from eejax.ops.quant import Quantization
+from eejax.planner.counts import Arrays, Counts
 from eejax.planner.workload import (
   Arrangement,
   Learns,
@@ -34,33 +36,6 @@ from eejax.planner.workload import (
 from eejax.types import PyTree
 
 FLOAT32 = 4
-
-# How many arrays stand at once. A block's backward is at its fullest either in
-# its attention or around it, and keeps what the MLP's gradients are made of
-# meanwhile.
-_MLP_BACKWARD = 8.0
-_MLP_BACKWARD_KEPT = 5.0  # with residuals there is no second forward
-_AROUND_ATTENTION = {
-  'stream': 6.0,
-  'cut_stream': 3.0,
-  'query': 12.0,
-  'key': 2.0,
-}
-_IN_ATTENTION = {'scores': 1.0, 'stream': 3.0}
-_FORWARD = {'mlp': 3.0, 'stream': 4.0, 'query': 2.0, 'key': 2.0}
-_FORWARD_SCORES = {'scores': 1.0, 'stream': 1.0, 'query': 2.0, 'key': 2.0}
-_RESIDUALS = {
-  'mlp': 6.0,
-  'stream': 3.0,
-  'cut_stream': 4.0,
-  'query': 3.0,
-  'key': 2.0,
-}
-# Of each exit: they are all under way until the gradients are there.
-_EXIT_NORM = {'stream': 3.0}
-_EXIT_MLP = {'mlp': 6.0, 'stream': 2.0}
-_EXIT_BOTTLENECK = {'rank': 2.0, 'stream': 7.5}
-_LOGITS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,18 +128,33 @@ def _chunk_columns(workload: Workload, arrangement: Arrangement) -> int:
   return min(max(1, workload.chunk_size // max(rows, 1)), workload.length)
 
 
-def _count(counts: dict[str, float], units: Units) -> float:
+def _count(counts: Arrays, units: Units) -> float:
   return sum(n * getattr(units, name) for name, n in counts.items())
 
 
 # MARK: Kept
 
 
-def block_residuals(arrangement: Arrangement, units: Units) -> float:
+def block_residuals(
+  arrangement: Arrangement, units: Units, counts: Counts
+) -> float:
   """Return what a block keeps for its backward."""
   if arrangement.rematerialization is Rematerialization.BLOCK:
     return units.cut_stream
-  return _count(_RESIDUALS, units)
+  return _count(counts.residuals, units)
+
+
+def stage_copy(workload: Workload, arrangement: Arrangement) -> float:
+  """Return what a stage copies of blocks that all stages hold.
+
+  Blocks that do not divide by the stages are whole on each of them.
+  """
+  places = arrangement.mesh.stage * arrangement.rounds
+  if workload.depth % places == 0:
+    return 0.0
+  sizes = arrangement.mesh.sizes()
+  each = device_bytes(_blocks(workload), sizes) / workload.depth
+  return each * max(arrangement.placement(workload).blocks)
 
 
 def tap_streams(exits: tuple[ExitConfig, ...]) -> int:
@@ -182,17 +172,18 @@ def exit_kinds(workload: Workload) -> tuple[ExitConfig, ...]:
 
 
 def block_space(
-  workload: Workload, arrangement: Arrangement, units: Units
+  workload: Workload, arrangement: Arrangement, units: Units, counts: Counts
 ) -> float:
   """Return what a block needs while it is worked on."""
   space = 0.0
   if arrangement.mesh.fsdp > 1:
     # Parameters, and their gradients before they are shared out.
-    once_or_twice = 1 + (workload.learns is not Learns.TUNE)
-    space += once_or_twice * _block_bytes(workload, arrangement)
+    learns = workload.learns is not Learns.TUNE
+    arrays = counts.gathered_block if learns else 1.0
+    space += arrays * _block_bytes(workload, arrangement)
     if arrangement.microbatches > 1 and not arrangement.is_pipeline:
       # What heads gather stays for all microbatches, gradients beside it.
-      space += 2 * _matrices(workload) * units.matrix
+      space += counts.kept_gathered * _matrices(workload) * units.matrix
   if workload.backbone is Quantization.INT8:
     # Its kernels are converted for their products.
     space += workload.value_bytes * _block_values(workload, arrangement)
@@ -201,17 +192,19 @@ def block_space(
     exits = exit_kinds(workload)
   taps = tap_streams(exits) * units.cut_stream
   if workload.learns is Learns.TUNE:
-    work = max(_count(_FORWARD, units), _count(_FORWARD_SCORES, units))
+    work = max(
+      _count(counts.forward, units), _count(counts.forward_scores, units)
+    )
     return space + taps + work
   kept = arrangement.rematerialization is Rematerialization.NONE
-  mlp = _MLP_BACKWARD_KEPT if kept else _MLP_BACKWARD
-  return space + 2 * taps + _backward_space(units, mlp)
+  mlp = counts.mlp_backward_kept if kept else counts.mlp_backward
+  return space + 2 * taps + _backward_space(units, mlp, counts)
 
 
-def _backward_space(units: Units, mlp: float) -> float:
+def _backward_space(units: Units, mlp: float, counts: Counts) -> float:
   """Return what a block's backward needs, `mlp` arrays of its MLP with it."""
   attention = max(
-    _count(_AROUND_ATTENTION, units), _count(_IN_ATTENTION, units)
+    _count(counts.around_attention, units), _count(counts.in_attention, units)
   )
   return mlp * units.mlp + attention
 
@@ -233,25 +226,26 @@ def _blocks(workload: Workload) -> PyTree:
 
 
 def head_space(
-  workload: Workload, arrangement: Arrangement, units: Units
+  workload: Workload, arrangement: Arrangement, units: Units, counts: Counts
 ) -> float:
   """Return what heads need while they are worked on.
 
   Without stages their hidden states are all made before the first head's
   logits, and gradients of these wait for the last.
   """
-  exits = [_exit_space(e, workload, units) for e in workload.exits]
+  exits = [_exit_space(e, workload, units, counts) for e in workload.exits]
   matrices = _matrices(workload)
   if arrangement.is_pipeline:
     # A stage takes its heads one after the other, backward and all.
     exits, matrices = [max(exits, default=0.0)], min(matrices, 1)
-  space = _LOGITS * units.logits + sum(exits)
+  space = counts.logits * units.logits + sum(exits)
   if workload.has_final_head:
-    space += _count(_EXIT_NORM, units)
+    space += _count(counts.exit_norm, units)
   if arrangement.mesh.fsdp > 1:
     # Gathered for the product, and a gradient that is not yet shared out.
-    space += 2 * matrices * units.matrix
-    inner = _inner_bytes(workload, arrangement)
+    at_once = min(matrices, counts.heads_at_once or matrices)
+    space += counts.gathered_heads * at_once * units.matrix
+    inner = counts.gathered_inner * _inner_bytes(workload, arrangement)
     space += inner
     if workload.learns is Learns.TUNE and arrangement.microbatches > 1:
       # What is gathered stays for all microbatches, beside its gradients.
@@ -279,18 +273,19 @@ def _without_output(tree: PyTree) -> PyTree:
   return {k: v for k, v in tree.items() if k != 'output'}
 
 
-def _exit_space(e: ExitConfig, workload: Workload, units: Units) -> float:
+def _exit_space(
+  e: ExitConfig, workload: Workload, units: Units, counts: Counts
+) -> float:
   match e.head:
     case ExitHeadKind.MLP:
-      return _count(_EXIT_MLP, units)
+      return _count(counts.exit_mlp, units)
     case ExitHeadKind.BOTTLENECK_MLP:
       rank = units.stream * (e.rank or 0) / workload.config.model.embed_dim
-      return _EXIT_BOTTLENECK['rank'] * rank + (
-        _EXIT_BOTTLENECK['stream'] * units.stream
-      )
+      held = counts.exit_bottleneck
+      return held['rank'] * rank + held['stream'] * units.stream
     case ExitHeadKind.BLOCK:
-      return _backward_space(units, _MLP_BACKWARD)
-  return _count(_EXIT_NORM, units)
+      return _backward_space(units, counts.mlp_backward, counts)
+  return _count(counts.exit_norm, units)
 
 
 def _matrices(workload: Workload) -> int:

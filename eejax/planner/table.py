@@ -18,6 +18,7 @@ from typing import Any
 
 from eejax.planner.choose import LayoutPlan, Layouts, PlanRequest, mesh_words
 from eejax.planner.compiled import CompiledLayout
+from eejax.planner.roofline import roofline
 
 GIB = 2**30
 
@@ -60,6 +61,17 @@ def compiled_row(plan: LayoutPlan, found: CompiledLayout) -> dict[str, Any]:
   Parameters that a step does not read are no part of a compiled program; they
   are held all the same, and added.
   """
+  if found.memory is None:
+    return {
+      'mesh': mesh_words(plan.arrangement.mesh),
+      'held': None,
+      'temporary': None,
+      'total': None,
+      'predicted': plan.memory.total / GIB,
+      'predicted / compiled': None,
+      'fits': False,
+      'compilation s': found.compile_s,
+    }
   needs = found.memory.peak + plan.memory.idle
   return {
     'mesh': mesh_words(plan.arrangement.mesh),
@@ -70,6 +82,26 @@ def compiled_row(plan: LayoutPlan, found: CompiledLayout) -> dict[str, Any]:
     'predicted / compiled': plan.memory.total / needs,
     'fits': needs <= plan.room,
     'compilation s': found.compile_s,
+  }
+
+
+def roofline_row(plan: LayoutPlan, request: PlanRequest) -> dict[str, Any]:
+  """Return what a device computes, reads and sends in a step, and how long.
+
+  Seconds are at the peaks that the maker states; the forecast assumes a share
+  of the first, and adds what stages wait.
+  """
+  found = roofline(request.workload, plan.arrangement, request.machine)
+  return {
+    'mesh': mesh_words(plan.arrangement.mesh),
+    'TFLOP': found.flops / 1e12,
+    'weights read, GB': found.read_bytes / 1e9,
+    'sent, GB': found.sent_bytes / 1e9,
+    'compute s': found.compute_s,
+    'memory s': found.memory_s,
+    'links s': found.links_s,
+    'bound by': found.bound,
+    'forecast s': plan.time.total,
   }
 
 

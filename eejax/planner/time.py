@@ -56,13 +56,21 @@ class Machine:
   Attributes:
     hardware: of one device.
     efficiency: share of the peak that matrix products reach, in (0, 1].
-    network: bytes a second that a device sends to another host; None for as
-      many as to a neighbour.
+    network: bytes a second that a device sends to another host, or slice;
+      None for as many as to a neighbour.
+    slice_devices: devices of a TPU slice, all of which are neighbours; None
+      where there are no slices.
   """
 
   hardware: Hardware
   efficiency: float = 0.5
   network: float | None = None
+  slice_devices: int | None = None
+
+  @property
+  def neighbours(self) -> int:
+    """Return how many devices fast links join, where there is a network."""
+    return self.slice_devices or self.hardware.devices_per_host
 
   def bandwidth(self, span: int) -> float:
     """Return bytes a second one way within a group of devices.
@@ -71,7 +79,7 @@ class Machine:
       span: devices from the first of the group to the last.
     """
     within = self.hardware.link_bandwidth / 2  # that counts both directions
-    if self.network is None or span <= self.hardware.devices_per_host:
+    if self.network is None or span <= self.neighbours:
       return within
     return min(self.network, within)
 
@@ -344,7 +352,9 @@ class _Work:
       * self._workload.value_bytes
       / self._mesh.model
     )
-    return size / self._machine.bandwidth(self._arrangement.devices)
+    # Stages lie within a slice.
+    span = self._machine.slice_devices or self._arrangement.devices
+    return size / self._machine.bandwidth(span)
 
   def gradient_messages(self) -> float:
     """Return the seconds of summing gradients over `data`, once a step."""

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from eejax.axes import Kind, parameter_axes, partition
+from eejax.axes import Kind, Rule, active_rules, parameter_axes, partition
 from eejax.config import EarlyExitConfig, ExitConfig, ExitHeadKind
 from eejax.errors import ArgumentError
 from eejax.models import decoder
@@ -220,7 +220,7 @@ def device_values(tree: PyTree, sizes: Mapping[str, int]) -> int:
   """
   mesh = tuple(sizes.items())
   return sum(
-    _part_size(path_names(path), leaf.shape, mesh)
+    _part_size(path_names(path), leaf.shape, mesh, active_rules())
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   )
 
@@ -229,7 +229,8 @@ def device_bytes(tree: PyTree, sizes: Mapping[str, int]) -> int:
   """Return how many bytes of a tree each device holds."""
   mesh = tuple(sizes.items())
   return sum(
-    leaf.dtype.itemsize * _part_size(path_names(path), leaf.shape, mesh)
+    leaf.dtype.itemsize
+    * _part_size(path_names(path), leaf.shape, mesh, active_rules())
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   )
 
@@ -239,8 +240,13 @@ def _part_size(
   path: tuple[str, ...],
   shape: tuple[int, ...],
   mesh: tuple[tuple[str, int], ...],
+  rules: tuple[Rule, ...],
 ) -> int:
-  """Return the numbers in a device's part of a leaf."""
+  """Return the numbers in a device's part of a leaf.
+
+  The rules are those in effect, which results are kept by.
+  """
+  del rules
   axes = parameter_axes(path, ndim=len(shape))
   if axes is None:
     return math.prod(shape)

@@ -23,7 +23,7 @@ from eejax.checkpoint import huggingface, manifest
 from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig, parse_exits
 from eejax.errors import ArgumentError
-from eejax.hardware import read_hardware
+from eejax.hardware import Hardware, Platform, read_hardware
 from eejax.ops.quant import Quantization
 from eejax.parallel.mesh import parse_mesh
 from eejax.parallel.topologies import devices_of, topology_of
@@ -128,10 +128,30 @@ class PlanResult(Result):
     plans = zip(self.layouts.fitting, self.compiled, strict=False)
     return [table.compiled_row(plan, found) for plan, found in plans]
 
+  def refusals(self) -> list[str]:
+    """Return a sentence for each layout that the compiler refused."""
+    return [
+      f'{table.mesh_words(found.arrangement.mesh)}: {found.refusal}'
+      for found in self.compiled
+      if found.refusal
+    ]
+
+  def roofline_rows(self) -> list[dict[str, Any]]:
+    """Return what the seconds of each layout follow from."""
+    plans = self.layouts.fitting[: self.best]
+    return [table.roofline_row(plan, self.request) for plan in plans]
+
   def to_json(self) -> dict[str, Any]:
     """Return the request and the best layouts as plain values."""
     values = table.layout_values(self.layouts, self.request, best=self.best)
-    return serialization.plain({**values, 'compiled': self.compiled_rows()})
+    return serialization.plain(
+      {
+        **values,
+        'roofline': self.roofline_rows(),
+        'compiled': self.compiled_rows(),
+        'refused_by_compiler': self.refusals(),
+      }
+    )
 
   def draw(self, axes: 'Axes') -> None:
     """Draw the step time of the layouts that fit, by mesh."""
@@ -146,6 +166,7 @@ class PlanResult(Result):
     return [
       ('GiB of each device, by the compiler', self.compiled_rows()),
       ('GiB of each device', self.memory_rows()),
+      ('Roofline of a step on each device', self.roofline_rows()),
       (f'{count} meshes do not fit', self.too_large_rows()),
     ]
 
@@ -157,7 +178,8 @@ class PlanResult(Result):
       for title, rows in self._tables()
       if rows
     ]
-    return '\n'.join([*parts, *map(page.paragraph, self.impossible())])
+    sentences = [*self.refusals(), *self.impossible()]
+    return '\n'.join([*parts, *map(page.paragraph, sentences)])
 
   def __str__(self) -> str:
     parts = [super().__str__()]
@@ -166,7 +188,7 @@ class PlanResult(Result):
       for title, rows in self._tables()
       if rows
     ]
-    return '\n\n'.join([*parts, *self.impossible()])
+    return '\n\n'.join([*parts, *self.refusals(), *self.impossible()])
 
 
 def plan(
@@ -176,6 +198,7 @@ def plan(
   regime: str | None = None,
   hardware: str = 'h100_80g',
   devices: int = 8,
+  slices: int = 1,
   mesh: str | None = None,
   batch_size: int = 256,
   sequence_length: int = 2048,
@@ -204,7 +227,9 @@ def plan(
     regime: what is trained: `standard` (the backbone), `joint` (backbone and
       exits) or `tune` (exits); None is `joint` with exits, else `standard`.
     hardware: a name in `configs/hardware`, or a JSON file like those.
-    devices: how many there are.
+    devices: how many there are, in all slices.
+    slices: of TPUs, joined by the network of the data center; the mesh axis
+      `data` lies over them.
     mesh: the only mesh to look at, as `data=2,model=4` or a name in
       `configs/meshes`; None tries all.
     batch_size: sequences of a step, over all devices.
@@ -213,8 +238,8 @@ def plan(
     dtype: what is computed in.
     backbone: how a frozen backbone is held: `compute` (in `dtype`) or `int8`.
     efficiency: share of the peak, in (0, 1], that products reach; assumed.
-    network: gigabytes a second from a device to another host; None is as fast
-      as the links of TPUs, 50 elsewhere.
+    network: gigabytes a second from a device to another host, of TPUs to
+      another slice; None is what the maker states, 50 where that is nothing.
     usable: share of the memory, in (0, 1], that a step may fill.
     price: of a device for an hour, in any currency.
     best: how many layouts the result's tables show.
@@ -238,7 +263,7 @@ def plan(
     >>> result.fits
     True
   """
-  _check_counts(devices=devices, best=best)
+  _check_counts(devices=devices, slices=slices, best=best)
   if check < 0:
     raise ArgumentError(f'check must be at least 0, not {check}.')
   _check_shares(efficiency=efficiency, usable=usable)
@@ -249,9 +274,13 @@ def plan(
       'a plan knows what attention and MLPs keep and compute, and not what '
       'state-space mixers do; measure a step of this model instead.'
     )
-  device = read_hardware(hardware)
-  if network is None and not device.name.startswith('TPU'):
-    network = NETWORK_GB
+  machine = _machine(
+    read_hardware(hardware),
+    efficiency=efficiency,
+    network=network,
+    devices=devices,
+    slices=slices,
+  )
   request = PlanRequest(
     workload=Workload(
       config,
@@ -262,22 +291,51 @@ def plan(
       chunk_size=chunk_size,
       backbone=_quantization(backbone),
     ),
-    machine=Machine(
-      device,
-      efficiency=efficiency,
-      network=None if network is None else 1e9 * network,
-    ),
+    machine=machine,
     devices=devices,
     usable=usable,
     price=price,
+    slices=slices,
   )
-  known = topology_of(hardware, devices=devices) if check else ''
+  known = ''
+  if check:
+    known = topology_of(hardware, devices=devices, slices=slices)
   layouts = _layouts(request, mesh, progress)
   return PlanResult(
     request,
     layouts,
     best=best,
     compiled=_compiled(request, layouts.fitting[:check], known, progress),
+  )
+
+
+def _machine(
+  device: Hardware,
+  *,
+  efficiency: float,
+  network: float | None,
+  devices: int,
+  slices: int,
+) -> Machine:
+  """Return a device with the network that joins it to others.
+
+  Within a slice TPUs need none.
+  """
+  is_tpu = device.platform is Platform.TPU
+  if slices > 1 and (not is_tpu or devices % slices):
+    raise ArgumentError(
+      f'slices are of TPUs and divide the devices: {devices} x {device.name} '
+      f'are not {slices} slices.'
+    )
+  speed = 1e9 * (NETWORK_GB if network is None else network)
+  if network is None and device.network_bandwidth is not None:
+    speed = device.network_bandwidth
+  needs_network = network is not None or slices > 1 or not is_tpu
+  return Machine(
+    device,
+    efficiency=efficiency,
+    network=speed if needs_network else None,
+    slice_devices=devices // slices if slices > 1 else None,
   )
 
 

@@ -110,6 +110,31 @@ class TestTpu:
     hosts = from_environment({}, fetch=answers.__getitem__)
     assert hosts == Hosts('10.0.0.2:8476', 1, 2)
 
+  def test_the_hosts_of_two_slices_are_counted_through(self):
+    environ = {
+      'TPU_WORKER_HOSTNAMES': 'w0,w1',
+      'TPU_WORKER_ID': '1',
+      'MEGASCALE_NUM_SLICES': '2',
+      'MEGASCALE_SLICE_ID': '1',
+      'MEGASCALE_COORDINATOR_ADDRESS': 'first:8080',
+    }
+    assert from_environment(environ) == Hosts('first:8476', 3, 4)
+    del environ['MEGASCALE_COORDINATOR_ADDRESS']
+    with pytest.raises(EejaxError, match='COORDINATOR_ADDRESS is missing'):
+      from_environment(environ)
+
+  def test_the_metadata_server_tells_of_slices(self):
+    answers = {
+      'attributes/worker-network-endpoints': 'a:b:10.0.0.2',
+      'attributes/agent-worker-number': '0',
+      'attributes/tpu-env': (
+        "ZONE: 'a'\nMEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\n"
+        "MEGASCALE_COORDINATOR_ADDRESS: '10.0.0.9'\n"
+      ),
+    }
+    hosts = from_environment({}, fetch=answers.__getitem__)
+    assert hosts == Hosts('10.0.0.9:8476', 1, 2)
+
   def test_a_tpu_without_metadata_has_one_host(self):
     assert from_environment({}, fetch=no_metadata) is None
 

@@ -22,6 +22,7 @@ from eejax import resources
 from eejax.errors import EejaxError
 from eejax.hardware import hardware_names
 from eejax.parallel import mesh as mesh_lib
+from eejax.parallel import topologies
 from eejax.parallel.mesh import MeshConfig, make_mesh, parse_mesh
 
 
@@ -124,3 +125,18 @@ class TestWhatDoesNotFit:
     mesh_lib.simulate(MeshConfig(simulated_devices=8))  # there are as many
     with pytest.raises(EejaxError, match='JAX_NUM_CPU_DEVICES=16'):
       mesh_lib.simulate(MeshConfig(simulated_devices=16))
+
+
+@pytest.mark.ahead
+class TestSlices:
+  def test_they_lie_along_data(self):
+    devices = topologies.devices_of('2xv5e-4')
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, model=2), devices=devices)
+    for index in range(2):
+      row = mesh.devices[0, index].flatten()
+      assert {d.slice_index for d in row} == {index}
+
+  def test_data_must_divide_by_them(self):
+    devices = topologies.devices_of('2xv5e-4')
+    with pytest.raises(EejaxError, match='2 slices are joined along data'):
+      make_mesh(MeshConfig(data=1, fsdp=8), devices=devices)

@@ -20,6 +20,7 @@ import pytest
 
 from eejax.errors import ArgumentError, EejaxError
 from eejax.parallel import topologies
+from eejax.parallel.topologies import Machines
 
 
 @pytest.mark.ahead
@@ -37,7 +38,9 @@ def test_slices_by_name(name, devices, kind):
   assert found[0].platform == 'tpu' and found[0].device_kind == kind
 
 
-@pytest.mark.parametrize('name', ['v5e-9', 'v9-8', 'v5e', ''])
+@pytest.mark.parametrize(
+  'name', ['v5e-9', 'v9-8', 'v5e', '', '0xv5e-8', 'xH100']
+)
 def test_an_unknown_name_is_told_with_those_that_are(name):
   with pytest.raises(ArgumentError, match=r'no topology.*v5e-8.*v5p-64.*H100'):
     topologies.devices_of(name)
@@ -57,6 +60,22 @@ def test_a_compiler_that_is_missing_is_named_with_its_remedy(name, remedy):
 def test_a_machine_of_the_planner_has_a_topology():
   assert topologies.topology_of('tpu_v5p', devices=32) == 'v5p-64'
   assert topologies.topology_of('h200_141g', devices=8) == '8xH200'
+
+
+@pytest.mark.parametrize(
+  ('name', 'machines'),
+  [
+    ('v5p-64', Machines('tpu_v5p', 32)),
+    ('2xv6e-256', Machines('tpu_v6e', 512, 2)),
+    ('H200', Machines('h200_141g', 1)),
+    ('64xA100', Machines('a100_80g', 64)),
+  ],
+)
+def test_a_name_says_which_machines_and_how_many(name, machines):
+  assert topologies.machines_of(name) == machines
+  fields = {'devices': machines.devices, 'slices': machines.slices}
+  again = topologies.topology_of(machines.hardware, **fields)
+  assert topologies.machines_of(again) == machines
 
 
 def test_no_program_for_a_device_elsewhere_is_kept():

@@ -16,7 +16,9 @@
 import jax
 import pytest
 
+from eejax import architectures
 from eejax.ops.quant import Quantization
+from eejax.parallel import topologies
 from eejax.parallel.mesh import parse_mesh
 from eejax.planner.compiled import compile_layout
 from eejax.planner.memory import predict_memory
@@ -42,3 +44,14 @@ def test_what_a_step_holds_is_what_was_predicted(backbone):
   held = predicted.held - predicted.idle
   assert found.memory.arguments == pytest.approx(held, rel=0.1)
   assert found.memory.temporary > 0 and found.compile_s > 0
+
+
+@pytest.mark.ahead
+def test_what_has_no_room_is_told_in_the_words_of_the_compiler():
+  config = architectures.read_early_exit('ee_llm_30b', exits='ee_llm_30b')
+  workload = Workload(config, Learns.STANDARD, rows=4, length=16)
+  arrangement = Arrangement(parse_mesh('data=4').resolved(4))
+  found = compile_layout(
+    workload, arrangement, devices=topologies.devices_of('v5e-4')
+  )
+  assert found.memory is None and 'HBM' in found.refusal

@@ -70,6 +70,7 @@ def test_the_compiler_of_the_machine_checks_the_fastest_layout():
   assert held == pytest.approx(found.memory.arguments, rel=0.05)
   (row,) = result.to_json()['compiled']
   assert row['fits'] and row['total'] > 0
+  assert result.refusals() == []
   assert 'by the compiler' in str(result)
 
 
@@ -77,7 +78,7 @@ def test_the_compiler_of_the_machine_checks_the_fastest_layout():
   ('fields', 'message'),
   [
     ({'check': -1}, 'at least 0'),
-    ({'check': 1, 'hardware': 'a100_80g'}, 'no compiler is known'),
+    ({'check': 1, 'hardware': 'cpu_2_cores'}, 'no compiler is known'),
     ({'check': 1, 'hardware': 'tpu_v5e', 'devices': 6}, '6 devices'),
   ],
 )
@@ -133,6 +134,40 @@ def test_a_backbone_in_int8_takes_half():
     ).fastest.memory.frozen
   )
   assert 0.5 < frozen('int8') / frozen('compute') < 0.6
+
+
+def test_the_forecast_follows_from_a_roofline():
+  result = plan('llama_2_7b', **TUNE, devices=1, hardware='h200_141g')
+  (found,) = result.roofline_rows()
+  device = result.request.machine.hardware
+  assert found['compute s'] == pytest.approx(
+    1e12 * found['TFLOP'] / device.peak_flops['bfloat16']
+  )
+  # On one device nothing is sent, and products reach half of the peak.
+  time = result.fastest.time
+  assert found['sent, GB'] == found['links s'] == 0
+  assert found['bound by'] == 'compute'
+  assert time.work == pytest.approx(2 * found['compute s'], rel=0.05)
+  assert found['forecast s'] == time.total
+  # A token is multiplied by every weight of the eight blocks, at least.
+  weights = 8 * 2 * result.request.workload.config.model.mlp_values
+  assert 1e12 * found['TFLOP'] > weights * result.fastest.tokens
+
+
+def test_slices_lie_along_data_and_are_joined_by_the_network():
+  fields = {**TUNE, 'hardware': 'tpu_v5e', 'devices': 8}
+  result = plan('llama_2_7b', **fields, slices=2)
+  meshes = [p.arrangement.mesh for p in result.layouts.fitting]
+  assert meshes and all(mesh.data % 2 == 0 for mesh in meshes)
+  assert result.to_json()['assumed']['network'] == 3.125e9
+  one = plan('llama_2_7b', **fields, mesh='data=2,fsdp=4')
+  two = plan('llama_2_7b', **fields, mesh='data=2,fsdp=4', slices=2)
+  slower = two.fastest.time.messages / one.fastest.time.messages
+  assert 1 < slower < 200e9 / 3.125e9
+  with pytest.raises(ArgumentError, match='are not 3 slices'):
+    plan('llama_2_7b', **fields, slices=3)
+  with pytest.raises(ArgumentError, match='slices are of TPUs'):
+    plan('llama_2_7b', **TUNE, slices=2)
 
 
 def test_a_tpu_has_links_of_its_own():

@@ -28,6 +28,8 @@ import optax
 
 from eejax import architectures
 from eejax.cli.gin import training
+from eejax.cli.gin.lookup import lookup
+from eejax.cli.gin.planned import planned_run
 from eejax.config import (
   ExitConfig,
   ExitHeadKind,
@@ -80,7 +82,9 @@ OWN = (
   criteria.DepthSchedule,
   criteria.Static,
   criteria.register,
+  lookup,
   parse_exits,
+  planned_run,
   training.pretrain,
   training.tune,
 )

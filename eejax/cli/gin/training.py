@@ -13,9 +13,11 @@
 # limitations under the License.
 """`tune` and `pretrain` by the names that gin files use."""
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from eejax.axes import sharding_rules
 from eejax.cli import output
 from eejax.cli.gin import config as gin_config
 from eejax.config import ModelConfig
@@ -33,6 +35,7 @@ from eejax.training.step import StepConfig
 from eejax.training.workplace import MeshChoice
 
 PLAIN_STEP = StepConfig()
+_NO_CHANGES: Mapping[str, tuple[str, ...]] = types.MappingProxyType({})
 
 # Takes `learning_rate`.
 OptimizerFactory = Callable[..., Configured]
@@ -53,6 +56,7 @@ def tune(
   held_out_batches: int = 16,
   activation_cache: str | None = None,
   cached_batches: int = 0,
+  sharding: Mapping[str, tuple[str, ...]] = _NO_CHANGES,
 ) -> TuneResult:
   """Train the exits of a checkpoint, as `eejax.tune` does.
 
@@ -73,25 +77,27 @@ def tune(
     activation_cache: a folder for what exits read of the backbone.
     cached_batches: training batches that are recorded, read over and over;
       0 records one for each step.
+    sharding: mesh axes of parameters by letter, see `axes.sharding_rules`.
   """
   cache = None
   if activation_cache is not None:
     cache = CacheSettings(activation_cache, cached_batches)
-  return tune_recipe.tune(
-    checkpoint,
-    data,
-    folder=run_folder,
-    objective=objective,
-    **_optimized(learning_rate, optimizer),
-    loop=loop,
-    step=step,
-    mesh=mesh,
-    backbone=backbone,
-    held_out_batches=held_out_batches,
-    cache=cache,
-    attachments=gin_config.operative_config(),
-    progress=output.reporter(),
-  )
+  with sharding_rules(sharding):
+    return tune_recipe.tune(
+      checkpoint,
+      data,
+      folder=run_folder,
+      objective=objective,
+      **_optimized(learning_rate, optimizer),
+      loop=loop,
+      step=step,
+      mesh=mesh,
+      backbone=backbone,
+      held_out_batches=held_out_batches,
+      cache=cache,
+      attachments=gin_config.operative_config(),
+      progress=output.reporter(),
+    )
 
 
 def pretrain(
@@ -112,6 +118,7 @@ def pretrain(
   held_out_batches: int = 16,
   frozen: tuple[str, ...] = (),
   seed: int = 0,
+  sharding: Mapping[str, tuple[str, ...]] = _NO_CHANGES,
 ) -> PretrainResult:
   """Train a whole decoder, as `eejax.pretrain` does.
 
@@ -136,25 +143,27 @@ def pretrain(
     held_out_batches: batches of the validation part that are measured.
     frozen: patterns of paths that are not trained.
     seed: of the parameters.
+    sharding: mesh axes of parameters by letter, see `axes.sharding_rules`.
   """
-  return pretrain_recipe.pretrain(
-    model if checkpoint is None else checkpoint,
-    data,
-    folder=run_folder,
-    exits=exits,
-    objective=objective,
-    **_optimized(learning_rate, optimizer),
-    loop=loop,
-    step=step,
-    mesh=mesh,
-    kept_exits=kept_exits,
-    tokenizer=tokenizer,
-    held_out_batches=held_out_batches,
-    frozen=frozen,
-    seed=seed,
-    attachments=gin_config.operative_config(),
-    progress=output.reporter(),
-  )
+  with sharding_rules(sharding):
+    return pretrain_recipe.pretrain(
+      model if checkpoint is None else checkpoint,
+      data,
+      folder=run_folder,
+      exits=exits,
+      objective=objective,
+      **_optimized(learning_rate, optimizer),
+      loop=loop,
+      step=step,
+      mesh=mesh,
+      kept_exits=kept_exits,
+      tokenizer=tokenizer,
+      held_out_batches=held_out_batches,
+      frozen=frozen,
+      seed=seed,
+      attachments=gin_config.operative_config(),
+      progress=output.reporter(),
+    )
 
 
 def _optimized(
