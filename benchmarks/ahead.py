@@ -201,5 +201,6 @@ if __name__ == '__main__':
     default=0,
     help='of each model; 0 is all of them (default: 0)',
   )
+  ahead_planner.add_arguments(made)
   ahead_pods.add_arguments(made)
   figures.run(made, FIGURES)

@@ -21,9 +21,13 @@ their signs; `detail` has the worst, the worst below and every case.
 """
 
 import argparse
+import contextlib
 import functools
+import json
+import pathlib
 import statistics
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import figures
@@ -218,8 +222,9 @@ JUDGED_GPU = (
 )
 
 
-@functools.cache
-def compared(machine: str, one: Case) -> dict[str, Any]:
+def compared(
+  machine: str, one: Case, kept: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
   """Return what the planner and the machine's compiler say of a step.
 
   Parameters that a step does not read are no part of the compiled program, and
@@ -227,36 +232,81 @@ def compared(machine: str, one: Case) -> dict[str, Any]:
   """
   platform = Platform.TPU if '-' in machine else Platform.GPU
   planned = predict_memory(one.workload, one.arrangement, platform=platform)
+  read = planned.total - planned.idle
+  found = kept.get(words(machine, one))
+  if found is None:
+    found = compiled(machine, one)
+  needs = found['compiled_bytes']
+  return {
+    'case': words(machine, one),
+    'predicted_bytes': read,
+    'error': None if needs is None else read / needs - 1,
+    **found,
+  }
+
+
+@contextlib.contextmanager
+def quick_compilation() -> Iterator[None]:
+  """Let libtpu leave out what makes a program faster, and takes minutes.
+
+  Nothing runs beside collectives then. Two steps that were compiled both ways
+  needed 0 and 7 % more with it.
+  """
+  name = 'jax_exec_time_optimization_effort'
+  before = getattr(jax.config, name)
+  jax.config.update(name, -1.0)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
+
+
+def words(machine: str, one: Case) -> str:
+  """Return what tells a step from the others."""
+  model = f'{one.model.num_layers}x{one.model.embed_dim}'
+  return (
+    f'{machine} {one.regime.value} {model} {one.exits or "no exits"} '
+    f'{one.mesh} rows={one.rows} microbatches={one.microbatches} '
+    f'recompute={one.kept.value}'
+  )
+
+
+def compiled(machine: str, one: Case) -> dict[str, Any]:
+  """Return what the compiler says of a step."""
   found = compile_layout(
     one.workload, one.arrangement, devices=topologies.devices_of(machine)
   )
   jax.clear_caches()
-  read = planned.total - planned.idle
   return {
-    'machine': machine,
-    'regime': one.regime.value,
-    'model': one.model.num_layers * one.model.embed_dim,
-    'mesh': one.mesh,
-    'microbatches': one.microbatches,
-    'recompute': one.kept.value,
-    'predicted_bytes': read,
     'compiled_bytes': found.memory and found.memory.peak,
+    'argument_bytes': found.memory and found.memory.arguments,
     'temporary_bytes': found.memory and found.memory.temporary,
     'refusal': found.refusal,
-    'error': None if found.memory is None else read / found.memory.peak - 1,
     'compile_s': found.compile_s,
   }
 
 
 def planner_error(
-  cases: tuple[tuple[str, Case], ...], _: argparse.Namespace
+  cases: tuple[tuple[str, Case], ...], args: argparse.Namespace
 ) -> figures.Figure:
   """Return the median error of a step's memory, its sign left out."""
   rows = []
+  file = pathlib.Path(args.kept_steps) if args.kept_steps else None
+  kept = {}
+  if file is not None and file.is_file():
+    kept = json.loads(file.read_text())
   try:
     for machine, one in cases:
-      rows.append(compared(machine, one))
+      with quick_compilation():
+        rows.append(compared(machine, one, kept))
       print(f'  {rows[-1]}', file=sys.stderr, flush=True)
+      kept[rows[-1]['case']] = {
+        k: v
+        for k, v in rows[-1].items()
+        if k not in ('case', 'predicted_bytes', 'error')
+      }
+      if file is not None:
+        file.write_text(json.dumps(kept, indent=2))
   except EejaxError as error:
     return None, {'missing': str(error)}
   errors = [row['error'] for row in rows if row['error'] is not None]
@@ -273,11 +323,17 @@ FIGURES: dict[str, figures.Measure] = {
 }
 
 
+def add_arguments(made: argparse.ArgumentParser) -> None:
+  """Add what the planner's figures take."""
+  made.add_argument(
+    '--kept-steps', help='file for what is compiled, and to go on from'
+  )
+
+
 def main() -> None:
-  # A tenth of the time: without what runs beside collectives. Two steps that
-  # were compiled both ways needed 0 and 7 % more with it.
-  jax.config.update('jax_exec_time_optimization_effort', -1.0)
-  figures.run(figures.parser(__doc__, repeats=1), FIGURES)
+  made = figures.parser(__doc__, repeats=1)
+  add_arguments(made)
+  figures.run(made, FIGURES)
 
 
 if __name__ == '__main__':

@@ -93,7 +93,7 @@ def compile_layout(
         length=workload.length,
         frozen=_as_held(workload),
       )
-      memory = ahead.step_memory(step)
+      memory = ahead.step_memory(step, device=devices[0])
   except jax.errors.JaxRuntimeError as error:
     if not str(error).startswith(_NO_ROOM):
       raise

@@ -60,6 +60,8 @@ class Counts:
     heads_at_once: how many of these stand at once; None is all.
     gathered_inner: share of exits' own parameters that is gathered at once.
     kept_gathered: output matrices that stay for all microbatches.
+    copies_for_microbatches: whether kernels of attention are turned, and what
+      learns beside frozen blocks is cast, before microbatches take turns.
     frees_blocks: whether what blocks needed is free when the gradients of
       exits are made, where blocks are frozen.
   """
@@ -82,6 +84,7 @@ class Counts:
   heads_at_once: int | None
   gathered_inner: float
   kept_gathered: float
+  copies_for_microbatches: bool
   frees_blocks: bool
 
 
@@ -104,6 +107,7 @@ _CPU = Counts(
   heads_at_once=None,
   gathered_inner=1.0,
   kept_gathered=2.0,
+  copies_for_microbatches=False,
   frees_blocks=False,
 )
 # Norms keep float32 beside bfloat16, so a stream counts twice there; updates
@@ -112,18 +116,21 @@ _GPU = dataclasses.replace(
   _CPU,
   residuals=_arrays(mlp=6.0, stream=3.0, cut_stream=8.0, query=3.0, key=2.0),
   exit_mlp=_arrays(mlp=2.5, stream=2.0),
+  gathered_inner=0.5,
   updates=0.0,
   tuning_gradients=3.0,
   frees_blocks=True,
 )
-# Parameters are cast before they are gathered, and matrices go one by one.
+# Parameters are cast before they are gathered, and matrices go one by one: two
+# casts, of which one is still on its way, and a gradient in float32.
 _TPU = dataclasses.replace(
   _GPU,
   gathered_block=1.5,
-  gathered_heads=1.5,
+  gathered_heads=2.0,
   heads_at_once=1,
   gathered_inner=0.2,
   kept_gathered=0.0,
+  copies_for_microbatches=True,
 )
 COUNTS: Mapping[Platform, Counts] = types.MappingProxyType(
   {Platform.CPU: _CPU, Platform.GPU: _GPU, Platform.TPU: _TPU}

@@ -36,6 +36,7 @@ from eejax.planner.workload import (
 from eejax.types import PyTree
 
 FLOAT32 = 4
+_TURNED = ('query', 'key', 'value')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +185,9 @@ def block_space(
     if arrangement.microbatches > 1 and not arrangement.is_pipeline:
       # What heads gather stays for all microbatches, gradients beside it.
       space += counts.kept_gathered * _matrices(workload) * units.matrix
+  takes_turns = arrangement.microbatches > 1 and not arrangement.is_pipeline
+  if counts.copies_for_microbatches and takes_turns:
+    space += _copies_for_microbatches(workload, arrangement)
   if workload.backbone is Quantization.INT8:
     # Its kernels are converted for their products.
     space += workload.value_bytes * _block_values(workload, arrangement)
@@ -213,6 +217,19 @@ def _block_bytes(workload: Workload, arrangement: Arrangement) -> float:
   """Return the bytes of one block, not cut along `fsdp`."""
   sizes = {'model': arrangement.mesh.model}
   return device_bytes(_blocks(workload), sizes) / workload.depth
+
+
+def _copies_for_microbatches(
+  workload: Workload, arrangement: Arrangement
+) -> float:
+  sizes = arrangement.mesh.sizes()
+  trained, frozen = shapes(workload)
+  attention = {**trained, **frozen}['backbone']['blocks'].get('attention', {})
+  kernels = {k: v for k, v in attention.items() if k in _TURNED}
+  space = device_bytes({'blocks': {'attention': kernels}}, sizes)
+  if workload.learns is Learns.TUNE and arrangement.mesh.fsdp == 1:
+    space += workload.value_bytes * device_values(trained, sizes)
+  return space
 
 
 def _block_values(workload: Workload, arrangement: Arrangement) -> float:
@@ -245,6 +262,8 @@ def head_space(
     # Gathered for the product, and a gradient that is not yet shared out.
     at_once = min(matrices, counts.heads_at_once or matrices)
     space += counts.gathered_heads * at_once * units.matrix
+    if workload.learns is Learns.TUNE and _reads_frozen_matrix(workload):
+      space += units.matrix * workload.value_bytes / FLOAT32
     inner = counts.gathered_inner * _inner_bytes(workload, arrangement)
     space += inner
     if workload.learns is Learns.TUNE and arrangement.microbatches > 1:
@@ -286,6 +305,10 @@ def _exit_space(
     case ExitHeadKind.BLOCK:
       return _backward_space(units, counts.mlp_backward, counts)
   return _count(counts.exit_norm, units)
+
+
+def _reads_frozen_matrix(workload: Workload) -> bool:
+  return any(e.output is not OutputMatrix.UNTIED for e in workload.exits)
 
 
 def _matrices(workload: Workload) -> int:

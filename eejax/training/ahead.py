@@ -109,11 +109,17 @@ def compile_ahead(
     return lowered.compile()
 
 
-def step_memory(compiled: Any) -> StepMemory:
-  """Return what the compiler says a compiled step needs."""
+def step_memory(
+  compiled: Any, *, device: jax.Device | None = None
+) -> StepMemory:
+  """Return what the compiler says a compiled step needs.
+
+  Args:
+    compiled: from `compile_ahead`.
+    device: one of those it is for; None is none of a TPU.
+  """
   found = compiled.memory_analysis()
-  where = jax.tree.leaves(compiled.input_shardings)[0].device_set
-  is_tpu = any(device.platform == 'tpu' for device in where)
+  is_tpu = device is not None and device.platform == 'tpu'
   stated = found.peak_memory_in_bytes if is_tpu else None
   return StepMemory(
     arguments=found.argument_size_in_bytes,

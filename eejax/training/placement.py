@@ -19,9 +19,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
+from eejax.checkpoint.lazy_array import LazyArray
 from eejax.data.batch import Batch
 from eejax.parallel import sharding
 from eejax.training import state
@@ -79,15 +81,7 @@ class DevicePlacement:
     """Return parameters where they belong; what lies there already stays."""
     if self.mesh is None:
       return tree
-    return jax.tree.map(
-      lambda leaf, where: (
-        leaf
-        if getattr(leaf, 'sharding', None) == where
-        else jax.device_put(leaf, where)
-      ),
-      tree,
-      sharding.shardings(tree, mesh=self.mesh),
-    )
+    return jax.tree.map(_placed, tree, sharding.shardings(tree, mesh=self.mesh))
 
   def batch(self, batch: Batch, *, shares: int = 1) -> TokenBatch:
     """Return a batch on the devices.
@@ -122,3 +116,15 @@ class DevicePlacement:
     if self.mesh is None:
       return jax.jit(sums)
     return jax.jit(sums, out_shardings=sharding.replicated(self.mesh))
+
+
+def _placed(
+  leaf: jax.Array | np.ndarray | LazyArray, where: NamedSharding
+) -> jax.Array:
+  """Return an array where it belongs, each device's part read for itself."""
+  if isinstance(leaf, LazyArray):
+    part = lambda index: leaf[index]
+    return jax.make_array_from_callback(leaf.shape, where, part)
+  if getattr(leaf, 'sharding', None) == where:
+    return leaf
+  return jax.device_put(leaf, where)
