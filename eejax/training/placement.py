@@ -125,6 +125,6 @@ def _placed(
   if isinstance(leaf, LazyArray):
     part = lambda index: leaf[index]
     return jax.make_array_from_callback(leaf.shape, where, part)
-  if getattr(leaf, 'sharding', None) == where:
+  if isinstance(leaf, jax.Array) and leaf.sharding == where:
     return leaf
   return jax.device_put(leaf, where)
