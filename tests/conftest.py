@@ -63,9 +63,10 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 gc.set_threshold(50_000, 10, 10)
 
 
-# What --no-skips lets pass: data that lies beside the checkout, and t5x, which
-# no package index has, so that a machine may be unable to install it.
-MAY_BE_SKIPPED = ('data_beside', 't5x')
+# What --no-skips lets pass: data that lies beside the checkout, and t5x and a
+# browser, which no package index has, so that a machine may be unable to
+# install them.
+MAY_BE_SKIPPED = ('data_beside', 't5x', 'browser')
 
 
 def pytest_addoption(parser):

@@ -44,9 +44,10 @@ KEYS = {
 }
 CONTROL = 2
 
-pytestmark = pytest.mark.skipif(
-  CHROMIUM is None, reason='there is no Chromium on PATH'
-)
+pytestmark = [
+  pytest.mark.browser,
+  pytest.mark.skipif(CHROMIUM is None, reason='there is no Chromium on PATH'),
+]
 
 
 class Browser:
