@@ -99,7 +99,9 @@ def scalars(folder):
 def test_tuning_writes_a_loss_for_every_exit(folder):
   found = scalars(folder / 'runs' / 'tuned' / 'train')
   assert {'loss', 'exit_4/loss', 'exit_8/loss'} <= found.keys()
-  assert found['exit_4/loss'][-1] < found['exit_4/loss'][0]
+  # The other one is a norm alone, which learns less in 20 steps than one batch
+  # differs from another.
+  assert found['exit_8/loss'][-1] < 0.7 * found['exit_8/loss'][0]
 
 
 def test_tuning_leaves_the_backbone_and_what_is_imported_is_what_was_saved(
