@@ -23,6 +23,7 @@ their signs; `detail` has the worst, the worst below and every case.
 import argparse
 import contextlib
 import functools
+import importlib.metadata
 import json
 import pathlib
 import statistics
@@ -245,6 +246,15 @@ def compared(
   }
 
 
+def compilers() -> dict[str, str]:
+  """Return the versions of the compilers that are installed here."""
+  found = {}
+  for package in ('libtpu', 'jax-cuda13-plugin'):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[package] = importlib.metadata.version(package)
+  return found
+
+
 @contextlib.contextmanager
 def quick_compilation() -> Iterator[None]:
   """Let libtpu leave out what makes a program faster, and takes minutes.
@@ -311,6 +321,8 @@ def planner_error(
     return None, {'missing': str(error)}
   errors = [row['error'] for row in rows if row['error'] is not None]
   return statistics.median(map(abs, errors)), {
+    'compilers': compilers(),
+    'libtpu_effort': -1.0,
     'worst': max(errors, key=abs),
     'worst_below': min(0.0, *errors),
     'cases': rows,

@@ -31,7 +31,7 @@ from typing import Any
 import figures
 import gin
 import jax
-from ahead_planner import quick_compilation
+from ahead_planner import compilers, quick_compilation
 
 from eejax.axes import sharding_rules
 from eejax.cli.gin import (
@@ -43,6 +43,7 @@ from eejax.cli.gin import (
 from eejax.cli.gin.planned import PlannedRun
 from eejax.errors import EejaxError
 from eejax.parallel import topologies
+from eejax.planner.choose import mesh_words
 from eejax.planner.compiled import compile_layout
 from eejax.planner.memory import predict_memory
 
@@ -76,16 +77,9 @@ def _parse(file: str, bindings: list[str]) -> None:
 
 
 def compiled(file: str, model: str, machine: str) -> dict[str, Any]:
-  """Return what the planner and the compiler say of a run.
-
-  `compiled_bytes` includes parameters that a step does not read: they are no
-  part of the program, and are held.
-  """
+  """Return what the compiler says of a run."""
   run, optimizer = read(file, model, machine)
   with sharding_rules(run.sharding):
-    planned = predict_memory(
-      run.workload, run.arrangement, platform=run.hardware.platform
-    )
     found = compile_layout(
       run.workload,
       run.arrangement,
@@ -95,23 +89,41 @@ def compiled(file: str, model: str, machine: str) -> dict[str, Any]:
       optimizer=optimizer,
     )
   jax.clear_caches()
-  needs = None if found.memory is None else found.memory.peak + planned.idle
-  room = run.hardware.memory_bytes
   return {
-    'run': file,
-    'model': model,
-    'machine': machine,
-    'mesh': run.arrangement.mesh.describe(),
-    'microbatches': run.arrangement.microbatches,
+    'step_bytes': found.memory and found.memory.peak,
+    'refusal': found.refusal,
+    'compile_s': found.compile_s,
+  }
+
+
+def compared(
+  run: tuple[str, str, str], found: dict[str, Any]
+) -> dict[str, Any]:
+  """Return what the planner says of a run, beside what the compiler does.
+
+  `compiled_bytes` includes parameters that a step does not read: they are no
+  part of the program, and are held.
+  """
+  asked, _ = read(*run)
+  with sharding_rules(asked.sharding):
+    planned = predict_memory(
+      asked.workload, asked.arrangement, platform=asked.hardware.platform
+    )
+  step = found['step_bytes']
+  needs = None if step is None else step + planned.idle
+  room = asked.hardware.memory_bytes
+  return {
+    'run': run[0],
+    'model': run[1],
+    'machine': run[2],
+    'mesh': mesh_words(asked.arrangement.mesh),
+    'microbatches': asked.arrangement.microbatches,
     'planned_bytes': planned.total,
     'compiled_bytes': needs,
-    'temporary_bytes': found.memory and found.memory.temporary,
-    'idle_bytes': planned.idle,
     'memory_bytes': room,
     'error': None if needs is None else planned.total / needs - 1,
     'fits': needs is not None and needs <= room,
-    'refusal': found.refusal,
-    'compile_s': found.compile_s,
+    **found,
   }
 
 
@@ -124,7 +136,7 @@ def pods_compiled(args: argparse.Namespace) -> figures.Figure:
   missing = []
   for run in names():
     name = ' '.join(run)
-    if name in rows or (args.machines and run[2] not in args.machines):
+    if name in rows or run[2] not in (args.machines or [run[2]]):
       continue
     try:
       topologies.devices_of(run[2])
@@ -136,11 +148,18 @@ def pods_compiled(args: argparse.Namespace) -> figures.Figure:
     print(f'  {name}: {rows[name]}', file=sys.stderr, flush=True)
     if kept is not None:
       kept.write_text(json.dumps(rows, indent=2))
-  fitting = sum(row['fits'] for row in rows.values())
+  compared_rows = [
+    compared(run, rows[' '.join(run)])
+    for run in names()
+    if ' '.join(run) in rows
+  ]
+  fitting = sum(row['fits'] for row in compared_rows)
   detail = {
+    'compilers': compilers(),
+    'libtpu_effort': -1.0,
     'runs': len(names()),
     'compiled': len(rows),
-    'rows': list(rows.values()),
+    'rows': compared_rows,
     'not_compiled': [
       ' '.join(run) for run in names() if ' '.join(run) not in rows
     ],

@@ -60,6 +60,8 @@ class Counts:
     heads_at_once: how many of these stand at once; None is all.
     gathered_inner: share of exits' own parameters that is gathered at once.
     kept_gathered: output matrices that stay for all microbatches.
+    turns_frozen: whether a kernel of attention and one of the MLP are turned,
+      of all frozen blocks, where `fsdp` and `model` cut them.
     copies_for_microbatches: whether kernels of attention are turned, and what
       learns beside frozen blocks is cast, before microbatches take turns.
     frees_blocks: whether what blocks needed is free when the gradients of
@@ -84,6 +86,7 @@ class Counts:
   heads_at_once: int | None
   gathered_inner: float
   kept_gathered: float
+  turns_frozen: bool
   copies_for_microbatches: bool
   frees_blocks: bool
 
@@ -107,6 +110,7 @@ _CPU = Counts(
   heads_at_once=None,
   gathered_inner=1.0,
   kept_gathered=2.0,
+  turns_frozen=False,
   copies_for_microbatches=False,
   frees_blocks=False,
 )
@@ -117,6 +121,7 @@ _GPU = dataclasses.replace(
   residuals=_arrays(mlp=6.0, stream=3.0, cut_stream=8.0, query=3.0, key=2.0),
   exit_mlp=_arrays(mlp=2.5, stream=2.0),
   gathered_inner=0.5,
+  turns_frozen=True,
   updates=0.0,
   tuning_gradients=3.0,
   frees_blocks=True,
@@ -130,6 +135,7 @@ _TPU = dataclasses.replace(
   heads_at_once=1,
   gathered_inner=0.2,
   kept_gathered=0.0,
+  turns_frozen=False,
   copies_for_microbatches=True,
 )
 COUNTS: Mapping[Platform, Counts] = types.MappingProxyType(

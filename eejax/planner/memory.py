@@ -41,13 +41,13 @@ from eejax.hardware import Platform
 from eejax.pipeline.cost import Keep
 from eejax.pipeline.schedule import ScheduleKind, ring_size
 from eejax.planner.counts import COUNTS, Counts
+from eejax.planner.heads import head_space
 from eejax.planner.space import (
   FLOAT32,
   Units,
   block_residuals,
   block_space,
   exit_kinds,
-  head_space,
   stage_copy,
   tap_streams,
   units_of,

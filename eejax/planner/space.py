@@ -129,7 +129,8 @@ def _chunk_columns(workload: Workload, arrangement: Arrangement) -> int:
   return min(max(1, workload.chunk_size // max(rows, 1)), workload.length)
 
 
-def _count(counts: Arrays, units: Units) -> float:
+def count(counts: Arrays, units: Units) -> float:
+  """Return the bytes of so many arrays of each kind."""
   return sum(n * getattr(units, name) for name, n in counts.items())
 
 
@@ -142,7 +143,7 @@ def block_residuals(
   """Return what a block keeps for its backward."""
   if arrangement.rematerialization is Rematerialization.BLOCK:
     return units.cut_stream
-  return _count(counts.residuals, units)
+  return count(counts.residuals, units)
 
 
 def stage_copy(workload: Workload, arrangement: Arrangement) -> float:
@@ -184,10 +185,14 @@ def block_space(
     space += arrays * _block_bytes(workload, arrangement)
     if arrangement.microbatches > 1 and not arrangement.is_pipeline:
       # What heads gather stays for all microbatches, gradients beside it.
-      space += counts.kept_gathered * _matrices(workload) * units.matrix
+      space += counts.kept_gathered * matrices(workload) * units.matrix
   takes_turns = arrangement.microbatches > 1 and not arrangement.is_pipeline
   if counts.copies_for_microbatches and takes_turns:
     space += _copies_for_microbatches(workload, arrangement)
+  is_cut_twice = arrangement.mesh.fsdp > 1 and arrangement.mesh.model > 1
+  if counts.turns_frozen and is_cut_twice and workload.learns is Learns.TUNE:
+    space += _kernel_bytes(workload, arrangement, attention=('query',))
+    space += _kernel_bytes(workload, arrangement, mlp=('up',))
   if workload.backbone is Quantization.INT8:
     # Its kernels are converted for their products.
     space += workload.value_bytes * _block_values(workload, arrangement)
@@ -197,18 +202,18 @@ def block_space(
   taps = tap_streams(exits) * units.cut_stream
   if workload.learns is Learns.TUNE:
     work = max(
-      _count(counts.forward, units), _count(counts.forward_scores, units)
+      count(counts.forward, units), count(counts.forward_scores, units)
     )
     return space + taps + work
   kept = arrangement.rematerialization is Rematerialization.NONE
   mlp = counts.mlp_backward_kept if kept else counts.mlp_backward
-  return space + 2 * taps + _backward_space(units, mlp, counts)
+  return space + 2 * taps + backward_space(units, mlp, counts)
 
 
-def _backward_space(units: Units, mlp: float, counts: Counts) -> float:
+def backward_space(units: Units, mlp: float, counts: Counts) -> float:
   """Return what a block's backward needs, `mlp` arrays of its MLP with it."""
   attention = max(
-    _count(counts.around_attention, units), _count(counts.in_attention, units)
+    count(counts.around_attention, units), count(counts.in_attention, units)
   )
   return mlp * units.mlp + attention
 
@@ -222,14 +227,24 @@ def _block_bytes(workload: Workload, arrangement: Arrangement) -> float:
 def _copies_for_microbatches(
   workload: Workload, arrangement: Arrangement
 ) -> float:
-  sizes = arrangement.mesh.sizes()
-  trained, frozen = shapes(workload)
-  attention = {**trained, **frozen}['backbone']['blocks'].get('attention', {})
-  kernels = {k: v for k, v in attention.items() if k in _TURNED}
-  space = device_bytes({'blocks': {'attention': kernels}}, sizes)
+  space = _kernel_bytes(workload, arrangement, attention=_TURNED)
   if workload.learns is Learns.TUNE and arrangement.mesh.fsdp == 1:
+    trained, _ = shapes(workload)
+    sizes = arrangement.mesh.sizes()
     space += workload.value_bytes * device_values(trained, sizes)
   return space
+
+
+def _kernel_bytes(
+  workload: Workload, arrangement: Arrangement, **names: tuple[str, ...]
+) -> float:
+  """Return the bytes of some kernels of all blocks on a device."""
+  blocks = _blocks(workload)['blocks']
+  kernels = {
+    part: {k: v for k, v in blocks.get(part, {}).items() if k in wanted}
+    for part, wanted in names.items()
+  }
+  return device_bytes({'blocks': kernels}, arrangement.mesh.sizes())
 
 
 def _block_values(workload: Workload, arrangement: Arrangement) -> float:
@@ -242,76 +257,7 @@ def _blocks(workload: Workload) -> PyTree:
   return {'blocks': {**trained, **frozen}['backbone']['blocks']}
 
 
-def head_space(
-  workload: Workload, arrangement: Arrangement, units: Units, counts: Counts
-) -> float:
-  """Return what heads need while they are worked on.
-
-  Without stages their hidden states are all made before the first head's
-  logits, and gradients of these wait for the last.
-  """
-  exits = [_exit_space(e, workload, units, counts) for e in workload.exits]
-  matrices = _matrices(workload)
-  if arrangement.is_pipeline:
-    # A stage takes its heads one after the other, backward and all.
-    exits, matrices = [max(exits, default=0.0)], min(matrices, 1)
-  space = counts.logits * units.logits + sum(exits)
-  if workload.has_final_head:
-    space += _count(counts.exit_norm, units)
-  if arrangement.mesh.fsdp > 1:
-    # Gathered for the product, and a gradient that is not yet shared out.
-    at_once = min(matrices, counts.heads_at_once or matrices)
-    space += counts.gathered_heads * at_once * units.matrix
-    if workload.learns is Learns.TUNE and _reads_frozen_matrix(workload):
-      space += units.matrix * workload.value_bytes / FLOAT32
-    inner = counts.gathered_inner * _inner_bytes(workload, arrangement)
-    space += inner
-    if workload.learns is Learns.TUNE and arrangement.microbatches > 1:
-      # What is gathered stays for all microbatches, beside its gradients.
-      trained, _ = shapes(workload)
-      own = device_values(trained, arrangement.mesh.sizes())
-      space += inner + FLOAT32 * own
-  return space
-
-
-def _inner_bytes(workload: Workload, arrangement: Arrangement) -> float:
-  """Return the bytes of exits' own parts, not cut along `fsdp`."""
-  trained, frozen = shapes(workload)
-  exits = {**trained, **frozen}.get('exits', {})
-  if workload.learns is Learns.STANDARD or not exits:
-    return 0.0
-  sizes = {'model': arrangement.mesh.model}
-  each = [
-    device_bytes({'exits': {name: _without_output(tree)}}, sizes)
-    for name, tree in exits.items()
-  ]
-  return max(each) if arrangement.is_pipeline else sum(each)
-
-
-def _without_output(tree: PyTree) -> PyTree:
-  return {k: v for k, v in tree.items() if k != 'output'}
-
-
-def _exit_space(
-  e: ExitConfig, workload: Workload, units: Units, counts: Counts
-) -> float:
-  match e.head:
-    case ExitHeadKind.MLP:
-      return _count(counts.exit_mlp, units)
-    case ExitHeadKind.BOTTLENECK_MLP:
-      rank = units.stream * (e.rank or 0) / workload.config.model.embed_dim
-      held = counts.exit_bottleneck
-      return held['rank'] * rank + held['stream'] * units.stream
-    case ExitHeadKind.BLOCK:
-      return _backward_space(units, counts.mlp_backward, counts)
-  return _count(counts.exit_norm, units)
-
-
-def _reads_frozen_matrix(workload: Workload) -> bool:
-  return any(e.output is not OutputMatrix.UNTIED for e in workload.exits)
-
-
-def _matrices(workload: Workload) -> int:
+def matrices(workload: Workload) -> int:
   """Return how many matrices as wide as the vocabulary a step works with."""
   untied = sum(e.output is OutputMatrix.UNTIED for e in workload.exits)
   if workload.learns is Learns.TUNE:

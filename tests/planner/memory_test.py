@@ -20,6 +20,7 @@ import pytest
 
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
 from eejax.errors import ArgumentError
+from eejax.hardware import Platform
 from eejax.models.decoder import Rematerialization
 from eejax.models.quantized import quantize_backbone
 from eejax.ops.quant import Quantization
@@ -49,6 +50,7 @@ MODEL = ModelConfig(
   max_length=512,
 )
 PIPELINE = MeshConfig(data=1, stage=4)
+FORWARD_ONLY = ScheduleKind.FORWARD_ONLY
 
 
 def workload(learns=Learns.JOINT, exits='1:norm:untied,4:mlp', **fields):
@@ -202,6 +204,52 @@ def test_xla_agrees(regime, exits, mesh, schedule):
   predicted = predict_memory(load, arrangement)
   assert found.arguments == pytest.approx(predicted.held - predicted.idle, 1e-3)
   assert found.peak == pytest.approx(predicted.total - predicted.idle, rel=0.15)
+
+
+class TestPlatforms:
+  def space(self, load, arrangement, platform):
+    return predict_memory(load, arrangement, platform=platform)
+
+  def test_updates_are_made_in_place_on_accelerators(self):
+    few = dataclasses.replace(workload(), rows=1, length=1)
+    one = Arrangement(MeshConfig(data=1))
+    cpu, gpu = (self.space(few, one, p) for p in (Platform.CPU, Platform.GPU))
+    assert gpu.temporary < cpu.temporary and gpu.held == cpu.held
+
+  def test_a_tpu_turns_kernels_for_microbatches(self):
+    load = workload(Learns.STANDARD, '')
+    model = load.config.model
+    mesh = MeshConfig(data=1)
+    more = [
+      self.space(load, Arrangement(mesh, 2), platform).blocks
+      - self.space(load, Arrangement(mesh, 1), platform).blocks / 2
+      for platform in (Platform.TPU, Platform.GPU)
+    ]
+    heads = model.num_heads + 2 * model.num_kv_heads
+    kernels = 4 * model.num_layers * model.embed_dim * heads * model.head_dim
+    assert more[0] - more[1] == pytest.approx(kernels)
+
+  def test_a_frozen_matrix_that_exits_share_is_gathered(self):
+    mesh = MeshConfig(data=1, fsdp=2)
+    shared, own = (
+      predict_memory(workload(Learns.TUNE, exits), Arrangement(mesh)).heads
+      for exits in ('1:norm', '1:norm:untied')
+    )
+    model = workload().config.model
+    matrix = 4 * model.embed_dim * model.vocab_size
+    # Its own comes with a gradient, which the frozen one lacks.
+    assert own - shared == matrix
+
+
+def test_a_stage_copies_blocks_that_stages_do_not_divide():
+  kept = lambda depth: predict_memory(
+    workload(Learns.TUNE, f'{depth}:norm'),
+    Arrangement(MeshConfig(data=1, stage=2), 2, schedule=FORWARD_ONLY),
+  )
+  even, uneven = kept(2), kept(3)
+  # All three are whole on both stages, where of two each has its own.
+  block = (uneven.frozen - even.frozen) / 2
+  assert uneven.activations - even.activations == pytest.approx(2 * block)
 
 
 def test_what_cannot_be_asked():
