@@ -93,12 +93,24 @@ def place(tmp_path, bucket, monkeypatch):
   gin.clear_config()
 
 
-@pytest.mark.store
-def test_every_command_runs(place, capsys):
+def test_the_way_is_told_from_the_plan_to_the_server():
   assert [shlex.split(c)[1] for c in COMMANDS] == [
     *('plan', 'import', 'add-exits', 'tune', 'tune', 'eval', 'calibrate'),
     *('generate', 'serve'),
   ]
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_a_command_has_flags_that_there_are(command):
+  verb, *words = shlex.split(command)[1:]
+  parser = main.build_parser(main._import(verb), f'eejax {verb}')
+  parser.parse_args(gin_config.rewrite_bindings(words))
+
+
+# It compiles as much as a minute of two cores takes.
+@pytest.mark.slow
+@pytest.mark.store
+def test_every_command_runs(place, capsys):
   for command in COMMANDS:
     verb, *words = shlex.split(command.replace('gs://BUCKET', place))[1:]
     code = main.main([verb, *words, *shlex.split(SHORTLY[verb])])
