@@ -59,6 +59,8 @@ def draw(name, x, *columns, label=None):
   figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
   for column in columns:
     rows = [r for r in tables[name] if r.get(column) is not None]
+    # Some tables have the best row first.
+    rows.sort(key=lambda row: row[x])
     axes.plot([r[x] for r in rows], [r[column] for r in rows], 'o-', label=column)
   axes.set_xlabel(x)
   axes.set_title(label or name)
