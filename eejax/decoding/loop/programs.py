@@ -209,12 +209,47 @@ def first_state(
     live: rows that are to generate.
     remaining: how many tokens each row may emit.
   """
-  rows, num_segments = tokens.shape, len(segments)
+  state, lengths = _first_rows(
+    params,
+    request,
+    tuple(s.cache_length for s in segments),
+    plan=plan,
+    size=size,
+    prompts=prompts,
+    tokens=tokens,
+    live=live,
+    remaining=remaining,
+  )
+  own = tuple(
+    dataclasses.replace(segment, cache_length=length)
+    for segment, length in zip(segments, lengths, strict=True)
+  )
+  return dataclasses.replace(state, segments=own)
+
+
+# One program: written out, each of its hundred small steps is compiled.
+@functools.partial(jax.jit, static_argnames=('plan', 'size'))
+def _first_rows(
+  params: Prepared,
+  request: BatchSettings,
+  lengths: tuple[Int[Array, 'B'], ...],
+  *,
+  plan: DecodePlan,
+  size: int,
+  prompts: Int[Array, 'B T'],
+  tokens: Int[Array, 'B'],
+  live: Bool[Array, 'B'],
+  remaining: Int[Array, 'B'],
+) -> tuple[DecodeState, tuple[Int[Array, 'B'], ...]]:
+  """Return the first state without its segments, and lengths for them.
+
+  Nothing shares a buffer with an argument or with another part: the loop
+  takes over every one of them.
+  """
+  (rows,), num_segments = tokens.shape, len(lengths)
   queued = plan.batching is Batching.DEPTH_QUEUE
-  # Copies: two arguments of the loop that share a buffer cannot be donated.
-  own = lambda s: dataclasses.replace(s, cache_length=s.cache_length + 0)
-  return DecodeState(
-    length=segments[0].cache_length + 0,
+  state = DecodeState(
+    length=lengths[0],
     tokens=tokens,
     resume_segment=jnp.zeros(rows, jnp.int32),
     live=live,
@@ -222,22 +257,23 @@ def first_state(
     remaining=remaining,
     since_full=jnp.zeros(rows, jnp.int32),
     deepest=jnp.full(rows, num_segments - 1, jnp.int32),
-    segments=tuple(map(own, segments)),
-    cycles=tuple(new_cycle() for _ in segments) if queued else (),
+    segments=(),
+    cycles=tuple(new_cycle() for _ in lengths) if queued else (),
     counts=no_counts(
-      batch_size=rows[0],
+      batch_size=rows,
       num_segments=num_segments,
       window=plan.window if plan.mode is Mode.SPECULATIVE else 0,
     ),
-    memory=empty_memory(plan, batch_size=rows[0], params=params),
+    memory=empty_memory(plan, batch_size=rows, params=params),
     rule=first_rule_state(
-      request, length=segments[0].cache_length, limit=remaining, plan=plan
+      request, length=lengths[0], limit=remaining, plan=plan
     ),
-    verify_hidden=empty_streams(plan, batch_size=rows[0], dtype=params.dtype)
+    verify_hidden=empty_streams(plan, batch_size=rows, dtype=params.dtype)
     if plan.mode is Mode.SPECULATIVE
     else None,
     draft=_first_draft(request, prompts, plan=plan, size=size),
   )
+  return jax.tree.map(jnp.copy, (state, lengths))
 
 
 def _first_draft(
