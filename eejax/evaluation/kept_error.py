@@ -23,10 +23,10 @@ from eejax.config import EarlyExitConfig
 from eejax.decoding import window_costs
 from eejax.decoding.generate import CHUNK_CAPACITY, padded_prompts
 from eejax.decoding.loop.cache import BatchSettings, SegmentState, cache_size
+from eejax.decoding.loop.cached_contexts import states_before
 from eejax.decoding.loop.plan import make_plan
 from eejax.decoding.loop.prepare import prepare
 from eejax.decoding.loop.programs import decode_chunk, first_state, prefill
-from eejax.decoding.loop.segments import states_before
 from eejax.decoding.policy.batching import CPU
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.threshold_values import threshold_values

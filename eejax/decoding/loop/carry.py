@@ -48,17 +48,17 @@ from eejax.decoding.loop.cache import (
   SegmentState,
   blank_emission,
 )
-from eejax.decoding.loop.heads import ExitDecision, ExitRows
-from eejax.decoding.loop.plan import DecodePlan
-from eejax.decoding.loop.prepare import Prepared
-from eejax.decoding.loop.scoring import HeadInput
-from eejax.decoding.loop.segments import (
+from eejax.decoding.loop.exit_decision import ExitDecision, ExitRows
+from eejax.decoding.loop.kv_catch_up import (
   Buffers,
   SegmentRun,
   at_index,
   run_segment_blocks,
   write_at,
 )
+from eejax.decoding.loop.plan import DecodePlan
+from eejax.decoding.loop.prepare import Prepared
+from eejax.decoding.loop.scoring import HeadInput
 from eejax.decoding.policy import batching
 from eejax.decoding.policy.batching import Batching, Cycle
 from eejax.decoding.policy.criteria import Memory

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from eejax.decoding.loop.cache import BatchSettings, DecodeState
-from eejax.decoding.loop.heads import ExitRows, decide_exit, top1_token
+from eejax.decoding.loop.exit_decision import ExitRows, decide_exit, top1_token
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.policy.criteria import Memory

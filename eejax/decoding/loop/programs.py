@@ -32,6 +32,7 @@ from eejax.decoding.loop.cache import (
   empty_segments,
   empty_streams,
 )
+from eejax.decoding.loop.cached_contexts import CachedContexts, write_at
 from eejax.decoding.loop.observation import first_rule_state
 from eejax.decoding.loop.placement import (
   keep_replicated,
@@ -40,7 +41,6 @@ from eejax.decoding.loop.placement import (
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.scoring import empty_memory
-from eejax.decoding.loop.segments import CachedContexts, write_at
 from eejax.decoding.loop.speculative import speculative_step
 from eejax.decoding.loop.step import decode_step
 from eejax.decoding.loop.while_loop import Chunk, run_steps

@@ -47,6 +47,7 @@ from eejax.decoding.drafting.adaptive import Draft
 from eejax.decoding.drafting.prompt_lookup import propose
 from eejax.decoding.loop.accounting import Counts, count_step
 from eejax.decoding.loop.cache import BatchSettings, DecodeState, Emission
+from eejax.decoding.loop.cached_contexts import write_at
 from eejax.decoding.loop.carry import (
   StepCarry,
   StepInputs,
@@ -56,10 +57,9 @@ from eejax.decoding.loop.carry import (
   record,
   run_segment,
 )
-from eejax.decoding.loop.heads import decide_exit
+from eejax.decoding.loop.exit_decision import decide_exit
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
-from eejax.decoding.loop.segments import write_at
 from eejax.decoding.loop.verification import AcceptanceResult, accept, verify
 from eejax.types import Array, Bool, Int
 

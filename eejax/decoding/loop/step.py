@@ -35,7 +35,7 @@ from eejax.decoding.loop.carry import (
   commit,
   run_segment,
 )
-from eejax.decoding.loop.heads import decide_exit, decide_last
+from eejax.decoding.loop.exit_decision import decide_exit, decide_last
 from eejax.decoding.loop.observation import (
   Observation,
   begin_observation,

@@ -20,9 +20,9 @@ from jax import lax
 
 from eejax.decoding.drafting.adaptive import Draft
 from eejax.decoding.loop.cache import BatchSettings, Emission, blank_top
-from eejax.decoding.loop.choosing import choose_tokens
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
+from eejax.decoding.loop.token_selection import choose_tokens
 from eejax.models import decoder
 from eejax.models.exits import output_matrix_name
 from eejax.ops.matmul import matrix_product

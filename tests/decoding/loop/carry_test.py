@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from eejax.decoding.loop.carry import begin_step, commit
-from eejax.decoding.loop.heads import ExitDecision, ExitRows, HeadOutput
+from eejax.decoding.loop.exit_decision import ExitDecision, ExitRows, HeadOutput
 from eejax.decoding.loop.scoring import HeadInput
 from eejax.decoding.policy.policy import Mode, Policy
 

@@ -24,7 +24,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from eejax.decoding.loop.cache import BatchSettings
-from eejax.decoding.loop.heads import ExitRows, decide_exit, decide_last
+from eejax.decoding.loop.exit_decision import ExitRows, decide_exit, decide_last
 from eejax.decoding.loop.plan import make_plan
 from eejax.decoding.loop.prepare import prepare
 from eejax.decoding.loop.scoring import (

@@ -18,11 +18,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from eejax.decoding.loop.cache import BatchSettings, blank_top
-from eejax.decoding.loop.choosing import (
-  ChosenTokens,
-  choose_tokens,
-  no_tokens,
-)
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.scoring import (
@@ -34,6 +29,11 @@ from eejax.decoding.loop.scoring import (
   frequent_logits,
   ready_state,
   whole_logits,
+)
+from eejax.decoding.loop.token_selection import (
+  ChosenTokens,
+  choose_tokens,
+  no_tokens,
 )
 from eejax.decoding.policy.criteria import Memory, get_criterion, remember
 from eejax.ops.sampling import TopLogProbs, greedy
