@@ -73,6 +73,7 @@ from eejax.models.patterns import (
 )
 from eejax.models.stacking import num_blocks
 from eejax.ops.attention import AttentionImplementation
+from eejax.ops.lookup import take_rows
 from eejax.ops.quant import Quantization
 from eejax.ops.routing import RoutingSums, routing_sums
 from eejax.ops.softcap import soft_cap
@@ -193,7 +194,7 @@ def embed(
   """
   table = constrain(backbone['embedding']['table'], ('V', None))
   # Cut along T at once, the lookup would gather the table.
-  x = constrain(table[tokens].astype(dtype), ('B', None, 'D'))
+  x = constrain(take_rows(table, tokens).astype(dtype), ('B', None, 'D'))
   x = scaled(x, config.embedding_scale)
   if config.positions is PositionKind.LEARNED:
     rows = backbone['embedding']['positions']

@@ -43,6 +43,7 @@ from eejax.models.patterns import (
   block_pattern,
   positions_by_block,
 )
+from eejax.ops.lookup import take_rows
 from eejax.ops.rotary import rotations_at
 from eejax.types import Array, Float, Int
 
@@ -151,7 +152,7 @@ def embed(
   share = params.table.shape[0]
   index = tokens - lax.axis_index(STAGE) * share
   is_here = (index >= 0) & (index < share)
-  rows = params.table[jnp.clip(index, 0, share - 1)]
+  rows = take_rows(params.table, jnp.clip(index, 0, share - 1))
   rows = jnp.where(is_here[..., None], rows, 0)
   # Sums of bfloat16 over devices abort on CPU (jaxlib 0.10.2).
   whole = lax.psum(rows.astype(jnp.float32), STAGE)
