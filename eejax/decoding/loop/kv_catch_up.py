@@ -46,6 +46,7 @@ from eejax.decoding.loop.cache import as_stored, empty_states
 from eejax.decoding.loop.cached_contexts import (
   CachedContexts,
   Caches,
+  states_before,
   write_at,
 )
 from eejax.decoding.loop.plan import DecodePlan, Segment
