@@ -88,7 +88,7 @@ KEPT = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """Hold a model at some steps of its training.
+  """A model at some steps of its training.
 
   Attributes:
     config: with its exits.

@@ -94,7 +94,7 @@ COIN = register(Coin())
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-  """Hold a model to decode with, and prompts for it."""
+  """A model to decode with, and prompts for it."""
 
   config: EarlyExitConfig
   params: Prepared

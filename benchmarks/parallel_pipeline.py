@@ -113,7 +113,7 @@ def make_mesh(**sizes: int) -> Mesh:
 
 @dataclasses.dataclass
 class Case:
-  """Hold a step to be compiled.
+  """A step to be compiled.
 
   Attributes:
     config: the model with its exits.

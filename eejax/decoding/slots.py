@@ -241,8 +241,7 @@ class DecodeSlots:
       dtype=self._params.dtype,
       kv_quantization=self._params.kv_quantization,
     )
-    # Buffers of their own: the loop takes over every one of them.
-    zeros = lambda: jnp.zeros((count,), jnp.int32)
+    zeros = jnp.zeros((count,), jnp.int32)
     state = first_state(
       self._params,
       settings,
@@ -250,9 +249,9 @@ class DecodeSlots:
       plan=self._plan,
       size=self._size,
       prompts=jnp.zeros((count, 0), jnp.int32),
-      tokens=zeros(),
+      tokens=zeros,
       live=jnp.zeros((count,), bool),
-      remaining=zeros(),
+      remaining=zeros,
     )
     return self._everywhere(settings), place_state(
       state, mesh=self._params.mesh

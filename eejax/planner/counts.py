@@ -32,7 +32,7 @@ def _arrays(**counts: float) -> Arrays:
 
 
 @dataclasses.dataclass(frozen=True)
-class Counts:
+class ArrayCounts:
   """How many arrays of each kind stand at once in each part of a step.
 
   A block's backward is at its fullest either in its attention or around it,
@@ -91,7 +91,7 @@ class Counts:
   frees_blocks: bool
 
 
-_CPU = Counts(
+_CPU = ArrayCounts(
   mlp_backward=8.0,
   mlp_backward_kept=5.0,
   around_attention=_arrays(stream=6.0, cut_stream=3.0, query=12.0, key=2.0),
@@ -138,6 +138,6 @@ _TPU = dataclasses.replace(
   turns_frozen=False,
   copies_for_microbatches=True,
 )
-COUNTS: Mapping[Platform, Counts] = types.MappingProxyType(
+COUNTS: Mapping[Platform, ArrayCounts] = types.MappingProxyType(
   {Platform.CPU: _CPU, Platform.GPU: _GPU, Platform.TPU: _TPU}
 )

@@ -18,7 +18,7 @@ many arrays there are.
 """
 
 from eejax.config import ExitConfig, ExitHeadKind, OutputMatrix
-from eejax.planner.counts import Counts
+from eejax.planner.counts import ArrayCounts
 from eejax.planner.space import (
   FLOAT32,
   Units,
@@ -38,7 +38,10 @@ from eejax.types import PyTree
 
 
 def head_space(
-  workload: Workload, arrangement: Arrangement, units: Units, counts: Counts
+  workload: Workload,
+  arrangement: Arrangement,
+  units: Units,
+  counts: ArrayCounts,
 ) -> float:
   """Return what heads need while they are worked on.
 
@@ -88,7 +91,7 @@ def _without_output(tree: PyTree) -> PyTree:
 
 
 def _exit_space(
-  e: ExitConfig, workload: Workload, units: Units, counts: Counts
+  e: ExitConfig, workload: Workload, units: Units, counts: ArrayCounts
 ) -> float:
   match e.head:
     case ExitHeadKind.MLP:

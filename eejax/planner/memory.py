@@ -40,7 +40,7 @@ from eejax.config import ExitConfig, OutputMatrix
 from eejax.hardware import Platform
 from eejax.pipeline.cost import Keep
 from eejax.pipeline.schedule import ScheduleKind, ring_size
-from eejax.planner.counts import COUNTS, Counts
+from eejax.planner.counts import COUNTS, ArrayCounts
 from eejax.planner.heads import head_space
 from eejax.planner.space import (
   FLOAT32,
@@ -180,7 +180,7 @@ def _read_and_idle(frozen: PyTree, workload: Workload) -> tuple[PyTree, PyTree]:
 
 
 def _gradients(
-  workload: Workload, arrangement: Arrangement, counts: Counts
+  workload: Workload, arrangement: Arrangement, counts: ArrayCounts
 ) -> float:
   """Return the bytes of gradients, before and after they are summed up."""
   sizes = arrangement.mesh.sizes()
@@ -235,7 +235,10 @@ def _slot_values(workload: Workload, arrangement: Arrangement) -> list[float]:
 
 
 def _activations(
-  workload: Workload, arrangement: Arrangement, units: Units, counts: Counts
+  workload: Workload,
+  arrangement: Arrangement,
+  units: Units,
+  counts: ArrayCounts,
 ) -> float:
   """Return what is kept of the forward until the backward."""
   if arrangement.is_pipeline:
@@ -246,7 +249,10 @@ def _activations(
 
 
 def _stage_activations(
-  workload: Workload, arrangement: Arrangement, units: Units, counts: Counts
+  workload: Workload,
+  arrangement: Arrangement,
+  units: Units,
+  counts: ArrayCounts,
 ) -> float:
   """Return what a stage keeps of all microbatches that are under way."""
   blocks = max(arrangement.placement(workload).blocks)

@@ -24,7 +24,7 @@ from eejax.config import ExitConfig, ExitHeadKind, ModelConfig, OutputMatrix
 from eejax.models.decoder import Rematerialization
 from eejax.ops.attention import QUERY_CHUNK
 from eejax.ops.quant import Quantization
-from eejax.planner.counts import Arrays, Counts
+from eejax.planner.counts import ArrayCounts, Arrays
 from eejax.planner.workload import (
   Arrangement,
   Learns,
@@ -138,7 +138,7 @@ def count(counts: Arrays, units: Units) -> float:
 
 
 def block_residuals(
-  arrangement: Arrangement, units: Units, counts: Counts
+  arrangement: Arrangement, units: Units, counts: ArrayCounts
 ) -> float:
   """Return what a block keeps for its backward."""
   if arrangement.rematerialization is Rematerialization.BLOCK:
@@ -174,7 +174,10 @@ def exit_kinds(workload: Workload) -> tuple[ExitConfig, ...]:
 
 
 def block_space(
-  workload: Workload, arrangement: Arrangement, units: Units, counts: Counts
+  workload: Workload,
+  arrangement: Arrangement,
+  units: Units,
+  counts: ArrayCounts,
 ) -> float:
   """Return what a block needs while it is worked on."""
   space = 0.0
@@ -210,7 +213,7 @@ def block_space(
   return space + 2 * taps + backward_space(units, mlp, counts)
 
 
-def backward_space(units: Units, mlp: float, counts: Counts) -> float:
+def backward_space(units: Units, mlp: float, counts: ArrayCounts) -> float:
   """Return what a block's backward needs, `mlp` arrays of its MLP with it."""
   attention = max(
     count(counts.around_attention, units), count(counts.in_attention, units)

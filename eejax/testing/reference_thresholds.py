@@ -64,14 +64,14 @@ ConstantThresholds = Thresholds
 def decaying(temperature: float) -> Callable[..., Thresholds]:
   """Return the rule of CALM, equation 5 (arXiv 2207.07061)."""
 
-  class Decaying(Thresholds):
+  class ReferenceDecaying(Thresholds):
     def _moved(self, index: int, position: int) -> float:
       fall = math.exp(-temperature * (position - self._start) / self._limit)
       initial = self._initial[index]
       assert initial is not None
       return min(max(0.9 * initial + 0.1 * fall, 0.0), 1.0)
 
-  return Decaying
+  return ReferenceDecaying
 
 
 def adaptive(
@@ -95,7 +95,7 @@ def adaptive(
   """
   grid = np.linspace(lowest, highest, points)
 
-  class Adaptive(Thresholds):
+  class ReferenceAdaptive(Thresholds):
     def __init__(self, initial, start, limit):
       super().__init__(initial, start, limit)
       self._agreed: list[list[float]] = [[] for _ in initial]
@@ -121,7 +121,7 @@ def adaptive(
         best = float(x)
       return best
 
-  return Adaptive
+  return ReferenceAdaptive
 
 
 def _log_beta(x: float, scores: Sequence[float]) -> float:

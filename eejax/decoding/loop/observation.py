@@ -22,7 +22,6 @@ the end whatever its scores are, and all exits are asked about it.
 import dataclasses
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -81,9 +80,7 @@ def first_rule_state(
   rule = rule_of(plan)
   if isinstance(rule, Constant):
     return None
-  state = rule.init(request.thresholds, start=length, limit=limit)
-  # Copies: what the loop donates may be nobody else's.
-  return jax.tree.map(lambda leaf: leaf + 0, state)
+  return rule.init(request.thresholds, start=length, limit=limit)
 
 
 def with_current_thresholds(
