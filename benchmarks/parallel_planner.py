@@ -125,10 +125,14 @@ class Case:
 
   def compiled(self) -> StepMemory:
     """Return what the compiler says."""
-    devices = jax.devices()[: self._devices()]
-    return compile_layout(
-      self.workload, self.arrangement, devices=devices
-    ).memory
+    layout = compile_layout(
+      self.workload,
+      self.arrangement,
+      devices=jax.devices()[: self._devices()],
+    )
+    if layout.memory is None:
+      raise RuntimeError(f'no room for {self.mesh}: {layout.refusal}')
+    return layout.memory
 
   def _devices(self) -> int:
     sizes = parse_mesh(self.mesh).sizes().values()
