@@ -35,8 +35,12 @@ import figures
 import jax
 from figures import Figure
 
-from eejax import architectures
-from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
+from eejax.config import (
+  EarlyExitConfig,
+  ModelConfig,
+  architectures,
+  parse_exits,
+)
 from eejax.decoding import ahead
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.errors import EejaxError

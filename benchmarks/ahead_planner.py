@@ -35,8 +35,7 @@ import figures
 import jax
 from parallel_planner import Case
 
-from eejax import architectures
-from eejax.config import ModelConfig
+from eejax.config import ModelConfig, architectures
 from eejax.errors import EejaxError
 from eejax.hardware import Platform
 from eejax.models.decoder import Rematerialization

@@ -32,7 +32,7 @@ import timing
 from figures import Figure
 
 from eejax.config import ModelConfig
-from eejax.experts_config import ExpertsConfig
+from eejax.config.experts import ExpertsConfig
 from eejax.models.block import Block, Projections
 from eejax.models.kernel_layout import flatten_block, for_modules
 from eejax.models.quantized import quantize_block

@@ -44,7 +44,7 @@ from eejax.checkpoint.gguf_export import OutType, export_file
 from eejax.checkpoint.load import load
 from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig, ModelConfig
-from eejax.experts_config import ExpertsConfig
+from eejax.config.experts import ExpertsConfig
 from eejax.models import decoder
 from eejax.models.families.tensors import tensors
 from eejax.testing.tiny_gguf import write_gguf

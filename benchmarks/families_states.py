@@ -38,11 +38,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from eejax.config import EarlyExitConfig, PositionKind
+from eejax.config.state_space import StateSpaceConfig, StateSpaceKind
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.evaluation.kept_error import kept_error
 from eejax.models import decoder
 from eejax.ops import selective_scan as scans
-from eejax.state_space import StateSpaceConfig, StateSpaceKind
 from eejax.testing import tiny
 
 TOKENS = 1024

@@ -29,8 +29,13 @@ from typing import Any
 import figures
 import jax
 
-from eejax import architectures, hardware
-from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
+from eejax import hardware
+from eejax.config import (
+  EarlyExitConfig,
+  ModelConfig,
+  architectures,
+  parse_exits,
+)
 from eejax.models.decoder import Rematerialization
 from eejax.parallel.mesh import parse_mesh
 from eejax.pipeline.cost import Keep

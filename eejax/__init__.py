@@ -37,17 +37,17 @@ if TYPE_CHECKING:
   )
   from eejax.checkpoint.load import load
   from eejax.checkpoint.model import Model
-  from eejax.config import (
+  from eejax.config.exits import (
     EarlyExitConfig,
     ExitConfig,
     ExitHeadKind,
     GateKind,
     Initialization,
-    ModelConfig,
     OutputMatrix,
-    RotaryConfig,
     parse_exits,
   )
+  from eejax.config.model import ModelConfig
+  from eejax.config.rotary import RotaryConfig
   from eejax.data.tokenizer import Tokenizer
   from eejax.decoding.policy.modes import Mode
   from eejax.decoding.policy.policy import Policy
@@ -75,17 +75,17 @@ _HOMES = {
   'checkpoint.draft': ('draft_model',),
   'checkpoint.exits_alone': ('pull_exits', 'push_exits'),
   'checkpoint.formats': ('CheckpointFormat', 'export_folder', 'import_folder'),
-  'config': (
+  'config.exits': (
     'EarlyExitConfig',
     'ExitConfig',
     'ExitHeadKind',
     'GateKind',
     'Initialization',
-    'ModelConfig',
     'OutputMatrix',
-    'RotaryConfig',
     'parse_exits',
   ),
+  'config.model': ('ModelConfig',),
+  'config.rotary': ('RotaryConfig',),
   'data.tokenizer': ('Tokenizer',),
   'decoding.policy.modes': ('Mode',),
   'decoding.policy.policy': ('Policy',),

@@ -31,13 +31,14 @@ import gin
 import jax
 import pytest
 
-from eejax import architectures, axes
+from eejax import axes
 from eejax.cli.gin import (
   config as gin_config,
 )
 from eejax.cli.gin import (
   configurables,  # noqa: F401  (registers what gin files may name)
 )
+from eejax.config import architectures
 from eejax.errors import ArgumentError
 from eejax.parallel import topologies
 from eejax.planner.compiled import CompiledLayout, compile_layout

@@ -52,8 +52,8 @@ from eejax.analysis.suitability.skip import (
 )
 from eejax.analysis.suitability.speculation import Speculation, SpeculationCost
 from eejax.capture.captured import Captured, ReadoutKind
+from eejax.config.field_types import check_fields
 from eejax.errors import ArgumentError
-from eejax.field_types import check_fields
 from eejax.stats.bootstrap import DEFAULT, FUNCTION_METHOD, METHOD, Bootstrap
 
 LEVEL = 'empirical, teacher-forced'

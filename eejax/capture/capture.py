@@ -33,7 +33,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from eejax import config_json, storage
+from eejax import storage
 from eejax.capture import file
 from eejax.capture.batch import BatchReading, read_batch
 from eejax.capture.captured import (
@@ -50,7 +50,7 @@ from eejax.capture.settings import (
   About,
   CaptureConfig,
 )
-from eejax.config import EarlyExitConfig
+from eejax.config import EarlyExitConfig, config_json
 from eejax.data.batch import Batch
 from eejax.errors import ArgumentError, EejaxError
 from eejax.parallel import sharding

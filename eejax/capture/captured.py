@@ -121,7 +121,7 @@ class CaptureFacts:
     num_layers: L.
     vocab_size: V.
     model: what is known of the model, plain values: its configuration as
-      `eejax.config_json.to_json` writes it, and what a caller added.
+      `eejax.config.config_json.to_json` writes it, and what a caller added.
     backbone_hash: of the model, '' where unknown.
     text: whose text it is.
     data: what is known of the text, plain values; `name`, and `hash` once the

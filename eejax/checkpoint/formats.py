@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from eejax import architectures, storage
+from eejax import storage
 from eejax.checkpoint import (
   arrays,
   ee_llm,
@@ -52,7 +52,7 @@ from eejax.checkpoint.atomic import Existing, whole_folder
 from eejax.checkpoint.model import Model
 from eejax.checkpoint.tokenizer_files import check_vocabulary, find_tokenizer
 from eejax.checkpoint.tree import Layout
-from eejax.config import EarlyExitConfig, ModelConfig
+from eejax.config import EarlyExitConfig, ModelConfig, architectures
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.types import Params
 

@@ -44,7 +44,7 @@ from eejax.checkpoint.safetensors_file import SafetensorsFile
 from eejax.checkpoint.tokenizer_files import check_vocabulary, find_tokenizer
 from eejax.checkpoint.tree import Layout, backbone_hash
 from eejax.config import EarlyExitConfig, ModelConfig
-from eejax.config_json import exit_from_json
+from eejax.config.config_json import exit_from_json
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.models.families.tensors import Tensor, names_of, tensors
 from eejax.types import Params

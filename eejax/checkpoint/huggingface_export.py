@@ -28,13 +28,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from eejax import config_json
 from eejax.checkpoint import arrays, shapes, tree
 from eejax.checkpoint.atomic import Existing, whole_folder
 from eejax.checkpoint.model import Model
 from eejax.checkpoint.safetensors_file import Entry, write_safetensors
 from eejax.checkpoint.tokenizer_files import copy_tokenizer
-from eejax.config import EarlyExitConfig, ModelConfig
+from eejax.config import EarlyExitConfig, ModelConfig, config_json
 from eejax.errors import CheckpointError
 from eejax.models import families
 from eejax.models.families.keys import is_harmless

@@ -20,9 +20,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from eejax import config_json, storage, store_folder
+from eejax import storage, store_folder
 from eejax.checkpoint.arrays import Path
-from eejax.config import EarlyExitConfig
+from eejax.config import EarlyExitConfig, config_json
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.storage import AnyPath
 from eejax.version import __version__

@@ -26,9 +26,9 @@ from typing import Any
 
 from etils import epath
 
-from eejax import config_json, storage
+from eejax import storage
 from eejax.checkpoint.tokenizer_files import find_tokenizer, list_tokenizer
-from eejax.config import EarlyExitConfig
+from eejax.config import EarlyExitConfig, config_json
 from eejax.errors import ArgumentError, CheckpointError
 
 FOLDER = 'eejax_model'

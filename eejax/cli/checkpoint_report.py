@@ -19,8 +19,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from eejax import config_json, formatting
+from eejax import formatting
 from eejax.checkpoint import folder
+from eejax.config import config_json
 
 
 class Timer:

@@ -15,11 +15,11 @@
 
 import dataclasses
 
+from eejax.config.field_types import check_fields
 from eejax.data.batch import Packing
 from eejax.data.conversations import MESSAGES
 from eejax.data.corpus import TextUnit
 from eejax.errors import ArgumentError
-from eejax.field_types import check_fields
 
 STANDARD_LIBRARY = 'stdlib'
 SEQIO_PREFIX = 'seqio:'

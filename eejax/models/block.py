@@ -24,8 +24,8 @@ import flax.struct
 import jax.numpy as jnp
 
 from eejax.axes import constrain
-from eejax.block_scales import BlockScales
 from eejax.config import ModelConfig, Residual
+from eejax.config.block_scales import BlockScales
 from eejax.models.experts import RoutedMLP
 from eejax.models.layers import (
   MLP,

@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 
 from eejax.axes import constrain
-from eejax.block_scales import BlockScales
 from eejax.config import (
   Activation,
   MLPKind,
@@ -31,6 +30,7 @@ from eejax.config import (
   PositionKind,
   QKNormSpan,
 )
+from eejax.config.block_scales import BlockScales
 from eejax.ops.attention import AttentionImplementation, Context, attention
 from eejax.ops.norm import layer_norm, rms_norm
 from eejax.ops.quant import Quantization, kernel_product, round_rows

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from eejax.config.state_space import StateSpaceConfig
 from eejax.errors import ArgumentError
 from eejax.models.layers import Projections
 from eejax.models.state_space import rates_of
-from eejax.state_space import StateSpaceConfig
 from eejax.types import Params, PyTree
 
 # Parts of a routed MLP that are MLPs themselves; see `eejax.models.experts`.

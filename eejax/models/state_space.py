@@ -34,13 +34,13 @@ import jax.numpy as jnp
 
 from eejax.axes import constrain
 from eejax.config import ModelConfig
+from eejax.config.state_space import GatedNorm, StateSpaceConfig, StateSpaceKind
 from eejax.models.layers import INIT_STD, Projection, Projections, scaled
 from eejax.ops.causal_convolution import causal_convolution, next_tails
 from eejax.ops.norm import rms_norm
 from eejax.ops.recurrent_state import KeptStates, RecurrentState
 from eejax.ops.selective_scan import selective_scan
 from eejax.ops.state_space_dual import state_space_dual
-from eejax.state_space import GatedNorm, StateSpaceConfig, StateSpaceKind
 from eejax.types import Array, Bool, DTypeLike, Float, Int
 
 # Steps of a fresh mixer lie between these, as in the paper's code.

@@ -25,8 +25,8 @@ from jax.sharding import AxisType, Mesh
 
 from eejax import resources, storage
 from eejax.axes import BATCH_AXES, DATA, EXPERT, MESH_AXES, STAGE
+from eejax.config.field_types import check_fields
 from eejax.errors import EejaxError
-from eejax.field_types import check_fields
 
 REST = -1
 

@@ -22,9 +22,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from eejax import config_json, environment, serialization
+from eejax import environment, serialization
 from eejax.checkpoint import tree
 from eejax.checkpoint.model import Model
+from eejax.config import config_json
 from eejax.errors import ArgumentError
 from eejax.evaluation.bench import BenchmarkRow
 from eejax.storage import AnyPath

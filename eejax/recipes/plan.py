@@ -18,10 +18,10 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from eejax import architectures, formatting, serialization, storage
+from eejax import formatting, serialization, storage
 from eejax.checkpoint import huggingface, manifest
 from eejax.checkpoint.model import Model
-from eejax.config import EarlyExitConfig, parse_exits
+from eejax.config import EarlyExitConfig, architectures, parse_exits
 from eejax.errors import ArgumentError
 from eejax.hardware import Hardware, Platform, read_hardware
 from eejax.ops.quant import Quantization

@@ -42,8 +42,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from eejax.config.field_types import check_fields
 from eejax.errors import ArgumentError
-from eejax.field_types import check_fields
 from eejax.types import Float, Int, Num
 
 METHOD = 'studentised bootstrap over rows'

@@ -22,10 +22,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from eejax import architectures, storage
+from eejax import storage
 from eejax.checkpoint import manifest, t5x_description
 from eejax.checkpoint.tokenizer_files import find_tokenizer
-from eejax.config import EarlyExitConfig, parse_exits
+from eejax.config import EarlyExitConfig, architectures, parse_exits
 from eejax.data.tokenizer import Tokenizer
 from eejax.decoding.policy import defaults
 from eejax.decoding.policy.policy import Policy

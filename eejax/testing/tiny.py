@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eejax.block_scales import BlockScales
 from eejax.config import (
   Activation,
   EarlyExitConfig,
@@ -38,9 +37,10 @@ from eejax.config import (
   RotaryConfig,
   parse_exits,
 )
-from eejax.experts_config import ExpertsConfig
+from eejax.config.block_scales import BlockScales
+from eejax.config.experts import ExpertsConfig
+from eejax.config.state_space import GatedNorm, StateSpaceConfig, StateSpaceKind
 from eejax.models import decoder
-from eejax.state_space import GatedNorm, StateSpaceConfig, StateSpaceKind
 from eejax.types import Params
 
 # One exit of each kind of head, output matrix and gate.

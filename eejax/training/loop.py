@@ -31,10 +31,10 @@ from jax.sharding import Mesh
 from eejax.checkpoint.keeping import KeptSteps
 from eejax.checkpoint.manager import RunCheckpoints
 from eejax.config import EarlyExitConfig
+from eejax.config.field_types import check_fields
 from eejax.data.batch import Batch
 from eejax.data.sharded import ResumableBatches
 from eejax.errors import ArgumentError, StoreError
-from eejax.field_types import check_fields
 from eejax.parallel import multihost, sharding
 from eejax.storage import AnyPath
 from eejax.training import freeze, losses, metrics, run_folder, state, step

@@ -17,8 +17,8 @@ import dataclasses
 import enum
 
 from eejax.config import EarlyExitConfig
+from eejax.config.field_types import check_fields
 from eejax.errors import ArgumentError
-from eejax.field_types import check_fields
 from eejax.models.decoder import Rematerialization
 from eejax.ops.attention import AttentionImplementation
 from eejax.training import freeze

@@ -16,8 +16,8 @@
 import dataclasses
 import enum
 
+from eejax.config.field_types import check_fields
 from eejax.errors import ArgumentError
-from eejax.field_types import check_fields
 from eejax.pipeline.balance import Boundary
 from eejax.pipeline.cost import Keep
 from eejax.pipeline.schedule import ScheduleKind

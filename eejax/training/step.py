@@ -24,8 +24,8 @@ import optax
 
 from eejax.axes import STAGE, batch_shards, constrain
 from eejax.config import EarlyExitConfig
+from eejax.config.field_types import check_fields
 from eejax.errors import ArgumentError
-from eejax.field_types import check_fields
 from eejax.models.decoder import LayerDropout
 from eejax.training import freeze, losses
 from eejax.training.objective import Forward, Objective

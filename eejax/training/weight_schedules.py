@@ -24,8 +24,8 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
+from eejax.config.field_types import check_fields
 from eejax.errors import ArgumentError
-from eejax.field_types import check_fields
 from eejax.types import Array, Float, Int
 
 

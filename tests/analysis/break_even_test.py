@@ -16,11 +16,11 @@ import math
 import numpy as np
 import pytest
 
-from eejax import architectures
 from eejax.analysis import break_even
 from eejax.analysis.break_even import ExitMix
 from eejax.analysis.cost_model import DecodeCost
 from eejax.analysis.part_costs import ModelCost, SharedReads, model_cost
+from eejax.config import architectures
 from eejax.decoding.policy.policy import KVStrategy
 from eejax.decoding.replay import replay
 from eejax.errors import ArgumentError

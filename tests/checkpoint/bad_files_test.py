@@ -24,8 +24,8 @@ import pytest
 
 from eejax.checkpoint import gguf_import, huggingface, shapes, tree
 from eejax.checkpoint.model import Model
+from eejax.config.experts import ExpertsConfig
 from eejax.errors import ArgumentError, CheckpointError
-from eejax.experts_config import ExpertsConfig
 from eejax.testing import tiny
 from eejax.testing.tiny_gguf import write_gguf
 

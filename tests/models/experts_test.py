@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 
 from eejax.config import MLPKind
-from eejax.config_json import from_json, to_json
+from eejax.config.config_json import from_json, to_json
+from eejax.config.experts import ExpertsConfig
 from eejax.errors import ArgumentError
-from eejax.experts_config import ExpertsConfig
 from eejax.models.experts import RoutedMLP
 from eejax.models.kernel_layout import flatten_block, for_modules
 from eejax.models.layers import Projections

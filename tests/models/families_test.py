@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from eejax.config import RotaryConfig, RotaryScaling
+from eejax.config.experts import ExpertsConfig
 from eejax.errors import ArgumentError, CheckpointError
-from eejax.experts_config import ExpertsConfig
 from eejax.models import families
 from eejax.models.families.rotary import read_rotary, write_rotary
 from eejax.models.families.tensors import tensors

@@ -20,8 +20,8 @@ import re
 import pytest
 
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
+from eejax.config.experts import ExpertsConfig
 from eejax.errors import EejaxError
-from eejax.experts_config import ExpertsConfig
 from eejax.hardware import Hardware
 from eejax.parallel.mesh import MeshConfig, parse_mesh
 from eejax.pipeline.schedule import ScheduleKind

@@ -16,7 +16,7 @@
 import jax
 import pytest
 
-from eejax import architectures
+from eejax.config import architectures
 from eejax.ops.quant import Quantization
 from eejax.parallel import topologies
 from eejax.parallel.mesh import parse_mesh

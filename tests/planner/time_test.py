@@ -18,7 +18,7 @@ import dataclasses
 import pytest
 
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
-from eejax.experts_config import ExpertsConfig
+from eejax.config.experts import ExpertsConfig
 from eejax.hardware import Hardware
 from eejax.models.decoder import Rematerialization
 from eejax.parallel.mesh import MeshConfig

@@ -22,11 +22,11 @@ import optax
 import pytest
 
 from eejax.checkpoint.manager import RunCheckpoints
+from eejax.config.experts import ExpertsConfig
 from eejax.data.batch import PackedBatches
 from eejax.data.memory_source import InMemoryDocuments, Passes
 from eejax.data.sharded import ShardedBatches
 from eejax.errors import EejaxError
-from eejax.experts_config import ExpertsConfig
 from eejax.models import decoder
 from eejax.models.quantized import quantize_backbone
 from eejax.parallel import memory, multihost, sharding

@@ -28,8 +28,8 @@ import pytest
 from jax.sharding import AxisType
 
 from eejax.axes import MESH_AXES
+from eejax.config.experts import ExpertsConfig
 from eejax.errors import ArgumentError
-from eejax.experts_config import ExpertsConfig
 from eejax.models.decoder import Rematerialization
 from eejax.parallel import sharding
 from eejax.pipeline.cost import Keep

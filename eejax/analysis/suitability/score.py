@@ -38,8 +38,8 @@ from collections.abc import Callable
 import numpy as np
 
 from eejax.capture.captured import Captured, ReadoutKind
+from eejax.config.field_types import check_fields
 from eejax.errors import ArgumentError, EejaxError
-from eejax.field_types import check_fields
 from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,

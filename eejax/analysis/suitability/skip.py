@@ -41,8 +41,8 @@ import numpy as np
 from eejax.analysis import exit_scores
 from eejax.analysis.suitability.headroom import headroom
 from eejax.capture.captured import Captured, ReadoutKind
+from eejax.config.field_types import check_fields
 from eejax.errors import ArgumentError, EejaxError
-from eejax.field_types import check_fields
 from eejax.stats.bootstrap import (
   DEFAULT,
   Bootstrap,

@@ -26,7 +26,6 @@ from typing import Any
 import gin
 import optax
 
-from eejax import architectures
 from eejax.cli.gin import training
 from eejax.cli.gin.lookup import lookup
 from eejax.cli.gin.planned import planned_run
@@ -39,6 +38,7 @@ from eejax.config import (
   OutputMatrix,
   RotaryConfig,
   RotaryScaling,
+  architectures,
   parse_exits,
 )
 from eejax.data.batch import Packing

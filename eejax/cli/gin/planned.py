@@ -16,8 +16,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from eejax import architectures
-from eejax.config import EarlyExitConfig, parse_exits
+from eejax.config import EarlyExitConfig, architectures, parse_exits
 from eejax.hardware import Hardware, read_hardware
 from eejax.parallel.mesh import parse_mesh
 from eejax.parallel.topologies import Machines, machines_of

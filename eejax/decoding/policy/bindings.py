@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eejax import config_json, serialization
+from eejax import serialization
 from eejax.checkpoint import tree
 from eejax.checkpoint.model import Model
-from eejax.config import EarlyExitConfig
+from eejax.config import EarlyExitConfig, config_json
 from eejax.decoding.policy.criteria import get_criterion
 from eejax.decoding.policy.policy import Policy
 from eejax.errors import EejaxError

@@ -22,6 +22,7 @@ import numpy as np
 
 from eejax import serialization
 from eejax.config import EarlyExitConfig, ExitConfig
+from eejax.config.field_types import check_fields
 from eejax.decoding.policy import certificate as certificate_lib
 from eejax.decoding.policy.batching import Batching
 from eejax.decoding.policy.certificate import Certificate
@@ -36,7 +37,6 @@ from eejax.decoding.policy.threshold_values import (
 from eejax.decoding.policy.thresholds import parse_threshold_rule
 from eejax.decoding.policy.vocabulary import Scored, parse_scored_vocabulary
 from eejax.errors import ArgumentError
-from eejax.field_types import check_fields
 from eejax.types import Float
 
 _ENUMS = {'mode': Mode, 'kv_strategy': KVStrategy, 'batching': Batching}

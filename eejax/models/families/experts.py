@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from eejax.config import ModelConfig
+from eejax.config.experts import ExpertsConfig
 from eejax.errors import ArgumentError, CheckpointError
-from eejax.experts_config import ExpertsConfig
 from eejax.models.families.family import Fields, integer
 from eejax.models.families.names import EXPERT
 

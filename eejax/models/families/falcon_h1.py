@@ -16,14 +16,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from eejax.block_scales import BlockScales
 from eejax.config import ModelConfig
+from eejax.config.block_scales import BlockScales
+from eejax.config.state_space import GatedNorm, StateSpaceConfig, StateSpaceKind
 from eejax.errors import CheckpointError
 from eejax.models.families.family import Family, Fields
 from eejax.models.families.mamba import check_activation, positive
 from eejax.models.families.mamba2 import STREAM_PARTS, check_step_limit
 from eejax.models.families.names import Names, Packed
-from eejax.state_space import GatedNorm, StateSpaceConfig, StateSpaceKind
 
 _NAMES = Names(
   outer={

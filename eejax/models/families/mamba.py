@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from eejax.config import ModelConfig, PositionKind
+from eejax.config.state_space import StateSpaceConfig, StateSpaceKind
 from eejax.errors import CheckpointError
 from eejax.models.families.family import Family, Fields
 from eejax.models.families.names import Names, Packed
-from eejax.state_space import StateSpaceConfig, StateSpaceKind
 
 # The files name no longest context, and nothing in a model bounds it.
 MAX_LENGTH = 32_768

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eejax.config import ModelConfig, PositionKind
+from eejax.config.state_space import GatedNorm, StateSpaceConfig, StateSpaceKind
 from eejax.errors import CheckpointError
 from eejax.models.families.family import Family, Fields
 from eejax.models.families.mamba import (
@@ -33,7 +34,6 @@ from eejax.models.families.mamba import (
   write_mixer,
 )
 from eejax.models.families.names import Names, Packed
-from eejax.state_space import GatedNorm, StateSpaceConfig, StateSpaceKind
 
 # All of them are one tensor of the file.
 STREAM_PARTS = tuple(

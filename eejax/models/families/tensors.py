@@ -32,10 +32,10 @@ from eejax.config import (
   PositionKind,
   QKNormSpan,
 )
-from eejax.experts_config import ExpertsConfig
+from eejax.config.experts import ExpertsConfig
+from eejax.config.state_space import StateSpaceConfig, StateSpaceKind
 from eejax.models.families import FAMILIES
 from eejax.models.families.names import EXPERT, LLAMA_NAMES, Names, Packed
-from eejax.state_space import StateSpaceConfig, StateSpaceKind
 
 _EXPERTS = 'mlp/experts/'
 

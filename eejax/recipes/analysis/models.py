@@ -23,7 +23,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from eejax import config_json, serialization, storage
+from eejax import serialization, storage
 from eejax.analysis import comparison
 from eejax.analysis import dynamics as dynamics_lib
 from eejax.analysis.comparison import Comparison, ModelResult
@@ -33,6 +33,7 @@ from eejax.capture.captured import Captured
 from eejax.checkpoint import run_steps, tree
 from eejax.checkpoint.load import load
 from eejax.checkpoint.model import Model
+from eejax.config import config_json
 from eejax.decoding.policy.bindings import exit_hashes
 from eejax.errors import ArgumentError
 from eejax.progress import SILENT, Progress

@@ -18,8 +18,8 @@ import pathlib
 import jax
 import pytest
 
-from eejax import architectures, resources
-from eejax.config import EarlyExitConfig, ExitHeadKind
+from eejax import resources
+from eejax.config import EarlyExitConfig, ExitHeadKind, architectures
 from eejax.errors import ArgumentError
 from eejax.models import decoder
 

@@ -15,10 +15,9 @@
 
 import pytest
 
-from eejax import config_json
-from eejax.config import EarlyExitConfig, PositionKind, parse_exits
+from eejax.config import EarlyExitConfig, PositionKind, config_json, parse_exits
+from eejax.config.state_space import StateSpaceConfig, StateSpaceKind
 from eejax.errors import ArgumentError
-from eejax.state_space import StateSpaceConfig, StateSpaceKind
 from eejax.testing import tiny
 
 MAMBA, MAMBA2 = StateSpaceKind.MAMBA, StateSpaceKind.MAMBA2

@@ -18,28 +18,28 @@ import enum
 import json
 from typing import Any
 
-from eejax.block_scales import BlockScales
-from eejax.config import (
-  NUM_FIRST_FIELDS,
+from eejax.config.block import (
   Activation,
+  MLPKind,
+  NormKind,
+  NormPlacement,
+  PositionKind,
+  QKNormSpan,
+  Residual,
+)
+from eejax.config.block_scales import BlockScales
+from eejax.config.exits import (
   EarlyExitConfig,
   ExitConfig,
   ExitHeadKind,
   GateKind,
-  MLPKind,
-  ModelConfig,
-  NormKind,
-  NormPlacement,
   OutputMatrix,
-  PositionKind,
-  QKNormSpan,
-  Residual,
-  RotaryConfig,
-  RotaryScaling,
 )
+from eejax.config.experts import ExpertsConfig
+from eejax.config.model import NUM_FIRST_FIELDS, ModelConfig
+from eejax.config.rotary import RotaryConfig, RotaryScaling
+from eejax.config.state_space import GatedNorm, StateSpaceConfig, StateSpaceKind
 from eejax.errors import ArgumentError
-from eejax.experts_config import ExpertsConfig
-from eejax.state_space import GatedNorm, StateSpaceConfig, StateSpaceKind
 
 _ENUMS: dict[str, type[enum.Enum]] = {
   'norm': NormKind,

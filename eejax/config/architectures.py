@@ -23,7 +23,7 @@ from eejax.config import (
   ModelConfig,
   parse_exits,
 )
-from eejax.config_json import model_from_json
+from eejax.config.config_json import model_from_json
 from eejax.errors import ArgumentError
 
 

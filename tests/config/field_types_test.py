@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eejax import field_types
+from eejax.config import field_types
 from eejax.errors import ArgumentError
 
 

@@ -15,8 +15,8 @@
 
 import dataclasses
 
+from eejax.config.field_types import check_fields
 from eejax.errors import ArgumentError
-from eejax.field_types import check_fields
 
 
 @dataclasses.dataclass(frozen=True)

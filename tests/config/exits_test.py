@@ -13,9 +13,6 @@
 # limitations under the License.
 """Tests of the configurations and how exits are written."""
 
-import dataclasses
-import json
-
 import pytest
 
 from eejax.config import (
@@ -23,26 +20,13 @@ from eejax.config import (
   ExitConfig,
   ExitHeadKind,
   GateKind,
-  ModelConfig,
   OutputMatrix,
-  RotaryConfig,
-  RotaryScaling,
   parse_exits,
 )
-from eejax.config_json import dumps, from_json
 from eejax.errors import ArgumentError
 from eejax.testing import tiny
 
-MODEL = ModelConfig(
-  vocab_size=11,
-  num_layers=4,
-  embed_dim=16,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=4,
-  mlp_dim=24,
-  max_length=32,
-)
+MODEL = tiny.tiny_config().model
 
 
 def test_parse_exits_reads_every_part():
@@ -91,60 +75,3 @@ def test_exits_are_sorted_unique_and_within_the_model():
     EarlyExitConfig(MODEL, parse_exits('5:norm'))
   with pytest.raises(ArgumentError, match=r'no exit at depth 2 \(exits: 1, 3'):
     config.exit_at(2)
-
-
-@pytest.mark.parametrize(
-  'change, message',
-  [
-    ({'num_kv_heads': 3}, 'multiple of num_kv_heads'),
-    ({'head_dim': 5}, 'must be an even'),
-    ({'vocab_size': 0}, 'vocab_size must be a positive integer'),
-    ({'sliding_window': 0}, 'sliding_window must be at least 1'),
-  ],
-)
-def test_impossible_shapes_are_refused(change, message):
-  with pytest.raises(ArgumentError, match=message):
-    dataclasses.replace(MODEL, **change)
-
-
-def test_scaled_rotary_needs_its_original_length():
-  with pytest.raises(ArgumentError, match='needs original_max_length'):
-    RotaryConfig(scaling=RotaryScaling.YARN, factor=2.0)
-
-
-def test_json_round_trip_keeps_everything():
-  rotary = RotaryConfig(
-    theta=5e5,
-    scaling=RotaryScaling.LLAMA3,
-    factor=8.0,
-    original_max_length=16,
-  )
-  model = dataclasses.replace(
-    MODEL, rotary=rotary, eos_ids=(1, 2), sliding_window=8
-  )
-  exits = parse_exits('1:mlp:untied:gate,2:bottleneck_mlp(4),4:block')
-  config = EarlyExitConfig(model, exits)
-  assert from_json(json.loads(dumps(config))) == config
-
-
-@pytest.mark.parametrize('kind', tiny.KINDS_OF_BLOCK)
-def test_json_keeps_every_kind_of_block(kind):
-  config = tiny.tiny_config(**tiny.KINDS_OF_BLOCK[kind])
-  assert from_json(json.loads(dumps(config))) == config
-
-
-def test_the_json_of_a_llama_is_as_it_always_was():
-  # Hashes of it bind policies that were written before.
-  written = json.loads(dumps(tiny.tiny_config()))['model']
-  assert list(written)[-1] == 'family'
-  assert 'fraction' not in written['rotary']
-
-
-def test_broken_json_is_refused():
-  with pytest.raises(ArgumentError, match='model description is broken'):
-    from_json({'model': {'rotary': {}}})
-
-
-def test_sliding_window_spares_the_first_blocks():
-  model = dataclasses.replace(MODEL, sliding_window=8, full_attention_blocks=3)
-  assert [model.window_of(i) for i in range(4)] == [None, None, None, 8]
