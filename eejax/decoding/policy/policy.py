@@ -41,6 +41,9 @@ from eejax.types import Float
 
 _ENUMS = {'mode': Mode, 'kv_strategy': KVStrategy, 'batching': Batching}
 
+# A compiled step compares so many tokens with the whole text, one by one.
+MOST_LOOKED_UP = 64
+
 # Fields that had another name in files that were written before.
 _FORMER_NAMES = {'draft_lookup': 'prompt_lookup'}
 
@@ -67,7 +70,8 @@ class Policy:
       where the score is below the exit's threshold.
     prompt_lookup: how many tokens at the end of a text must have stood in it
       before for what followed there to be drafted, see
-      `eejax.decoding.drafting.prompt_lookup`; None looks nothing up.
+      `eejax.decoding.drafting.prompt_lookup`; None looks nothing up, and 64
+      is the most.
     threshold_rule: how thresholds change while a row is decoded, see
       `eejax.decoding.policy.thresholds`.
     scored_vocabulary: which tokens a score is computed over, see
@@ -137,9 +141,10 @@ class Policy:
       raise ArgumentError(
         f'draft length must be at least 1, not {self.draft_length}.'
       )
-    if self.prompt_lookup is not None and self.prompt_lookup < 1:
+    lookup = self.prompt_lookup
+    if lookup is not None and not 1 <= lookup <= MOST_LOOKED_UP:
       raise ArgumentError(
-        f'prompt lookup must be at least 1, not {self.prompt_lookup}.'
+        f'prompt lookup must be from 1 to {MOST_LOOKED_UP}, not {lookup}.'
       )
     self._check_batching()
     if self.threshold_rule.startswith('adaptive'):

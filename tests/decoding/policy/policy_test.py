@@ -57,6 +57,8 @@ def test_thresholds_outside_the_unit_interval_are_refused(threshold):
   [
     ({'window': 0}, 'window'),
     ({'minimum_depth': -1}, 'minimum depth'),
+    ({'prompt_lookup': 0}, 'prompt lookup must be from 1 to 64'),
+    ({'prompt_lookup': 2**40}, 'prompt lookup must be from 1 to 64'),
     ({'criterion': 'luck'}, 'no criterion'),
     ({'thresholds': ()}, 'needs a threshold'),
   ],
