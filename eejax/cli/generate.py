@@ -109,8 +109,6 @@ def _mesh(args: argparse.Namespace) -> 'MeshChoice | None':
 
 
 def _check_numbers(args: argparse.Namespace, num_prompts: int) -> None:
-  from eejax.parallel.mesh import has_stages
-
   if args.batch_size < 1:
     raise ArgumentError(
       f'--batch-size must be at least 1, not {args.batch_size}.'
@@ -118,9 +116,4 @@ def _check_numbers(args: argparse.Namespace, num_prompts: int) -> None:
   if args.stream and num_prompts != 1:
     raise ArgumentError(
       f'--stream shows one prompt, and there are {num_prompts}; leave it out.'
-    )
-  if args.stream and args.mesh and has_stages(args.mesh):
-    raise ArgumentError(
-      'a pipeline returns its texts when all have ended, so --stream does not '
-      'go with --mesh; leave one of them out.'
     )

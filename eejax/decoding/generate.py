@@ -254,6 +254,22 @@ def default_seeds(
   return seeds
 
 
+def steps_of_call(
+  tokens_per_call: int | None, rows: Sequence[RowProgress]
+) -> int:
+  """Return the steps of one call of the compiled loop.
+
+  Args:
+    tokens_per_call: what was asked for; None chooses.
+    rows: those that may meet a stop string are looked at more often.
+  """
+  steps = tokens_per_call
+  if steps is None:
+    stops = any(row.may_stop for row in rows)
+    steps = CHUNK_WITH_STOPS if stops else CHUNK_CAPACITY
+  return max(1, min(steps, CHUNK_CAPACITY))
+
+
 class _Run:
   """Drive the compiled programs for one batch and keep what rows emit."""
 
@@ -333,11 +349,7 @@ class _Run:
 
   def finish(self, tokens_per_call: int | None) -> None:
     """Generate until every row has ended."""
-    steps = tokens_per_call
-    if steps is None:
-      stops = any(r.may_stop for r in self._rows)
-      steps = CHUNK_WITH_STOPS if stops else CHUNK_CAPACITY
-    steps = max(1, min(steps, CHUNK_CAPACITY))
+    steps = steps_of_call(tokens_per_call, self._rows)
     clock = time.perf_counter()
     while not all(r.ended for r in self._rows):
       self._state, chunk = self._call(self._state, steps)

@@ -176,13 +176,7 @@ def generate(
     prompt_kind=encoded.kind,
   )
   if mesh is not None and has_stages(mesh):
-    pipelined.check_arguments(
-      use,
-      stop=stop,
-      on_tokens=on_tokens,
-      tokens_per_call=tokens_per_call,
-      top_logprobs=top_logprobs,
-    )
+    pipelined.check_arguments(use)
     check_uncertified(policy, NO_WINDOW)
   check_use(policy, model, use, progress=progress)
   batches = _Batches(
@@ -287,12 +281,8 @@ class _Batches:
     on_tokens: Callable[[TokenUpdate], None] | None,
   ) -> list[DecodeResult]:
     """Decode prompts batch by batch."""
-    wait = 'compiling'
-    if isinstance(self.decoder, Pipeline):
-      # Nothing is heard of it before all rows of a batch have ended.
-      wait = 'compiling and generating'
     total, results = len(prompts) * self.max_new_tokens, []
-    with _shown(progress, total, on_tokens, wait=wait) as listen:
+    with _shown(progress, total, on_tokens) as listen:
       for first in range(0, len(prompts), batch_size):
         batch = prompts[first : first + batch_size]
         results.append(self.decode(batch, first=first, on_tokens=listen))
@@ -320,6 +310,8 @@ class _Batches:
         seeds=seeds,
         texts=self._streams(prompts),
         on_tokens=renumbered,
+        tokens_per_call=self.tokens_per_call,
+        top_logprobs=self.top_logprobs,
       )
     return decoding.generate(
       self.decoder,
@@ -414,12 +406,10 @@ def _shown(
   progress: Progress,
   total: int,
   on_tokens: Callable[[TokenUpdate], None] | None,
-  *,
-  wait: str,
 ) -> Iterator[Callable[[TokenUpdate], None]]:
   """Give what shows tokens as they come, and the wait for the first ones."""
   with contextlib.ExitStack() as bars, contextlib.ExitStack() as compiling:
-    compiling.enter_context(progress.waiting(wait))
+    compiling.enter_context(progress.waiting('compiling'))
     shown: list[Bar] = []
 
     def listen(update: TokenUpdate) -> None:

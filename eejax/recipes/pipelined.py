@@ -13,8 +13,6 @@
 # limitations under the License.
 """Pipelines that `eejax.generate` decodes on: laid out once, and kept."""
 
-from collections.abc import Callable, Sequence
-
 import jax.numpy as jnp
 
 from eejax.checkpoint import tree
@@ -23,57 +21,27 @@ from eejax.decoding.pipelined.generate import Pipeline
 from eejax.decoding.pipelined.mesh import pipeline_mesh
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.use import Use
-from eejax.decoding.results import TokenUpdate
 from eejax.errors import ArgumentError
 from eejax.ops.quant import Quantization
 from eejax.parallel.mesh import MeshChoice
 
 
-def check_arguments(
-  use: Use,
-  *,
-  stop: Sequence[str],
-  on_tokens: Callable[[TokenUpdate], None] | None,
-  tokens_per_call: int | None,
-  top_logprobs: int,
-) -> None:
-  """Check arguments of `eejax.generate` that go with no mesh.
-
-  Args:
-    use: how the policy is used.
-    stop: strings that end a text.
-    on_tokens: called while a text grows.
-    tokens_per_call: steps between two such calls.
-    top_logprobs: likeliest tokens to report.
+def check_arguments(use: Use) -> None:
+  """Check how a policy is used with a pipeline.
 
   Raises:
-    ArgumentError: one of them was given.
+    ArgumentError: numbers are to be kept in a byte.
   """
   given = {
     'weights': use.weights is not Quantization.NONE,
     'kv': use.kv is not Quantization.NONE,
-    'stop': bool(stop),
-    'on_tokens': on_tokens is not None,
-    'tokens_per_call': tokens_per_call is not None,
-    'top_logprobs': top_logprobs > 0,
   }
   for name, is_given in given.items():
     if is_given:
       raise ArgumentError(
-        f'{_WHY[name]}, so {name} does not go with mesh; leave one of them out.'
+        f'a pipeline keeps all numbers in the dtype, so {name} does not go '
+        'with mesh; leave one of them out.'
       )
-
-
-_INT8 = 'a pipeline keeps all numbers in the dtype'
-_AT_ONCE = 'a pipeline returns its texts when all have ended'
-_WHY = {
-  'weights': _INT8,
-  'kv': _INT8,
-  'stop': 'a pipeline sees no text while it decodes',
-  'on_tokens': _AT_ONCE,
-  'tokens_per_call': _AT_ONCE,
-  'top_logprobs': 'a pipeline reports the chosen token alone',
-}
 
 
 def pipeline(

@@ -22,6 +22,7 @@ import pytest
 from jax.sharding import AxisType
 
 from eejax.decoding.generate import generate
+from eejax.decoding.pipelined.decode_loop import decode_chunk, first_state
 from eejax.decoding.pipelined.generate import Pipeline
 from eejax.decoding.pipelined.latency import (
   decode_steps,
@@ -31,10 +32,10 @@ from eejax.decoding.pipelined.latency import (
 )
 from eejax.decoding.pipelined.layout import make_layout
 from eejax.decoding.pipelined.mesh import pipeline_mesh
-from eejax.decoding.pipelined.programs import decode
-from eejax.decoding.pipelined.rows import PipelineRequest, Rows
+from eejax.decoding.pipelined.rows import PipelineRequest, first_rows
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.decoding.results import FinishReason
+from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError, EejaxError
 from eejax.models import decoder
 from eejax.ops.sampling import SamplingConfig, SamplingMethod, row_sampling
@@ -126,6 +127,16 @@ def assert_is_reference(result, params, config, policy, prompts):
     np.testing.assert_allclose(
       number(row.scores), number(expected.scores), atol=1e-4
     )
+
+
+class Words:
+  """A text of one word a token."""
+
+  def push(self, token_id):
+    return f'<{token_id}>'
+
+  def flush(self):
+    return ''
 
 
 def depths(result):
@@ -335,11 +346,48 @@ class TestEqualsTheUnpipelinedDecoder:
       assert row.exit_depths == like.exit_depths
       assert row.finish_reason == like.finish_reason
       np.testing.assert_allclose(row.logprobs, like.logprobs, atol=1e-4)
+      for top, wanted in zip(row.top_logprobs, like.top_logprobs, strict=True):
+        assert [token for token, _ in top] == [token for token, _ in wanted]
+        np.testing.assert_allclose(
+          [p for _, p in top], [p for _, p in wanted], atol=1e-4
+        )
     assert depths(result) == {2, 4}
     assert (
       result.pipeline.decode_steps == result.pipeline.predicted_decode_steps
     )
     return result
+
+  @pytest.mark.parametrize('criterion, thresholds', [
+    ('patience(1)', (1.0,)), ('js', (0.75,)), ('cosine', (0.5,)),
+  ])  # fmt: skip
+  def test_criteria_that_remember_earlier_exits(
+    self, lively, pair, criterion, thresholds
+  ):
+    config, params = lively('1:norm,2:norm,3:mlp')
+    alike = dict(
+      config=config,
+      prompts=pair,
+      policy=early_exit(thresholds, criterion, window=NUM_TOKENS + 1),
+      max_new_tokens=NUM_TOKENS,
+    )
+    # Two stages without a head of their own stand between exits.
+    result = generate_on(params, mesh=mesh(4), **alike)
+    expected = generate(params, **alike)
+    for row, like in zip(result.rows, expected.rows, strict=True):
+      assert row.tokens == like.tokens
+      assert row.exit_depths == like.exit_depths
+    assert len(depths(result)) >= 2 and 1 not in depths(result)
+
+  def test_biases_and_the_likeliest_tokens(self, lively, pair):
+    sampling = SamplingConfig(
+      temperature=0.7, seed=3, logit_bias={7: 4.0}, min_tokens=6
+    )
+    result = self.compare(
+      lively, pair, sampling=sampling, eos_ids=(7,), top_logprobs=3
+    )
+    assert 6 < len(result.rows[0].tokens) <= NUM_TOKENS
+    for row in result.rows:
+      assert all(len(top) == 3 for top in row.top_logprobs)
 
   def test_greedy_and_end_tokens(self, lively, pair):
     free = self.compare(lively, pair, eos_ids=(0,))
@@ -419,6 +467,45 @@ class TestRows:
     assert len(set(steps)) > 1
     assert together.pipeline.decode_steps == max(steps)
 
+  def test_chunks_of_any_length_give_the_same_text(self, pipeline, prompts):
+    whole = pipeline.generate(prompts, max_new_tokens=NUM_TOKENS)
+    heard = []
+    chunks = pipeline.generate(
+      prompts,
+      max_new_tokens=NUM_TOKENS,
+      on_tokens=heard.append,
+      tokens_per_call=3,
+    )
+    assert [r.tokens for r in chunks.rows] == [r.tokens for r in whole.rows]
+    assert chunks.pipeline.exit_stages == whole.pipeline.exit_stages
+    assert chunks.pipeline.decode_steps == whole.pipeline.decode_steps
+    for number, row in enumerate(whole.rows):
+      pieces = [u.tokens for u in heard if u.row == number]
+      assert sum(pieces, ()) == row.tokens
+      assert max(map(len, pieces)) == 3 and len(pieces) >= 4
+
+  def test_a_stop_string_ends_one_row_and_not_the_others(
+    self, pipeline, prompts
+  ):
+    whole = pipeline.generate(prompts, max_new_tokens=NUM_TOKENS)
+    # Row 0 exits at different stages, so some token of it is on its way.
+    stop = whole.rows[0].tokens[3]
+    texts = [TextStream(Words(), stop=[f'<{stop}>'])]
+    texts += [TextStream(Words()) for _ in prompts[1:]]
+    result = pipeline.generate(
+      prompts, max_new_tokens=NUM_TOKENS, texts=texts, tokens_per_call=2
+    )
+    first, *others = result.rows
+    assert first.finish_reason is FinishReason.STOP
+    end = whole.rows[0].tokens.index(stop)
+    assert first.tokens == whole.rows[0].tokens[: end + 1]
+    assert first.text == ''.join(f'<{t}>' for t in first.tokens[:-1])
+    for row, like in zip(others, whole.rows[1:], strict=True):
+      assert row.tokens == like.tokens
+      assert row.exit_depths == like.exit_depths
+    # No more than what was on its way and the rest of a call is thrown away.
+    assert len(result.pipeline.exit_stages[0]) <= end + 1 + 2
+
   def test_an_end_token_ends_one_row_and_not_the_others(
     self, pipeline, prompts
   ):
@@ -487,27 +574,21 @@ def test_latency_lies_between_one_stage_and_all(
   assert result.pipeline.speedup == 4 / stages_run
 
 
-def run_decode(pipeline, prompts, num_tokens):
-  """Return what was emitted, and the caches that are left."""
-  caches, _ = pipeline.prefill(prompts, room=num_tokens)
-  request = PipelineRequest(
-    eos=jnp.zeros(0, jnp.int32),
+def greedy_request(num_rows):
+  return PipelineRequest(
+    end_ids=jnp.zeros((num_rows, 0), jnp.int32),
     thresholds=jnp.array([0.4, 0.4, 0.4, jnp.inf]),
-    sampling=row_sampling(SamplingConfig(), seeds=[0] * len(prompts)),
+    sampling=row_sampling(SamplingConfig(), seeds=[0] * num_rows),
   )
-  everyone = jnp.ones(len(prompts), bool)
-  rows = Rows(
-    token=jnp.array([p[-1] for p in prompts]),
-    position=jnp.array([len(p) - 1 for p in prompts]),
-    enters=everyone,
-    live=everyone,
-    remaining=jnp.full(len(prompts), num_tokens),
-  )
-  return decode(
+
+
+def run_chunk(pipeline, state, ended, num_tokens=32):
+  return decode_chunk(
     pipeline.params,
-    caches,
-    request,
-    rows,
+    greedy_request(len(ended)),
+    state,
+    jnp.array(ended),
+    jnp.int32(num_tokens),
     layout=pipeline.layout,
     mesh=pipeline.mesh,
     method=SamplingMethod.GREEDY,
@@ -515,14 +596,45 @@ def run_decode(pipeline, prompts, num_tokens):
   )
 
 
+def started(pipeline, prompts, num_tokens):
+  caches, _ = pipeline.prefill(prompts, room=num_tokens)
+  return first_state(
+    first_rows(prompts, [num_tokens] * len(prompts)),
+    caches,
+    layout=pipeline.layout,
+    mesh=pipeline.mesh,
+    dtype=jnp.float32,
+  )
+
+
+def run_decode(pipeline, prompts, num_tokens):
+  """Return what was emitted, and the state that is left."""
+  state = started(pipeline, prompts, num_tokens)
+  return run_chunk(pipeline, state, [False] * len(prompts))
+
+
+def test_a_row_that_the_host_has_ended_emits_nothing(pipeline, prompts):
+  state = started(pipeline, prompts, NUM_TOKENS)
+  none = [False] * len(prompts)
+  record, state = run_chunk(pipeline, state, none, num_tokens=3)
+  counts = np.asarray(record.counts)
+  behind = int(counts.argmin())
+  assert counts[behind] < 3 == counts.max()  # its token is on its way
+  ended = [row == behind for row in range(len(prompts))]
+  record, state = run_chunk(pipeline, state, ended)
+  emitted = np.asarray(record.counts)
+  assert emitted[behind] == 0
+  assert (np.delete(counts + emitted, behind) == NUM_TOKENS).all()
+
+
 def test_keys_and_values_are_those_of_a_full_pass(pipeline, prompts):
-  record, caches = run_decode(pipeline, prompts, NUM_TOKENS)
+  record, state = run_decode(pipeline, prompts, NUM_TOKENS)
   emitted = np.asarray(record.emitted.token)[:, :NUM_TOKENS].tolist()
   assert (np.asarray(record.emitted.stage)[:, :NUM_TOKENS] == 0).any()
   texts = [p + new for p, new in zip(prompts, emitted, strict=True)]
   expected, _ = pipeline.prefill(texts, room=1)
   for found, like in zip(
-    jax.tree.leaves(caches), jax.tree.leaves(expected), strict=True
+    jax.tree.leaves(state.caches), jax.tree.leaves(expected), strict=True
   ):
     for row, text in enumerate(texts):
       for stage in range(4):
@@ -625,8 +737,8 @@ class TestPlacement:
     assert shares == [(1, 15, 16)] * 2  # of 29 rows
 
   def test_caches_stay_where_they_are(self, pipeline, prompts):
-    _, caches = run_decode(pipeline, prompts, 3)
-    for leaf in jax.tree.leaves(caches):
+    _, state = run_decode(pipeline, prompts, 3)
+    for leaf in jax.tree.leaves(state.caches):
       shards = leaf.addressable_shards
       assert len({s.device for s in shards}) == 4
       assert {s.data.shape for s in shards} == {(1, *leaf.shape[1:])}
@@ -649,27 +761,24 @@ class TestPlacement:
     assert shape(caches.keys[0])[:3] == (1, 4, 1)
 
   def test_no_cache_is_copied(self, pipeline):
-    caches, _ = pipeline.prefill([[3, 1]] * 2, room=4000)
-    size = sum(leaf.addressable_shards[0].data.nbytes for leaf in caches.keys)
-    rows = jnp.ones(2, jnp.int32)
+    state = started(pipeline, [[3, 1]] * 2, 4000)
+    keys = state.caches.keys
+    size = sum(leaf.addressable_shards[0].data.nbytes for leaf in keys)
     # Lowering fills typed trees with what are no arrays.
     jaxtyping.config.update('jaxtyping_disable', True)
     try:
-      compiled = self.compile(pipeline, caches, rows)
+      compiled = self.compile(pipeline, state)
     finally:
       jaxtyping.config.update('jaxtyping_disable', False)
     assert compiled.memory_analysis().temp_size_in_bytes < size
 
-  def compile(self, pipeline, caches, rows):
-    return decode.lower(
+  def compile(self, pipeline, state):
+    return decode_chunk.lower(
       pipeline.params,
-      caches,
-      PipelineRequest(
-        jnp.zeros(0, jnp.int32),
-        jnp.ones(4),
-        row_sampling(SamplingConfig(), seeds=[0, 0]),
-      ),
-      Rows(rows, rows, rows > 0, rows > 0, rows),
+      greedy_request(2),
+      state,
+      jnp.zeros(2, bool),
+      jnp.int32(8),
       layout=pipeline.layout,
       mesh=pipeline.mesh,
       method=SamplingMethod.GREEDY,
@@ -689,7 +798,6 @@ class TestBadInput:
     (4, dict(policy=Policy(Mode.SPECULATIVE)), 'mode full or early_exit'),
     (4, dict(policy=early_exit((0.5,), kv_strategy=KVStrategy.COPY)),
      'leave the K/V strategy at deferred'),
-    (4, dict(policy=early_exit((0.5,), 'patience')), 'looks beyond one exit'),
     (4, dict(policy=early_exit((0.5,), threshold_rule='decaying(4)')),
      'no threshold rule decaying'),
   ])  # fmt: skip

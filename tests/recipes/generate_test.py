@@ -378,12 +378,6 @@ def test_two_stages_decode_at_full_depth(model, out):
     ({'mode': 'speculative'}, 'mode full or early_exit, not speculative'),
     ({'kv': 'int8'}, 'so kv does not go with mesh'),
     ({'weights': 'int8'}, 'so weights does not go with mesh'),
-    ({'stop': ['x']}, 'so stop does not go with mesh'),
-    ({'on_tokens': print}, 'so on_tokens does not go with mesh'),
-    ({'tokens_per_call': 2}, 'so tokens_per_call does not go with mesh'),
-    ({'top_logprobs': 2}, 'so top_logprobs does not go with mesh'),
-    ({'min_tokens': 2}, 'neither logit_bias nor min_tokens'),
-    ({'criterion': 'patience'}, 'looks beyond one exit'),
     (
       {'policy': dataclasses.replace(EARLY, kv_strategy=KVStrategy.PROPAGATE)},
       'leave the K/V strategy at deferred',

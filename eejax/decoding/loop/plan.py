@@ -23,7 +23,12 @@ import enum
 
 import jax
 
-from eejax.config import EarlyExitConfig, ExitConfig, ExitHeadKind
+from eejax.config import (
+  EarlyExitConfig,
+  ExitConfig,
+  ExitHeadKind,
+  ModelConfig,
+)
 from eejax.decoding.policy.batching import Batching, head_in_blocks
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy, Threshold
 from eejax.errors import ArgumentError
@@ -169,11 +174,7 @@ def make_plan(
     ArgumentError: the policy cannot be used with the model, or more tokens
       are to be kept than may.
   """
-  most = min(MOST_TOP_LOGPROBS, config.model.vocab_size)
-  if not 0 <= top_logprobs <= most:
-    raise ArgumentError(
-      f'top_logprobs must be from 0 to {most}, not {top_logprobs}.'
-    )
+  check_top_logprobs(top_logprobs, config=config.model)
   whole = config.model.num_layers
   if policy.mode is Mode.FULL:
     whole_model = (Segment(0, whole, None),)
@@ -210,6 +211,19 @@ def make_plan(
     top_logprobs=top_logprobs,
   )
   return plan, thresholds
+
+
+def check_top_logprobs(top_logprobs: int, *, config: ModelConfig) -> None:
+  """Check how many of the likeliest tokens are wanted beside each one.
+
+  Raises:
+    ArgumentError: there are not so many, or it is more than may be.
+  """
+  most = min(MOST_TOP_LOGPROBS, config.vocab_size)
+  if not 0 <= top_logprobs <= most:
+    raise ArgumentError(
+      f'top_logprobs must be from 0 to {most}, not {top_logprobs}.'
+    )
 
 
 def _segments(

@@ -22,8 +22,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 
 from eejax.axes import MODEL, STAGE
+from eejax.decoding.policy.criteria import Memory
 from eejax.types import Array, Bool, DTypeLike, Float, Int, PyTree
 
 
@@ -31,21 +33,30 @@ from eejax.types import Array, Bool, DTypeLike, Float, Int, PyTree
 class Packet:
   """The tokens that one stage sends to the next.
 
+  Outside of a stage all arrays have a leading P.
+
   Attributes:
     hidden: their streams.
     base: position of each row's first token.
     count: how many tokens of each row there are; 0 is none.
     emitted: rows that have emitted after their newest token.
+    memory: what the exits that it has passed saw of that token.
   """
 
-  hidden: Float[Array, 'B T D']
-  base: Int[Array, 'B']
-  count: Int[Array, 'B']
-  emitted: Bool[Array, 'B']
+  hidden: Float[Array, '*P B T D']
+  base: Int[Array, '*P B']
+  count: Int[Array, '*P B']
+  emitted: Bool[Array, '*P B']
+  memory: Memory
 
 
 def no_packet(
-  *, batch_size: int, width: int, embed_dim: int, dtype: DTypeLike
+  *,
+  batch_size: int,
+  width: int,
+  embed_dim: int,
+  dtype: DTypeLike,
+  memory: Memory,
 ) -> Packet:
   """Return what a stage receives before anything was sent."""
   numbers = jnp.zeros((batch_size,), jnp.int32)
@@ -54,6 +65,7 @@ def no_packet(
     base=numbers,
     count=numbers,
     emitted=numbers > 0,
+    memory=memory,
   )
 
 
@@ -94,6 +106,34 @@ def if_any(
     lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes
   )
   return lax.cond(is_needed, run, nothing, *operands)
+
+
+def where_rows(rows: Bool[Array, 'B'], chosen: PyTree, other: PyTree) -> PyTree:
+  """Return arrays [B, ...] of one tree for some rows, else of the other."""
+  return jax.tree.map(
+    lambda new, old: jnp.where(beside(rows, new), new, old), chosen, other
+  )
+
+
+def beside(rows: Bool[Array, '*rows'], value: Array) -> Array:
+  """Return `rows` with as many axes as `value`."""
+  return rows.reshape(rows.shape + (1,) * (value.ndim - rows.ndim))
+
+
+def over_stages(run, mesh: Mesh, *, in_specs, out_specs):
+  """Return `run` on every stage at once, other axes left to the compiler.
+
+  What is the same on all stages comes of sums over them; JAX cannot see that
+  through the loops that filter logits, so its check is off.
+  """
+  return jax.shard_map(
+    run,
+    mesh=mesh,
+    axis_names={STAGE},
+    in_specs=in_specs,
+    out_specs=out_specs,
+    check_vma=False,
+  )
 
 
 def of_stage(values: Sequence[int | float]) -> jax.Array:

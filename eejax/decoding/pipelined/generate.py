@@ -26,7 +26,6 @@ Example:
   print(result.rows[0].tokens, result.pipeline.speedup)
 """
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
@@ -37,24 +36,27 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from eejax.config import EarlyExitConfig
 from eejax.decoding.generate import (
+  CHUNK_CAPACITY,
   FULL_DEPTH,
   GREEDY,
   check_prompts,
   default_seeds,
+  steps_of_call,
 )
-from eejax.decoding.loop.plan import bucket
+from eejax.decoding.loop.plan import bucket, check_top_logprobs
 from eejax.decoding.pipelined import results
+from eejax.decoding.pipelined.decode_loop import (
+  PipelineState,
+  decode_chunk,
+  first_state,
+)
+from eejax.decoding.pipelined.host_loop import PipelineRun, RunChunk, run_to_end
 from eejax.decoding.pipelined.layout import make_layout
 from eejax.decoding.pipelined.mesh import num_stages, pipeline_mesh
 from eejax.decoding.pipelined.parameters import place_params
-from eejax.decoding.pipelined.programs import decode, empty_caches, prefill
+from eejax.decoding.pipelined.prefill import empty_caches, prefill
 from eejax.decoding.pipelined.results import PipelinedResult, PipelineSteps
-from eejax.decoding.pipelined.rows import (
-  PipelineRequest,
-  RecordedTokens,
-  Rows,
-  first_rows,
-)
+from eejax.decoding.pipelined.rows import PipelineRequest, first_rows
 from eejax.decoding.pipelined.stage import Caches
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.use import check_uncertified
@@ -65,7 +67,13 @@ from eejax.decoding.results import (
 )
 from eejax.decoding.text import TextStream
 from eejax.errors import ArgumentError
-from eejax.ops.sampling import SamplingConfig, row_sampling
+from eejax.ops.sampling import (
+  SamplingConfig,
+  SamplingMethod,
+  end_table,
+  row_bias,
+  row_sampling,
+)
 from eejax.types import DTypeLike, Params, PyTree
 
 PREFILL_CHUNK = 64
@@ -138,6 +146,8 @@ class Pipeline:
     seeds: Sequence[int] | None = None,
     texts: Sequence[TextStream] | None = None,
     on_tokens: Callable[[TokenUpdate], None] | None = None,
+    tokens_per_call: int | None = None,
+    top_logprobs: int = 0,
   ) -> PipelinedResult:
     """Generate a continuation of every prompt, all in one batch.
 
@@ -152,38 +162,44 @@ class Pipeline:
         sooner.
       eos_ids: tokens that end a row, which keeps them; by default the model's.
       seeds: one a row, by default `sampling.seed` and the numbers that follow.
-      texts: one a row, to get text; without stop strings.
-      on_tokens: called once for each row, when all have ended.
+      texts: one a row, to get text and heed stop strings.
+      on_tokens: called with what a row emitted after every call of the loop.
+      tokens_per_call: tokens that the row ahead emits in one call of the
+        compiled loop, at most `CHUNK_CAPACITY`.
+      top_logprobs: how many of the likeliest tokens to return beside each one
+        that was emitted, at most 20.
 
     Raises:
       ArgumentError: something cannot be used as given.
     """
     _check_positive('max_new_tokens', max_new_tokens)
     model = self._config.model
+    check_top_logprobs(top_logprobs, config=model)
     tokens = check_prompts(prompts, config=model)
-    count = len(tokens)
-    seeds = default_seeds(seeds, sampling, count)
-    _check_sampling(sampling, model.vocab_size)
-    eos = sampling.end_ids(model.eos_ids if eos_ids is None else eos_ids)
-    limits = [min(max_new_tokens, model.max_length - len(p)) for p in tokens]
-    request = PipelineRequest(
-      eos=jnp.array(eos, jnp.int32),
-      thresholds=jnp.array(self._thresholds, jnp.float32),
-      sampling=row_sampling(sampling, seeds=seeds),
+    sampling.check_tokens(model.vocab_size)
+    seeds = default_seeds(seeds, sampling, len(tokens))
+    ends = sampling.end_ids(model.eos_ids if eos_ids is None else eos_ids)
+    streams = texts if texts is not None else [None] * len(tokens)
+    rows = [
+      RowProgress(number, text, end_ids=ends, top_logprobs=top_logprobs)
+      for number, text in enumerate(streams)
+    ]
+    run_chunk = self._run_chunk(
+      self._request(tokens, sampling, seeds, ends),
+      tokens=steps_of_call(tokens_per_call, rows),
+      method=sampling.method,
+      top_logprobs=top_logprobs,
     )
-    record, steps, timing = self._run(request, tokens, limits, sampling)
-    streams = texts if texts is not None else [None] * count
-    rows = []
-    for number, stream in enumerate(streams):
-      row = RowProgress(number, stream, end_ids=eos)
-      emitted, is_broken = results.emitted_tokens(
-        record, number, layout=self.layout
-      )
-      update = row.take(emitted, is_live=False, has_failed=is_broken)
-      if on_tokens is not None:
-        on_tokens(update)
-      rows.append(row)
-    return self._result(tokens, rows, record, steps, timing)
+    limits = [min(max_new_tokens, model.max_length - len(p)) for p in tokens]
+    state, steps, timing = self._begin(run_chunk, tokens, limits)
+    clock = time.perf_counter()
+    run = run_to_end(
+      run_chunk, state, rows, layout=self.layout, on_tokens=on_tokens
+    )
+    timing = timing.with_decoding(
+      time.perf_counter() - clock, num_tokens=sum(len(r.tokens) for r in rows)
+    )
+    return self._result(tokens, rows, run, steps, timing)
 
   def prefill(
     self, prompts: Sequence[Sequence[int]], *, room: int
@@ -236,46 +252,77 @@ class Pipeline:
     )
     return caches, int(steps)
 
-  def _run(
+  def _request(
+    self,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingConfig,
+    seeds: Sequence[int],
+    ends: Sequence[int],
+  ) -> PipelineRequest:
+    """Return settings of the rows, on all devices."""
+    end_ids = end_table([ends] * len(prompts))
+    request = PipelineRequest(
+      end_ids=end_ids,
+      thresholds=jnp.array(self._thresholds, jnp.float32),
+      sampling=row_sampling(sampling, seeds=seeds),
+      bias=row_bias(
+        sampling,
+        end_ids=end_ids,
+        starts=list(map(len, prompts)),
+        vocab_size=self._config.model.vocab_size,
+      ),
+    )
+    return self._everywhere(request)
+
+  def _run_chunk(
     self,
     request: PipelineRequest,
+    *,
+    tokens: int,
+    method: SamplingMethod,
+    top_logprobs: int,
+  ) -> RunChunk:
+    """Return what runs one chunk of `tokens` of a batch."""
+    return lambda state, ended: decode_chunk(
+      self.params,
+      request,
+      state,
+      *self._everywhere((ended, np.int32(tokens))),
+      layout=self.layout,
+      mesh=self.mesh,
+      method=method,
+      capacity=CHUNK_CAPACITY,
+      top_logprobs=top_logprobs,
+    )
+
+  def _begin(
+    self,
+    run_chunk: RunChunk,
     prompts: Sequence[Sequence[int]],
     limits: Sequence[int],
-    sampling: SamplingConfig,
-  ) -> tuple[RecordedTokens, int, Timing]:
-    """Return what rows emitted, the steps of prefill, and times.
+  ) -> tuple[PipelineState, int, Timing]:
+    """Return the state after the prompts, the steps they took, and times.
 
     Both programs are compiled by calls that have no token to work on, so
     that the times of the calls that follow are those of the work.
     """
-    padded, lengths, caches = self._start(prompts, max(limits))
-    rows = first_rows(prompts, limits)
 
-    def run(caches: Caches, rows: Rows) -> tuple[RecordedTokens, Caches]:
-      return decode(
-        self.params,
-        caches,
-        *self._everywhere((request, rows)),
-        layout=self.layout,
-        mesh=self.mesh,
-        method=sampling.method,
-        capacity=bucket(max(limits), smallest=SMALLEST_ROOM),
+    def start(caches: Caches) -> PipelineState:
+      rows = self._everywhere(first_rows(prompts, limits))
+      return first_state(
+        rows, caches, layout=self.layout, mesh=self.mesh, dtype=self._dtype
       )
 
     clock = time.perf_counter()
+    padded, lengths, caches = self._start(prompts, max(limits))
     caches, _ = self._prefill(caches, padded, np.zeros_like(lengths))
-    nobody = jnp.zeros(len(prompts), bool)
-    _, caches = run(caches, dataclasses.replace(rows, live=nobody))
-    jax.block_until_ready(caches)
+    everybody = jnp.ones(len(prompts), bool)
+    _, state = jax.block_until_ready(run_chunk(start(caches), everybody))
     compiled = time.perf_counter()
-    caches, steps = self._prefill(caches, padded, lengths)
+    caches, steps = self._prefill(state.caches, padded, lengths)
     jax.block_until_ready(caches)
     filled = time.perf_counter()
-    record, _ = run(caches, rows)
-    num_tokens = int(record.counts.sum())
-    timing = Timing(compile_s=compiled - clock, prefill_s=filled - compiled)
-    decode_s = time.perf_counter() - filled
-    return record, steps, timing.with_decoding(decode_s, num_tokens=num_tokens)
+    return start(caches), steps, Timing(compiled - clock, filled - compiled)
 
   def _everywhere(self, tree: PyTree) -> PyTree:
     """Put arrays on all devices."""
@@ -285,12 +332,11 @@ class Pipeline:
     self,
     prompts: Sequence[Sequence[int]],
     rows: Sequence[RowProgress],
-    record: RecordedTokens,
+    run: PipelineRun,
     prefill_steps: int,
     timing: Timing,
   ) -> PipelinedResult:
-    layout = self.layout
-    stages = results.exit_stages(record)
+    layout, stages = self.layout, run.exit_stages
     return PipelinedResult(
       rows=tuple(
         row.result(prompt, results.row_accounting(exits, layout=layout))
@@ -305,17 +351,8 @@ class Pipeline:
         prefill_length=max(map(len, prompts)) - 1,
         prefill_chunk=self._chunk,
         prefill_steps=prefill_steps,
-        decode_steps=int(record.steps),
+        decode_steps=run.steps,
       ),
-    )
-
-
-def _check_sampling(sampling: SamplingConfig, vocab_size: int) -> None:
-  sampling.check_tokens(vocab_size)
-  if sampling.changes_logits:
-    raise ArgumentError(
-      'pipelined decoding takes neither logit_bias nor min_tokens; leave them '
-      'out, or leave the mesh out.'
     )
 
 

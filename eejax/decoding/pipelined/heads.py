@@ -25,11 +25,23 @@ from eejax.decoding.pipelined.layout import PipelineLayout
 from eejax.decoding.pipelined.parameters import PipelinedParams
 from eejax.decoding.pipelined.rows import Emitted, PipelineRequest
 from eejax.decoding.pipelined.stage import PipelineStageOutput
-from eejax.decoding.policy.criteria import Evidence, get_criterion
+from eejax.decoding.policy.criteria import (
+  Evidence,
+  Memory,
+  get_criterion,
+  recall,
+  remember,
+)
 from eejax.models.exits import gate_logit
-from eejax.ops.sampling import SamplingMethod, choose, log_probability
+from eejax.ops.sampling import (
+  SamplingMethod,
+  choose,
+  greedy,
+  log_probability,
+  top_log_probabilities,
+)
 from eejax.ops.softcap import soft_cap
-from eejax.types import Array, Bool, Float, Int
+from eejax.types import Array, Bool, Float
 
 
 def decide_exit(
@@ -41,14 +53,17 @@ def decide_exit(
   *,
   layout: PipelineLayout,
   method: SamplingMethod,
-) -> tuple[Bool[Array, 'B'], Emitted]:
+  top_logprobs: int,
+) -> tuple[Bool[Array, 'B'], Emitted, Memory]:
   """Return which rows emit at this stage, and the token its head chooses.
 
   A row emits once after each token: at the first exit whose score reaches
-  its threshold, or at the final head.
+  its threshold, or at the final head. What the exit saw of rows that asked
+  is remembered for the exits that follow.
   """
   logits = _logits(params, out.ready[:, 0], layout)
-  score = _score(params, out.hidden[:, 0], logits, packet.base, layout=layout)
+  evidence = _evidence(params, packet, out.hidden[:, 0], logits, layout)
+  score = _score(evidence, layout=layout)
   threshold = request.thresholds[lax.axis_index(STAGE)]
   is_final = of_stage([s.is_final for s in layout.stages])
   token = choose(
@@ -56,14 +71,21 @@ def decide_exit(
     method=method,
     sampling=request.sampling,
     positions=packet.base + 1,
+    bias=request.bias,
   )
+  top = None
+  if top_logprobs:
+    top = top_log_probabilities(logits, count=top_logprobs)
   emitted = Emitted(
     token=token,
     stage=jnp.full_like(token, lax.axis_index(STAGE)),
     score=score,
     log_prob=log_probability(logits, token),
+    top_ids=None if top is None else top.ids,
+    top_log_probs=None if top is None else top.log_probs,
   )
-  return asks & (is_final | (score >= threshold)), emitted
+  memory = remember(packet.memory, evidence, positions=packet.base, rows=asks)
+  return asks & (is_final | (score >= threshold)), emitted, memory
 
 
 def _logits(
@@ -82,32 +104,41 @@ def _logits(
   return lax.with_sharding_constraint(logits, jax.sharding.PartitionSpec())
 
 
-def _score(
+def _evidence(
   params: PipelinedParams,
+  packet: Packet,
   hidden: Float[Array, 'B D'],
   logits: Float[Array, 'B V'],
-  positions: Int[Array, 'B'],
-  *,
   layout: PipelineLayout,
-) -> Float[Array, 'B']:
-  """Return the score of this stage's exit; where there is none, NaN.
-
-  The criterion is asked for every exit, for it may treat them differently;
-  where it does not, the compiler sees that it is asked the same.
-  """
-  result = jnp.full(hidden.shape[:1], jnp.nan, jnp.float32)
-  if not layout.criterion:
-    return result
-  criterion = get_criterion(layout.criterion)
+) -> Evidence:
+  """Return what this stage's exit and those before it see of each row."""
   evidence = Evidence(
     gate_logit=_gate_logit(params, hidden, layout=layout)
     if layout.gate_kinds
     else None,
     logits=logits,
     stream=hidden,
-    positions=positions,
+    top_token=greedy(logits),
+    positions=packet.base,
+    # A token enters with a blank memory, so the first exit, like any other,
+    # may look there for one before it.
+    exit_index=1,
     num_layers=layout.config.num_layers,
   )
+  return recall(evidence, packet.memory, positions=packet.base)
+
+
+def _score(evidence: Evidence, *, layout: PipelineLayout) -> Float[Array, 'B']:
+  """Return the score of this stage's exit; where there is none, NaN.
+
+  The criterion is asked for every exit, for it may treat them differently;
+  where it does not, the compiler sees that it is asked the same.
+  """
+  assert evidence.positions is not None
+  result = jnp.full(evidence.positions.shape, jnp.nan, jnp.float32)
+  if not layout.criterion:
+    return result
+  criterion = get_criterion(layout.criterion)
   for index, stage in enumerate(s for s in layout.stages if s.exit is not None):
     shown = dataclasses.replace(evidence, exit_index=index, depth=stage.last)
     is_own = of_stage([s is stage for s in layout.stages])

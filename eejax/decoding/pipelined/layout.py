@@ -114,14 +114,17 @@ class PipelineLayout:
   @functools.cached_property
   def gate_kinds(self) -> tuple[GateKind, ...]:
     """Return the kinds of gate that are read; none if no gate is."""
-    if not self.criterion or not self._reads_gates:
+    if not self.reads & Reads.GATE:
       return ()
     kinds = {s.exit.gate for s in self.stages if s.exit is not None}
     return tuple(k for k in GateKind if k in kinds)
 
   @property
-  def _reads_gates(self) -> bool:
-    return bool(get_criterion(self.criterion).reads & Reads.GATE)
+  def reads(self) -> Reads:
+    """Return what the criterion has to be shown."""
+    if not self.criterion:
+      return Reads.NOTHING
+    return get_criterion(self.criterion).reads
 
   def head_of_kind(self, kind: ExitHeadKind) -> ExitConfig:
     """Return one exit that serves all stages with heads of a kind.
@@ -226,11 +229,6 @@ def _exits_taken(config: EarlyExitConfig, policy: Policy) -> dict[int, float]:
     raise ArgumentError(
       'a pipeline computes all keys and values; leave the K/V strategy at '
       f'deferred instead of {policy.kv_strategy.value}.'
-    )
-  if get_criterion(policy.criterion).reads.remembers:
-    raise ArgumentError(
-      f'criterion {policy.criterion} looks beyond one exit, which stages do '
-      'not show one another; use gate, max_prob, margin or entropy.'
     )
   for name in ('threshold_rule', 'scored_vocabulary'):
     value, plain = getattr(policy, name), getattr(Policy, name)

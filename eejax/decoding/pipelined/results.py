@@ -38,7 +38,8 @@ class PipelineSteps:
     decode_steps: steps from there to the last token, likewise.
     predicted_prefill_steps: what `eejax.decoding.pipelined.latency` makes of
       the lengths of the prompts.
-    predicted_decode_steps: what it makes of `exit_stages`.
+    predicted_decode_steps: what it makes of `exit_stages`; tokens that were
+      on their way when a stop string ended their row are not in it.
     full_decode_steps: steps of decoding without exits, P a token.
   """
 
@@ -124,15 +125,6 @@ class PipelinedResult(DecodeResult):
   pipeline: PipelineSteps
 
 
-def exit_stages(record: RecordedTokens) -> tuple[tuple[int, ...], ...]:
-  """Return for each row the stage each of its tokens was emitted at."""
-  counts, stages = np.asarray(record.counts), np.asarray(record.emitted.stage)
-  return tuple(
-    tuple(row[:count].tolist())
-    for row, count in zip(stages, counts, strict=True)
-  )
-
-
 def emitted_tokens(
   record: RecordedTokens, row: int, *, layout: PipelineLayout
 ) -> tuple[EmittedTokens, bool]:
@@ -151,6 +143,10 @@ def emitted_tokens(
     depth=ends[emitted.stage[good]],
     score=emitted.score[good],
     log_prob=emitted.log_prob[good],
+    top_ids=None if emitted.top_ids is None else emitted.top_ids[good],
+    top_log_probs=(
+      None if emitted.top_log_probs is None else emitted.top_log_probs[good]
+    ),
   )
   return tokens, not is_finite.all()
 

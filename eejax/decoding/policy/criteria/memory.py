@@ -14,6 +14,7 @@
 """What earlier exits saw of the token that a row is deciding on."""
 
 import dataclasses
+import typing
 
 import flax.struct
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ from eejax.decoding.policy.criteria.criterion import Evidence, Reads
 from eejax.types import Array, Bool, DTypeLike, Float, Int
 
 
+# Unchecked, for a conditional's shapes come as trees of what are no arrays.
+@typing.no_type_check
 @flax.struct.dataclass
 class Memory:
   """State of the exit that was asked last, for each row.
