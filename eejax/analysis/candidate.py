@@ -127,6 +127,15 @@ class Candidate:
     return cls(name, TRAINED, tuple(depths), policy, promise, **fields)
 
   @property
+  def uses_exits(self) -> bool:
+    """Return whether exits do a part of it; drafts from a text need none."""
+    policy = self.policy
+    if policy is None:
+      return True
+    taken = any(threshold is not None for threshold in policy.thresholds)
+    return policy.mode is not Mode.FULL and taken
+
+  @property
   def speedup(self) -> Interval | None:
     """Return the measured speed-up, else the forecast one."""
     known = self.measured or self.forecast

@@ -15,8 +15,10 @@
 
 A candidate (`eejax.analysis.candidate`) pays where its promise holds and the
 lower end of its measured speed-up is above the noise, which is full decoding
-timed against itself in the same turns. The answer is `yes` where one pays,
-`undecided` where more prompts might show that one does, else `no`.
+timed against itself in the same turns. The answer is `yes` where one that
+uses exits pays, `undecided` where more prompts might show that one does, else
+`no`. Drafts from the text alone use no exit, so they are told beside the
+answer, and exits that draft beside the text have to be faster than they are.
 
 What was not measured is a forecast, and so is every answer about a model
 without trained exits, which will be judged anew when it has some.
@@ -59,17 +61,17 @@ class Verdict:
   @property
   def answer(self) -> Answer:
     """Return the one answer."""
-    return Answer.best_of([self.answer_of(c) for c in self.candidates])
+    return Answer.best_of([self.answer_of(c) for c in self._with_exits])
 
   @property
   def by_promise(self) -> dict[Promise, Answer]:
     """Return the answer of each promise that a candidate makes."""
     return {
       promise: Answer.best_of(
-        [self.answer_of(c) for c in self.candidates if c.promise is promise]
+        [self.answer_of(c) for c in self._with_exits if c.promise is promise]
       )
       for promise in Promise
-      if any(c.promise is promise for c in self.candidates)
+      if any(c.promise is promise for c in self._with_exits)
     }
 
   @property
@@ -78,15 +80,21 @@ class Verdict:
     if self.answer is not Answer.UNDECIDED:
       return None
     every = [
-      c.needs(budget=self.budget, noise=self.noise, prompts=self.prompts)
-      for c in self.candidates
+      c.needs(budget=self.budget, noise=self._noise(c), prompts=self.prompts)
+      for c in self._with_exits
     ]
     return min((n for n in every if n is not None), default=None)
 
   @property
   def best(self) -> Candidate | None:
     """Return the candidate that the answer speaks of: the fastest of it."""
-    return self._fastest(self.candidates, self.answer)
+    return self._fastest(self._with_exits, self.answer)
+
+  @property
+  def without_exits(self) -> Candidate | None:
+    """Return the fastest candidate that uses no exit and pays, if any."""
+    others = [c for c in self.candidates if not c.uses_exits]
+    return self._fastest(others, Answer.YES)
 
   @property
   def is_forecast(self) -> bool:
@@ -95,8 +103,7 @@ class Verdict:
 
   def answer_of(self, candidate: Candidate) -> Answer:
     """Return whether a candidate pays."""
-    noise = None if candidate.measured is None else self.noise
-    return candidate.answer(budget=self.budget, noise=noise)
+    return candidate.answer(budget=self.budget, noise=self._noise(candidate))
 
   def sentence(self) -> str:
     """Return the answer in one sentence; a forecast says that it is one."""
@@ -114,6 +121,11 @@ class Verdict:
       words += f'; the best that was found, {_way(best)}, {_speed(best)}'
     if self.noise is not None:
       words += f', where full decoding against itself is {_range(self.noise)}'
+    if self.without_exits is not None:
+      words += (
+        f'; without any exit, {_way(self.without_exits)} '
+        f'{_speed(self.without_exits)}'
+      )
     if self.is_forecast:
       why = (
         'nothing was measured'
@@ -137,9 +149,7 @@ class Verdict:
         'candidate': c.name,
         'pays': self._pays(c),
         'promise': _promise_text(c),
-        'exits': (
-          f'{c.source} at {", ".join(map(str, c.depths))}' if c.depths else None
-        ),
+        'exits': f'{c.source} at {_places(c)}' if _places(c) else None,
         'score': _score(c),
         'forecast speed-up': _optional(c.forecast, 'speedup'),
         'measured speed-up': _optional(c.measured, 'speedup'),
@@ -180,7 +190,7 @@ class Verdict:
   def _candidate_values(self, candidate: Candidate) -> dict[str, Any]:
     policy = candidate.policy
     needs = candidate.needs(
-      budget=self.budget, noise=self.noise, prompts=self.prompts
+      budget=self.budget, noise=self._noise(candidate), prompts=self.prompts
     )
     return {
       'name': candidate.name,
@@ -191,8 +201,29 @@ class Verdict:
       'forecast': candidate.forecast,
       'measured': candidate.measured,
       'answer': self.answer_of(candidate),
+      'uses_exits': candidate.uses_exits,
       'needs_prompts': needs,
     }
+
+  @property
+  def _with_exits(self) -> tuple[Candidate, ...]:
+    return tuple(c for c in self.candidates if c.uses_exits)
+
+  def _noise(self, candidate: Candidate) -> Interval | None:
+    """Return what a candidate's speed-up has to be above, at its high end.
+
+    Where exits and the text draft, it is that of the text alone, if that is
+    faster than the noise.
+    """
+    if candidate.measured is None or self.noise is None:
+      return None
+    noise, policy = self.noise, candidate.policy
+    is_mixed = policy is not None and policy.drafts_from_text
+    for other in self.candidates if is_mixed and candidate.uses_exits else ():
+      if not other.uses_exits and other.measured is not None:
+        high = max(noise.high, other.measured.speedup.value)
+        noise = dataclasses.replace(noise, high=high)
+    return noise
 
   def _fastest(
     self, candidates: Sequence[Candidate], answer: Answer
@@ -209,7 +240,7 @@ class Verdict:
   def _promise_sentence(self, promise: Promise, answer: Answer) -> str:
     name = promise.value.capitalize()
     fastest = self._fastest(
-      [c for c in self.candidates if c.promise is promise], answer
+      [c for c in self._with_exits if c.promise is promise], answer
     )
     if fastest is None or fastest.loss is None:
       return f'{name}: {answer.value}; nothing was found that saves time.'
@@ -246,10 +277,15 @@ def _promise_text(candidate: Candidate) -> str:
   return f'certified: risk {held.risk:g}, {delta}, n {held.sequences}'
 
 
+def _places(candidate: Candidate) -> str:
+  """Return the depths of the exits it uses, listed."""
+  return ', '.join(map(str, candidate.depths)) if candidate.uses_exits else ''
+
+
 def _way(candidate: Candidate) -> str:
-  if not candidate.depths:
+  places = _places(candidate)
+  if not places:
     return candidate.name
-  places = ', '.join(map(str, candidate.depths))
   return f'{candidate.name} ({candidate.source} exits at depth {places})'
 
 

@@ -35,6 +35,7 @@ UNSURE = Interval(1.1, 0.98, 1.22)
 NOISE = Interval(1.0, 0.97, 1.02)
 EARLY = Policy(Mode.EARLY_EXIT, 'max_prob', (0.9,))
 DRAFT = Policy(Mode.SPECULATIVE, 'max_prob', (0.0,), draft_length=2)
+LOOKUP = Policy(Mode.SPECULATIVE, 'max_prob', (0.9,), prompt_lookup=2)
 
 
 def candidate(speedup, loss=NONE, *, policy=EARLY, measured=True, **more):
@@ -138,6 +139,25 @@ def test_one_answer_stands_for_all_candidates():
   assert [c['answer'] for c in values['candidates']] == ['no', 'yes']
   assert values['headline'].startswith('Yes, early exit pays')
   assert [row['pays'] for row in found.rows()] == ['no', 'yes']
+
+
+def test_drafts_from_the_text_alone_are_no_early_exit():
+  alone = candidate(
+    FAST, policy=dataclasses.replace(LOOKUP, thresholds=(None,))
+  )
+  both, slow = candidate(FAST, policy=LOOKUP), candidate(SLOW)
+  found = verdict(slow, alone)
+  assert found.answer is Answer.NO and found.best is slow
+  assert found.without_exits is alone
+  assert found.by_promise == {Promise.EMPIRICAL: Answer.NO}
+  assert 'without any exit' in found.sentence()
+  assert [row['pays'] for row in found.rows()] == ['no', 'yes']
+  assert [row['exits'] is None for row in found.rows()] == [False, True]
+  # What the text gives is not the exits' merit.
+  assert verdict(both).answer is Answer.YES
+  assert verdict(both, alone).answer is Answer.UNDECIDED
+  faster = candidate(Interval(1.6, 1.5, 1.7), policy=LOOKUP)
+  assert verdict(faster, alone).best is faster
 
 
 def test_what_nothing_is_known_of_is_not_said_to_lose():
