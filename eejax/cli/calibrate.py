@@ -168,7 +168,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     ('--sequences', 384, 'prompts certified on, at most'),
     ('--search-sequences', 96, 'prompts that thresholds are searched on'),
     ('--report-sequences', 16, 'prompts that speed is measured on'),
-    ('--max-new-tokens', 32, 'tokens generated after it'),
+    ('--max-new-tokens', 64, 'tokens generated after it'),
     ('--seed', 0, 'of the choice of prompts'),
   )
   group.add_argument(

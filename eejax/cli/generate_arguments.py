@@ -17,6 +17,7 @@ import argparse
 
 from eejax.cli import conversations, mesh_flag, policy_flags
 from eejax.cli.gin import policy as gin_policy
+from eejax.decoding.policy import defaults
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,8 +87,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
+  group.add_argument(
+    '--max-new-tokens',
+    type=int,
+    metavar='N',
+    help=(
+      f'tokens to generate at most (default: {defaults.MAX_NEW_TOKENS}, or as '
+      'many as the policy was certified for)'
+    ),
+  )
   numbers = (
-    ('--max-new-tokens', int, 128, 'tokens to generate at most'),
     ('--temperature', float, 0.0, '0 is greedy'),
     ('--top-k', int, 0, 'choose among this many; 0 is all'),
     ('--top-p', float, 1.0, 'choose among the likeliest with this share'),

@@ -49,6 +49,7 @@ from eejax.decoding.loop.plan import make_plan
 from eejax.decoding.loop.prepare import Prepared, check_plan, prepare
 from eejax.decoding.loop.scoring import with_scored_matrices
 from eejax.decoding.policy.batching import PlatformCosts, platform_costs
+from eejax.decoding.policy.defaults import MAX_NEW_TOKENS
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.threshold_values import Threshold, threshold_values
 from eejax.decoding.policy.use import (
@@ -307,7 +308,7 @@ class Engine:
     self,
     prompt: Sequence[int],
     *,
-    max_new_tokens: int = 128,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     sampling: SamplingConfig = GREEDY,
     thresholds: Sequence[Threshold] | None = None,
     text: TextStream | None = None,

@@ -43,6 +43,7 @@ from eejax.decoding.loop.programs import decode_chunk, first_state, prefill
 from eejax.decoding.loop.scoring import with_scored_matrices
 from eejax.decoding.loop.while_loop import Chunk
 from eejax.decoding.policy.batching import PlatformCosts, platform_costs
+from eejax.decoding.policy.defaults import MAX_NEW_TOKENS
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.threshold_values import threshold_values
 from eejax.decoding.policy.use import check_uncertified
@@ -81,7 +82,7 @@ def generate(
   prompts: Sequence[Sequence[int]],
   policy: Policy = FULL_DEPTH,
   sampling: SamplingConfig = GREEDY,
-  max_new_tokens: int = 128,
+  max_new_tokens: int = MAX_NEW_TOKENS,
   eos_ids: Sequence[int] | None = None,
   seeds: Sequence[int] | None = None,
   dtype: DTypeLike = jnp.float32,

@@ -76,7 +76,7 @@ def calibrate(
   search_sequences: int = 96,
   report_sequences: int = 16,
   prompt_tokens: int | None = None,
-  max_new_tokens: int = 32,
+  max_new_tokens: int = 64,
   window: int = 8,
   batch_size: int = 16,
   seed: int = 0,
@@ -122,7 +122,8 @@ def calibrate(
     report_sequences: prompts to measure speed on, at most.
     prompt_tokens: tokens of a prompt, of a conversation at most; None is 32,
       and of conversations what the context has room for, at most 512.
-    max_new_tokens: tokens generated after it, at most.
+    max_new_tokens: tokens generated after it, at most; the certificate covers
+      texts that are no longer.
     window: every `window`-th token at the latest goes to full depth.
     batch_size: prompts decoded together.
     seed: of the choice of prompts.

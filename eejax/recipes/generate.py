@@ -37,6 +37,7 @@ from eejax.decoding.policy.use import (
   check_sampling_covered,
   check_uncertified,
   check_use,
+  longest_covered,
 )
 from eejax.decoding.results import DecodeResult, TokenUpdate
 from eejax.decoding.text import TextStream
@@ -65,7 +66,7 @@ def generate(
   mode: Mode | str | None = None,
   criterion: str | None = None,
   thresholds: str | float | Sequence[Threshold] | None = None,
-  max_new_tokens: int = 128,
+  max_new_tokens: int | None = None,
   temperature: float = 0.0,
   top_k: int = 0,
   top_p: float = 1.0,
@@ -106,7 +107,8 @@ def generate(
       or `gate`; None is the gate where every exit has one, else `max_prob`.
     thresholds: a number in [0, 1] for all exits or one an exit, None or
       `never` where one is not to be taken; or a text such as `0.9,never`.
-    max_new_tokens: tokens to generate at most for each prompt.
+    max_new_tokens: tokens to generate at most for each prompt; None is 128,
+      or as many as the policy was certified for, if those are fewer.
     temperature: 0 is greedy.
     top_k: choose among this many of the likeliest tokens; 0 is all.
     top_p: choose among the likeliest tokens with this share, in (0, 1].
@@ -158,6 +160,8 @@ def generate(
   if batch_size < 1:
     raise ArgumentError(f'batch_size must be at least 1, not {batch_size}.')
   policy = _chosen_policy(model, policy, mode, criterion, thresholds)
+  if max_new_tokens is None:
+    max_new_tokens = longest_covered(policy, default=defaults.MAX_NEW_TOKENS)
   sampling = SamplingConfig(
     temperature,
     top_k,

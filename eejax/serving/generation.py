@@ -22,6 +22,7 @@ from eejax import serialization
 from eejax.data.tokenizer import IncrementalDecoder
 from eejax.decoding.policy.certificate import PromptKind
 from eejax.decoding.policy.policy import Policy
+from eejax.decoding.policy.use import longest_covered
 from eejax.decoding.results import FinishReason, GeneratedRow
 from eejax.decoding.text import TextStream
 from eejax.errors import EejaxError
@@ -252,7 +253,7 @@ def _room(
   room = served.max_length - len(prompt.tokens)
   # A text with no new token needs no room for one.
   if room >= (1 if wanted is None else wanted):
-    return _certified_room(policy, room) if wanted is None else wanted
+    return longest_covered(policy, default=room) if wanted is None else wanted
   is_chat = request.endpoint is Endpoint.CHAT
   more = '' if wanted is None else f' and {wanted} new ones'
   raise wrong_field(
@@ -262,11 +263,6 @@ def _room(
     'max_tokens.',
     code='context_length_exceeded',
   )
-
-
-def _certified_room(policy: Policy, room: int) -> int:
-  certificate = policy.certificate
-  return room if certificate is None else min(room, certificate.max_new_tokens)
 
 
 async def _exits(

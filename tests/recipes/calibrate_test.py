@@ -339,6 +339,16 @@ def test_a_model_without_exits_is_refused(go, calibration_models):
     go(bare)
 
 
+def test_a_text_is_as_long_as_was_certified_where_nobody_says_it(
+  result, calibration_models
+):
+  model = calibration_models['perfect']
+  out = eejax.generate(model, 'alpha', policy=result.certified)
+  assert len(out.rows[0].tokens) == SMALL['max_new_tokens']
+  with pytest.raises(ArgumentError, match='certified for texts of up to 6'):
+    eejax.generate(model, 'alpha', policy=result.certified, max_new_tokens=7)
+
+
 # MARK: Resumption
 
 

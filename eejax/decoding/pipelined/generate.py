@@ -58,6 +58,7 @@ from eejax.decoding.pipelined.prefill import empty_caches, prefill
 from eejax.decoding.pipelined.results import PipelinedResult, PipelineSteps
 from eejax.decoding.pipelined.rows import PipelineRequest, first_rows
 from eejax.decoding.pipelined.stage import Caches
+from eejax.decoding.policy.defaults import MAX_NEW_TOKENS
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.use import check_uncertified
 from eejax.decoding.results import (
@@ -141,7 +142,7 @@ class Pipeline:
     prompts: Sequence[Sequence[int]],
     *,
     sampling: SamplingConfig = GREEDY,
-    max_new_tokens: int = 128,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     eos_ids: Sequence[int] | None = None,
     seeds: Sequence[int] | None = None,
     texts: Sequence[TextStream] | None = None,

@@ -34,6 +34,9 @@ THRESHOLDS = {'early_exit': '0.9', 'speculative': '0.4'}
 # number of them follows what was kept, so it is on where nothing is said.
 PROMPT_LOOKUP = 2
 
+# Tokens that a text gets at most.
+MAX_NEW_TOKENS = 128
+
 
 def complete_policy(config: 'EarlyExitConfig', **fields: Any) -> 'Policy':
   """Return a policy for a model, what is not given chosen for its mode.

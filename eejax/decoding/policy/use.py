@@ -175,6 +175,18 @@ def check_covered(policy: Policy, use: Use) -> None:
   _check_prompt_kind(certificate, use)
 
 
+def longest_covered(policy: Policy, *, default: int) -> int:
+  """Return how long a text may be where nobody says it.
+
+  Args:
+    policy: to be followed.
+    default: tokens at most, where a certificate does not cover fewer.
+  """
+  if policy.certificate is None:
+    return default
+  return min(default, policy.certificate.max_new_tokens)
+
+
 def check_sampling_covered(policy: Policy, sampling: SamplingConfig) -> None:
   """Check that a certificate, if there is one, covers how tokens are chosen.
 

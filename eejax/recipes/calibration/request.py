@@ -81,7 +81,7 @@ class CalibrationRequest:
   search_sequences: int = 96
   report_sequences: int = 16
   prompt_tokens: int | None = None
-  max_new_tokens: int = 32
+  max_new_tokens: int = 64
   window: int = 8
   batch_size: int = 16
   seed: int = 0
