@@ -21,6 +21,7 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
@@ -60,7 +61,9 @@ from eejax.decoding.policy.criteria import Memory, blank_memory
 from eejax.ops.sampling import SamplingMethod
 from eejax.types import Array, Bool, DTypeLike, Int
 
-_SPLIT, _WHOLE = PartitionSpec(STAGE), PartitionSpec()
+# Of any type, for they stand in a tree in place of arrays.
+_SPLIT: Any = PartitionSpec(STAGE)
+_WHOLE: Any = PartitionSpec()
 
 
 # Unchecked, for outside of a stage what is a stage's has a leading P.
