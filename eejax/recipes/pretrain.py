@@ -46,7 +46,8 @@ from eejax.recipes.training_runs import RunSettings
 from eejax.storage import AnyPath
 from eejax.training import freeze, run_folder, workplace
 from eejax.training.freeze import Regime
-from eejax.training.loop import LoopConfig, TrainResult
+from eejax.training.loop import TrainResult
+from eejax.training.loop_config import LoopConfig
 from eejax.training.objective import Objective
 from eejax.training.optimizers import Configured
 from eejax.training.step import StepConfig

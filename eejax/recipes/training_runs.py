@@ -39,7 +39,8 @@ from eejax.recipes import run_identity
 from eejax.recipes.text import Text, row_length
 from eejax.storage import AnyPath
 from eejax.training import freeze, loop, state
-from eejax.training.loop import Ending, LoopConfig, Task, TrainResult
+from eejax.training.loop import Ending, Task, TrainResult
+from eejax.training.loop_config import LoopConfig
 from eejax.training.objective import Forward, Objective
 from eejax.training.optimizers import (
   Configured,

@@ -35,7 +35,7 @@ from eejax.recipes.tuning_source import (
 )
 from eejax.training import run_folder, workplace
 from eejax.training.freeze import Regime
-from eejax.training.loop import LoopConfig
+from eejax.training.loop_config import LoopConfig
 from eejax.training.objective import Objective
 from eejax.training.optimizers import Configured
 from eejax.training.step import StepConfig

@@ -31,71 +31,20 @@ from jax.sharding import Mesh
 from eejax.checkpoint.keeping import KeptSteps
 from eejax.checkpoint.manager import RunCheckpoints
 from eejax.config import EarlyExitConfig
-from eejax.config.field_types import check_fields
 from eejax.data.batch import Batch
 from eejax.data.sharded import ResumableBatches
-from eejax.errors import ArgumentError, StoreError
+from eejax.errors import StoreError
 from eejax.parallel import multihost, sharding
 from eejax.storage import AnyPath
 from eejax.training import freeze, losses, metrics, run_folder, state, step
 from eejax.training.interrupt import StopRequest
+from eejax.training.loop_config import LoopConfig
 from eejax.training.objective import Objective
 from eejax.training.placement import DevicePlacement
 from eejax.training.recording import Recorder
 from eejax.training.reporting import ProgressReporter, Reporter
 from eejax.training.step import StepConfig
 from eejax.types import Params
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopConfig:
-  """Length of a run, and when it tells and keeps something.
-
-  Attributes:
-    steps: optimizer steps in all.
-    log_every: steps between looks at the metrics; every step is recorded
-      whatever this is.
-    eval_every: steps between held-out evaluations; 0 has none but the first
-      and the last.
-    save_every: steps between checkpoints; 0 has the last alone.
-    keep: of the newest checkpoints, how many are kept.
-    keep_every: steps between checkpoints that are kept for good; 0 is none.
-    keep_hours: between checkpoints that are kept for good; 0 is none.
-    keep_best: of the checkpoints with the lowest `best_metric`, how many are
-      kept; 0 is none. Only a step that is evaluated is compared.
-    best_metric: a held-out mean, as `exit_6/loss`; '' is the mean loss of all
-      heads.
-    resume_step: the checkpoint that a run goes on from, later ones being set
-      aside; None is the newest.
-  """
-
-  steps: int
-  log_every: int = 10
-  eval_every: int = 200
-  save_every: int = 200
-  keep: int = 2
-  keep_every: int = 0
-  keep_hours: float = 0.0
-  keep_best: int = 0
-  best_metric: str = ''
-  resume_step: int | None = None
-
-  def __post_init__(self):
-    check_fields(self)
-    for name, least in (
-      ('steps', 1),
-      ('log_every', 1),
-      ('eval_every', 0),
-      ('save_every', 0),
-      ('keep', 1),
-      ('keep_every', 0),
-      ('keep_hours', 0),
-      ('keep_best', 0),
-    ):
-      if getattr(self, name) < least:
-        raise ArgumentError(
-          f'{name} must be at least {least}, not {getattr(self, name)}.'
-        )
 
 
 @dataclasses.dataclass(frozen=True)

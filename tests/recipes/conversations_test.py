@@ -40,7 +40,7 @@ from eejax.recipes.text import read_text
 from eejax.testing import tiny
 from eejax.testing.planted import idle_from
 from eejax.training.freeze import Regime
-from eejax.training.loop import LoopConfig
+from eejax.training.loop_config import LoopConfig
 from eejax.training.objective import Objective
 
 WORDS = ['alpha', 'beta', 'gamma', 'delta', 'epsilon', 'zeta', 'eta', 'theta']

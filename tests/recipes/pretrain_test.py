@@ -21,7 +21,7 @@ import pytest
 
 import eejax
 from eejax.checkpoint import folder as checkpoint_folder
-from eejax.training.loop import LoopConfig
+from eejax.training.loop_config import LoopConfig
 
 SETTINGS = {'batch_size': 2, 'sequence_length': 16, 'warmup_steps': 1}
 # All blocks but the last, and one matrix of that.

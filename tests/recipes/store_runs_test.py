@@ -27,7 +27,7 @@ import eejax
 from eejax import storage, store_folder
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.errors import CheckpointError, StoreError
-from eejax.training.loop import LoopConfig
+from eejax.training.loop_config import LoopConfig
 
 pytestmark = [
   pytest.mark.store,
@@ -136,7 +136,7 @@ def test_a_store_that_refuses_metrics(model, training_text, bucket, store):
 KILLED = """
 import sys
 import eejax
-from eejax.training.loop import LoopConfig
+from eejax.training.loop_config import LoopConfig
 model, text, folder = sys.argv[1:]
 eejax.tune(
   model,

@@ -31,7 +31,8 @@ from eejax.errors import ArgumentError, EejaxError
 from eejax.testing import tiny
 from eejax.training import loop, metrics, run_folder
 from eejax.training.freeze import Regime
-from eejax.training.loop import Ending, LoopConfig, Task
+from eejax.training.loop import Ending, Task
+from eejax.training.loop_config import LoopConfig
 from eejax.training.objective import Objective
 from eejax.training.optimizers import clipped_adamw
 from eejax.training.reporting import ProgressReporter

@@ -34,7 +34,8 @@ from eejax.parallel.mesh import make_mesh, parse_mesh
 from eejax.testing import tiny
 from eejax.training import freeze, loop, metrics, step
 from eejax.training.freeze import Regime
-from eejax.training.loop import LoopConfig, Task
+from eejax.training.loop import Task
+from eejax.training.loop_config import LoopConfig
 from eejax.training.objective import Objective
 from eejax.training.optimizers import clipped_adamw
 from eejax.training.placement import DevicePlacement

@@ -58,7 +58,7 @@ from eejax.recipes.pretrain import KeptExits
 from eejax.recipes.tuning_source import FrozenBackbone
 from eejax.training import optimizers
 from eejax.training.freeze import Regime
-from eejax.training.loop import LoopConfig
+from eejax.training.loop_config import LoopConfig
 from eejax.training.objective import Forward, Objective, TokenWeights
 from eejax.training.optimizers import Configured, configured
 from eejax.training.pipelined_config import Balance, PipelineConfig

@@ -28,7 +28,7 @@ from eejax.recipes.pretrain import KeptExits, PretrainResult
 from eejax.recipes.tune import TuneResult
 from eejax.recipes.tuning_cache import CacheSettings
 from eejax.recipes.tuning_source import FrozenBackbone
-from eejax.training.loop import LoopConfig
+from eejax.training.loop_config import LoopConfig
 from eejax.training.objective import Objective
 from eejax.training.optimizers import Configured, constant
 from eejax.training.step import StepConfig
