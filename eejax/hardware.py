@@ -44,6 +44,7 @@ class Hardware:
     network_bandwidth: bytes a second that a device sends to another slice;
       None is not stated.
     platform: whose compiler makes its programs.
+    device_kinds: what jax calls the device.
   """
 
   name: str
@@ -54,6 +55,7 @@ class Hardware:
   devices_per_host: int
   network_bandwidth: float | None = None
   platform: Platform = Platform.GPU
+  device_kinds: tuple[str, ...] = ()
 
   def __post_init__(self):
     numbers = [
@@ -89,6 +91,20 @@ def hardware_names() -> tuple[str, ...]:
   return tuple(sorted(path.stem for path in folder.glob('*.json')))
 
 
+def hardware_of(device_kind: str) -> Hardware | None:
+  """Return the machine of `configs/hardware` that jax calls so, if any.
+
+  Example:
+    >>> hardware_of('TPU v5 lite').name
+    'TPU v5e'
+  """
+  for name in hardware_names():
+    hardware = read_hardware(name)
+    if device_kind in hardware.device_kinds:
+      return hardware
+  return None
+
+
 def read_hardware(name: str) -> Hardware:
   """Return a machine of `configs/hardware`, or of a file like those.
 
@@ -117,7 +133,8 @@ def read_hardware(name: str) -> Hardware:
   try:
     values.pop('source', None)
     platform = Platform(values.pop('platform', Platform.GPU.value))
-    return Hardware(**values, platform=platform)
+    kinds = tuple(values.pop('device_kinds', ()))
+    return Hardware(**values, platform=platform, device_kinds=kinds)
   except (TypeError, AttributeError, ValueError) as error:
     raise ArgumentError(
       f'{path} does not describe hardware: {error}.'

@@ -51,3 +51,12 @@ def test_what_cannot_be_read_is_named(tmp_path):
 def test_figures_must_be_positive():
   with pytest.raises(ArgumentError, match='must be above 0'):
     hardware.Hardware('x', {'float32': 1.0}, 1.0, 0.0, 1.0, 1)
+
+
+def test_a_device_is_known_by_what_jax_calls_it():
+  assert hardware.hardware_of('TPU v6 lite').name == 'TPU v6e'
+  assert hardware.hardware_of('NVIDIA H200').name == 'H200 141GB SXM'
+  assert hardware.hardware_of('cpu') is None
+  machines = map(hardware.read_hardware, hardware.hardware_names())
+  kinds = [kind for machine in machines for kind in machine.device_kinds]
+  assert len(kinds) == len(set(kinds))

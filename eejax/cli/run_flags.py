@@ -87,6 +87,23 @@ BOTH = (
     int,
   ),
   Shorthand('--seed', 'SEED', 'seed of everything random', int),
+  Shorthand(
+    '--profile',
+    'LoopConfig.profile',
+    'steps whose trace is written to profile/ of the run, the last left out: '
+    '10:13',
+  ),
+  Shorthand(
+    '--hardware',
+    'LoopConfig.hardware',
+    'one device, for MFU: a name in configs/hardware (default: what the '
+    'device says it is)',
+  ),
+  Shorthand(
+    '--wandb',
+    'LoopConfig.wandb',
+    'project of Weights & Biases that is told the metrics, too',
+  ),
 )
 
 

@@ -116,6 +116,8 @@ class _Session:
 
 _hosts: Hosts | None = None
 _session: _Session | None = None
+# What the only process told.
+_alone: dict[str, Any] = {}
 
 
 def initialize(
@@ -218,6 +220,28 @@ def gather(value: Any) -> list[Any]:
     return _session.gather(value)
   except CoordinationError as error:
     raise EejaxError(lost_host(error) or str(error)) from error
+
+
+def tell(topic: str, value: Any) -> None:
+  """Set this process's plain value of a topic, without waiting for others.
+
+  A service that is gone is let be: `initialize`'s `on_loss` hears of it.
+  """
+  if _session is None:
+    _alone[topic] = value
+    return
+  with contextlib.suppress(CoordinationError):
+    _session.client.put(f'told/{topic}/{_session.hosts.rank}', value)
+
+
+def told(topic: str) -> dict[int, Any]:
+  """Return what processes told last of a topic, by their rank."""
+  if _session is None:
+    return {0: _alone[topic]} if topic in _alone else {}
+  with contextlib.suppress(CoordinationError):
+    values = _session.client.values(f'told/{topic}')
+    return {int(rank): value for rank, value in values.items()}
+  return {}
 
 
 def barrier() -> None:

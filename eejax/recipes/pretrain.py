@@ -41,6 +41,7 @@ from eejax.parallel import multihost, sharding
 from eejax.progress import SILENT, Progress
 from eejax.recipes import run_identity, run_result, training_runs
 from eejax.recipes.run_result import RunResult
+from eejax.recipes.step_cost import step_cost
 from eejax.recipes.text import Text
 from eejax.recipes.training_runs import RunSettings
 from eejax.storage import AnyPath
@@ -330,6 +331,7 @@ def _train(
     data=training_runs.read_data(
       settings, tokenizer, mesh=place.mesh, progress=progress
     ),
+    cost=step_cost(config, settings, mesh=place.mesh),
     progress=progress,
     what='training',
   )

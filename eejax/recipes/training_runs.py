@@ -50,6 +50,7 @@ from eejax.training.optimizers import (
 )
 from eejax.training.reporting import ProgressReporter
 from eejax.training.step import StepConfig
+from eejax.training.throughput import StepCost
 from eejax.training.workplace import MeshChoice
 from eejax.types import Params
 
@@ -317,6 +318,7 @@ def train(
   folder: AnyPath,
   settings: LoopConfig,
   data: TrainingData,
+  cost: StepCost,
   progress: Progress,
   what: str,
 ) -> TrainResult:
@@ -327,6 +329,7 @@ def train(
     folder: of the run.
     settings: length and cadence.
     data: to train on and to measure.
+    cost: of a step.
     progress: of this host.
     what: is being done, as in 'tuning'.
 
@@ -340,6 +343,7 @@ def train(
     batches=data.batches,
     held_out=data.held_out,
     reporter=ProgressReporter(progress, what=what),
+    cost=cost,
   )
   if result.ending is Ending.INTERRUPTED:
     raise EejaxError(

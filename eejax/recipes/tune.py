@@ -24,6 +24,7 @@ from eejax.parallel import multihost
 from eejax.progress import SILENT, Progress
 from eejax.recipes import run_result, training_runs, tuning_cache
 from eejax.recipes.run_result import RunResult
+from eejax.recipes.step_cost import step_cost
 from eejax.recipes.text import Text
 from eejax.recipes.training_runs import RunSettings
 from eejax.recipes.tuning_cache import CacheSettings
@@ -246,6 +247,9 @@ def _train(
     folder=place.folder,
     settings=settings.loop,
     data=data,
+    cost=step_cost(
+      source.config, settings, mesh=place.mesh, has_cache=cache is not None
+    ),
     progress=progress,
     what='tuning',
   )

@@ -39,11 +39,15 @@ from eejax.storage import AnyPath
 from eejax.training import freeze, losses, metrics, run_folder, state, step
 from eejax.training.interrupt import StopRequest
 from eejax.training.loop_config import LoopConfig
+from eejax.training.metrics import MetricsRecord
 from eejax.training.objective import Objective
 from eejax.training.placement import DevicePlacement
 from eejax.training.recording import Recorder
 from eejax.training.reporting import ProgressReporter, Reporter
+from eejax.training.stalls import Activity, StallWatch
 from eejax.training.step import StepConfig
+from eejax.training.throughput import StepCost, Throughput
+from eejax.training.trace import StepTrace
 from eejax.types import Params
 
 
@@ -109,6 +113,7 @@ def train(
   batches: ResumableBatches,
   held_out: Sequence[Batch] = (),
   reporter: Reporter | None = None,
+  cost: StepCost | None = None,
 ) -> TrainResult:
   """Train to the end, or until SIGTERM or the first Ctrl-C.
 
@@ -123,6 +128,7 @@ def train(
     held_out: batches of held-out text, measured at every exit; every host
       brings all.
     reporter: tells how it goes.
+    cost: of a step, for what is said of its speed; None is not known.
 
   Raises:
     EejaxError: the loss is not a number, or a checkpoint cannot be used.
@@ -147,18 +153,31 @@ def train(
     stack.callback(reporter.close)
     run = _Run(task, settings, batches, held_out, checkpoints, reporter)
     run.folder = folder
+    run.trace = StepTrace(
+      settings.traced_steps, folder=folder, say=reporter.say
+    )
     resumed = run.resume()
+    earlier = metrics.read_records(folder)
     writer = metrics.open_writer(
-      folder, resume_step=run.step if resumed else None
+      folder,
+      resume_step=run.step if resumed else None,
+      wandb=settings.wandb,
     )
     stack.enter_context(writer)
+    throughput = Throughput.of_run(earlier, cost or StepCost(), step=run.step)
+    if not resumed and throughput.began is not None:
+      began = {metrics.UNIX_TIME: throughput.began}
+      writer.write([MetricsRecord(0, metrics.TIMING, began)])
     run.recorder = Recorder(
       task.config,
       exit_weights=task.objective.exit_weights,
       learning_rate=task.learning_rate,
       writer=writer,
       reporter=reporter,
+      throughput=throughput,
     )
+    stack.callback(run.trace.close)
+    stack.enter_context(run.watch)
     run.last_held_out = metrics.last_held_out(folder)
     return run.until_end(stop)
 
@@ -169,6 +188,7 @@ class _Run:
   # How far a run goes on is known before anything is recorded.
   recorder: Recorder
   folder: AnyPath
+  trace: StepTrace
 
   def __init__(self, task, settings, batches, held_out, checkpoints, reporter):
     self.task = task
@@ -199,6 +219,7 @@ class _Run:
     self.last_held_out: dict[str, float] = {}
     self.measured_step: int | None = None
     self.stopping = multihost.StopAgreement()
+    self.watch = StallWatch(seconds=settings.stall_seconds, say=reporter.say)
     self.train_step = self.placement.compile_step(
       step.make_train_step(
         task.config,
@@ -277,8 +298,12 @@ class _Run:
 
   def take_step(self) -> None:
     """Train on the next batch."""
+    self.watch.at(self.step, Activity.DATA)
     batch = self.placement.batch(next(self.batches), shares=self.shares)
+    self.watch.at(self.step, Activity.STEP)
+    self.trace.before(self.step, self.state)
     self.state, measured = self.train_step(self.state, self.frozen, batch)
+    self.trace.after(self.step, self.state)
     self.recorder.add(measured)
     self.step += 1
 
@@ -287,6 +312,7 @@ class _Run:
     self.flush()  # records stand in the order of their steps
     if not self.held_out:
       return
+    self.watch.at(self.step, Activity.EVALUATION)
     parts = [
       self.evaluate_batch(self.state.trainable, self.frozen, batch)
       for batch in self.held_out
@@ -301,6 +327,7 @@ class _Run:
   def save(self) -> None:
     """Write a checkpoint, in the background."""
     self.flush()
+    self.watch.at(self.step, Activity.CHECKPOINT)
     try:
       self.recorder.send()
     except StoreError as error:
@@ -314,6 +341,7 @@ class _Run:
       measured=self.last_held_out if is_measured else None,
     )
     self.saved_step = self.step
+    self.recorder.restart_clock()
 
   def _kept(self) -> str:
     if self.saved_step is None:

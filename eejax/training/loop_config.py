@@ -17,6 +17,7 @@ import dataclasses
 
 from eejax.config.field_types import check_fields
 from eejax.errors import ArgumentError
+from eejax.training.trace import parse_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,14 @@ class LoopConfig:
       kept; 0 is none. Only a step that is evaluated is compared.
     best_metric: a held-out mean, as `exit_6/loss`; '' is the mean loss of all
       heads.
+    hardware: of one device, a name in `configs/hardware` or a file like those;
+      '' is what the device says it is, and none is known of a CPU.
+    profile: steps whose trace is written, the last left out, as in `10:13`;
+      '' traces none.
+    stall_seconds: seconds without a step after which it is said who keeps the
+      run waiting; 0 never says it.
+    wandb: project of Weights & Biases that is told the metrics, too; '' is
+      none.
     resume_step: the checkpoint that a run goes on from, later ones being set
       aside; None is the newest.
   """
@@ -50,6 +59,10 @@ class LoopConfig:
   keep_hours: float = 0.0
   keep_best: int = 0
   best_metric: str = ''
+  hardware: str = ''
+  profile: str = ''
+  stall_seconds: float = 300.0
+  wandb: str = ''
   resume_step: int | None = None
 
   def __post_init__(self):
@@ -63,8 +76,15 @@ class LoopConfig:
       ('keep_every', 0),
       ('keep_hours', 0),
       ('keep_best', 0),
+      ('stall_seconds', 0),
     ):
       if getattr(self, name) < least:
         raise ArgumentError(
           f'{name} must be at least {least}, not {getattr(self, name)}.'
         )
+    _ = self.traced_steps  # raises where it names none
+
+  @property
+  def traced_steps(self) -> range:
+    """Return the steps whose trace is written, counted from 0."""
+    return parse_steps(self.profile) if self.profile else range(0)

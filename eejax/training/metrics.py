@@ -33,10 +33,13 @@ from eejax.config import EarlyExitConfig, GateKind
 from eejax.errors import StoreError
 from eejax.parallel import multihost
 from eejax.training.sums import HeadSums, LossSums
+from eejax.training.wandb_board import WandbBoard
 
 TRAIN = 'train'
 HELD_OUT = 'held_out'
 TIMING = 'timing'
+# When a run first began, seconds since 1970: of the record of step 0.
+UNIX_TIME = 'unix_time'
 
 FILE = 'metrics.jsonl'
 BOARD = 'tensorboard'
@@ -164,16 +167,16 @@ class NoWriter:
 
 
 def open_writer(
-  folder: str | os.PathLike, *, resume_step: int | None
+  folder: str | os.PathLike, *, resume_step: int | None, wandb: str = ''
 ) -> 'MetricWriter | NoWriter':
   """Return the writer of a run's metrics; one host writes them."""
   if not multihost.is_first():
     return NoWriter()
-  return MetricWriter(folder, resume_step=resume_step)
+  return MetricWriter(folder, resume_step=resume_step, wandb=wandb)
 
 
 class MetricWriter:
-  """Append records to `metrics.jsonl` and to TensorBoard.
+  """Append records to `metrics.jsonl`, TensorBoard and Weights & Biases.
 
   What an earlier process wrote beyond the step that this one resumes from is
   removed first, so that every step stands in the file once.
@@ -181,11 +184,17 @@ class MetricWriter:
   Files in a store cannot be appended to. For a folder there, the files lie on
   this machine, and are sent whole: now and then, and before each checkpoint.
 
-  Args of the constructor: the run's folder, and the step it resumes from,
-  None if it starts anew.
+  Args of the constructor: the run's folder, the step it resumes from, None if
+  it starts anew, and a project of Weights & Biases, '' for none.
   """
 
-  def __init__(self, folder: str | os.PathLike, *, resume_step: int | None):
+  def __init__(
+    self,
+    folder: str | os.PathLike,
+    *,
+    resume_step: int | None,
+    wandb: str = '',
+  ):
     from tensorboardX import SummaryWriter
 
     self._folder = storage.as_path(folder)
@@ -197,6 +206,9 @@ class MetricWriter:
     self._sent_at = time.monotonic()
     with storage.reported(self._folder, what='read'):
       self._cut_after(-1 if resume_step is None else resume_step)
+    self._wandb = None
+    if wandb:
+      self._wandb = WandbBoard(wandb, folder=self._folder, local=self._place)
     self._file = (self._place / FILE).open('a', encoding='utf-8')
     self._board = SummaryWriter(
       str(self._place / BOARD),
@@ -215,8 +227,12 @@ class MetricWriter:
     """Append `records` and flush them."""
     for record in records:
       self._file.write(record.line() + '\n')
-      for name, value in record.values.items():
+      drawn = {k: v for k, v in record.values.items() if k != UNIX_TIME}
+      for name, value in drawn.items():
         self._board.add_scalar(f'{record.kind}/{name}', value, record.step)
+      if self._wandb is not None:
+        named = {f'{record.kind}/{k}': v for k, v in drawn.items()}
+        self._wandb.write(record.step, named)
     self._file.flush()
     self._board.flush()
     if time.monotonic() - self._sent_at > SEND_SECONDS:
@@ -247,6 +263,8 @@ class MetricWriter:
     """
     self._file.close()
     self._board.close()
+    if self._wandb is not None:
+      self._wandb.close()
     try:
       self.send()
     finally:

@@ -28,6 +28,7 @@ from eejax.training.metrics import MetricsRecord, MetricWriter, NoWriter
 from eejax.training.reporting import Reporter
 from eejax.training.step import StepMetrics
 from eejax.training.sums import LossSums
+from eejax.training.throughput import Throughput
 from eejax.training.weight_schedules import ExitWeights
 
 
@@ -47,6 +48,7 @@ class Recorder:
     learning_rate: optax.Schedule | None,
     writer: MetricWriter | NoWriter,
     reporter: Reporter,
+    throughput: Throughput,
   ):
     """Begin with nothing gathered.
 
@@ -56,6 +58,7 @@ class Recorder:
       learning_rate: the optimizer's schedule, to be reported.
       writer: of the run's folder.
       reporter: tells a person.
+      throughput: counts what steps take.
     """
     self.has_looked = False
     self._config = config
@@ -63,6 +66,7 @@ class Recorder:
     self._learning_rate = learning_rate
     self._writer = writer
     self._reporter = reporter
+    self._throughput = throughput
     self._pending: list[StepMetrics] = []
     self._clock = time.monotonic()
 
@@ -110,17 +114,23 @@ class Recorder:
     values.pop('loss')  # the objective of no regime
     self._writer.write([MetricsRecord(step, metrics.HELD_OUT, values)])
     self._reporter.evaluated(step, values)
-    self._clock = time.monotonic()
+    self.restart_clock()
     return values
 
+  def restart_clock(self) -> None:
+    """Count what was done since the last look as no time of a step."""
+    self._clock = time.monotonic()
+
   def _speed(self, records: Sequence[MetricsRecord]) -> dict[str, float]:
-    """Return tokens a second since the last look; none while compiling."""
+    """Return how fast steps were since the last look, but for the first."""
     before, self._clock = self._clock, time.monotonic()
     if not self.has_looked:
       self.has_looked = True
       return {}
     tokens = sum(r.values['tokens'] for r in records)
-    speed = {'tokens_per_s': tokens / max(self._clock - before, 1e-9)}
+    speed = self._throughput.of_steps(
+      steps=len(records), tokens=tokens, seconds=self._clock - before
+    )
     self._writer.write([MetricsRecord(records[-1].step, metrics.TIMING, speed)])
     return speed
 

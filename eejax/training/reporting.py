@@ -66,6 +66,8 @@ class ProgressReporter:
     shown = {'loss': f'{values["loss"]:.3f}'}
     if 'tokens_per_s' in values:
       shown['tokens/s'] = f'{values["tokens_per_s"]:.0f}'
+    if 'mfu' in values:
+      shown['MFU'] = f'{values["mfu"]:.0%}'
     if self._bar is None:
       self._stack.close()
       self._bar = self._progress.bar(self._what, total=self._steps)

@@ -147,7 +147,11 @@ class TestAnUndisturbedRun:
       for r in metrics.read_records(folder)
       if r['kind'] == metrics.TIMING
     ]
-    assert steps and 1 not in steps
+    # The first record says when the run began.
+    assert steps[0] == 0 and steps[1:] and 1 not in steps
+    last = metrics.read_records(folder)[-1]
+    speed = [r for r in metrics.read_records(folder) if 'step_s' in r][-1]
+    assert 0 < speed['goodput'] < 1 and last['step'] == STEPS
 
   def test_tensorboard_has_the_same(self, straight):
     folder, _ = straight
