@@ -165,22 +165,30 @@ class ProbeResult(Result):
     return verdict_page.render(self.verdict, self.search, facts)
 
   def draw(self, axes: 'Axes') -> None:
-    """Draw agreement by depth, and loss against speed of the candidates."""
+    """Draw agreement by depth, and name what was measured of candidates."""
     depths = self.search.natural.depths
     x = [d.depth for d in depths]
-    axes.plot(x, [d.agreement.value for d in depths], label='agrees with final')
+    agree = [d.agreement for d in depths]
+    axes.plot(x, [a.value for a in agree], label='agrees with the final token')
+    low, high = [a.low for a in agree], [a.high for a in agree]
+    axes.fill_between(x, low, high, alpha=0.2)
     axes.plot(x, [self.search.settled[d] for d in x], label='settled by here')
-    for c in self.verdict.candidates:
-      if c.speedup is None or c.loss is None or not c.depths:
-        continue
-      axes.plot(
-        max(c.depths),
-        1 - c.loss.value,
-        'o',
-        label=f'{c.name}: {c.speedup.value:.2f}x',
-      )
+    candidates = [c for c in self.verdict.candidates if c.speedup is not None]
+    for depth in {d for c in candidates if c.uses_exits for d in c.depths}:
+      axes.axvline(depth, color='grey', linestyle=':', linewidth=1)
+    for c in candidates:
+      # A line of words: speeds and depths share no axis.
+      axes.plot([], [], ' ', label=_in_words(c))
     axes.set(xlabel='depth', ylabel='share of tokens', ylim=(0, 1.02))
     axes.legend(fontsize='small')
+
+
+def _in_words(candidate: Candidate) -> str:
+  assert candidate.speedup is not None
+  speed = f'{candidate.speedup.value:.2f}x'
+  if not candidate.uses_exits or not candidate.depths:
+    return f'{speed} {candidate.name}'
+  return f'{speed} {candidate.name} (at {max(candidate.depths)})'
 
 
 def probe(

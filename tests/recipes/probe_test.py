@@ -114,7 +114,11 @@ def test_a_result_shows_and_saves_itself(result, tmp_path):
 
 
 def test_it_draws_itself(result):
-  assert result.plot().axes[0].get_lines()
+  axes = result.plot().axes[0]
+  assert axes.get_lines()
+  words = ' '.join(text.get_text() for text in axes.get_legend().get_texts())
+  measured = [c for c in result.verdict.candidates if c.speedup is not None]
+  assert measured and all(c.name in words for c in measured)
 
 
 def test_another_machine_is_forecast(idle, text):
