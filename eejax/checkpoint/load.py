@@ -17,7 +17,7 @@ import os
 import pathlib
 from typing import Any
 
-from eejax import resources, storage
+from eejax import storage
 from eejax.checkpoint import (
   folder,
   gguf_file,
@@ -35,7 +35,6 @@ from eejax.parallel.mesh import MeshChoice, devices_of
 from eejax.progress import SILENT, Progress
 
 # The name of the model that eejax brings along.
-DEFAULT = 'default'
 
 
 def load(
@@ -82,8 +81,6 @@ def load(
     with progress.waiting(f'reading {source}'):
       return folder.load(source, dtype=dtype)
   path = packaged.resolve(source, progress=progress)
-  if str(source) == DEFAULT and not path.exists():
-    path = resources.default_backbone()
   with progress.waiting(f'reading {source}'):
     if (path / manifest.NAME).is_file():
       return folder.load(path, dtype=dtype)
@@ -114,8 +111,6 @@ def map_source(
     EejaxError: as `load`.
   """
   path = packaged.resolve(source, progress=progress)
-  if str(source) == DEFAULT and not path.exists():
-    path = resources.default_backbone()
   if (path / manifest.NAME).is_file():
     return streaming.map_checkpoint(path)
   if (path / huggingface.CONFIG).is_file():
@@ -132,7 +127,7 @@ def _what_is_wrong(path: pathlib.Path) -> str:
   if not path.exists():
     return (
       f'there is no folder {path}; name {kinds}, a model of the hub, '
-      f'{packaged.SMOLLM2.name!r} or {DEFAULT!r}.'
+      f'{packaged.SMOLLM2.name!r} or {packaged.DEFAULT!r}.'
     )
   if path.is_file():
     return f'{path} is a file; name {kinds}.'

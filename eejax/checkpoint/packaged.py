@@ -29,7 +29,7 @@ import tempfile
 import warnings
 import zipfile
 
-from eejax import caches, storage
+from eejax import caches, resources, storage
 from eejax.checkpoint import folder, gguf_import, manifest
 from eejax.checkpoint.gguf_file import library
 from eejax.errors import ArgumentError, CheckpointError
@@ -73,6 +73,8 @@ SMOLLM2 = PackagedModel(
   ),
 )
 MODELS = {m.name: m for m in (SMOLLM2,)}
+# The backbone that eejax brings along.
+DEFAULT = 'default'
 
 
 class RoundedWeights(UserWarning):
@@ -88,15 +90,19 @@ def resolve(
   note is told by `progress`, or as a warning where nobody listens to that.
 
   Args:
-    source: a path, or a name of `MODELS`.
+    source: a path, `DEFAULT`, or a name of `MODELS`.
     progress: is told what is fetched.
 
   Raises:
     CheckpointError: the model is not here and cannot be fetched.
   """
   path = storage.as_path(source)
+  if path.exists():
+    return path
+  if str(source) == DEFAULT:
+    return resources.default_backbone()
   model = MODELS.get(str(source))
-  if model is None or path.exists():
+  if model is None:
     return path
   if progress is SILENT:
     warnings.warn(model.note, RoundedWeights, stacklevel=3)

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='CKPT',
     nargs='?',
     help=(
-      'a checkpoint, a Hugging Face folder, a GGUF file, or smollm2 '
+      'a checkpoint, a Hugging Face folder, a GGUF file, smollm2 or default '
       '(--gin.CHECKPOINT)'
     ),
   )

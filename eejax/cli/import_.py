@@ -93,6 +93,7 @@ def _read(args: argparse.Namespace) -> Any:
     gguf_file,
     gguf_import,
     huggingface,
+    manifest,
     packaged,
     t5x_layout,
   )
@@ -115,7 +116,9 @@ def _read(args: argparse.Namespace) -> Any:
     )
   path = packaged.resolve(source, progress=output.reporter())
   if path != storage.local_path(source):
-    return folder.load(path, layout=folder.Layout.UNSTACKED)
+    if (path / manifest.NAME).is_file():
+      return folder.load(path, layout=folder.Layout.UNSTACKED)
+    source = path
   if gguf_file.is_gguf(path):
     return gguf_import.map_file(path)
   return huggingface.map_folder(source)

@@ -41,7 +41,7 @@ def add_arguments(
   parser.add_argument(
     'checkpoint',
     metavar='CKPT',
-    help='a checkpoint, a Hugging Face folder, a GGUF file, or smollm2',
+    help='a checkpoint, a Hugging Face folder, a GGUF file, smollm2 or default',
   )
   parser.add_argument(
     '--exits',

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, max_tokens: int) -> None:
   parser.add_argument(
     'checkpoint',
     metavar='CKPT',
-    help='a checkpoint, a Hugging Face folder, a GGUF file, or smollm2',
+    help='a checkpoint, a Hugging Face folder, a GGUF file, smollm2 or default',
   )
   group = parser.add_argument_group('text')
   group.add_argument(

@@ -30,8 +30,9 @@ from eejax import config as config_lib
 from eejax import environment, serialization, storage
 from eejax.checkpoint import folder as checkpoint_folder
 from eejax.checkpoint import packaged
-from eejax.checkpoint.load import DEFAULT, load
+from eejax.checkpoint.load import load
 from eejax.checkpoint.model import Model
+from eejax.checkpoint.packaged import DEFAULT
 from eejax.checkpoint.tree import backbone_hash
 from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.data.corpus import Split

@@ -15,12 +15,14 @@
 
 import dataclasses
 import hashlib
+import pathlib
 import subprocess
 import warnings
 import zipfile
 
 import pytest
 
+from eejax import resources
 from eejax.checkpoint import manifest, packaged, tree
 from eejax.checkpoint.load import load
 from eejax.cli.main import main
@@ -153,3 +155,10 @@ def test_the_command_line_takes_the_name(index, tmp_path, capsys):
   gguf = tmp_path / 'back.gguf'
   assert main(['export', 'smollm2', str(gguf)]) == 0
   assert load(gguf).config.model.num_layers == 4
+
+
+def test_the_embedded_backbone_has_a_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert packaged.resolve('default') == resources.default_backbone()
+  (tmp_path / 'default').mkdir()
+  assert packaged.resolve('default') == pathlib.Path('default')
