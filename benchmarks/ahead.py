@@ -41,7 +41,7 @@ from eejax.config import (
   architectures,
   parse_exits,
 )
-from eejax.decoding import ahead
+from eejax.decoding import ahead_of_time
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.errors import EejaxError
 from eejax.parallel import topologies
@@ -102,11 +102,11 @@ def _described(
   config: EarlyExitConfig, policy: Policy, device: jax.Device, rows: int
 ) -> dict[str, Any]:
   clock = time.perf_counter()
-  compiled = ahead.compile_ahead(
+  compiled = ahead_of_time.compile_ahead(
     config, policy=policy, device=device, rows=rows, slots=SLOTS
   )
   seconds = time.perf_counter() - clock
-  weights = jax.tree.leaves(ahead.abstract_weights(compiled))
+  weights = jax.tree.leaves(ahead_of_time.abstract_weights(compiled))
   numbers = {math.prod(x.shape) for x in weights} - {0}
   cache = _cache_numbers(config.model, rows)
   looped = [

@@ -40,7 +40,7 @@ from eejax.cli.gin import (
 from eejax.cli.gin import (
   configurables,  # noqa: F401  (registers what gin files may name)
 )
-from eejax.cli.gin.planned import PlannedRun
+from eejax.cli.gin.planned_run import PlannedRun
 from eejax.errors import EejaxError
 from eejax.parallel import topologies
 from eejax.planner.choose import mesh_words

@@ -60,10 +60,10 @@ from eejax.stats.bootstrap import (
 )
 from eejax.training import freeze, state
 from eejax.training.freeze import Regime
+from eejax.training.loss_sums import TokenBatch
 from eejax.training.objective import Objective
 from eejax.training.optimizers import clipped_adamw, warmup_cosine
 from eejax.training.step import StepConfig, compile_train_step, make_train_step
-from eejax.training.sums import TokenBatch
 from eejax.training.weight_schedules import ExitWeights
 from eejax.types import Params
 

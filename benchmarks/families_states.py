@@ -40,7 +40,7 @@ import numpy as np
 from eejax.config import EarlyExitConfig, PositionKind
 from eejax.config.state_space import StateSpaceConfig, StateSpaceKind
 from eejax.decoding.policy.policy import Mode, Policy
-from eejax.evaluation.kept_error import kept_error
+from eejax.evaluation.kv_error import kv_error
 from eejax.models import decoder
 from eejax.ops import selective_scan as scans
 from eejax.testing import tiny
@@ -67,7 +67,7 @@ def families_kv_error(args: argparse.Namespace) -> figures.Figure:
     )
     params = _enlarged(tiny.tiny_params(config))
     for name, policy in POLICIES.items():
-      errors[f'{kind} {name}'] = kept_error(
+      errors[f'{kind} {name}'] = kv_error(
         params, config=config, prompts=PROMPTS, policy=policy, steps=12
       )
     print(f'  {kind}: {errors[f"{kind} {name}"]:.1e}', file=sys.stderr)

@@ -49,10 +49,10 @@ from eejax.models.exits import apply_exit_head, output_kernel
 from eejax.ops.cross_entropy import cross_entropy
 from eejax.training import freeze, state
 from eejax.training.freeze import Regime
+from eejax.training.loss_sums import TokenBatch
 from eejax.training.objective import Objective
 from eejax.training.optimizers import clipped_adamw
 from eejax.training.step import StepConfig, compile_train_step, make_train_step
-from eejax.training.sums import TokenBatch
 
 # A Llama of 43 million parameters.
 LLAMA_43M = ModelConfig(

@@ -48,6 +48,7 @@ from eejax.pipeline.schedule import Schedule, ScheduleKind
 from eejax.testing.compiled_text import messages
 from eejax.training import freeze
 from eejax.training.freeze import Regime
+from eejax.training.loss_sums import TokenBatch
 from eejax.training.objective import Forward, Objective
 from eejax.training.pipelined import (
   in_microbatches,
@@ -59,7 +60,6 @@ from eejax.training.pipelined_costs import block_cost, exit_costs, final_cost
 from eejax.training.pipelined_layout import to_stages
 from eejax.training.pipelined_stage import StepContext, make_stage
 from eejax.training.step import StepConfig, gradients
-from eejax.training.sums import TokenBatch
 from eejax.training.weight_schedules import ExitWeights
 
 Figure = tuple[float, dict[str, Any]]

@@ -43,7 +43,7 @@ from eejax.pipeline.schedule import ScheduleKind
 from eejax.planner.compiled import compile_layout
 from eejax.planner.memory import DeviceMemory, predict_memory
 from eejax.planner.workload import Arrangement, Learns, Workload
-from eejax.training.ahead import StepMemory
+from eejax.training.ahead_of_time import StepMemory
 from eejax.training.freeze import Regime
 
 _GIB = 2**30

@@ -39,10 +39,10 @@ from eejax.models import decoder
 from eejax.parallel import sharding
 from eejax.parallel.mesh import make_mesh, parse_mesh
 from eejax.training import state as state_lib
+from eejax.training.device_placement import DevicePlacement
 from eejax.training.freeze import Regime
 from eejax.training.objective import Objective
 from eejax.training.optimizers import clipped_adamw
-from eejax.training.placement import DevicePlacement
 from eejax.training.state import TrainState
 from eejax.training.step import StepConfig, make_train_step
 

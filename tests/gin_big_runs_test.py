@@ -43,7 +43,7 @@ from eejax.errors import ArgumentError
 from eejax.parallel import topologies
 from eejax.planner.compiled import CompiledLayout, compile_layout
 from eejax.planner.memory import DeviceMemory, predict_memory
-from eejax.training import ahead
+from eejax.training import ahead_of_time
 from eejax.training.freeze import Regime
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -254,10 +254,10 @@ def test_runs_are_compiled_on_their_devices(name):
     check=False,
   )
   assert done.returncode == 0, done.stderr[-2000:]
-  check(name, ahead.StepMemory(**json.loads(done.stdout)))
+  check(name, ahead_of_time.StepMemory(**json.loads(done.stdout)))
 
 
-def check(name, found: ahead.StepMemory) -> None:
+def check(name, found: ahead_of_time.StepMemory) -> None:
   """Compare what a CPU's compiler says with the plan and the hardware."""
   run, _ = read(name)
   same = in_compiled_dtype(run)

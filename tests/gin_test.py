@@ -33,7 +33,7 @@ from eejax.cli.gin import (
 from eejax.config import ModelConfig
 from eejax.errors import ArgumentError
 from eejax.recipes import run_identity, stages, tuning_source
-from eejax.training import workplace
+from eejax.training import open_run
 from eejax.training.freeze import Regime
 from eejax.training.objective import Objective
 
@@ -96,7 +96,7 @@ def test_runs(file, monkeypatch):
 
 
 def _pretend(monkeypatch):
-  monkeypatch.setattr(workplace, 'open_run', _stop)
+  monkeypatch.setattr(open_run, 'open_run', _stop)
   monkeypatch.setattr(stages, 'claimed', _stop)
   monkeypatch.setattr(checkpoint_folder, 'read_manifest', _some_manifest)
   monkeypatch.setattr(
@@ -158,11 +158,11 @@ class TestIdentity:
     _pretend(monkeypatch)
     runs = []
 
-    def open_run(*args, identity, **kwargs):
+    def opened(*args, identity, **kwargs):
       runs.append(identity)
       raise Stopped
 
-    monkeypatch.setattr(workplace, 'open_run', open_run)
+    monkeypatch.setattr(open_run, 'open_run', opened)
 
     def of(*bindings):
       parse(['runs/tune.gin'], [*REQUIRED, *bindings])

@@ -36,7 +36,7 @@ LEVELS = {
   'axes': 0,
   'errors': 0,
   'version': 0,
-  'caches': 0,
+  'cache_folders': 0,
   'hardware': 0,
   'resources': 0,
   'environment': 0,

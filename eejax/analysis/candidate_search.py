@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from eejax.analysis import break_even, placement
+from eejax.analysis import break_even, exit_placement
 from eejax.analysis.agreement import NaturalExits, summarise
 from eejax.analysis.candidate import (
   NATURAL,
@@ -33,9 +33,9 @@ from eejax.analysis.candidate import (
   Promise,
 )
 from eejax.analysis.cost_model import DecodeCost
+from eejax.analysis.exit_placement import Budget, CandidateExits
 from eejax.analysis.exit_scores import exit_scores
 from eejax.analysis.measurement import natural_config
-from eejax.analysis.placement import Budget, CandidateExits
 from eejax.analysis.suitability.speculation import (
   SpeculationCost,
   speculation,
@@ -276,7 +276,7 @@ def _early_exit(
   with_exits = lambda chosen: family.config.with_exits(
     tuple(family.config.exits[i] for i in chosen)
   )
-  placed = placement.search(
+  placed = exit_placement.search(
     exits.at_rows(text.searched),
     exits.at_rows(~text.searched),
     cost_of=lambda c: cost_of(with_exits(c), _asking(criterion, window)),

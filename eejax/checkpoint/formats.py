@@ -38,11 +38,11 @@ from eejax import storage
 from eejax.checkpoint import (
   arrays,
   ee_llm,
-  gemma,
+  gemma_layout,
   huggingface,
   huggingface_export,
   manifest,
-  maxtext,
+  maxtext_layout,
   orbax_tree,
   shapes,
   tree,
@@ -66,7 +66,10 @@ class CheckpointFormat(enum.Enum):
   EE_LLM = 'ee-llm'
 
 
-_TABLES = {CheckpointFormat.MAXTEXT: maxtext, CheckpointFormat.GEMMA: gemma}
+_TABLES = {
+  CheckpointFormat.MAXTEXT: maxtext_layout,
+  CheckpointFormat.GEMMA: gemma_layout,
+}
 # Where a tree lies in what MaxText and gemma write, the most special first.
 _PLACES = {
   CheckpointFormat.MAXTEXT: ('items', ''),
@@ -288,9 +291,8 @@ def _backbone(leaves: Mapping[Path, np.ndarray], config: ModelConfig) -> Params:
 
 def _write_settings(path: pathlib.Path, config: ModelConfig) -> None:
   # JSON is YAML.
-  lines = [
-    f'{k}: {json.dumps(v)}\n' for k, v in maxtext.settings(config).items()
-  ]
+  settings = maxtext_layout.settings(config)
+  lines = [f'{k}: {json.dumps(v)}\n' for k, v in settings.items()]
   path.write_text(
     '# Settings of MaxText that describe this model; context and windows are '
     'yours to choose.\n' + ''.join(lines)

@@ -22,7 +22,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, processors
 
-from eejax import caches
+from eejax import cache_folders
 from eejax.checkpoint import gguf_bpe
 from eejax.checkpoint.atomic import whole_folder
 from eejax.checkpoint.gguf_bpe import PREFIX, TokenType
@@ -55,7 +55,7 @@ def make_folder(file: GGUFFile) -> pathlib.Path | None:
   digest = hashlib.sha256()
   for name, text in sorted(files.items()):
     digest.update(f'{name} {len(text)}\n{text}'.encode())
-  place = caches.folder('tokenizers') / digest.hexdigest()[:32]
+  place = cache_folders.folder('tokenizers') / digest.hexdigest()[:32]
   if not (place / _CONFIG).is_file():
     try:
       with whole_folder(place, marker=_CONFIG) as new:

@@ -32,7 +32,7 @@ from jax.sharding import NamedSharding
 from eejax import storage
 from eejax.checkpoint import arrays  # noqa: F401  (keeps Orbax quiet)
 from eejax.checkpoint.atomic import is_disk_full
-from eejax.checkpoint.keeping import KeptSteps
+from eejax.checkpoint.retention import KeptSteps
 from eejax.errors import ArgumentError, CheckpointError
 from eejax.parallel import memory
 from eejax.types import PyTree

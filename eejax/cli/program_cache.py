@@ -29,7 +29,7 @@ import os
 import pathlib
 import platform
 
-from eejax import caches
+from eejax import cache_folders
 
 FOLDER = 'JAX_COMPILATION_CACHE_DIR'
 ROOM = 'JAX_COMPILATION_CACHE_MAX_SIZE'
@@ -60,7 +60,7 @@ def folder() -> pathlib.Path:
   Raises:
     RuntimeError: the user has no home.
   """
-  return caches.root() / 'programs' / _processor()
+  return cache_folders.root() / 'programs' / _processor()
 
 
 def _processor() -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from eejax import caches, store_folder
+from eejax import cache_folders, store_folder
 from eejax.data import corpus, token_files
 from eejax.data.batch import DocumentSource, PackedBatches
 from eejax.data.chat import TEMPLATE_FILE, ChatTemplate, chat_template
@@ -255,7 +255,7 @@ def _kept_tokens(config: DataConfig, tokenizer: Tokenizer) -> AnyPath:
   ]
   key = [_text_settings(config), files, tokenizer.fingerprint]
   digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-  place = caches.folder('tokens') / digest[:16]
+  place = cache_folders.folder('tokens') / digest[:16]
   if not (place / token_files.MANIFEST).is_file():
     prepare_tokens(config, tokenizer, place)
   return place

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from eejax import caches, serialization, storage, store_folder
+from eejax import cache_folders, serialization, storage, store_folder
 from eejax.data.corpus import Split
 from eejax.data.tokenizer import Tokenizer
 from eejax.errors import ArgumentError, EejaxError
@@ -227,7 +227,7 @@ def _mapped(file: AnyPath, size: int) -> np.ndarray:
 
 def _fetched(path: AnyPath, sizes: Mapping[str, int]) -> AnyPath:
   """Return a local folder with the files that are asked for."""
-  place = caches.folder('tokens') / f'fetched-{fingerprint(path)[:16]}'
+  place = cache_folders.folder('tokens') / f'fetched-{fingerprint(path)[:16]}'
   with storage.reported(path, what='read'):
     for name, size in sizes.items():
       file = place / name

@@ -26,7 +26,7 @@ from eejax.decoding.drafting.adaptive import choose_anew
 from eejax.decoding.loop import cache as cache_lib
 from eejax.decoding.loop.accounting import ROW_COUNTS, Counts
 from eejax.decoding.loop.cache import DecodeState, SegmentState
-from eejax.decoding.loop.placement import keep_replicated, keep_state
+from eejax.decoding.loop.device_placement import keep_replicated, keep_state
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.programs import first_state, prefill, prefill_rest

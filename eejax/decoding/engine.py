@@ -45,20 +45,20 @@ from eejax.decoding.generate import (
   prompt_widths,
 )
 from eejax.decoding.loop.accounting import Accounting, row_accounting
+from eejax.decoding.loop.exit_scoring import with_scored_matrices
 from eejax.decoding.loop.plan import make_plan
 from eejax.decoding.loop.prepare import Prepared, check_plan, prepare
-from eejax.decoding.loop.scoring import with_scored_matrices
 from eejax.decoding.policy.batching import PlatformCosts, platform_costs
-from eejax.decoding.policy.defaults import MAX_NEW_TOKENS
-from eejax.decoding.policy.policy import Policy
-from eejax.decoding.policy.threshold_values import Threshold, threshold_values
-from eejax.decoding.policy.use import (
+from eejax.decoding.policy.check_use import (
   Use,
   check_covered,
   check_sampling_covered,
   check_uncertified,
   check_use,
 )
+from eejax.decoding.policy.defaults import MAX_NEW_TOKENS
+from eejax.decoding.policy.policy import Policy
+from eejax.decoding.policy.threshold_values import Threshold, threshold_values
 from eejax.decoding.prefix_reuse import Placement, SlotTexts
 from eejax.decoding.results import (
   FinishReason,
@@ -174,7 +174,7 @@ class Engine:
     Raises:
       ArgumentError: something cannot be used as given, or the policy is
         another model's or certified for something else; see
-        `eejax.decoding.policy.use`.
+        `eejax.decoding.policy.check_use`.
     """
     if frequent_ids is not None:
       check_uncertified(policy, 'frequent_ids of your own')

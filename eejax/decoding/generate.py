@@ -36,17 +36,17 @@ from eejax.config import EarlyExitConfig, ModelConfig
 from eejax.decoding import window_costs
 from eejax.decoding.loop.accounting import batch_accounting, row_accounting
 from eejax.decoding.loop.cache import BatchSettings, DecodeState, cache_size
-from eejax.decoding.loop.placement import place_state, replicate
+from eejax.decoding.loop.device_placement import place_state, replicate
+from eejax.decoding.loop.exit_scoring import with_scored_matrices
 from eejax.decoding.loop.plan import DecodePlan, bucket, make_plan
 from eejax.decoding.loop.prepare import Prepared, check_plan, prepare
 from eejax.decoding.loop.programs import decode_chunk, first_state, prefill
-from eejax.decoding.loop.scoring import with_scored_matrices
 from eejax.decoding.loop.while_loop import Chunk
 from eejax.decoding.policy.batching import PlatformCosts, platform_costs
+from eejax.decoding.policy.check_use import check_uncertified
 from eejax.decoding.policy.defaults import MAX_NEW_TOKENS
 from eejax.decoding.policy.policy import Policy
 from eejax.decoding.policy.threshold_values import threshold_values
-from eejax.decoding.policy.use import check_uncertified
 from eejax.decoding.results import (
   DecodeResult,
   EmittedTokens,

@@ -46,7 +46,7 @@ from eejax.decoding.loop.cache import (
   cache_size,
   empty_segments,
 )
-from eejax.decoding.loop.placement import place_state, replicate
+from eejax.decoding.loop.device_placement import place_state, replicate
 from eejax.decoding.loop.plan import DecodePlan, bucket
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.programs import decode_chunk, first_state

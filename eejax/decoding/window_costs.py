@@ -42,7 +42,7 @@ from eejax.decoding.loop.cache import (
   SegmentState,
   empty_segments,
 )
-from eejax.decoding.loop.placement import place_state
+from eejax.decoding.loop.device_placement import place_state
 from eejax.decoding.loop.plan import DecodePlan, Drafting
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.programs import decode_chunk, first_state

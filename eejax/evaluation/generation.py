@@ -26,8 +26,8 @@ from eejax.data.tokenizer import IncrementalDecoder
 from eejax.decoding.engine import Engine, EngineLimits
 from eejax.decoding.loop.prepare import Prepared, prepare
 from eejax.decoding.policy.certificate import PromptKind
+from eejax.decoding.policy.check_use import Use, check_covered
 from eejax.decoding.policy.policy import Policy
-from eejax.decoding.policy.use import Use, check_covered
 from eejax.decoding.results import GeneratedRow
 from eejax.decoding.text import TextStream
 from eejax.ops.sampling import SamplingConfig, SamplingMethod

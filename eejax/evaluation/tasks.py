@@ -39,8 +39,8 @@ from eejax.data.chat import ChatEnding
 from eejax.decoding.loop.accounting import Accounting
 from eejax.decoding.policy.bindings import policy_hash
 from eejax.decoding.policy.certificate import PromptKind
+from eejax.decoding.policy.check_use import Use, check_use
 from eejax.decoding.policy.policy import Mode, Policy
-from eejax.decoding.policy.use import Use, check_use
 from eejax.decoding.results import GeneratedRow
 from eejax.errors import ArgumentError, EejaxError
 from eejax.evaluation.generation import TextGenerator, TextRequest

@@ -25,8 +25,8 @@ from eejax.ops.quant import Quantization
 from eejax.parallel.mesh import make_mesh
 from eejax.parallel.topologies import compiling_for
 from eejax.planner.workload import Arrangement, Workload
-from eejax.training import ahead
-from eejax.training.ahead import StepMemory
+from eejax.training import ahead_of_time
+from eejax.training.ahead_of_time import StepMemory
 from eejax.training.freeze import Regime
 from eejax.training.objective import Forward, Objective
 from eejax.training.optimizers import clipped_adamw
@@ -83,7 +83,7 @@ def compile_layout(
   memory, refusal = None, ''
   try:
     with compiling_for(devices[0]):
-      step = ahead.compile_ahead(
+      step = ahead_of_time.compile_ahead(
         workload.config,
         objective=objective or _objective(workload),
         optimizer=optimizer or clipped_adamw(1e-3),
@@ -93,7 +93,7 @@ def compile_layout(
         length=workload.length,
         frozen=_as_held(workload),
       )
-      memory = ahead.step_memory(step, device=devices[0])
+      memory = ahead_of_time.step_memory(step, device=devices[0])
   except jax.errors.JaxRuntimeError as error:
     if not str(error).startswith(_NO_ROOM):
       raise

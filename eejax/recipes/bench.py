@@ -22,8 +22,8 @@ from eejax import serialization, storage
 from eejax.analysis.cost_model import decode_cost
 from eejax.checkpoint.model import Model
 from eejax.decoding.loop.accounting import Accounting, BatchAccounting
+from eejax.decoding.policy.check_use import Use, check_use
 from eejax.decoding.policy.policy import Policy
-from eejax.decoding.policy.use import Use, check_use
 from eejax.errors import ArgumentError
 from eejax.evaluation.bench import Bench, BenchmarkRow
 from eejax.evaluation.part_times import PartTimes, part_times

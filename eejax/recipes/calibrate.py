@@ -37,7 +37,7 @@ from eejax.analysis.cost_model import DecodeCost, decode_cost
 from eejax.analysis.measures import MeasureLike
 from eejax.analysis.verdict import THIS_MACHINE, Verdict
 from eejax.checkpoint.model import Model
-from eejax.decoding.policy import use
+from eejax.decoding.policy import check_use
 from eejax.decoding.policy.certificate import EOS_IDS, Certificate
 from eejax.decoding.policy.criteria.registry import usable_criteria
 from eejax.decoding.policy.policy import Policy
@@ -444,4 +444,4 @@ def _with_certificate(
     data=data,
     versions={'eejax': __version__, 'jax': jax.__version__},
   )
-  return use.certify(policy, model, certificate, progress=progress)
+  return check_use.certify(policy, model, certificate, progress=progress)

@@ -15,7 +15,7 @@
 
 from eejax.checkpoint import streaming
 from eejax.checkpoint.model import Model
-from eejax.decoding.loop.placement import check_mesh
+from eejax.decoding.loop.device_placement import check_mesh
 from eejax.parallel import sharding
 from eejax.parallel.mesh import MeshChoice, devices_of
 

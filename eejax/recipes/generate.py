@@ -26,18 +26,18 @@ from eejax.decoding import generate as decoding
 from eejax.decoding.loop.prepare import Prepared, prepare
 from eejax.decoding.pipelined.generate import NO_WINDOW, Pipeline
 from eejax.decoding.policy import defaults
-from eejax.decoding.policy.policy import Mode, Policy
-from eejax.decoding.policy.threshold_values import (
-  Threshold,
-  parse_threshold,
-  parse_thresholds,
-)
-from eejax.decoding.policy.use import (
+from eejax.decoding.policy.check_use import (
   Use,
   check_sampling_covered,
   check_uncertified,
   check_use,
   longest_covered,
+)
+from eejax.decoding.policy.policy import Mode, Policy
+from eejax.decoding.policy.threshold_values import (
+  Threshold,
+  parse_threshold,
+  parse_thresholds,
 )
 from eejax.decoding.results import DecodeResult, TokenUpdate
 from eejax.decoding.text import TextStream

@@ -19,8 +19,8 @@ from eejax.checkpoint import tree
 from eejax.checkpoint.model import Model
 from eejax.decoding.pipelined.generate import Pipeline
 from eejax.decoding.pipelined.mesh import pipeline_mesh
+from eejax.decoding.policy.check_use import Use
 from eejax.decoding.policy.policy import Policy
-from eejax.decoding.policy.use import Use
 from eejax.errors import ArgumentError
 from eejax.ops.quant import Quantization
 from eejax.parallel.mesh import MeshChoice

@@ -45,15 +45,15 @@ from eejax.recipes.step_cost import step_cost
 from eejax.recipes.text import Text
 from eejax.recipes.training_runs import RunSettings
 from eejax.storage import AnyPath
-from eejax.training import freeze, run_folder, workplace
+from eejax.training import freeze, open_run, run_folder
 from eejax.training.freeze import Regime
 from eejax.training.loop import TrainResult
 from eejax.training.loop_config import LoopConfig
 from eejax.training.objective import Objective
+from eejax.training.open_run import MeshChoice, OpenRun
 from eejax.training.optimizers import Configured
 from eejax.training.step import StepConfig
 from eejax.training.weight_schedules import Curriculum, ExitWeights
-from eejax.training.workplace import MeshChoice, Workplace
 from eejax.types import Params
 
 TOKENIZER = 'tokenizer'
@@ -192,7 +192,7 @@ def pretrain(
     mesh=mesh,
     frozen=frozen,
   )
-  with workplace.open_run(
+  with open_run.open_run(
     folder,
     mesh=mesh,
     identity=settings.identity(
@@ -314,7 +314,7 @@ def _check_regime(regime: Regime, config: EarlyExitConfig) -> None:
 def _train(
   start: _Start,
   settings: RunSettings,
-  place: Workplace,
+  place: OpenRun,
   kept_exits: KeptExits,
   progress: Progress,
 ) -> PretrainResult:

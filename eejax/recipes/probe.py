@@ -31,6 +31,7 @@ from eejax.analysis.candidate_search import (
   find_candidates,
 )
 from eejax.analysis.cost_model import decode_cost
+from eejax.analysis.exit_placement import Budget
 from eejax.analysis.measurement import (
   MeasurementSettings,
   Prompt,
@@ -38,15 +39,14 @@ from eejax.analysis.measurement import (
   natural_config,
 )
 from eejax.analysis.part_costs import model_cost
-from eejax.analysis.placement import Budget
 from eejax.analysis.verdict import THIS_MACHINE, Verdict
 from eejax.capture.capture import CaptureConfig, capture
 from eejax.capture.captured import Captured
 from eejax.checkpoint.model import Model
 from eejax.data.batch import Batch
 from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy.check_use import Use, check_use
 from eejax.decoding.policy.policy import Policy
-from eejax.decoding.policy.use import Use, check_use
 from eejax.errors import ArgumentError
 from eejax.evaluation.part_times import PartTimes, part_times
 from eejax.evaluation.wall_clock import Clock, wall_clock

@@ -30,8 +30,8 @@ from eejax.data.batch import Batch, PackedBatches, Packing
 from eejax.data.conversation_tokens import cut_conversations
 from eejax.data.corpus import Split, TextUnit
 from eejax.data.data_config import STANDARD_LIBRARY, DataConfig
+from eejax.data.document_split import split_documents
 from eejax.data.memory_source import InMemoryDocuments, Passes
-from eejax.data.parts import split_documents
 from eejax.errors import ArgumentError
 from eejax.evaluation.rows import spread_rows
 from eejax.progress import SILENT, Progress

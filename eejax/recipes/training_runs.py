@@ -42,6 +42,7 @@ from eejax.training import freeze, loop, state
 from eejax.training.loop import Ending, Task, TrainResult
 from eejax.training.loop_config import LoopConfig
 from eejax.training.objective import Forward, Objective
+from eejax.training.open_run import MeshChoice
 from eejax.training.optimizers import (
   Configured,
   clipped_adamw,
@@ -51,7 +52,6 @@ from eejax.training.optimizers import (
 from eejax.training.reporting import ProgressReporter
 from eejax.training.step import StepConfig
 from eejax.training.throughput import StepCost
-from eejax.training.workplace import MeshChoice
 from eejax.types import Params
 
 # Held-out batches where the text has so many and nothing is said.

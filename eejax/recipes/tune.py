@@ -34,14 +34,14 @@ from eejax.recipes.tuning_source import (
   TuningSource,
   open_source,
 )
-from eejax.training import run_folder, workplace
+from eejax.training import open_run, run_folder
 from eejax.training.freeze import Regime
 from eejax.training.loop_config import LoopConfig
 from eejax.training.objective import Objective
+from eejax.training.open_run import MeshChoice, OpenRun
 from eejax.training.optimizers import Configured
 from eejax.training.step import StepConfig
 from eejax.training.weight_schedules import ExitWeights
-from eejax.training.workplace import MeshChoice, Workplace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _run(
   if not settings.objective.full_depth(config):
     depth = config.deepest_exit
   layout = BackboneLayout(depth, settings.step.forward.dtype, backbone)
-  with workplace.open_run(
+  with open_run.open_run(
     folder,
     mesh=settings.mesh,
     identity=settings.identity(
@@ -227,7 +227,7 @@ def _train(
   source: TuningSource,
   settings: RunSettings,
   layout: BackboneLayout,
-  place: Workplace,
+  place: OpenRun,
   cache: CacheSettings | None,
   progress: Progress,
 ) -> TuneResult:

@@ -29,7 +29,7 @@ from eejax.recipes.training_runs import RunSettings, TrainingData
 from eejax.recipes.tuning_source import BackboneLayout, TuningSource
 from eejax.training import activation_cache
 from eejax.training.activation_cache import CachedBatches, Depths
-from eejax.training.placement import DevicePlacement
+from eejax.training.device_placement import DevicePlacement
 from eejax.types import Params
 
 _TRAIN, _HELD_OUT = 'train', 'held_out'

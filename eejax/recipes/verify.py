@@ -19,9 +19,9 @@ from typing import Any
 
 from eejax import serialization
 from eejax.checkpoint.model import Model
+from eejax.decoding.policy.check_use import Use, check_use
 from eejax.decoding.policy.defaults import complete_policy
 from eejax.decoding.policy.policy import Mode, Policy
-from eejax.decoding.policy.use import Use, check_use
 from eejax.errors import ArgumentError
 from eejax.evaluation import lossless
 from eejax.evaluation.lossless import LosslessSummary, RowCheck

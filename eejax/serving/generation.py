@@ -21,8 +21,8 @@ from typing import Any
 from eejax import serialization
 from eejax.data.tokenizer import IncrementalDecoder
 from eejax.decoding.policy.certificate import PromptKind
+from eejax.decoding.policy.check_use import longest_covered
 from eejax.decoding.policy.policy import Policy
-from eejax.decoding.policy.use import longest_covered
 from eejax.decoding.results import FinishReason, GeneratedRow
 from eejax.decoding.text import TextStream
 from eejax.errors import EejaxError

@@ -30,20 +30,20 @@ from jax.sharding import Mesh
 
 from eejax.checkpoint.model import Model
 from eejax.decoding.engine import Engine, EngineLimits
-from eejax.decoding.loop.placement import check_mesh
+from eejax.decoding.loop.device_placement import check_mesh
 from eejax.decoding.loop.plan import DecodePlan, make_plan
 from eejax.decoding.policy.certificate import PromptKind
-from eejax.decoding.policy.defaults import complete_policy
-from eejax.decoding.policy.modes import Mode
-from eejax.decoding.policy.policy import Policy
-from eejax.decoding.policy.threshold_values import Threshold
-from eejax.decoding.policy.use import (
+from eejax.decoding.policy.check_use import (
   Use,
   check_covered,
   check_sampling_covered,
   check_uncertified,
   check_use,
 )
+from eejax.decoding.policy.defaults import complete_policy
+from eejax.decoding.policy.modes import Mode
+from eejax.decoding.policy.policy import Policy
+from eejax.decoding.policy.threshold_values import Threshold
 from eejax.errors import ArgumentError, EejaxError
 from eejax.ops.quant import Quantization
 from eejax.ops.sampling import SamplingConfig, SamplingMethod

@@ -28,10 +28,10 @@ from eejax.config import EarlyExitConfig
 from eejax.decoding import window_costs
 from eejax.decoding.generate import CHUNK_CAPACITY
 from eejax.decoding.loop.cache import BatchSettings, DecodeState, cache_size
+from eejax.decoding.loop.exit_scoring import with_scored_matrices
 from eejax.decoding.loop.plan import DecodePlan, make_plan
 from eejax.decoding.loop.prepare import Prepared, prepare
 from eejax.decoding.loop.programs import decode_chunk, first_state, prefill
-from eejax.decoding.loop.scoring import with_scored_matrices
 from eejax.decoding.loop.while_loop import Chunk
 from eejax.decoding.policy.batching import platform_costs
 from eejax.decoding.policy.policy import Policy

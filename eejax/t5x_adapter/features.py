@@ -26,7 +26,7 @@ import flax.struct
 import jax.numpy as jnp
 
 from eejax.errors import ArgumentError
-from eejax.training.sums import TokenBatch
+from eejax.training.loss_sums import TokenBatch
 from eejax.types import Array, Int
 
 Features = Mapping[str, Array]

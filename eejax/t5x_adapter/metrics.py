@@ -30,8 +30,8 @@ from t5x import metrics as t5x_metrics
 
 from eejax.config import EarlyExitConfig, GateKind
 from eejax.training.freeze import Regime
+from eejax.training.loss_sums import HeadSums, LossSums
 from eejax.training.objective import Objective
-from eejax.training.sums import HeadSums, LossSums
 from eejax.types import Array, Float
 
 

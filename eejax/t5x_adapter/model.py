@@ -38,8 +38,8 @@ from eejax.t5x_adapter.features import Features
 from eejax.t5x_adapter.optimizers import frozen_tree, plain_tree
 from eejax.training import losses
 from eejax.training.freeze import Regime
+from eejax.training.loss_sums import LossSums
 from eejax.training.objective import Forward, Objective
-from eejax.training.sums import LossSums
 from eejax.types import Array, Float, Params
 
 Metrics = Mapping[str, Any]

@@ -36,9 +36,9 @@ from eejax.data.batch import Batch
 from eejax.errors import CheckpointError, EejaxError
 from eejax.models import decoder
 from eejax.models.intermediates import IntermediatesSpec
+from eejax.training.device_placement import DevicePlacement
+from eejax.training.loss_sums import TokenBatch
 from eejax.training.objective import Forward
-from eejax.training.placement import DevicePlacement
-from eejax.training.sums import TokenBatch
 from eejax.types import Float, Params
 
 MANIFEST = 'activations.json'

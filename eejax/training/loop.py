@@ -28,8 +28,8 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from eejax.checkpoint.keeping import KeptSteps
 from eejax.checkpoint.manager import RunCheckpoints
+from eejax.checkpoint.retention import KeptSteps
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
 from eejax.data.sharded import ResumableBatches
@@ -37,11 +37,11 @@ from eejax.errors import StoreError
 from eejax.parallel import multihost, sharding
 from eejax.storage import AnyPath
 from eejax.training import freeze, losses, metrics, run_folder, state, step
+from eejax.training.device_placement import DevicePlacement
 from eejax.training.interrupt import StopRequest
 from eejax.training.loop_config import LoopConfig
 from eejax.training.metrics import MetricsRecord
 from eejax.training.objective import Objective
-from eejax.training.placement import DevicePlacement
 from eejax.training.recording import Recorder
 from eejax.training.reporting import ProgressReporter, Reporter
 from eejax.training.stalls import Activity, StallWatch

@@ -53,8 +53,8 @@ from eejax.ops.cross_entropy import (
 from eejax.ops.routing import balance_loss
 from eejax.training import freeze, weight_schedules
 from eejax.training.freeze import Regime
+from eejax.training.loss_sums import HeadSums, LossSums, TokenBatch, no_sums
 from eejax.training.objective import Forward, Objective, TokenWeights
-from eejax.training.sums import HeadSums, LossSums, TokenBatch, no_sums
 from eejax.types import Array, Bool, Float, Int, Params
 
 

@@ -32,7 +32,7 @@ from eejax import serialization, storage, store_folder
 from eejax.config import EarlyExitConfig, GateKind
 from eejax.errors import StoreError
 from eejax.parallel import multihost
-from eejax.training.sums import HeadSums, LossSums
+from eejax.training.loss_sums import HeadSums, LossSums
 from eejax.training.wandb_board import WandbBoard
 
 TRAIN = 'train'

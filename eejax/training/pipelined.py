@@ -48,6 +48,7 @@ from eejax.pipeline.schedule import Schedule, ScheduleKind
 from eejax.pipeline.stage import PipelineResult
 from eejax.training import freeze, weight_schedules
 from eejax.training.freeze import Regime
+from eejax.training.loss_sums import HeadSums, LossSums, TokenBatch
 from eejax.training.objective import Forward, Objective
 from eejax.training.pipelined_config import Balance, PipelineConfig
 from eejax.training.pipelined_costs import block_cost, exit_costs, final_cost
@@ -58,7 +59,6 @@ from eejax.training.pipelined_layout import (
   to_stages,
 )
 from eejax.training.pipelined_stage import StepContext, make_stage
-from eejax.training.sums import HeadSums, LossSums, TokenBatch
 from eejax.types import Array, Float, Int, Params, PyTree
 
 

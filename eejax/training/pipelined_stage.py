@@ -40,10 +40,10 @@ from eejax.models.patterns import block_pattern
 from eejax.ops.cross_entropy import cross_entropy
 from eejax.pipeline.skipping import IdleWork, run_or_pass
 from eejax.pipeline.stage import Head, HeadResult, Stage, StageParams, Turn
+from eejax.training.loss_sums import HeadSums, TokenBatch, no_sums
 from eejax.training.losses import head_sums, token_losses
 from eejax.training.objective import Forward, Objective
 from eejax.training.pipelined_layout import BLOCKS, Slot, StageLayout
-from eejax.training.sums import HeadSums, TokenBatch, no_sums
 from eejax.types import Array, Float, Params, PyTree
 
 

@@ -24,10 +24,10 @@ import optax
 from eejax.config import EarlyExitConfig
 from eejax.errors import EejaxError
 from eejax.training import metrics, weight_schedules
+from eejax.training.loss_sums import LossSums
 from eejax.training.metrics import MetricsRecord, MetricWriter, NoWriter
 from eejax.training.reporting import Reporter
 from eejax.training.step import StepMetrics
-from eejax.training.sums import LossSums
 from eejax.training.throughput import Throughput
 from eejax.training.weight_schedules import ExitWeights
 

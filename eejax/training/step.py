@@ -28,11 +28,11 @@ from eejax.config.field_types import check_fields
 from eejax.errors import ArgumentError
 from eejax.models.decoder import LayerDropout
 from eejax.training import freeze, losses
+from eejax.training.loss_sums import AnyArray, LossSums, TokenBatch
 from eejax.training.objective import Forward, Objective
 from eejax.training.pipelined import mesh_sizes, pipelined_gradients
 from eejax.training.pipelined_config import PipelineConfig
 from eejax.training.state import TrainState
-from eejax.training.sums import AnyArray, LossSums, TokenBatch
 from eejax.types import Array, Float, Int, Params, PyTree
 
 # Added to the run's seed for layer dropout, so that its masks differ from

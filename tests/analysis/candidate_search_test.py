@@ -23,8 +23,8 @@ from eejax.analysis.candidate_search import (
   find_candidates,
 )
 from eejax.analysis.cost_model import decode_cost
+from eejax.analysis.exit_placement import Budget
 from eejax.analysis.part_costs import ALL_FREE, SharedReads
-from eejax.analysis.placement import Budget
 from eejax.capture.captured import Captured, CaptureFacts, Readout, ReadoutKind
 from eejax.errors import ArgumentError
 from eejax.testing import tiny

@@ -24,8 +24,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from eejax import storage
-from eejax.checkpoint.keeping import KeptSteps
 from eejax.checkpoint.manager import RunCheckpoints
+from eejax.checkpoint.retention import KeptSteps
 from eejax.errors import ArgumentError, CheckpointError
 
 

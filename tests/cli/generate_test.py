@@ -30,8 +30,8 @@ from eejax.decoding.generate import generate
 from eejax.decoding.loop.prepare import prepare
 from eejax.decoding.policy.batching import Batching
 from eejax.decoding.policy.certificate import LEARN_THEN_TEST, Certificate
+from eejax.decoding.policy.check_use import certify
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
-from eejax.decoding.policy.use import certify
 from eejax.ops.quant import Quantization
 from eejax.testing.edits import single_edits
 

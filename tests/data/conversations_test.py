@@ -32,8 +32,8 @@ from eejax.data.conversations import Conversation, parse_conversations
 from eejax.data.corpus import Split, TextUnit
 from eejax.data.data_config import DataConfig
 from eejax.data.document import WeightedDocument
+from eejax.data.document_split import split_documents
 from eejax.data.memory_source import InMemoryDocuments, Passes
-from eejax.data.parts import split_documents
 from eejax.data.tokenizer import Tokenizer, train_bpe
 from eejax.errors import ArgumentError
 from eejax.progress import Progress

@@ -23,7 +23,7 @@ import pytest
 
 from eejax.decoding.engine import Engine, EngineLimits
 from eejax.decoding.generate import generate
-from eejax.decoding.loop import placement, programs
+from eejax.decoding.loop import device_placement, programs
 from eejax.decoding.loop.prepare import prepare
 from eejax.decoding.policy.batching import CPU
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
@@ -195,7 +195,7 @@ def test_a_mesh_that_does_not_divide_the_heads_is_one_sentence(lively):
     '2, 4, and give other devices to fsdp or data.'
   )
   with pytest.raises(ArgumentError, match='without pipeline stages'):
-    placement.check_mesh(devices_of('stage=2'), config=config)
+    device_placement.check_mesh(devices_of('stage=2'), config=config)
 
 
 # MARK: Slots

@@ -19,7 +19,7 @@ from eejax.decoding.engine import Engine, EngineLimits
 from eejax.decoding.generate import FULL_DEPTH, generate
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.errors import ArgumentError
-from eejax.evaluation.kept_error import kept_error
+from eejax.evaluation.kv_error import kv_error
 from eejax.testing import tiny
 
 EXITS = '1:norm,2:block'
@@ -79,7 +79,7 @@ def test_speculative_equals_full_with_drafts_that_fail(model, prompts):
 @pytest.mark.parametrize('kind', ['mamba'])
 def test_states_after_catch_up_are_those_of_a_full_pass(model, prompts):
   config, params = model
-  error = kept_error(
+  error = kv_error(
     params, config=config, prompts=prompts, policy=early_exit(), steps=9
   )
   assert error < 1e-5

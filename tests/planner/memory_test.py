@@ -31,7 +31,7 @@ from eejax.pipeline.schedule import ScheduleKind
 from eejax.planner.memory import predict_memory
 from eejax.planner.workload import Arrangement, Learns, Workload
 from eejax.testing import tiny
-from eejax.training import ahead, state
+from eejax.training import ahead_of_time, state
 from eejax.training.freeze import Regime
 from eejax.training.objective import Forward, Objective
 from eejax.training.optimizers import clipped_adamw
@@ -71,7 +71,7 @@ def test_what_is_held_is_exact(learns, mesh):
   load = workload(learns)
   found = predict_memory(load, Arrangement(mesh))
   devices = make_mesh(mesh, devices=jax.devices()[: mesh_size(mesh)])
-  trained, frozen = ahead.abstract_params(
+  trained, frozen = ahead_of_time.abstract_params(
     load.config,
     objective=Objective(regime=Regime(learns.value)),
     dtype='float32',
@@ -108,7 +108,7 @@ def test_an_int8_backbone_is_exact():
   load = workload(Learns.TUNE, backbone=int8)
   mesh = MeshConfig(data=1, fsdp=2, model=2)
   found = predict_memory(load, Arrangement(mesh))
-  _, frozen = ahead.abstract_params(
+  _, frozen = ahead_of_time.abstract_params(
     load.config, objective=Objective(regime=Regime.TUNE), dtype='float32'
   )
   frozen = jax.eval_shape(quantize_backbone, frozen)
@@ -183,7 +183,7 @@ def test_xla_agrees(regime, exits, mesh, schedule):
   mesh = MeshConfig(data=1, **mesh)
   microbatches = 4 if schedule else 1
   pipeline = PipelineConfig(schedule=schedule) if schedule else None
-  compiled = ahead.compile_ahead(
+  compiled = ahead_of_time.compile_ahead(
     config,
     objective=Objective(regime=regime),
     optimizer=clipped_adamw(1e-3),
@@ -196,7 +196,7 @@ def test_xla_agrees(regime, exits, mesh, schedule):
     rows=8,
     length=256,
   )
-  found = ahead.step_memory(compiled)
+  found = ahead_of_time.step_memory(compiled)
   arrangement = Arrangement(mesh, microbatches)
   if schedule:
     arrangement = dataclasses.replace(arrangement, schedule=schedule)

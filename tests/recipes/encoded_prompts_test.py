@@ -24,8 +24,8 @@ from eejax.checkpoint import folder as checkpoints
 from eejax.checkpoint.model import Model
 from eejax.data.tokenizer import train_bpe
 from eejax.decoding.policy.certificate import LEARN_THEN_TEST, Certificate
+from eejax.decoding.policy.check_use import certify
 from eejax.decoding.policy.policy import Mode, Policy
-from eejax.decoding.policy.use import certify
 from eejax.decoding.results import FinishReason
 from eejax.errors import ArgumentError
 from eejax.recipes.encoded_prompts import encode_prompts

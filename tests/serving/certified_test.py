@@ -17,9 +17,9 @@ import openai
 import pytest
 
 from eejax.decoding.policy.certificate import LEARN_THEN_TEST, Certificate
+from eejax.decoding.policy.check_use import certify
 from eejax.decoding.policy.modes import Mode
 from eejax.decoding.policy.policy import Policy
-from eejax.decoding.policy.use import certify
 
 MESSAGES = [{'role': 'user', 'content': 'alpha'}]
 

@@ -24,9 +24,9 @@ from eejax.parallel.mesh import make_mesh, parse_mesh
 from eejax.testing import tiny
 from eejax.training import activation_cache, freeze, step
 from eejax.training.activation_cache import CachedBatches, Depths
+from eejax.training.device_placement import DevicePlacement
 from eejax.training.freeze import Regime
 from eejax.training.objective import Forward, Objective
-from eejax.training.placement import DevicePlacement
 from eejax.training.step import StepConfig
 
 IDENTITY = {'backbone': 'abc', 'data': 'x'}

@@ -29,8 +29,8 @@ from eejax.models.exits import gate_logit
 from eejax.testing import tiny
 from eejax.training import freeze, losses
 from eejax.training.freeze import Regime
+from eejax.training.loss_sums import TokenBatch
 from eejax.training.objective import Forward, Objective, TokenWeights
-from eejax.training.sums import TokenBatch
 from eejax.training.weight_schedules import Curriculum, ExitWeights
 
 B, T = 2, 7

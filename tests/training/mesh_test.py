@@ -33,14 +33,14 @@ from eejax.parallel import memory, multihost, sharding
 from eejax.parallel.mesh import make_mesh, parse_mesh
 from eejax.testing import tiny
 from eejax.training import freeze, loop, metrics, step
+from eejax.training.device_placement import DevicePlacement
 from eejax.training.freeze import Regime
 from eejax.training.loop import Task
 from eejax.training.loop_config import LoopConfig
+from eejax.training.loss_sums import TokenBatch
 from eejax.training.objective import Objective
 from eejax.training.optimizers import clipped_adamw
-from eejax.training.placement import DevicePlacement
 from eejax.training.step import StepConfig
-from eejax.training.sums import TokenBatch
 
 MESHES = ('fsdp=8', 'data=2,model=4', 'data=2,fsdp=2,model=2')
 ROWS, LENGTH = 8, 8

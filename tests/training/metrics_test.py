@@ -22,8 +22,8 @@ import pytest
 
 from eejax.testing import tiny
 from eejax.training import metrics
+from eejax.training.loss_sums import HeadSums, LossSums, no_sums
 from eejax.training.metrics import MetricsRecord, MetricWriter
-from eejax.training.sums import HeadSums, LossSums, no_sums
 
 
 def sums_of(exits, final=None, tokens=4.0, objective=6.0):

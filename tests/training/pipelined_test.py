@@ -39,11 +39,11 @@ from eejax.testing import tiny
 from eejax.testing.compiled_text import groups_across, messages
 from eejax.training import freeze
 from eejax.training.freeze import Regime
+from eejax.training.loss_sums import TokenBatch
 from eejax.training.objective import Forward, Objective, TokenWeights
 from eejax.training.pipelined import pipelined_gradients
 from eejax.training.pipelined_config import Balance, PipelineConfig
 from eejax.training.step import StepConfig, gradients
-from eejax.training.sums import TokenBatch
 from eejax.training.weight_schedules import Curriculum, ExitWeights
 
 GPIPE, ONE_F_ONE_B = ScheduleKind.GPIPE, ScheduleKind.ONE_F_ONE_B

@@ -28,6 +28,7 @@ from eejax.models.decoder import Rematerialization
 from eejax.testing import tiny
 from eejax.training import freeze, state
 from eejax.training.freeze import Regime
+from eejax.training.loss_sums import TokenBatch
 from eejax.training.objective import Forward, Objective
 from eejax.training.optimizers import clipped_adamw
 from eejax.training.step import (
@@ -37,7 +38,6 @@ from eejax.training.step import (
   layer_dropout_rates,
   make_train_step,
 )
-from eejax.training.sums import TokenBatch
 
 JOINT = Objective(regime=Regime.JOINT)
 TUNE = Objective(regime=Regime.TUNE, gate_weight=0.0)

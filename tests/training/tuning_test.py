@@ -24,6 +24,7 @@ from eejax.models import decoder
 from eejax.testing import tiny
 from eejax.training import freeze, losses, state
 from eejax.training.freeze import Regime
+from eejax.training.loss_sums import TokenBatch
 from eejax.training.objective import Forward, Objective
 from eejax.training.optimizers import clipped_adamw
 from eejax.training.step import (
@@ -31,7 +32,6 @@ from eejax.training.step import (
   compile_train_step,
   make_train_step,
 )
-from eejax.training.sums import TokenBatch
 
 ROWS, LENGTH = 8, 16
 

@@ -28,7 +28,7 @@ import optax
 
 from eejax.cli.gin import training
 from eejax.cli.gin.lookup import lookup
-from eejax.cli.gin.planned import planned_run
+from eejax.cli.gin.planned_run import planned_run
 from eejax.config import (
   ExitConfig,
   ExitHeadKind,

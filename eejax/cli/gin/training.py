@@ -30,9 +30,9 @@ from eejax.recipes.tuning_cache import CacheSettings
 from eejax.recipes.tuning_source import FrozenBackbone
 from eejax.training.loop_config import LoopConfig
 from eejax.training.objective import Objective
+from eejax.training.open_run import MeshChoice
 from eejax.training.optimizers import Configured, constant
 from eejax.training.step import StepConfig
-from eejax.training.workplace import MeshChoice
 
 PLAIN_STEP = StepConfig()
 _NO_CHANGES: Mapping[str, tuple[str, ...]] = types.MappingProxyType({})

@@ -20,7 +20,7 @@ import flax.struct
 import jax
 
 from eejax.config import ExitHeadKind, ModelConfig
-from eejax.decoding.loop.placement import keep_stream
+from eejax.decoding.loop.device_placement import keep_stream
 from eejax.decoding.loop.plan import DecodePlan, Segment
 from eejax.decoding.loop.prepare import Prepared
 from eejax.models import decoder

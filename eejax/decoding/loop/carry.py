@@ -49,6 +49,7 @@ from eejax.decoding.loop.cache import (
   blank_emission,
 )
 from eejax.decoding.loop.exit_decision import ExitDecision, ExitRows
+from eejax.decoding.loop.exit_scoring import HeadInput
 from eejax.decoding.loop.kv_catch_up import (
   Buffers,
   SegmentRun,
@@ -58,7 +59,6 @@ from eejax.decoding.loop.kv_catch_up import (
 )
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
-from eejax.decoding.loop.scoring import HeadInput
 from eejax.decoding.policy import batching
 from eejax.decoding.policy.batching import Batching, Cycle
 from eejax.decoding.policy.criteria import Memory

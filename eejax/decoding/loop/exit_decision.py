@@ -18,9 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from eejax.decoding.loop.cache import BatchSettings, blank_top
-from eejax.decoding.loop.plan import DecodePlan
-from eejax.decoding.loop.prepare import Prepared
-from eejax.decoding.loop.scoring import (
+from eejax.decoding.loop.exit_scoring import (
   HeadInput,
   ScoreInputs,
   compute_score_inputs,
@@ -30,6 +28,8 @@ from eejax.decoding.loop.scoring import (
   ready_state,
   whole_logits,
 )
+from eejax.decoding.loop.plan import DecodePlan
+from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.loop.token_selection import (
   ChosenTokens,
   choose_tokens,

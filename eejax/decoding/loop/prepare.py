@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from eejax.config import EarlyExitConfig
-from eejax.decoding.loop import placement
+from eejax.decoding.loop import device_placement
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.errors import ArgumentError
 from eejax.models.exits import output_kernel, output_matrix_name
@@ -113,9 +113,9 @@ def prepare(
   if mesh is None:
     mesh = sharding.mesh_of(params)
   if mesh is not None:
-    placement.check_mesh(mesh, config=config)
+    device_placement.check_mesh(mesh, config=config)
   outer = {k: v for k, v in params['backbone'].items() if k != 'blocks'}
-  placed = placement.place_parameters(
+  placed = device_placement.place_parameters(
     {'backbone': outer, 'exits': params['exits']}, mesh=mesh
   )
   embedding = placed['backbone']['embedding']
@@ -138,7 +138,7 @@ def prepare(
     kv_quantization=kv_quantization,
     mesh=mesh,
   )
-  return placement.place_prepared(prepared, mesh=mesh)
+  return device_placement.place_prepared(prepared, mesh=mesh)
 
 
 def _blocks(blocks: PyTree) -> Iterator[PyTree]:
@@ -172,7 +172,7 @@ def _prepare_block(
 ) -> PyTree:
   """Return a block fused and cast, its kernels quantised before they are."""
   at = {'backbone': {'blocks': block}}
-  block = placement.place_parameters(at, mesh=mesh)['backbone']['blocks']
+  block = device_placement.place_parameters(at, mesh=mesh)['backbone']['blocks']
   if quantization is Quantization.INT8:
     block = quantize_block(block)
   is_quantized = lambda leaf: isinstance(leaf, Quantized)
@@ -180,7 +180,7 @@ def _prepare_block(
   block = jax.tree.map(cast, block, is_leaf=is_quantized)
   if mesh is None:
     block = fuse(block, state_space=config.model.state_space)
-  return placement.place_prepared(flatten_block(block), mesh=mesh)
+  return device_placement.place_prepared(flatten_block(block), mesh=mesh)
 
 
 def _output_matrices(

@@ -33,14 +33,14 @@ from eejax.decoding.loop.cache import (
   empty_streams,
 )
 from eejax.decoding.loop.cached_contexts import CachedContexts, write_at
-from eejax.decoding.loop.observation import first_rule_state
-from eejax.decoding.loop.placement import (
+from eejax.decoding.loop.device_placement import (
   keep_replicated,
   keep_state,
 )
+from eejax.decoding.loop.exit_scoring import empty_memory
+from eejax.decoding.loop.observation import first_rule_state
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
-from eejax.decoding.loop.scoring import empty_memory
 from eejax.decoding.loop.speculative import speculative_step
 from eejax.decoding.loop.step import decode_step
 from eejax.decoding.loop.while_loop import Chunk, run_steps

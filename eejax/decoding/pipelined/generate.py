@@ -58,9 +58,9 @@ from eejax.decoding.pipelined.prefill import empty_caches, prefill
 from eejax.decoding.pipelined.results import PipelinedResult, PipelineSteps
 from eejax.decoding.pipelined.rows import PipelineRequest, first_rows
 from eejax.decoding.pipelined.stage import Caches
+from eejax.decoding.policy.check_use import check_uncertified
 from eejax.decoding.policy.defaults import MAX_NEW_TOKENS
 from eejax.decoding.policy.policy import Policy
-from eejax.decoding.policy.use import check_uncertified
 from eejax.decoding.results import (
   RowProgress,
   Timing,

@@ -14,7 +14,7 @@
 """What was certified of a policy.
 
 A certificate holds for the model, the policy and the use it was made with; see
-`eejax.decoding.policy.use`, which makes certificates and checks them.
+`eejax.decoding.policy.check_use`, which makes certificates and checks them.
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ class Certificate:
     bindings: hash of each thing that it holds for, by name; see
       `eejax.decoding.policy.bindings`.
     digest: hash of the policy and of every field above; '' before
-      `eejax.decoding.policy.use.certify` has filled it in.
+      `eejax.decoding.policy.check_use.certify` has filled it in.
   """
 
   method: str

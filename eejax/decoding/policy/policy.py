@@ -28,6 +28,10 @@ from eejax.decoding.policy.batching import Batching
 from eejax.decoding.policy.certificate import Certificate
 from eejax.decoding.policy.criteria import get_criterion
 from eejax.decoding.policy.modes import KVStrategy, Mode
+from eejax.decoding.policy.scored_vocabulary import (
+  Scored,
+  parse_scored_vocabulary,
+)
 from eejax.decoding.policy.threshold_values import (
   NEVER,
   Threshold,
@@ -35,7 +39,6 @@ from eejax.decoding.policy.threshold_values import (
   threshold_values,
 )
 from eejax.decoding.policy.thresholds import parse_threshold_rule
-from eejax.decoding.policy.vocabulary import Scored, parse_scored_vocabulary
 from eejax.errors import ArgumentError
 from eejax.types import Float
 
@@ -75,11 +78,11 @@ class Policy:
     threshold_rule: how thresholds change while a row is decoded, see
       `eejax.decoding.policy.thresholds`.
     scored_vocabulary: which tokens a score is computed over, see
-      `eejax.decoding.policy.vocabulary`.
+      `eejax.decoding.policy.scored_vocabulary`.
     backbone_hash: the model that thresholds were fitted for, or None; see
-      `eejax.decoding.policy.use.backbone_identity`.
+      `eejax.decoding.policy.check_use.backbone_identity`.
     certificate: what the thresholds were certified for, or None; see
-      `eejax.decoding.policy.use`.
+      `eejax.decoding.policy.check_use`.
     note: what whoever made the policy says of it, for people.
 
   Example:

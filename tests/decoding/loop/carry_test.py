@@ -20,7 +20,7 @@ import pytest
 
 from eejax.decoding.loop.carry import begin_step, commit
 from eejax.decoding.loop.exit_decision import ExitDecision, ExitRows, HeadOutput
-from eejax.decoding.loop.scoring import HeadInput
+from eejax.decoding.loop.exit_scoring import HeadInput
 from eejax.decoding.policy.policy import Mode, Policy
 
 

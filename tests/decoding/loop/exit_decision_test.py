@@ -25,14 +25,14 @@ from jax.extend.core import jaxprs_in_params
 
 from eejax.decoding.loop.cache import BatchSettings
 from eejax.decoding.loop.exit_decision import ExitRows, decide_exit, decide_last
-from eejax.decoding.loop.plan import make_plan
-from eejax.decoding.loop.prepare import prepare
-from eejax.decoding.loop.scoring import (
+from eejax.decoding.loop.exit_scoring import (
   HeadInput,
   empty_memory,
   with_scored_matrices,
 )
-from eejax.decoding.policy import vocabulary
+from eejax.decoding.loop.plan import make_plan
+from eejax.decoding.loop.prepare import prepare
+from eejax.decoding.policy import scored_vocabulary
 from eejax.decoding.policy.criteria import (
   Evidence,
   criterion_names,
@@ -503,7 +503,7 @@ class TestRefusals:
   )
   def test_scored_vocabularies_that_make_no_sense(self, text, message):
     with pytest.raises(ArgumentError, match=message):
-      vocabulary.parse_scored_vocabulary(text)
+      scored_vocabulary.parse_scored_vocabulary(text)
 
   @pytest.mark.parametrize(
     'ids, message',
@@ -525,12 +525,12 @@ class TestTokenIdFiles:
     (tmp_path / 'ids.txt').write_text('4\n9 1\n')
     np.save(tmp_path / 'ids.npy', np.array([4, 9, 1]))
     for name in ('ids.txt', 'ids.npy'):
-      ids = vocabulary.read_token_ids(tmp_path / name)
+      ids = scored_vocabulary.read_token_ids(tmp_path / name)
       assert ids.tolist() == [4, 9, 1]
 
   def test_files_that_hold_none(self, tmp_path):
     (tmp_path / 'ids.txt').write_text('four')
     with pytest.raises(ArgumentError, match='holds no token ids'):
-      vocabulary.read_token_ids(tmp_path / 'ids.txt')
+      scored_vocabulary.read_token_ids(tmp_path / 'ids.txt')
     with pytest.raises(ArgumentError, match='cannot be read'):
-      vocabulary.read_token_ids(tmp_path / 'none.txt')
+      scored_vocabulary.read_token_ids(tmp_path / 'none.txt')

@@ -18,7 +18,7 @@ import numpy as np
 
 from eejax.checkpoint.lazy_array import LazyArray
 from eejax.parallel.mesh import MeshConfig, make_mesh
-from eejax.training.placement import DevicePlacement
+from eejax.training.device_placement import DevicePlacement
 
 
 def test_of_an_array_in_a_store_each_device_reads_its_part():

@@ -13,12 +13,12 @@
 # limitations under the License.
 """Test where caches are."""
 
-from eejax import caches
+from eejax import cache_folders
 
 
 def test_a_cache_is_made_where_the_environment_says(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  place = caches.folder('models')
+  place = cache_folders.folder('models')
   assert place == tmp_path / 'eejax' / 'models'
   assert place.is_dir()
 
@@ -28,7 +28,7 @@ def test_where_nothing_can_be_written_a_folder_for_the_process_is_taken(
 ):
   (tmp_path / 'file').write_text('')
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
-  place = caches.folder('models')
+  place = cache_folders.folder('models')
   assert place.is_dir()
-  assert place == caches.folder('models')
+  assert place == cache_folders.folder('models')
   assert tmp_path not in place.parents

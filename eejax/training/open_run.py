@@ -38,7 +38,7 @@ MeshChoice = MeshConfig | str | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Workplace:
+class OpenRun:
   """Folder and devices of a run.
 
   Attributes:
@@ -61,7 +61,7 @@ def open_run(
   blocks: int,
   check: Callable[[Mesh | None], None] = lambda mesh: None,
   attachments: Mapping[str, str] | None = None,
-) -> Iterator[Workplace]:
+) -> Iterator[OpenRun]:
   """Join the other hosts, arrange the devices, and hold the run's folder.
 
   Call it before anything is computed.
@@ -116,7 +116,7 @@ def open_run(
 
     multihost.from_first(claim)
     try:
-      yield Workplace(storage.as_path(folder), devices)
+      yield OpenRun(storage.as_path(folder), devices)
       multihost.shutdown(0)
     except (jax.errors.JaxRuntimeError, EejaxError) as error:
       # A collective, or a checkpoint, fails when a host is lost, a moment

@@ -20,7 +20,7 @@ import jaxtyping
 import pytest
 
 from eejax.config import EarlyExitConfig, ModelConfig, parse_exits
-from eejax.decoding import ahead
+from eejax.decoding import ahead_of_time
 from eejax.decoding.policy.policy import Mode, Policy
 from eejax.parallel import topologies
 from eejax.testing.rewritten_arrays import rewritten_arrays
@@ -62,11 +62,12 @@ def shapes_for_arrays():
 )
 def test_a_tpu_reads_weights_and_caches_where_they_lie(policy, rows):
   device = topologies.devices_of('v5e-8')[0]
-  compiled = ahead.compile_ahead(
+  compiled = ahead_of_time.compile_ahead(
     CONFIG, policy=policy, device=device, rows=rows, slots=SLOTS
   )
   size = lambda x: math.prod(x.shape) * x.dtype.itemsize
-  weights = sum(map(size, jax.tree.leaves(ahead.abstract_weights(compiled))))
+  abstract = ahead_of_time.abstract_weights(compiled)
+  weights = sum(map(size, jax.tree.leaves(abstract)))
   assert weights > 50e6
   cache = rows * MODEL.num_kv_heads * SLOTS * MODEL.head_dim
   found = rewritten_arrays(compiled.as_text(), at_least=cache)

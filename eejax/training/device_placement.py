@@ -27,9 +27,9 @@ from eejax.checkpoint.lazy_array import LazyArray
 from eejax.data.batch import Batch
 from eejax.parallel import sharding
 from eejax.training import state
+from eejax.training.loss_sums import LossSums, TokenBatch
 from eejax.training.state import TrainState
 from eejax.training.step import TrainStep, compile_train_step
-from eejax.training.sums import LossSums, TokenBatch
 from eejax.types import Params, PyTree
 
 

@@ -16,7 +16,7 @@
 import numpy as np
 import pytest
 
-from eejax.data.parts import split_documents
+from eejax.data.document_split import split_documents
 from eejax.errors import ArgumentError
 
 

@@ -16,10 +16,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from eejax.analysis import placement
+from eejax.analysis import exit_placement
 from eejax.analysis.cost_model import DecodeCost
+from eejax.analysis.exit_placement import Budget, CandidateExits
 from eejax.analysis.part_costs import ModelCost
-from eejax.analysis.placement import Budget, CandidateExits
 from eejax.errors import ArgumentError
 
 DEPTHS = (2, 4, 6, 8)
@@ -58,7 +58,7 @@ def search(text, agreement=0.99, exits=3, **more):
   halves = (
     text.at_rows(np.arange(first, len(text.counted), 2)) for first in (0, 1)
   )
-  return placement.search(
+  return exit_placement.search(
     *halves,
     cost_of=lambda chosen: cost_of(chosen, **more),
     window=4,
@@ -117,7 +117,7 @@ def test_two_scores_of_one_depth_are_never_chosen_together():
     text.agree[[0, 0]],
     text.counted,
   )
-  found = placement.search(
+  found = exit_placement.search(
     twice, twice, cost_of=lambda chosen: cost_of((0,)), window=4
   )
   assert len(found.chosen) == 1

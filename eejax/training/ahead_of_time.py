@@ -31,11 +31,11 @@ from eejax.config import EarlyExitConfig
 from eejax.models import decoder
 from eejax.parallel import sharding
 from eejax.training import freeze, state
+from eejax.training.device_placement import DevicePlacement
 from eejax.training.freeze import Regime
+from eejax.training.loss_sums import TokenBatch
 from eejax.training.objective import Objective
-from eejax.training.placement import DevicePlacement
 from eejax.training.step import StepConfig, make_train_step
-from eejax.training.sums import TokenBatch
 from eejax.types import Params
 
 

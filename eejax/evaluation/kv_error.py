@@ -40,7 +40,7 @@ from eejax.ops.sampling import (
 from eejax.types import Params, PyTree
 
 
-def kept_error(
+def kv_error(
   params: Params,
   *,
   config: EarlyExitConfig,

@@ -27,9 +27,9 @@ from eejax.decoding.engine import Engine, EngineLimits
 from eejax.decoding.generate import generate as decode
 from eejax.decoding.policy.batching import Batching
 from eejax.decoding.policy.certificate import LEARN_THEN_TEST, Certificate
+from eejax.decoding.policy.check_use import Use, certify, check_use
 from eejax.decoding.policy.criteria import Criterion, Reads, register
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
-from eejax.decoding.policy.use import Use, certify, check_use
 from eejax.errors import ArgumentError
 from eejax.models.stacking import truncate
 from eejax.ops.quant import Quantization

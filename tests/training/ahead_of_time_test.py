@@ -21,7 +21,7 @@ from eejax.models.stacking import num_blocks
 from eejax.parallel import sharding
 from eejax.parallel.mesh import MeshConfig, make_mesh
 from eejax.testing import tiny
-from eejax.training import ahead, state
+from eejax.training import ahead_of_time, state
 from eejax.training.freeze import Regime
 from eejax.training.objective import Forward, Objective
 from eejax.training.optimizers import clipped_adamw
@@ -30,7 +30,7 @@ from eejax.training.step import StepConfig
 
 def test_shapes_are_those_of_the_regime():
   config = tiny.tiny_config('1:norm,2:mlp', num_layers=4)
-  shapes = lambda regime: ahead.abstract_params(
+  shapes = lambda regime: ahead_of_time.abstract_params(
     config, objective=Objective(regime=regime), dtype='bfloat16'
   )
   trained, frozen = shapes(Regime.TUNE)
@@ -50,7 +50,7 @@ def test_compiled_arguments_are_state_and_batch(fsdp):
   config = tiny.tiny_config('2:norm:untied', num_layers=2)
   mesh = make_mesh(MeshConfig(data=1, fsdp=fsdp), devices=jax.devices()[:fsdp])
   objective, optimizer = Objective(regime=Regime.JOINT), clipped_adamw(1e-3)
-  compiled = ahead.compile_ahead(
+  compiled = ahead_of_time.compile_ahead(
     config,
     objective=objective,
     optimizer=optimizer,
@@ -59,8 +59,8 @@ def test_compiled_arguments_are_state_and_batch(fsdp):
     rows=8,
     length=6,
   )
-  found = ahead.step_memory(compiled)
-  trained, _ = ahead.abstract_params(
+  found = ahead_of_time.step_memory(compiled)
+  trained, _ = ahead_of_time.abstract_params(
     config, objective=objective, dtype='float32'
   )
   like = jax.eval_shape(

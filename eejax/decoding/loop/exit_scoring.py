@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eejax.config import ExitConfig
-from eejax.decoding.loop.placement import place_prepared, replicate
+from eejax.decoding.loop.device_placement import place_prepared, replicate
 from eejax.decoding.loop.plan import DecodePlan
 from eejax.decoding.loop.prepare import Prepared
 from eejax.decoding.policy.criteria import (
@@ -34,7 +34,7 @@ from eejax.decoding.policy.criteria import (
   recall,
 )
 from eejax.decoding.policy.policy import Mode
-from eejax.decoding.policy.vocabulary import (
+from eejax.decoding.policy.scored_vocabulary import (
   Scored,
   ScoredVocabulary,
   first_token_ids,
