@@ -159,7 +159,7 @@ class PassageScorer:
       dtype=dtype,
     )
     if mesh is not None:
-      check_mesh(mesh, batch_size=batch_size)
+      check_scoring_mesh(mesh, batch_size=batch_size)
       with jax.set_mesh(mesh):
         self._params = jax.device_put(params, shardings(params, mesh=mesh))
 
@@ -257,7 +257,7 @@ class PassageScorer:
       return self._read(self._params, jax.device_put(batch.as_dict(), where))
 
 
-def check_mesh(mesh: Mesh, *, batch_size: int) -> None:
+def check_scoring_mesh(mesh: Mesh, *, batch_size: int) -> None:
   """Check that continuations can be scored on a mesh.
 
   Raises:

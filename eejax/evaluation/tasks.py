@@ -44,7 +44,7 @@ from eejax.decoding.policy.policy import Mode, Policy
 from eejax.decoding.results import GeneratedRow
 from eejax.errors import ArgumentError, EejaxError
 from eejax.evaluation.generation import TextGenerator, TextRequest
-from eejax.evaluation.passages import Passage, PassageScorer, check_mesh
+from eejax.evaluation.passages import Passage, PassageScorer, check_scoring_mesh
 from eejax.ops.sampling import SamplingConfig
 from eejax.progress import SILENT, Progress
 from eejax.types import Int
@@ -122,7 +122,7 @@ class EejaxLM(TemplateLM):
     self._dtype, self._progress = dtype, progress
     self._batch_size = _number(batch_size)
     if mesh is not None:
-      check_mesh(mesh, batch_size=self._batch_size)
+      check_scoring_mesh(mesh, batch_size=self._batch_size)
     self._max_gen_toks, self._mesh = int(max_gen_toks), mesh
     self._forecast = forecast
     self._in_chat = False
