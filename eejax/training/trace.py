@@ -102,4 +102,4 @@ class StepTrace:
   def _local(self) -> pathlib.Path:
     if storage.is_remote(self._folder):
       return pathlib.Path(tempfile.mkdtemp(prefix='eejax-'))
-    return pathlib.Path(self._folder)
+    return storage.local_path(self._folder)

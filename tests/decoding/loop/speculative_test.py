@@ -690,7 +690,7 @@ def test_models_that_cannot_speculate(lively, exits, fields, message):
   'fields, message',
   [
     ({'draft_length': 0}, 'draft length must be at least 1'),
-    ({'prompt_lookup': 0}, 'prompt lookup must be at least 1'),
+    ({'prompt_lookup': 0}, 'prompt lookup must be from 1 to 64'),
     ({'kv_strategy': KVStrategy.PROPAGATE}, 'kv strategy deferred'),
     ({'batching': Batching.REFERENCE}, 'ride_along and depth_queue'),
     ({'threshold_rule': 'decaying(4)'}, 'thresholds stay constant'),
