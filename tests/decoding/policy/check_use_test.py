@@ -28,7 +28,7 @@ from eejax.decoding.generate import generate as decode
 from eejax.decoding.policy.batching import Batching
 from eejax.decoding.policy.certificate import LEARN_THEN_TEST, Certificate
 from eejax.decoding.policy.check_use import Use, certify, check_use
-from eejax.decoding.policy.criteria import Criterion, Reads, register
+from eejax.decoding.policy.criteria import Criterion, Reads, register, registry
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
 from eejax.errors import ArgumentError
 from eejax.models.stacking import truncate
@@ -306,6 +306,7 @@ class Wishful(Criterion):
 
 
 def test_another_criterion_of_the_same_name_is_refused(monkeypatch):
+  monkeypatch.setattr(registry, '_CRITERIA', dict(registry._CRITERIA))
   register(Wishful())
   policy = dataclasses.replace(POLICY, criterion='wishful')
   certified = certify(policy, MODEL, CERTIFICATE)
