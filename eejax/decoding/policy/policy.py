@@ -80,7 +80,7 @@ class Policy:
     scored_vocabulary: which tokens a score is computed over, see
       `eejax.decoding.policy.scored_vocabulary`.
     backbone_hash: the model that thresholds were fitted for, or None; see
-      `eejax.decoding.policy.check_use.backbone_identity`.
+      `eejax.decoding.policy.bindings.backbone_identity`.
     certificate: what the thresholds were certified for, or None; see
       `eejax.decoding.policy.check_use`.
     note: what whoever made the policy says of it, for people.
