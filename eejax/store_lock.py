@@ -50,7 +50,7 @@ _owners: set[str] = set()
 def hold(
   folder: AnyPath, *, say: Callable[[str], None] = lambda _: None
 ) -> Iterator[None]:
-  """Hold the lock `folder`, whose files are the lock's alone.
+  """Acquire the lock `folder`, whose files are its own, until the end.
 
   Args:
     folder: an address in a store.
