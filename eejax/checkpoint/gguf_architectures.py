@@ -26,6 +26,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from eejax.checkpoint.gguf_architecture import (
+  CONVOLUTION,
+  RATES,
   TRANSPOSED,
   Architecture,
   heads,
@@ -223,8 +225,58 @@ GPT2 = Architecture(
   stores_tied_head=True,
 )
 
+
+# Files that llama.cpp's converter made say this, whatever the model.
+_ANY_LENGTH = 2**20
+
+
+def _complete_mamba(values: dict[str, Any], keys: Mapping[str, Any]) -> None:
+  inner, width = values.get('intermediate_size'), values.get('hidden_size')
+  if inner and width:
+    values['expand'] = inner / width
+  if values.get('max_position_embeddings') == _ANY_LENGTH:
+    del values['max_position_embeddings']
+  values['use_conv_bias'] = True
+  values['use_bias'] = False
+
+
+MAMBA = Architecture(
+  name='mamba',
+  model_type='mamba',
+  class_name='MambaForCausalLM',
+  keys={
+    'hidden_size': 'embedding_length',
+    'num_hidden_layers': 'block_count',
+    'max_position_embeddings': 'context_length',
+    'layer_norm_epsilon': 'attention.layer_norm_rms_epsilon',
+    'conv_kernel': 'ssm.conv_kernel',
+    'intermediate_size': 'ssm.inner_size',
+    'state_size': 'ssm.state_size',
+    'time_step_rank': 'ssm.time_step_rank',
+  },
+  outer={
+    'backbone.embeddings': 'token_embd',
+    'backbone.norm_f': 'output_norm',
+    'lm_head': 'output',
+  },
+  blocks={
+    'norm': 'attn_norm',
+    'mixer.in_proj': 'ssm_in',
+    'mixer.conv1d': 'ssm_conv1d',
+    'mixer.x_proj': 'ssm_x',
+    'mixer.dt_proj': 'ssm_dt',
+    'mixer.A_log': 'ssm_a',
+    'mixer.D': 'ssm_d',
+    'mixer.out_proj': 'ssm_out',
+  },
+  changes={'ssm_conv1d': CONVOLUTION, 'ssm_a': RATES},
+  written={'feed_forward_length': 0, 'attention.head_count': 0},
+  layers='backbone.layers',
+  complete=_complete_mamba,
+)
+
 ARCHITECTURES: dict[str, Architecture] = {
-  a.name: a for a in (LLAMA, QWEN2, QWEN3, PHI3, GEMMA2, GEMMA3, GPT2)
+  a.name: a for a in (LLAMA, QWEN2, QWEN3, PHI3, GEMMA2, GEMMA3, GPT2, MAMBA)
 }
 # Families that are written as another architecture.
 WRITTEN_AS = {'mistral': 'llama'}

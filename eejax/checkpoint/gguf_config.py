@@ -98,6 +98,8 @@ def write_config(
   values = families.write_config(config)
   values['rope_theta'] = config.rotary.theta
   values['head_dim'] = config.head_dim
+  if config.state_space is not None:
+    values['intermediate_size'] = config.state_space.inner_dim
   if config.window_rotary is not None:
     values['rope_local_base_freq'] = config.window_rotary.theta
   metadata = {
@@ -105,6 +107,7 @@ def write_config(
     for ours, theirs in architecture.keys.items()
     if values.get(ours) is not None
   }
+  metadata |= {f'{prefix}.{k}': v for k, v in architecture.written.items()}
   if 'head_dim' in architecture.keys:
     rotated = round(config.head_dim * config.rotary.fraction)
     metadata[f'{prefix}.attention.value_length'] = config.head_dim

@@ -226,8 +226,9 @@ def _write(
     for entry in entries:
       name = architecture.to_gguf(entry.name)
       change = architecture.change_of(name)
-      is_swapped = change is not None and change.transposed
-      shape = tuple(reversed(entry.shape)) if is_swapped else entry.shape
+      shape = entry.shape
+      if change is not None:
+        shape = change.write_shape(shape)
       _describe(writer, name, shape, out_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -237,7 +238,8 @@ def _write(
     values = families.write_config(config)
     for entry in entries:
       array = _array(entry, architecture, values)
-      writer.write_tensor_data(_stored(array, entry.name, out_type))
+      name = architecture.to_gguf(entry.name)
+      writer.write_tensor_data(_stored(array, name, out_type))
 
 
 def _add(writer: Any, key: str, value: Any) -> None:
@@ -258,15 +260,18 @@ def _describe(
   writer: Any, name: str, shape: tuple[int, ...], out_type: OutType
 ) -> None:
   gguf = library()
-  kind = gguf.GGMLQuantizationType[_kind(shape, out_type)]
+  kind = gguf.GGMLQuantizationType[_kind(name, shape, out_type)]
   values, size = gguf.GGML_QUANT_SIZES[kind]
   writer.add_tensor_info(
     name, shape, np.dtype(np.float32), math.prod(shape) // values * size, kind
   )
 
 
-def _kind(shape: tuple[int, ...], out_type: OutType) -> str:
-  if len(shape) < 2 or out_type is OutType.F32:
+def _kind(name: str, shape: tuple[int, ...], out_type: OutType) -> str:
+  is_matrix = len(shape) > 1 and name.endswith('.weight')
+  # llama.cpp convolves in float32.
+  is_convolution = name.endswith('.ssm_conv1d.weight')
+  if out_type is OutType.F32 or is_convolution or not is_matrix:
     return 'F32'
   is_whole = shape[-1] % 32 == 0
   return 'Q8_0' if out_type is OutType.Q8_0 and is_whole else 'F16'
@@ -284,7 +289,7 @@ def _array(
 
 
 def _stored(array: np.ndarray, name: str, out_type: OutType) -> np.ndarray:
-  kind = _kind(array.shape, out_type)
+  kind = _kind(name, array.shape, out_type)
   if kind == 'F32':
     return array
   if kind == 'F16':

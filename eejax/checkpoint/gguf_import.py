@@ -131,8 +131,7 @@ class _TensorFile:
 
   def shape(self, name: str) -> tuple[int, ...]:
     shape = self._tensor.shape
-    is_swapped = self._change is not None and self._change.transposed
-    return tuple(reversed(shape)) if is_swapped else shape
+    return shape if self._change is None else self._change.read_shape(shape)
 
   def tensor(self, name: str) -> np.ndarray:
     array = self._tensor.read()

@@ -25,8 +25,9 @@ from eejax.checkpoint.gguf_export import export_file
 from eejax.checkpoint.load import load
 from eejax.checkpoint.model import Model
 from eejax.config import EarlyExitConfig
-from eejax.errors import ArgumentError
+from eejax.errors import ArgumentError, CheckpointError
 from eejax.models import decoder, families
+from eejax.models.families import mamba
 from eejax.models.families.tensors import tensors
 from eejax.testing import tiny
 
@@ -63,7 +64,11 @@ CONFIGS = {
   },
   'gemma3': {**GEMMA, 'rope_theta': 1e6},
   'gpt2': {},
+  'mamba': {'state_size': 4, 'time_step_rank': 3},
 }
+NOT_OF_MAMBA = frozenset(
+  {'num_attention_heads', 'num_key_value_heads', 'intermediate_size'}
+)
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +82,8 @@ def config_of(name, **overrides):
   if name == 'gpt2':
     del values['num_key_value_heads']
     values = {_GPT2.get(key, key): value for key, value in values.items()}
+  if name == 'mamba':
+    values = {k: v for k, v in values.items() if k not in NOT_OF_MAMBA}
   return families.read_config(
     {
       'architectures': [architecture.class_name],
@@ -112,8 +119,9 @@ def test_a_model_comes_back(tmp_path, name):
   export_file(model, tmp_path / 'model.gguf')
   again = load(tmp_path / 'model.gguf')
   assert again.config == model.config
-  # One is added to Gemma's scales in a file, which rounds once.
-  atol = 1e-7 if name.startswith('gemma') else 0
+  # One is added to Gemma's scales in a file, which rounds once; Mamba's rates
+  # are the exponential of what we have.
+  atol = {'gemma2': 1e-7, 'gemma3': 1e-7, 'mamba': 1e-6}.get(name, 0)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol),
     again.params,
@@ -147,22 +155,80 @@ def test_gpt_2_s_kernels_are_transposed(tmp_path):
   np.testing.assert_array_equal(arrays['blk.1.ffn_up.bias'], bias)
 
 
-def test_gpt_2_s_head_may_be_its_table_again(tmp_path):
-  path = tmp_path / 'model.gguf'
-  export_file(model_of('gpt2'), path)
-  reader = gguf.GGUFReader(path)
-  writer = gguf.GGUFWriter(tmp_path / 'twice.gguf', 'gpt2')
+def test_mamba_s_rates_are_below_0_and_its_kernels_flat(tmp_path):
+  arrays, leaf = stored(tmp_path, 'mamba')
+  rates = leaf('blocks', '001', 'mixer', 'log_rates')  # [N, inner]
+  np.testing.assert_allclose(arrays['blk.1.ssm_a'], -np.exp(rates.T), rtol=1e-6)
+  kernel = leaf('blocks', '001', 'mixer', 'convolution', 'kernel')
+  np.testing.assert_array_equal(arrays['blk.1.ssm_conv1d.weight'], kernel.T)
+
+
+def rewritten(source, dest, *, metadata=(), tensors=(), added=()):
+  """Write a file again with other keys and with tensors that functions make."""
+  reader = gguf.GGUFReader(source)
+  name = reader.fields['general.architecture'].contents()
+  writer = gguf.GGUFWriter(dest, name)
+  own = {'general.architecture', *(key for key, *_ in metadata)}
   for key, field in reader.fields.items():
-    if not key.startswith('GGUF.') and key != 'general.architecture':
+    if not key.startswith('GGUF.') and key not in own:
       writer.add_key_value(key, field.contents(), field.types[0])
+  for key, value, kind in metadata:
+    writer.add_key_value(key, value, kind)
   for tensor in reader.tensors:
-    writer.add_tensor(tensor.name, np.asarray(tensor.data))
-  table = next(t for t in reader.tensors if t.name == 'token_embd.weight')
-  writer.add_tensor('output.weight', np.asarray(table.data))
+    array = np.asarray(tensor.data)
+    writer.add_tensor(
+      tensor.name, dict(tensors).get(tensor.name, lambda a: a)(array)
+    )
+  for name, array in dict(added).items():
+    writer.add_tensor(name, array)
   writer.write_header_to_file()
   writer.write_kv_data_to_file()
   writer.write_tensors_to_file()
   writer.close()
+  return dest
+
+
+def test_a_mamba_of_another_kind_is_refused(tmp_path):
+  """Falcon Mamba norms what is selected; a growing state is no Mamba."""
+  path = tmp_path / 'model.gguf'
+  export_file(model_of('mamba'), path)
+  boolean = gguf.GGUFValueType.BOOL
+  normed = rewritten(
+    path,
+    tmp_path / 'normed.gguf',
+    metadata=[('mamba.ssm.dt_b_c_rms', True, boolean)],
+  )
+  with pytest.raises(CheckpointError, match='dt_b_c_rms'):
+    load(normed)
+  growing = rewritten(
+    path, tmp_path / 'growing.gguf', tensors={'blk.0.ssm_a': np.negative}
+  )
+  with pytest.raises(CheckpointError, match='not below 0'):
+    load(growing)
+
+
+def test_llama_cpp_s_length_of_any_mamba_is_not_taken(tmp_path):
+  path = tmp_path / 'model.gguf'
+  export_file(model_of('mamba'), path)
+  assert load(path).config.model.max_length == 48
+  any_length = rewritten(
+    path,
+    tmp_path / 'any.gguf',
+    metadata=[('mamba.context_length', 2**20, gguf.GGUFValueType.UINT32)],
+  )
+  assert load(any_length).config.model.max_length == mamba.MAX_LENGTH
+
+
+def test_gpt_2_s_head_may_be_its_table_again(tmp_path):
+  path = tmp_path / 'model.gguf'
+  export_file(model_of('gpt2'), path)
+  tensors = gguf.GGUFReader(path).tensors
+  table = next(t for t in tensors if t.name == 'token_embd.weight')
+  rewritten(
+    path,
+    tmp_path / 'twice.gguf',
+    added={'output.weight': np.asarray(table.data)},
+  )
   assert load(tmp_path / 'twice.gguf').config == load(path).config
 
 
