@@ -113,7 +113,9 @@ def write_config(
     metadata[f'{prefix}.attention.value_length'] = config.head_dim
     metadata[f'{prefix}.rope.dimension_count'] = rotated
   metadata[f'{prefix}.vocab_size'] = config.vocab_size
-  metadata.update(gguf_rotary.write_scaling(config.rotary, prefix))
+  metadata.update(
+    gguf_rotary.write_scaling(config.rotary, prefix, head_dim=config.head_dim)
+  )
   return metadata
 
 

@@ -152,8 +152,10 @@ def _check_said(
   except CheckpointError as error:
     raise ArgumentError(f'{dest} cannot be written: {error}') from error
   same = {n: getattr(config, n) for n in ('family', 'bos_id', 'eos_ids')}
-  if config.rotary.scaling is RotaryScaling.LLAMA3:  # which is a tensor
+  if config.rotary.scaling in gguf_rotary.IN_TENSORS:
     same['rotary'] = config.rotary
+  if config.rotary.scaling is RotaryScaling.LONGROPE:  # bounds it
+    same['max_length'] = config.max_length
   found = dataclasses.replace(found, **same)
   for field in dataclasses.fields(config):
     value = getattr(config, field.name)
@@ -218,10 +220,9 @@ def _write(
   with contextlib.closing(writer):
     for key, value in metadata.items():
       _add(writer, key, value)
-    frequencies = None
-    if config.rotary.scaling is RotaryScaling.LLAMA3:
-      frequencies = gguf_rotary.divisors(config.rotary, config.head_dim)
-      _describe(writer, gguf_rotary.FREQUENCIES, frequencies.shape, OutType.F32)
+    factors = gguf_rotary.write_tensors(config.rotary, head_dim=config.head_dim)
+    for name, array in factors.items():
+      _describe(writer, name, array.shape, OutType.F32)
     entries = backbone_entries(checkpoint.params, config)
     for entry in entries:
       name = architecture.to_gguf(entry.name)
@@ -233,8 +234,8 @@ def _write(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    if frequencies is not None:
-      writer.write_tensor_data(frequencies)
+    for array in factors.values():
+      writer.write_tensor_data(array)
     values = families.write_config(config)
     for entry in entries:
       array = _array(entry, architecture, values)

@@ -145,7 +145,7 @@ def _huggingface_tensors(
 ) -> dict[str, _TensorFile]:
   found = {}
   for name, tensor in file.tensors.items():
-    if name == gguf_rotary.FREQUENCIES:
+    if name in gguf_rotary.TENSORS:
       continue  # Read with the rotary scaling.
     if name == 'output.weight' and values['tie_word_embeddings']:
       continue  # The table once more.

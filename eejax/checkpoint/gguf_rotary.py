@@ -15,7 +15,8 @@
 
 Linear and YaRN scaling are keys. Llama 3's rule is none: its frequencies'
 divisors are a tensor, `rope_freqs.weight`, of which the rule's numbers are
-found again.
+found again. LongRoPE's are two tensors, `rope_factors_short.weight` and
+`rope_factors_long.weight`.
 """
 
 import math
@@ -30,6 +31,10 @@ from eejax.errors import ArgumentError, CheckpointError
 from eejax.ops.rotary import rotary_frequencies
 
 FREQUENCIES = 'rope_freqs.weight'
+SHORT, LONG = 'rope_factors_short.weight', 'rope_factors_long.weight'
+TENSORS = frozenset({FREQUENCIES, SHORT, LONG})
+# Rules that no key tells, or not wholly.
+IN_TENSORS = frozenset({RotaryScaling.LLAMA3, RotaryScaling.LONGROPE})
 PREFIX = 'rope.scal'  # also of the older key, rope.scale_linear
 # Of every Llama 3.1 to 3.3.
 _LLAMA3 = {
@@ -41,6 +46,7 @@ _READ = (
   'type',
   'factor',
   'original_context_length',
+  'attn_factor',
   'finetuned',
   'yarn_beta_fast',
   'yarn_beta_slow',
@@ -67,6 +73,8 @@ def read_scaling(
   factor = file.get(f'{key}.factor', float)
   if f'{prefix}.rope.scale_linear' in file.metadata:
     kind, factor = 'linear', file.get(f'{prefix}.rope.scale_linear', float)
+  if SHORT in file.tensors or LONG in file.tensors:
+    return _read_longrope(file, key)
   if FREQUENCIES in file.tensors:
     if kind != 'none':
       raise CheckpointError(
@@ -92,8 +100,10 @@ def read_scaling(
   )
 
 
-def write_scaling(rotary: RotaryConfig, prefix: str) -> dict[str, Any]:
-  """Return the keys of a scaling; Llama 3's has none, but `divisors`.
+def write_scaling(
+  rotary: RotaryConfig, prefix: str, *, head_dim: int
+) -> dict[str, Any]:
+  """Return the keys of a scaling; Llama 3's has none, but a tensor.
 
   Raises:
     ArgumentError: llama.cpp has no such rule.
@@ -104,6 +114,12 @@ def write_scaling(rotary: RotaryConfig, prefix: str) -> dict[str, Any]:
       return {}
     case RotaryScaling.LINEAR:
       return {f'{key}.type': 'linear', f'{key}.factor': rotary.factor}
+    case RotaryScaling.LONGROPE:
+      _, magnitude = rotary_frequencies(rotary, head_dim=head_dim)
+      return {
+        f'{key}.original_context_length': rotary.original_max_length,
+        f'{key}.attn_factor': magnitude,
+      }
     case RotaryScaling.YARN if (
       rotary.truncate and rotary.attention_factor is None
     ):
@@ -118,6 +134,19 @@ def write_scaling(rotary: RotaryConfig, prefix: str) -> dict[str, Any]:
     f'GGUF files cannot say this rotary scaling ({rotary.scaling.value}); '
     'export a Hugging Face folder.'
   )
+
+
+def write_tensors(
+  rotary: RotaryConfig, *, head_dim: int
+) -> dict[str, np.ndarray]:
+  """Return the tensors of a scaling by name, each [R/2] in float32."""
+  match rotary.scaling:
+    case RotaryScaling.LLAMA3:
+      return {FREQUENCIES: divisors(rotary, head_dim)}
+    case RotaryScaling.LONGROPE:
+      factors = {LONG: rotary.long_factors, SHORT: rotary.short_factors}
+      return {n: np.asarray(f, np.float32) for n, f in factors.items()}
+  return {}
 
 
 def divisors(rotary: RotaryConfig, head_dim: int) -> np.ndarray:
@@ -135,6 +164,22 @@ def _check_keys(file: GGUFFile, prefix: str) -> None:
   for key in file.metadata:
     if key.startswith(f'{prefix}.{PREFIX}') and key not in known:
       raise CheckpointError(f'{file.path}: the key {key:.80} is not supported.')
+
+
+def _read_longrope(file: GGUFFile, key: str) -> dict[str, Any]:
+  """Return LongRoPE's rule for the two tensors in a file."""
+  factors = {'short_factor': SHORT, 'long_factor': LONG}
+  for name in factors.values():
+    if name not in file.tensors:
+      raise CheckpointError(f'{file.path} lacks the tensor {name}.')
+  return {
+    'rope_type': 'longrope',
+    'attention_factor': file.get(f'{key}.attn_factor', float, 1.0),
+    'original_max_position_embeddings': file.need(
+      f'{key}.original_context_length', int
+    ),
+    **{k: file.tensors[name].read().tolist() for k, name in factors.items()},
+  }
 
 
 def _read_divisors(

@@ -50,6 +50,9 @@ _ENUMS: dict[str, type[enum.Enum]] = {
   'positions': PositionKind,
   'qk_norm_span': QKNormSpan,
 }
+# Files say them only where they are not the default, as files did that were
+# written before these fields were there.
+_LATER_ROTARY_FIELDS = ('fraction', 'short_factors', 'long_factors')
 
 
 def to_json(config: EarlyExitConfig) -> dict[str, Any]:
@@ -69,8 +72,10 @@ def to_json(config: EarlyExitConfig) -> dict[str, Any]:
     if getattr(config.model, field.name) == field.default:
       del values['model'][field.name]
   for name in ('rotary', 'window_rotary'):
-    if values['model'].get(name, {}).get('fraction') == 1:
-      del values['model'][name]['fraction']
+    rotary = values['model'].get(name, {})
+    for later in _LATER_ROTARY_FIELDS:
+      if rotary.get(later) in (1, []):
+        del rotary[later]
   return values
 
 
@@ -105,6 +110,9 @@ def model_from_json(values: dict[str, Any]) -> ModelConfig:
       rotary = dict(model[name])
       if 'scaling' in rotary:
         rotary['scaling'] = RotaryScaling(rotary['scaling'])
+      for factors in ('short_factors', 'long_factors'):
+        if factors in rotary:
+          rotary[factors] = tuple(rotary[factors])
       model[name] = RotaryConfig(**rotary)
   if model.get('experts') is not None:
     model['experts'] = ExpertsConfig(**model['experts'])

@@ -142,6 +142,12 @@ class ModelConfig:
         f'{self.rotary_dim} of {self.head_dim} dimensions of a head would be '
         'rotated; that must be an even number.'
       )
+    factors = self.rotary.short_factors
+    if factors and len(factors) != self.rotary_dim // 2:
+      raise ArgumentError(
+        f'{len(factors)} rotary factors do not fit {self.rotary_dim} rotated '
+        'dimensions of a head; there must be one for each pair.'
+      )
     for name in ('attention_softcap', 'logit_softcap'):
       if (getattr(self, name) or 1.0) <= 0:
         raise ArgumentError(f'{name} must be above 0.')

@@ -15,6 +15,7 @@
 
 import dataclasses
 import enum
+import math
 
 from eejax.config.field_types import check_fields
 from eejax.errors import ArgumentError
@@ -31,6 +32,7 @@ class RotaryScaling(enum.Enum):
   DYNAMIC = 'dynamic'
   LLAMA3 = 'llama3'
   YARN = 'yarn'
+  LONGROPE = 'longrope'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,19 +44,23 @@ class RotaryConfig:
     scaling: which rule stretches the frequencies.
     factor: context extension, >= 1; read by every rule but `NONE`.
     original_max_length: the context the frequencies were trained for; read
-      by `DYNAMIC`, `LLAMA3` and `YARN`.
+      by `DYNAMIC`, `LLAMA3`, `YARN` and `LONGROPE`.
     low_frequency_factor: `LLAMA3`: wavelengths above original / this are
       scaled fully.
     high_frequency_factor: `LLAMA3`: wavelengths below original / this are
       left alone.
     beta_fast: `YARN`: rotations above which a dimension is left alone.
     beta_slow: `YARN`: rotations below which a dimension is scaled fully.
-    attention_factor: `YARN`: multiplies cosine and sine; None derives it
-      from `factor`.
+    attention_factor: `YARN` and `LONGROPE`: multiplies cosine and sine; None
+      derives it from `factor`.
     truncate: `YARN`: whether the ramp's ends are rounded to whole
       dimensions, as in the original code.
     fraction: share of a head's dimensions that is rotated, the first ones;
       in (0, 1].
+    short_factors: `LONGROPE`: what divides each frequency, [R/2], in texts
+      that are no longer than the original context.
+    long_factors: `LONGROPE`: the same in longer texts, which eejax does not
+      let such a model have; they are kept for its files.
   """
 
   theta: float = 10_000.0
@@ -68,6 +74,8 @@ class RotaryConfig:
   attention_factor: float | None = None
   truncate: bool = True
   fraction: float = 1.0
+  short_factors: tuple[float, ...] = ()
+  long_factors: tuple[float, ...] = ()
 
   def __post_init__(self):
     check_fields(self)
@@ -83,8 +91,25 @@ class RotaryConfig:
       RotaryScaling.DYNAMIC,
       RotaryScaling.LLAMA3,
       RotaryScaling.YARN,
+      RotaryScaling.LONGROPE,
     )
     if needs_length and not self.original_max_length:
       raise ArgumentError(
         f'rotary scaling {self.scaling.value!r} needs original_max_length.'
       )
+    self._check_factors()
+
+  def _check_factors(self) -> None:
+    factors = (*self.short_factors, *self.long_factors)
+    if len(self.short_factors) != len(self.long_factors):
+      raise ArgumentError(
+        f'there are {len(self.short_factors)} short and '
+        f'{len(self.long_factors)} long rotary factors; they must be as many.'
+      )
+    if bool(factors) != (self.scaling is RotaryScaling.LONGROPE):
+      raise ArgumentError(
+        "rotary scaling 'longrope' needs short and long factors, and no other "
+        'rule has them.'
+      )
+    if not all(0 < factor < math.inf for factor in factors):
+      raise ArgumentError('rotary factors must be numbers above 0.')

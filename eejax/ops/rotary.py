@@ -19,6 +19,7 @@ i + R/2, as Hugging Face checkpoints are laid out. R is H for most models.
 References:
   Su et al. (2021), RoFormer, section 3.4.
   Peng et al. (2023), YaRN, sections 3.2 to 3.4.
+  Ding et al. (2024), LongRoPE (arXiv 2402.13753), section 3.
 """
 
 import math
@@ -120,7 +121,7 @@ def rotary_frequencies(
 
   Returns:
     Frequencies of shape [R/2] in radians per token, float32, and the factor
-    that multiplies cosine and sine (1 but for YaRN).
+    that multiplies cosine and sine (1 but for YaRN and LongRoPE).
   """
   head_dim = int(head_dim * config.fraction)
   exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
@@ -134,6 +135,9 @@ def rotary_frequencies(
     case RotaryScaling.YARN:
       base = _yarn(base, config, head_dim)
       magnitude = config.attention_factor or 0.1 * math.log(config.factor) + 1
+    case RotaryScaling.LONGROPE:
+      base = base / np.asarray(config.short_factors)
+      magnitude = config.attention_factor or _longrope_magnitude(config)
     case RotaryScaling.NONE | RotaryScaling.DYNAMIC:
       # Dynamic scaling changes nothing within the trained context, which is
       # as far as eejax lets a dynamically scaled model go.
@@ -161,6 +165,13 @@ def _yarn(base: np.ndarray, config: RotaryConfig, head_dim: int) -> np.ndarray:
     high += 0.001  # a ramp of no width would divide by zero
   ramp = np.clip((np.arange(head_dim // 2) - low) / (high - low), 0.0, 1.0)
   return ramp * base / config.factor + (1 - ramp) * base
+
+
+def _longrope_magnitude(config: RotaryConfig) -> float:
+  """Return how much attention is sharpened for a context that grew."""
+  assert config.original_max_length is not None
+  growth = math.log(config.factor) / math.log(config.original_max_length)
+  return math.sqrt(1 + growth)
 
 
 def _yarn_dimension(

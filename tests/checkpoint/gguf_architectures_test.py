@@ -246,6 +246,28 @@ def test_what_has_no_key_is_refused(tmp_path, name, overrides, field):
   assert list(tmp_path.glob('*.gguf')) == []
 
 
+def test_longrope_is_two_tensors(tmp_path):
+  rule = {
+    'rope_type': 'longrope',
+    'short_factor': [1.0, 1.5, 2.5, 4.0],
+    'long_factor': [2.0, 4.0, 8.0, 16.0],
+    'attention_factor': 1.25,
+  }
+  model = model_of(
+    'phi3', rope_scaling=rule, original_max_position_embeddings=12
+  )
+  export_file(model, tmp_path / 'model.gguf')
+  again = load(tmp_path / 'model.gguf')
+  assert again.config == model.config
+  assert again.config.model.max_length == 12
+  tensors = {
+    t.name: t.data.tolist()
+    for t in gguf.GGUFReader(tmp_path / 'model.gguf').tensors
+  }
+  assert tensors['rope_factors_short.weight'] == rule['short_factor']
+  assert tensors['rope_factors_long.weight'] == rule['long_factor']
+
+
 def test_the_largest_gemma_scales_by_its_width(tmp_path):
   """Gemma 2 27B has 46 blocks and queries scaled by width over heads."""
   config = EarlyExitConfig(

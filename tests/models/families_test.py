@@ -27,6 +27,14 @@ from eejax.models.families.rotary import read_rotary, write_rotary
 from eejax.models.families.tensors import tensors
 from eejax.testing.tiny import tiny_model_config
 
+# Heads are 6 wide below: three pairs are rotated.
+LONGROPE = {
+  'rope_type': 'longrope',
+  'factor': 4.0,
+  'original_max_position_embeddings': 12,
+  'short_factor': [1.0, 1.5, 2.0],
+  'long_factor': [1.0, 3.0, 9.0],
+}
 LLAMA = {
   'architectures': ['LlamaForCausalLM'],
   'model_type': 'llama',
@@ -144,7 +152,12 @@ def test_a_family_that_cannot_have_a_part_says_so(family, overrides, named):
     ({'sliding_window': 8}, 'sliding_window'),
     ({'num_local_experts': 8}, 'num_local_experts'),
     ({'auto_map': {'AutoModel': 'code.py'}}, 'auto_map.*no code'),
-    ({'rope_scaling': {'type': 'longrope'}}, "'longrope'.*llama3"),
+    ({'rope_scaling': {'type': 'ntk'}}, "'ntk'.*llama3"),
+    ({'rope_scaling': {'type': 'longrope'}}, "'short_factor'"),
+    ({'rope_scaling': {**LONGROPE, 'long_factor': [1.0]}}, '1 long'),
+    ({'rope_scaling': {**LONGROPE, 'short_factor': 4}}, 'list of numbers'),
+    ({'rope_scaling': {**LONGROPE, 'short_factor': [0.0] * 3}}, 'above 0'),
+    ({'rope_scaling': LONGROPE, 'head_dim': 16}, '3 rotary factors'),
     (
       {'rope_scaling': {'rope_type': 'default', 'mrope_section': [1, 2]}},
       'mrope_section',
@@ -307,6 +320,7 @@ def test_mscale_is_folded_into_the_attention_factor():
     ({'rope_type': 'default'}, 48),
     ({'rope_type': 'linear', 'factor': 4.0}, 192),
     ({'rope_type': 'dynamic', 'factor': 4.0}, 48),
+    (LONGROPE, 12),
     ({**LLAMA3, 'original_max_position_embeddings': 6}, 48),
     (
       {

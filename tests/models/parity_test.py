@@ -191,6 +191,19 @@ CASES |= {
     },
   ),
   'olmo2': (OLMO2, {}),
+  # No text is longer than the original context.
+  'phi3_longrope': (
+    PHI3,
+    {
+      'pad_token_id': 0,
+      'original_max_position_embeddings': 40,
+      'rope_parameters': rope(
+        'longrope',
+        short_factor=[1.0, 1.25, 2.0, 3.5],
+        long_factor=[1.5, 4.0, 8.0, 16.0],
+      ),
+    },
+  ),
   'phi3': (PHI3, {'pad_token_id': 0}),
   'phi3_partial': (
     PHI3,

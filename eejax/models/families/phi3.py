@@ -16,7 +16,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from eejax.config import ModelConfig
+from eejax.config import ModelConfig, RotaryScaling
 from eejax.models.families.family import Family, Fields
 from eejax.models.families.names import Packed, like_llama
 
@@ -26,7 +26,12 @@ def _read(values: Mapping[str, Any]) -> Fields:
 
 
 def _write(config: ModelConfig) -> Fields:
-  return {'sliding_window': config.sliding_window}
+  values: Fields = {'sliding_window': config.sliding_window}
+  # transformers reads it here, and takes 4096 where it is only with the rule.
+  if config.rotary.scaling is RotaryScaling.LONGROPE:
+    length = config.rotary.original_max_length
+    values['original_max_position_embeddings'] = length
+  return values
 
 
 PHI3 = Family(

@@ -55,12 +55,25 @@ _READ: dict[RotaryScaling, frozenset[str]] = {
       'truncate',
     }
   ),
+  RotaryScaling.LONGROPE: frozenset(
+    {
+      'factor',
+      'original_max_position_embeddings',
+      'attention_factor',
+      'short_factor',
+      'long_factor',
+    }
+  ),
 }
 _UNREAD: dict[RotaryScaling, frozenset[str]] = {
   RotaryScaling.NONE: frozenset({'factor', 'original_max_position_embeddings'}),
   RotaryScaling.LINEAR: frozenset({'original_max_position_embeddings'}),
   RotaryScaling.YARN: frozenset({'finetuned'}),
 }
+
+
+# Of rules, in files that were written before they had the present ones.
+_EARLIER_NAMES = {'su': 'longrope'}
 
 
 def read_rotary(
@@ -104,6 +117,10 @@ def read_rotary(
     fields['beta_slow'] = float(rope.get('beta_slow') or 1)
     fields['attention_factor'] = _attention_factor(rope, fields['factor'])
     fields['truncate'] = bool(rope.get('truncate', True))
+  if scaling is RotaryScaling.LONGROPE:
+    fields['attention_factor'] = _attention_factor(rope, fields['factor'])
+    fields['short_factors'] = _numbers(rope, 'short_factor')
+    fields['long_factors'] = _numbers(rope, 'long_factor')
   return RotaryConfig(**fields)
 
 
@@ -117,7 +134,9 @@ def write_rotary(rotary: RotaryConfig) -> dict[str, Any]:
     written['partial_rotary_factor'] = rotary.fraction
   if rotary.scaling is not RotaryScaling.NONE:
     written['factor'] = rotary.factor
-  if rotary.scaling in (RotaryScaling.LLAMA3, RotaryScaling.YARN):
+  if rotary.scaling in (
+    *(RotaryScaling.LLAMA3, RotaryScaling.YARN, RotaryScaling.LONGROPE),
+  ):
     written['original_max_position_embeddings'] = rotary.original_max_length
   if rotary.scaling is RotaryScaling.LLAMA3:
     written['low_freq_factor'] = rotary.low_frequency_factor
@@ -126,8 +145,11 @@ def write_rotary(rotary: RotaryConfig) -> dict[str, Any]:
     written['beta_fast'] = rotary.beta_fast
     written['beta_slow'] = rotary.beta_slow
     written['truncate'] = rotary.truncate
-    if rotary.attention_factor is not None:
-      written['attention_factor'] = rotary.attention_factor
+  if rotary.scaling is RotaryScaling.LONGROPE:
+    written['short_factor'] = list(rotary.short_factors)
+    written['long_factor'] = list(rotary.long_factors)
+  if rotary.attention_factor is not None:
+    written['attention_factor'] = rotary.attention_factor
   return dict(sorted(written.items()))
 
 
@@ -137,7 +159,8 @@ def usable_length(rotary: RotaryConfig, max_positions: int) -> int:
   Files with `linear` scaling state the length before stretching, files with
   `yarn` either one, files with `llama3` the length after it. `dynamic`
   scaling moves every earlier key when a text outgrows the stated length, so
-  that length is the limit here.
+  that length is the limit here; so does `longrope` when one outgrows the
+  original length.
   """
   if rotary.scaling is RotaryScaling.LINEAR:
     return int(max_positions * rotary.factor)
@@ -145,6 +168,9 @@ def usable_length(rotary: RotaryConfig, max_positions: int) -> int:
     assert rotary.original_max_length is not None
     stretched = int(rotary.original_max_length * rotary.factor)
     return max(max_positions, stretched)
+  if rotary.scaling is RotaryScaling.LONGROPE:
+    assert rotary.original_max_length is not None
+    return min(max_positions, rotary.original_max_length)
   return max_positions
 
 
@@ -155,6 +181,9 @@ def stated_length(rotary: RotaryConfig, max_length: int) -> int:
   if rotary.scaling is RotaryScaling.DYNAMIC:
     assert rotary.original_max_length is not None
     return rotary.original_max_length
+  if rotary.scaling is RotaryScaling.LONGROPE:
+    assert rotary.original_max_length is not None
+    return round(rotary.original_max_length * rotary.factor)
   return max_length
 
 
@@ -170,6 +199,7 @@ def _fraction(
 
 def _scaling(rope: Mapping[str, Any]) -> RotaryScaling:
   name = rope.get('rope_type', rope.get('type', 'default'))
+  name = _EARLIER_NAMES.get(name, name) if isinstance(name, str) else name
   try:
     return RotaryScaling(name)
   except ValueError:
@@ -203,10 +233,21 @@ def _number(rope: Mapping[str, Any], key: str) -> float:
   return float(value)
 
 
+def _numbers(rope: Mapping[str, Any], key: str) -> tuple[float, ...]:
+  values = rope.get(key)
+  if not isinstance(values, list):
+    raise CheckpointError(
+      f'config.json: the rotary embedding needs a list of numbers for {key!r}, '
+      f'not {values!r:.60}.'
+    )
+  return tuple(_number({key: value}, key) for value in values)
+
+
 def _factor(
   rope: Mapping[str, Any], scaling: RotaryScaling, values: Mapping[str, Any]
 ) -> float:
-  if scaling is RotaryScaling.YARN and rope.get('factor') is None:
+  is_derived = scaling in (RotaryScaling.YARN, RotaryScaling.LONGROPE)
+  if is_derived and rope.get('factor') is None:
     original = _original_length(rope, scaling, values)
     return values['max_position_embeddings'] / original
   return _number(rope, 'factor')
