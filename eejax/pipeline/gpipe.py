@@ -22,6 +22,9 @@ In the interleaved form stage s holds the pieces s, s + P, s + 2 P ... of the
 depth, and a microbatch goes round the stages once a piece; a bubble is then
 P - 1 pieces long instead of P - 1 stages.
 
+Heads are run in the forward sweep, before the last stage has seen anything, so
+there is no teacher here.
+
 Reference:
   GPipe (arXiv 1811.06965), section 2.2; interleaved stages, Megatron-LM (arXiv
   2104.04473), section 2.2.2.
@@ -37,7 +40,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from eejax.axes import STAGE
-from eejax.pipeline.one_f_one_b import pull_back
+from eejax.pipeline.one_f_one_b import HandedBack, pull_back
 from eejax.pipeline.program import (
   Totals,
   full_like,
@@ -188,9 +191,11 @@ def _work_back(stage, inputs, cotangents):
   problem = dataclasses.replace(given, trainable=trainable)
 
   def run(problem, stream, gradient, turn):
-    found, moved, _ = pull_back(stage, problem, stream, gradient, turn)
+    found, back, _ = pull_back(
+      stage, problem, stream, HandedBack(gradient), turn
+    )
     nothing = jax.tree.map(jnp.zeros_like, problem.trainable)
-    return nothing.joined(found), moved
+    return nothing.joined(found), back.gradient
 
   turn = problem.turn(index, place)
   return (

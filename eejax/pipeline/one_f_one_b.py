@@ -21,6 +21,10 @@ handed back to it, and of the 1 that its own losses count. So losses on any
 stage reach all stages before it with no message of their own; by induction it
 is the gradient of all losses (EE-LLM's auxiliary loss, arXiv 2312.04916,
 section 3).
+
+What the last stage tells the heads of a microbatch goes back beside its
+gradient: a head is run just before its backward, when the microbatch has been
+at the end.
 """
 
 import dataclasses
@@ -40,7 +44,9 @@ from eejax.pipeline.program import (
   added,
   full_like,
   gather,
+  hear,
   no_totals,
+  nothing_told,
   over_stages,
   pull_back_heads,
   run_if,
@@ -70,19 +76,32 @@ from eejax.types import Array, Bool, Float, PyTree
 
 
 @flax.struct.dataclass
+class HandedBack:
+  """What a stage hands to the one before it.
+
+  Attributes:
+    gradient: of its input.
+    told: what the last stage tells of the microbatch, if anything.
+  """
+
+  gradient: AnyArray
+  told: PyTree = None
+
+
+@flax.struct.dataclass
 class _Carry:
   """State of a stage between ticks.
 
   Attributes:
     stream: what the stage before has sent.
-    gradient: what the stage behind has sent.
+    back: what the stage behind has sent.
     ring: what is kept of the microbatches under way.
     gradients: summed.
     totals: of losses.
   """
 
   stream: AnyArray
-  gradient: AnyArray
+  back: HandedBack
   ring: PyTree
   gradients: StageParams
   totals: Totals
@@ -136,7 +155,7 @@ def _on_stage(
   kept = kind(stage, problem)
   reach = functools.partial(reaches, stages=stages, fillers=schedule.fillers)
   send = functools.partial(sent, stages=stages, circular=False)
-  blank = lambda busy, x: jnp.where(busy, x, jnp.asarray(idle, x.dtype))
+  blank = lambda busy, x: jnp.where(busy, x, full_like(x, idle))
 
   def forward(carry: _Carry, t) -> _Carry:
     index = forward_microbatch(t, place)
@@ -164,18 +183,18 @@ def _on_stage(
       ring, index % size, keepdims=False
     )
     turn = problem.turn(index, place)
-    gradient = jnp.where(turns_here, 0, carry.gradient)
-    found, gradient, result = run_if(
+    gradient = jnp.where(turns_here, 0, carry.back.gradient)
+    found, back, result = run_if(
       stage.idle,
       busy,
       kept.backward,
       jax.tree.map(get, carry.ring),
-      gradient,
+      dataclasses.replace(carry.back, gradient=gradient),
       turn,
     )
     return dataclasses.replace(
       carry,
-      gradient=blank(busy, gradient),
+      back=jax.tree.map(functools.partial(blank, busy), back),
       gradients=added(carry.gradients, found),
       totals=gather(carry.totals, result, slot=turn.index, busy=busy),
     )
@@ -185,7 +204,7 @@ def _on_stage(
     return dataclasses.replace(
       carry,
       stream=send(carry.stream, step=1),
-      gradient=send(carry.gradient, step=-1),
+      back=jax.tree.map(functools.partial(send, step=-1), carry.back),
     ), None
 
   empty = full_like(stream_shape(stage, problem), idle)
@@ -196,7 +215,7 @@ def _on_stage(
   places = lambda s: jax.ShapeDtypeStruct((size, *s.shape), s.dtype)
   start = _Carry(
     stream=empty,
-    gradient=empty,
+    back=HandedBack(empty, nothing_told(stage, problem, idle=idle)),
     ring=full_like(jax.tree.map(places, row), idle),
     gradients=jax.tree.map(jnp.zeros_like, problem.trainable),
     totals=no_totals(stage, problem, slots=count),
@@ -224,10 +243,10 @@ class _KeepInputs:
     return run_if(self._stage.idle, busy, run, params, stream, turn), stream
 
   def backward(
-    self, memory: PyTree, gradient: Float[Array, 'B T D'], turn: Turn
-  ) -> tuple[StageParams, Float[Array, 'B T D'], HeadResult]:
-    """Return gradients, that of the input apart, and the heads' results."""
-    return pull_back(self._stage, self._problem, memory, gradient, turn)
+    self, memory: PyTree, back: HandedBack, turn: Turn
+  ) -> tuple[StageParams, HandedBack, HeadResult]:
+    """Return gradients, what is handed back, and the heads' results."""
+    return pull_back(self._stage, self._problem, memory, back, turn)
 
 
 class _KeepResiduals:
@@ -273,44 +292,49 @@ class _KeepResiduals:
     )
 
   def backward(
-    self, memory: PyTree, gradient: Float[Array, 'B T D'], turn: Turn
-  ) -> tuple[StageParams, Float[Array, 'B T D'], HeadResult]:
-    """Return gradients, that of the input apart, and the heads' results."""
+    self, memory: PyTree, back: HandedBack, turn: Turn
+  ) -> tuple[StageParams, HandedBack, HeadResult]:
+    """Return gradients, what is handed back, and the heads' results."""
     read, residuals = memory
+    turn = hear(self._stage, self._problem, read, turn, back.told)
     gradients, moved, result = pull_back_heads(
       self._stage, self._problem, read, turn, turn.index >= 0
     )
     pull = pull_back_of(residuals, weights=self._trainable, like=self._pull)
-    of_body, gradient = pull((gradient, moved))
-    return added(gradients, of_body), gradient, result
+    of_body, gradient = pull((back.gradient, moved))
+    handed = HandedBack(gradient, turn.told)
+    return added(gradients, of_body), handed, result
 
 
 def pull_back(
   stage: Stage,
   problem: Problem,
   stream: Float[Array, 'B T D'],
-  gradient: Float[Array, 'B T D'],
+  back: HandedBack,
   turn: Turn,
-) -> tuple[StageParams, Float[Array, 'B T D'], HeadResult]:
+) -> tuple[StageParams, HandedBack, HeadResult]:
   """Run a stage forward, then backward: the pull-back of (gradient, 1).
 
   Args:
     stage: the model.
     problem: its parameters.
     stream: what the stage was handed.
-    gradient: of what it hands on.
+    back: gradient of what it hands on, and what the stage behind was told.
     turn: what is worked on.
 
   Returns:
-    Gradients of the trainable parameters, of `stream`, and the results.
+    Gradients of the trainable parameters, what is handed back, and the
+    results.
   """
   frozen = problem.frozen.pick(stage.names)
   body = lambda trainable, stream: advance(
     stage, trainable.joined(frozen), stream, turn
   )
   (_, read), pull = jax.vjp(body, problem.trainable.pick(stage.names), stream)
+  turn = hear(stage, problem, read, turn, back.told)
   gradients, moved, result = pull_back_heads(
     stage, problem, read, turn, turn.index >= 0
   )
-  of_body, gradient = pull((gradient, moved))
-  return added(gradients, of_body), gradient, result
+  of_body, gradient = pull((back.gradient, moved))
+  handed = HandedBack(gradient, turn.told)
+  return added(gradients, of_body), handed, result

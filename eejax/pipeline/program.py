@@ -20,6 +20,7 @@ into several devices, messages among these do stand inside; they decide alike,
 being one stage.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +43,7 @@ from eejax.pipeline.stage import (
   Turn,
   advance,
 )
-from eejax.types import Array, Bool, Float, Int, PyTree
+from eejax.types import Array, Bool, Int, Num, PyTree
 
 
 @flax.struct.dataclass
@@ -104,8 +105,8 @@ def stream_shape(stage: Stage, problem: Problem) -> jax.ShapeDtypeStruct:
 
 
 def sent(
-  stream: Float[Array, 'B T D'], *, stages: int, step: int, circular: bool
-) -> Float[Array, 'B T D']:
+  stream: Num[Array, 'B T D'], *, stages: int, step: int, circular: bool
+) -> Num[Array, 'B T D']:
   """Hand a stream to the stage `step` away; return what this one receives.
 
   Unless the pipeline is circular, what leaves an end goes nowhere, and the
@@ -135,6 +136,67 @@ def sent(
 
 def _names(entry: str | tuple[str, ...]) -> tuple[str, ...]:
   return (entry,) if isinstance(entry, str) else entry
+
+
+# MARK: Teacher
+
+
+def hear(
+  stage: Stage,
+  problem: Problem,
+  read: PyTree,
+  turn: Turn,
+  received: PyTree,
+  busy: Bool[Array, ''] | bool = True,
+) -> Turn:
+  """Return a turn with what its heads are told.
+
+  Args:
+    stage: the model.
+    problem: its parameters.
+    read: what the body read off.
+    turn: what is worked on.
+    received: what the stage behind has handed on of what it was told; None
+      where the model has no teacher.
+    busy: whether anything is worked on.
+  """
+  teacher = stage.teacher
+  if teacher is None:
+    return turn
+  told = choose(
+    stage.idle,
+    teacher.asks(turn) & busy,
+    lambda params, read, turn, received: teacher.run(params, read, turn),
+    lambda params, read, turn, received: received,
+    problem.trainable.joined(problem.frozen).pick(teacher.names),
+    read,
+    turn,
+    received,
+  )
+  return dataclasses.replace(turn, told=lax.stop_gradient(told))
+
+
+def nothing_told(
+  stage: Stage, problem: Problem, *, idle: float = 0.0
+) -> PyTree:
+  """Return what stands for a teacher's words where there are none yet."""
+  if stage.teacher is None:
+    return None
+  turn, read = _first_turn(stage, problem)
+  params = problem.trainable.joined(problem.frozen).pick(stage.teacher.names)
+  return full_like(jax.eval_shape(stage.teacher.run, params, read, turn), idle)
+
+
+def _first_turn(stage: Stage, problem: Problem) -> tuple[Turn, PyTree]:
+  """Return a turn to take shapes of, and the shapes of what a body reads."""
+  zero = jnp.zeros((), jnp.int32)
+  turn = problem.turn(zero, zero)
+  params = problem.trainable.joined(problem.frozen).pick(stage.names)
+  stream = full_like(stream_shape(stage, problem), 0)
+  _, read = jax.eval_shape(
+    functools.partial(advance, stage), params, stream, turn
+  )
+  return turn, read
 
 
 # MARK: Heads
@@ -248,15 +310,10 @@ def added(first: StageParams, second: StageParams) -> StageParams:
 
 def no_totals(stage: Stage, problem: Problem, *, slots: int) -> Totals:
   """Return totals before the first tick; `slots` is rounds times M."""
-  zero = jnp.zeros((), jnp.int32)
-  turn = problem.turn(zero, zero)
-  params = problem.trainable.joined(problem.frozen).pick(stage.names)
-  stream = full_like(stream_shape(stage, problem), 0)
-  _, read = jax.eval_shape(
-    functools.partial(advance, stage), params, stream, turn
-  )
+  turn, read = _first_turn(stage, problem)
+  turn = dataclasses.replace(turn, told=nothing_told(stage, problem))
   result = jax.eval_shape(
-    functools.partial(run_heads, stage), problem, read, turn, zero == 0
+    functools.partial(run_heads, stage), problem, read, turn, turn.index == 0
   )
   buffer = lambda s: jnp.zeros((slots, *s.shape), s.dtype)
   return Totals(

@@ -87,12 +87,15 @@ class Turn:
     index: which microbatch.
     batch: its arrays, the rows of this device.
     context: what holds for the whole step: loss weights, random keys.
+    told: what the last stage tells heads of this microbatch; None where it
+      tells nothing.
   """
 
   place: AnyArray
   index: AnyArray
   batch: PyTree
   context: PyTree
+  told: PyTree = None
 
 
 @flax.struct.dataclass
@@ -128,6 +131,25 @@ class Head:
 
 
 @dataclasses.dataclass(frozen=True)
+class Teacher:
+  """Describe what the last stage tells the heads of all stages.
+
+  It reaches a stage just before its heads go backward, and is never
+  differentiated.
+
+  Attributes:
+    names: the parameters it reads.
+    asks: `turn -> bool`: whether this is the stage that tells.
+    run: `(params, read, turn) -> told`, arrays `[B, T, ...]`; `read` is the
+      body's.
+  """
+
+  names: tuple[str, ...]
+  asks: Callable[[Turn], Bool[Array, '']]
+  run: Callable[[StageParams, PyTree, Turn], PyTree]
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
   """Describe a model to a pipeline; one program for all stages.
 
@@ -137,6 +159,7 @@ class Stage:
     body: `(params, stream, turn) -> (stream, read)`.
     heads: at most one of each on a stage, none anywhere allowed.
     idle: what becomes of work that a stage has not got.
+    teacher: what heads are told by the last stage; None for nothing.
   """
 
   names: tuple[str, ...]
@@ -147,6 +170,7 @@ class Stage:
   ]
   heads: tuple[Head, ...]
   idle: IdleWork = IdleWork.SKIPPED
+  teacher: Teacher | None = None
 
 
 @flax.struct.dataclass

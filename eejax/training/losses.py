@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eejax.config import EarlyExitConfig, ExitConfig, GateKind
+from eejax.config import EarlyExitConfig, ExitConfig, GateKind, ModelConfig
 from eejax.models import decoder
 from eejax.models.decoder import DecoderOutput, LayerDropout
 from eejax.models.exits import (
@@ -290,7 +290,15 @@ def _group_losses(
     total += weights[i] * jnp.sum(mask * token_losses(stats, objective))
     one = head_sums(stats, run.batch, final_top1)
     if e.gate is not GateKind.NONE and final is not None:
-      one = _with_gate(one, run, exit=e, agrees=stats.top1 == final.top1)
+      one = with_gate(
+        one,
+        run.params['exits'][e.name],
+        run.out.exit_inputs[e.name].hidden,
+        run.batch,
+        exit=e,
+        config=run.config.model,
+        agrees=stats.top1 == final.top1,
+      )
       total += objective.gate_weight * one.gate_loss
     sums = jax.tree.map(
       lambda s, v, i=i: s.at[i].set(jax.lax.stop_gradient(v)), sums, one
@@ -337,23 +345,37 @@ def token_losses(
   return losses
 
 
-def _with_gate(
-  sums: HeadSums, run: _Pass, *, exit: ExitConfig, agrees: Bool[Array, 'B T']
+def with_gate(
+  sums: HeadSums,
+  exit_params: Params,
+  hidden: Any,
+  batch: TokenBatch,
+  *,
+  exit: ExitConfig,
+  config: ModelConfig,
+  agrees: Bool[Array, 'B T'],
 ) -> HeadSums:
-  stream: Any = run.out.exit_inputs[exit.name].hidden
+  """Return an exit's sums with those of its gate.
+
+  Args:
+    sums: of the exit's head.
+    exit_params: with the gate's among them.
+    hidden: the stream at the exit's depth, which the gate reads detached.
+    batch: the tokens.
+    exit: the exit.
+    config: its model.
+    agrees: where its likeliest token is the final head's.
+  """
   logit = gate_logit(
-    run.params['exits'][exit.name],
-    jax.lax.stop_gradient(stream),
-    exit=exit,
-    config=run.config.model,
+    exit_params, jax.lax.stop_gradient(hidden), exit=exit, config=config
   )
   label = agrees.astype(jnp.float32)
   loss = optax.sigmoid_binary_cross_entropy(logit, label)
   right = (logit > 0) == (label > 0)
   return dataclasses.replace(
     sums,
-    gate_loss=jnp.sum(run.batch.weights * loss),
-    gate_correct=jnp.sum(run.batch.weights * right),
+    gate_loss=jnp.sum(batch.weights * loss),
+    gate_correct=jnp.sum(batch.weights * right),
   )
 
 

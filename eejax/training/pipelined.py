@@ -14,9 +14,10 @@
 """Gradients of a step whose blocks are laid over pipeline stages.
 
 The contract is that of `eejax.training.step.gradients`: the gradient of the
-mean objective, and sums over the batch. What a stage cannot know is refused:
-exits that imitate the final head, and gates that predict it, would need the
-end of a microbatch at its beginning.
+mean objective, and sums over the batch. Exits that imitate the final head, and
+gates that predict it, learn when a microbatch has been at the end: what the
+last stage found goes back along the stages. Schedules that run exits before
+are refused for them.
 """
 
 import dataclasses
@@ -193,16 +194,31 @@ def _check(
       f'the mlp exit at depth {twins[0].depth} cannot learn in a pipeline: in '
       'this model it reads the stream before its block; use another head.'
     )
-  if objective.distillation_weight > 0:
-    raise ArgumentError(
-      'exits on earlier stages cannot imitate the final head, which a '
-      'microbatch reaches last; set distillation_weight to 0 or use no stages.'
-    )
+  _check_lessons(config, objective, pipeline)
+
+
+def _check_lessons(
+  config: EarlyExitConfig, objective: Objective, pipeline: PipelineConfig
+) -> None:
+  """Check that what is learned of the final head comes back from it."""
   gated = [e for e in config.exits if e.gate is not GateKind.NONE]
-  if gated and objective.gate_weight > 0:
+  if config.exits and objective.distillation_weight > 0:
+    what, way_out = 'imitate the final head', 'distillation_weight to 0'
+  elif gated and objective.gate_weight > 0:
+    what = f'learn the gate at depth {gated[0].depth}'
+    way_out = 'gate_weight to 0'
+  else:
+    return
+  if pipeline.schedule in (ScheduleKind.GPIPE, ScheduleKind.INTERLEAVED):
     raise ArgumentError(
-      f'the gate of the exit at depth {gated[0].depth} cannot learn in a '
-      'pipeline, for the final head comes last; set gate_weight to 0.'
+      f'exits cannot {what} with the schedule {pipeline.schedule.value}, which '
+      'runs them before a microbatch reaches that head; use one_f_one_b or '
+      f'forward_only, or set {way_out}.'
+    )
+  if pipeline.fillers:
+    raise ArgumentError(
+      f'exits cannot {what} on fillers, which never reach that head; set '
+      f'fillers to 0, or {way_out}.'
     )
 
 

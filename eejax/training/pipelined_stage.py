@@ -25,7 +25,7 @@ import numpy as np
 from jax import lax
 
 from eejax.axes import DATA
-from eejax.config import ExitHeadKind
+from eejax.config import ExitConfig, ExitHeadKind, GateKind
 from eejax.models import decoder
 from eejax.models.block import Block, mlp_input_of
 from eejax.models.decoder import Rematerialization
@@ -37,11 +37,23 @@ from eejax.models.exits import (
 )
 from eejax.models.intermediates import mlp_norm_of
 from eejax.models.patterns import block_pattern
-from eejax.ops.cross_entropy import cross_entropy
+from eejax.ops.cross_entropy import (
+  OutputHead,
+  cross_entropy,
+  head_statistics,
+)
 from eejax.pipeline.skipping import IdleWork, run_or_pass
-from eejax.pipeline.stage import Head, HeadResult, Stage, StageParams, Turn
+from eejax.pipeline.stage import (
+  Head,
+  HeadResult,
+  Stage,
+  StageParams,
+  Teacher,
+  Turn,
+)
+from eejax.training.freeze import Regime
 from eejax.training.loss_sums import HeadSums, TokenBatch, no_sums
-from eejax.training.losses import head_sums, token_losses
+from eejax.training.losses import head_sums, token_losses, with_gate
 from eejax.training.objective import Forward, Objective
 from eejax.training.pipelined_layout import BLOCKS, Slot, StageLayout
 from eejax.types import Array, Float, Params, PyTree
@@ -62,6 +74,31 @@ class StepContext:
   takes_part: PyTree
   scale: PyTree
   dropout: tuple[PyTree, PyTree] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lessons:
+  """Say what exits learn of the final head.
+
+  Attributes:
+    distilled: whether they imitate it.
+    gated: whether gates are compared with where they agree with it.
+  """
+
+  distilled: bool
+  gated: bool
+
+  def gates(self, exit: ExitConfig) -> bool:
+    """Return whether an exit has a gate that learns."""
+    return self.gated and exit.gate is not GateKind.NONE
+
+
+def _lessons_of(layout: StageLayout, objective: Objective) -> _Lessons:
+  has_gate = any(s.kind.gate is not GateKind.NONE for s in layout.slots)
+  distilled = bool(layout.slots) and objective.distillation_weight > 0
+  # Where the last stage tells what it found anyway, gates are measured, too.
+  gated = has_gate and (distilled or objective.gate_weight > 0)
+  return _Lessons(distilled=distilled, gated=gated)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +127,13 @@ class _Taps:
   last_block: np.ndarray
 
 
-def _make_taps(layout: StageLayout) -> _Taps:
+def _make_taps(layout: StageLayout, lessons: _Lessons) -> _Taps:
   is_mlp = [s.kind.head is ExitHeadKind.MLP for s in layout.slots]
-  streams = tuple(i for i, mlp in enumerate(is_mlp) if not mlp)
+  reads_stream = [
+    not mlp or lessons.gates(s.kind)
+    for mlp, s in zip(is_mlp, layout.slots, strict=True)
+  ]
+  streams = tuple(i for i, reads in enumerate(reads_stream) if reads)
   residuals = tuple(i for i, mlp in enumerate(is_mlp) if mlp)
   places = layout.places
   stream_rows = np.full((places, layout.longest), len(streams), np.int32)
@@ -111,7 +152,7 @@ def _make_taps(layout: StageLayout) -> _Taps:
       last_block[place, j] = local - 1
       if is_mlp[j]:
         residual_rows[place, local - 1] = residuals.index(j)
-      else:
+      if reads_stream[j]:
         stream_rows[place, local - 1] = streams.index(j)
   return _Taps(
     streams, residuals, stream_rows, residual_rows, starts, last_block
@@ -133,7 +174,10 @@ def make_stage(
     forward: how blocks are run.
     idle: what becomes of work that a stage has not got.
   """
-  heads = [_exit(layout, slot, objective, forward) for slot in layout.slots]
+  lessons = _lessons_of(layout, objective)
+  heads = [
+    _exit(layout, slot, objective, forward, lessons) for slot in layout.slots
+  ]
   if objective.full_depth(layout.config):
     heads.append(_final(layout, objective, forward))
   dtype = jnp.dtype(forward.dtype)
@@ -150,9 +194,12 @@ def make_stage(
   return Stage(
     names=(BLOCKS, 'embedding'),
     entry=entry,
-    body=functools.partial(_body, layout, _make_taps(layout), forward, idle),
+    body=functools.partial(
+      _body, layout, _make_taps(layout, lessons), forward, idle
+    ),
     heads=tuple(heads),
     idle=idle,
+    teacher=_teacher(layout, objective, forward, lessons),
   )
 
 
@@ -202,15 +249,16 @@ def _body(
   (hidden, streams, residuals), _ = lax.scan(step, start, scanned)
   read = []
   for j in range(len(layout.slots)):
+    inputs = {}
     if j in taps.streams:
       tapped = streams[taps.streams.index(j)]
-      tapped = jnp.where(of_place(taps.starts)[j], x, tapped)
-      read.append({'hidden': tapped})
-    else:
+      inputs['hidden'] = jnp.where(of_place(taps.starts)[j], x, tapped)
+    if j in taps.residuals:
       residual = residuals[taps.residuals.index(j)]
       norm = mlp_norm_of(blocks, of_place(taps.last_block)[j])
       mlp_input = mlp_input_of(norm, residual, config=model)
-      read.append({'mlp_residual': residual, 'mlp_input': mlp_input})
+      inputs |= {'mlp_residual': residual, 'mlp_input': mlp_input}
+    read.append(inputs)
   return hidden, {'exits': tuple(read), 'hidden': hidden}
 
 
@@ -282,7 +330,11 @@ def _skips(turn: Turn, rows: Array) -> tuple[Array, Array] | None:
 
 
 def _exit(
-  layout: StageLayout, slot: Slot, objective: Objective, forward: Forward
+  layout: StageLayout,
+  slot: Slot,
+  objective: Objective,
+  forward: Forward,
+  lessons: _Lessons,
 ) -> Head:
   """Return the head of the exits in one slot."""
   model = layout.config.model
@@ -298,42 +350,106 @@ def _exit(
   def run(params: StageParams, read: PyTree, turn: Turn) -> HeadResult:
     index, batch = exit_at(turn), TokenBatch(**turn.batch)
     own = params.own.get(slot.name, {})
+    inputs = ExitInput(**read['exits'][position])
     ready = apply_exit_head(
       own,
-      ExitInput(**read['exits'][position]),
+      inputs,
       exit=slot.kind,
       config=model,
       positions=batch.positions,
       segment_ids=batch.segment_ids,
     )
     tree = {'backbone': params.shared, 'exits': {slot.kind.name: own}}
-    stats = cross_entropy(
+    head = OutputHead(
       ready.hidden,
-      kernel=output_kernel(tree, exit=slot.kind, config=model),
-      targets=batch.targets,
-      chunk_size=objective.chunk_size,
+      output_kernel(tree, exit=slot.kind, config=model),
       softcap=model.logit_softcap,
+    )
+    teacher = None
+    if lessons.distilled:
+      final = output_kernel(tree, exit=None, config=model)
+      teacher = OutputHead(turn.told['hidden'], final, model.logit_softcap)
+    found = head_statistics(
+      [head],
+      targets=batch.targets,
+      teacher=teacher,
+      temperature=objective.temperature,
+      chunk_size=objective.chunk_size,
       dtype=jnp.dtype(forward.dtype),
     )
+    (stats,) = found.heads
     loss = jnp.sum(batch.weights * token_losses(stats, objective))
     weight = turn.context.exit_weights[index] * turn.context.scale[turn.place]
     one = head_sums(stats, batch, None)
+    of_gate: Any = 0.0
+    if lessons.gates(slot.kind):
+      top1 = found.teacher_top1
+      top1 = turn.told['top1'][..., 0] if top1 is None else top1
+      one = with_gate(
+        one,
+        own,
+        inputs.hidden,
+        batch,
+        exit=slot.kind,
+        config=model,
+        agrees=stats.top1 == top1,
+      )
+      of_gate = objective.gate_weight * one.gate_loss
     sums = jax.tree.map(
       lambda s, v: s.at[index].set(lax.stop_gradient(v)), no_sums((count,)), one
     )
     return HeadResult(
-      loss=weight * loss,
+      loss=weight * loss + of_gate,
       sums=_sums(no_sums(()), sums),
       kept=_choices(stats, objective, layout),
     )
 
-  names = [slot.name]
+  names = {slot.name}
   match output_matrix_name(slot.kind, config=model):
     case 'embedding':
-      names.append('embedding')
+      names.add('embedding')
     case 'final':
-      names.append('embedding' if model.tied_head else 'head')
+      names.add(_final_matrix(layout))
+  if lessons.distilled:
+    names.add(_final_matrix(layout))
   return Head(names=tuple(names), asks=asks, run=run)
+
+
+def _final_matrix(layout: StageLayout) -> str:
+  return 'embedding' if layout.config.model.tied_head else 'head'
+
+
+def _teacher(
+  layout: StageLayout,
+  objective: Objective,
+  forward: Forward,
+  lessons: _Lessons,
+) -> Teacher | None:
+  """Return what the last stage tells exits, None where they learn without."""
+  if not (lessons.distilled or lessons.gated):
+    return None
+  model = layout.config.model
+
+  def run(params: StageParams, read: PyTree, turn: Turn) -> dict[str, Array]:
+    backbone: Params = params.shared
+    hidden = decoder.final_hidden(backbone, read['hidden'], config=model)
+    if lessons.distilled:
+      return {'hidden': hidden}  # [B, T, D]
+    stats = cross_entropy(
+      hidden,
+      kernel=output_kernel({'backbone': backbone}, exit=None, config=model),
+      targets=turn.batch['targets'],
+      chunk_size=objective.chunk_size,
+      softcap=model.logit_softcap,
+      dtype=jnp.dtype(forward.dtype),
+    )
+    return {'top1': stats.top1[..., None]}  # [B, T, 1]
+
+  return Teacher(
+    names=('final_norm', _final_matrix(layout)),
+    asks=lambda turn: turn.place == layout.places - 1,
+    run=run,
+  )
 
 
 def _final(layout: StageLayout, objective: Objective, forward: Forward) -> Head:
@@ -353,14 +469,15 @@ def _final(layout: StageLayout, objective: Objective, forward: Forward) -> Head:
       dtype=jnp.dtype(forward.dtype),
     )
     one = head_sums(stats, batch, stats.top1)
+    trains = objective.regime is not Regime.TUNE
     return HeadResult(
-      loss=one.loss * turn.context.scale[turn.place],
+      loss=trains * one.loss * turn.context.scale[turn.place],
       sums=_sums(lax.stop_gradient(one), no_sums((count,))),
       kept=_choices(stats, objective, layout),
     )
 
   return Head(
-    names=('final_norm', 'embedding' if model.tied_head else 'head'),
+    names=('final_norm', _final_matrix(layout)),
     asks=lambda turn: turn.place == layout.places - 1,
     run=run,
   )

@@ -85,8 +85,8 @@ def make_batch(config, rows=ROWS):
 
 def make_objective(regime, **fields):
   weights = ExitWeights(weights=(0.5,))
-  fields = {'exit_weights': weights, 'chunk_size': 16, **fields}
-  return Objective(regime=regime, gate_weight=0.0, **fields)
+  defaults = {'exit_weights': weights, 'chunk_size': 16, 'gate_weight': 0.0}
+  return Objective(regime=regime, **{**defaults, **fields})
 
 
 def parts(config, objective):
@@ -345,7 +345,7 @@ class TestTrainStep:
     assert abs(float(dropped[1].final.loss - whole[1].final.loss)) > 1e-3
 
   def test_one_stage_is_no_pipeline(self):
-    # Not even of what a pipeline refuses.
+    # Not even of what a schedule refuses.
     config = make_config('1:norm:gate')
     objective = dataclasses.replace(
       make_objective(Regime.JOINT), gate_weight=1.0
@@ -357,14 +357,65 @@ class TestTrainStep:
       *parts(config, objective),
       make_batch(config),
     )
-    settings = StepConfig(microbatches=2, pipeline=PipelineConfig())
+    pipeline = PipelineConfig(schedule=GPIPE)
+    settings = StepConfig(microbatches=2, pipeline=pipeline)
     with jax.set_mesh(make_mesh(data=2)):
       assert shape(settings) == shape(StepConfig(microbatches=2))
     with (
       jax.set_mesh(make_mesh(stage=2)),
-      pytest.raises(ArgumentError, match='cannot learn in a pipeline'),
+      pytest.raises(ArgumentError, match='cannot learn the gate at depth 1'),
     ):
       shape(settings)
+
+
+# What exits learn of the final head.
+LESSONS = {
+  'distillation': {'distillation_weight': 0.4, 'temperature': 2.0},
+  'gates': {'gate_weight': 0.7},
+  'both': {'distillation_weight': 0.4, 'gate_weight': 0.7},
+}
+# On the stage that has the final head, too, and one that reads an MLP.
+TAUGHT = '1:norm:gate,2:mlp:mlp_gate,3:norm:untied:gate'
+
+
+class TestLessons:
+  """Exits that imitate the final head, and gates that predict it."""
+
+  @pytest.mark.parametrize('lesson', LESSONS)
+  @pytest.mark.parametrize(
+    'regime, pipeline',
+    [
+      (Regime.JOINT, PipelineConfig()),
+      (Regime.JOINT, PipelineConfig(keep=Keep.INPUTS)),
+      (Regime.TUNE, PipelineConfig(schedule=FORWARD_ONLY)),
+      (Regime.TUNE, PipelineConfig()),
+    ],
+    ids=['joint', 'joint_inputs', 'forward_only', 'tune'],
+  )
+  def test_is_that_of_one_device(self, regime, pipeline, lesson):
+    config = make_config(TAUGHT)
+    objective = make_objective(regime, **LESSONS[lesson])
+    found = on_stages(
+      config, objective, pipeline, mesh=make_mesh(stage=4), microbatches=4
+    )
+    assert_equal(found, on_one_device(config, objective))
+
+  @pytest.mark.parametrize(
+    'sizes', [{'stage': 2, 'data': 2}, {'stage': 2, 'model': 2}], ids=str
+  )
+  @pytest.mark.parametrize('regime', [Regime.JOINT, Regime.TUNE])
+  def test_with_other_axes(self, regime, sizes):
+    tune = PipelineConfig(schedule=FORWARD_ONLY)
+    config = make_config(TAUGHT)
+    objective = make_objective(regime, **LESSONS['both'])
+    found = on_stages(
+      config,
+      objective,
+      tune if regime is Regime.TUNE else PipelineConfig(),
+      mesh=make_mesh(**sizes),
+      microbatches=2,
+    )
+    assert_equal(found, on_one_device(config, objective))
 
 
 class TestBadInput:
@@ -380,8 +431,18 @@ class TestBadInput:
       ({'stage_blocks': (2, 1, 1)}, '2 stages and blocks for 3'),
       ({'stage_blocks': (2, 1)}, 'stages of 2, 1 blocks do not make the 4'),
       ({'schedule': FORWARD_ONLY}, 'forward_only trains exits alone'),
-      ({'objective': {'distillation_weight': 0.5}}, 'set distillation_weight'),
-      ({'objective': {'gate_weight': 1.0}}, 'depth 1 cannot learn in a pipe'),
+      (
+        {'objective': {'distillation_weight': 0.5}, 'schedule': GPIPE},
+        'or set distillation_weight to 0',
+      ),
+      (
+        {'objective': {'gate_weight': 1.0}, 'schedule': GPIPE},
+        'cannot learn the gate at depth 1 with the schedule gpipe',
+      ),
+      (
+        {'objective': {'gate_weight': 1.0}, 'fillers': 1},
+        'on fillers, which never reach that head',
+      ),
       ({'rounds': 0}, 'rounds >= 1'),
       ({'rounds': 2}, 'one_f_one_b has one round'),
     ],
