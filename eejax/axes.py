@@ -42,6 +42,9 @@ MESH_AXES = (STAGE, DATA, FSDP, EXPERT, MODEL)
 # Rows of a batch are shared out over these.
 BATCH_AXES = (DATA, FSDP, EXPERT)
 
+# The key of the exits in a tree of parameters.
+EXITS = 'exits'
+
 # A dimension without a letter is never cut.
 Axes = Sequence[str | None]
 
@@ -290,6 +293,62 @@ def partition(
         cut[dimension] = wanted
         free = {a: size for a, size in free.items() if a not in wanted}
   return PartitionSpec(*(_entry(cut.get(i)) for i in range(len(axes))))
+
+
+def parameter_spec(
+  path: Sequence[str], *, shape: Sequence[int], mesh: Mapping[str, int]
+) -> PartitionSpec | None:
+  """Return how a parameter is cut, None for what is none.
+
+  An exit belongs to one stage, but arrays of one program lie on all devices of
+  its mesh. So each stage keeps an equal part of every exit, along D.
+
+  Args:
+    path: names from the root of any tree down to the leaf.
+    shape: of the leaf.
+    mesh: size of each mesh axis.
+  """
+  axes = parameter_axes(path, ndim=len(shape))
+  if axes is None:
+    return None
+  spec = partition(axes, shape=shape, mesh=mesh, kind=Kind.PARAMETER)
+  cut = stage_dimension(path, shape=shape, mesh=mesh)
+  if cut is None:
+    return spec
+  entries = list(spec)
+  entries[cut] = _entry((STAGE, *_names(entries[cut])))
+  return PartitionSpec(*entries)
+
+
+def stage_dimension(
+  path: Sequence[str], *, shape: Sequence[int], mesh: Mapping[str, int]
+) -> int | None:
+  """Return the dimension of an exit's parameter that stages have parts of.
+
+  None where there is one stage, where the path is no exit's, and where nothing
+  divides: norms and biases are whole on every stage.
+
+  Args:
+    path: names from the root of any tree down to the leaf.
+    shape: of the leaf.
+    mesh: size of each mesh axis.
+  """
+  stages = mesh.get(STAGE, 1)
+  axes = parameter_axes(path, ndim=len(shape))
+  if stages == 1 or axes is None or EXITS not in path:
+    return None
+  spec = partition(axes, shape=shape, mesh=mesh, kind=Kind.PARAMETER)
+  for dimension, letter in enumerate(axes):
+    parts = stages * math.prod(mesh[a] for a in _names(spec[dimension]))
+    if letter == 'D' and shape[dimension] % parts == 0:
+      return dimension
+  return None
+
+
+def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  if entry is None:
+    return ()
+  return (entry,) if isinstance(entry, str) else entry
 
 
 def _entry(names: tuple[str, ...] | None) -> str | tuple[str, ...] | None:

@@ -74,6 +74,22 @@ class TestParameters:
       if path[-1] != 'scale':
         assert 'model' in spec and 'fsdp' in spec, path
 
+  @pytest.mark.parametrize(
+    'path, shape, expected',
+    [
+      # Every stage has a part of an exit, and of its moments.
+      ('exits/e/output/kernel', (8, 32), (('stage', 'fsdp'), 'model')),
+      ('mu/exits/e/mlp/down/kernel', (32, 8), ('model', ('stage', 'fsdp'))),
+      # What does not divide by both is not shared out over the stages.
+      ('exits/e/output/kernel', (6, 32), ('fsdp', 'model')),
+      ('exits/e/norm/scale', (8,), (None,)),
+      ('backbone/head/kernel', (8, 32), ('fsdp', 'model')),
+    ],
+  )
+  def test_exits_lie_in_parts_on_the_stages(self, path, shape, expected):
+    spec = axes.parameter_spec(path.split('/'), shape=shape, mesh=MESH)
+    assert spec == PartitionSpec(*expected)
+
   @pytest.mark.parametrize('quantized', [False, True])
   def test_every_leaf_of_experts_has_letters(self, quantized):
     config = tiny.tiny_config('2:mlp', **tiny.KINDS_OF_BLOCK['experts'])

@@ -28,7 +28,7 @@ from eejax.axes import (
   MESH_AXES,
   STAGE,
   Kind,
-  parameter_axes,
+  parameter_spec,
   partition,
 )
 from eejax.types import PyTree
@@ -57,14 +57,10 @@ def shardings(tree: PyTree, *, mesh: Mesh) -> PyTree:
   """
 
   def one(path, leaf) -> NamedSharding:
-    shape = tuple(leaf.shape)
-    axes = parameter_axes(path_names(path), ndim=len(shape))
-    if axes is None:
-      return replicated(mesh)
-    return NamedSharding(
-      mesh,
-      partition(axes, shape=shape, mesh=mesh.shape, kind=Kind.PARAMETER),
+    spec = parameter_spec(
+      path_names(path), shape=tuple(leaf.shape), mesh=mesh.shape
     )
+    return replicated(mesh) if spec is None else NamedSharding(mesh, spec)
 
   return jax.tree_util.tree_map_with_path(one, tree)
 

@@ -36,6 +36,7 @@ they are at most 2 P - 1 (`eejax.pipeline.schedule.ring_size`).
 import dataclasses
 import math
 
+from eejax.axes import STAGE
 from eejax.config import ExitConfig, OutputMatrix
 from eejax.hardware import Platform
 from eejax.pipeline.cost import Keep
@@ -210,9 +211,10 @@ def _stage_values(workload: Workload, arrangement: Arrangement) -> float:
 def _slot_values(workload: Workload, arrangement: Arrangement) -> list[float]:
   """Return the numbers of the exit in each slot of a stage.
 
-  A slot holds exits of one kind, at most one a piece of depth.
+  A slot holds exits of one kind, at most one a piece of depth. Their owner has
+  them whole during a step.
   """
-  sizes = arrangement.mesh.sizes()
+  sizes = {**arrangement.mesh.sizes(), STAGE: 1}
   placement = arrangement.placement(workload)
   trained, frozen = shapes(workload)
   exits = {**trained, **frozen}['exits']

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from eejax.axes import Kind, Rule, active_rules, parameter_axes, partition
+from eejax.axes import Rule, active_rules, parameter_spec
 from eejax.config import EarlyExitConfig, ExitConfig, ExitHeadKind
 from eejax.errors import ArgumentError
 from eejax.models import decoder
@@ -247,11 +247,10 @@ def _part_size(
   The rules are those in effect, which results are kept by.
   """
   del rules
-  axes = parameter_axes(path, ndim=len(shape))
-  if axes is None:
-    return math.prod(shape)
   sizes = dict(mesh)
-  spec = partition(axes, shape=shape, mesh=sizes, kind=Kind.PARAMETER)
+  spec = parameter_spec(path, shape=shape, mesh=sizes)
+  if spec is None:
+    return math.prod(shape)
   part = 1
   for size, names in zip(shape, spec, strict=True):
     names = (names,) if isinstance(names, str) else names or ()

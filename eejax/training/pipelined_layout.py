@@ -16,8 +16,11 @@
 Blocks `[L, ...]` become `[P, n, ...]`, n those of the longest stage; what a
 shorter one lacks is never run. Exits become slots: a slot is a kind of head,
 and each stage has at most one exit in it, so a device holds the heads of its
-own exits alone. The embedding, the final norm and the final head are whole on
-every stage, and their gradients are summed over the stages.
+own exits alone while it works. Between steps every stage keeps a part of each
+exit and of its moments (`eejax.axes.parameter_spec`): before a step each
+stage sends its parts to the owners, and gets its parts of the gradients after
+it. The embedding, the final norm and the final head are whole on every stage,
+and their gradients are summed over the stages.
 """
 
 import dataclasses
@@ -30,9 +33,10 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from eejax.axes import STAGE
+from eejax.axes import EXITS, STAGE, stage_dimension
 from eejax.config import EarlyExitConfig, ExitConfig
 from eejax.errors import ArgumentError
+from eejax.parallel.sharding import path_names
 from eejax.pipeline.balance import StagePlacement
 from eejax.pipeline.stage import StageParams
 from eejax.types import Params, PyTree
@@ -190,16 +194,54 @@ def _cut(leaf: jax.Array, *, layout: StageLayout) -> jax.Array:
 
 
 def _lay_slot(trees: list, layout: StageLayout, mesh) -> PyTree:
-  def select(trees):
-    example = next(t for t in trees if t is not None)
-    nothing = jax.tree.map(jnp.zeros_like, example)
-    full = [nothing if t is None else t for t in trees]
-    pick = lambda place: lax.switch(
-      place, [lambda t=t: jax.tree.map(jnp.asarray, t) for t in full]
-    )
-    return _by_round(pick, layout)
+  example = next(t for t in trees if t is not None)
+  cuts = _cuts(example, mesh)
+  given = [{} if t is None else t for t in trees]
 
-  return _over_stages(select, mesh, out_specs=_SPLIT)(trees)
+  def send(cut: int, *leaves) -> jax.Array:
+    if cut < 0:
+      pick = lambda place: lax.switch(place, [lambda x=x: x for x in leaves])
+      return _by_round(pick, layout)
+    parts = jnp.stack(leaves).reshape(
+      layout.rounds, layout.stages, *leaves[0].shape
+    )
+    whole = [
+      lax.all_to_all(p, STAGE, split_axis=0, concat_axis=cut + 1, tiled=True)
+      for p in parts
+    ]
+    return whole[0] if layout.rounds == 1 else jnp.stack(whole, axis=1)
+
+  def select(trees):
+    nothing = jax.tree.map(jnp.zeros_like, next(t for t in trees if t))
+    full = [t or nothing for t in trees]
+    return jax.tree.map(send, cuts, *full)
+
+  specs = _specs(example, cuts)
+  in_specs = ([specs if t else {} for t in given],)
+  return _over_stages(select, mesh, in_specs=in_specs, out_specs=_SPLIT)(given)
+
+
+def _cuts(exit_params: PyTree, mesh) -> PyTree:
+  """Return along which dimension each leaf is kept in parts, -1 for none."""
+  given = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+
+  def cut(path, leaf) -> int:
+    names = (EXITS, *path_names(path))
+    found = stage_dimension(names, shape=leaf.shape, mesh=dict(given.shape))
+    return -1 if found is None else found
+
+  return jax.tree_util.tree_map_with_path(cut, exit_params)
+
+
+def _specs(exit_params: PyTree, cuts: PyTree) -> PyTree:
+  """Return where the stages have their parts of each leaf."""
+  return jax.tree.map(
+    lambda leaf, cut: PartitionSpec(
+      *(STAGE if i == cut else None for i in range(leaf.ndim))
+    ),
+    exit_params,
+    cuts,
+  )
 
 
 def _by_round(pick: Callable, layout: StageLayout) -> PyTree:
@@ -271,23 +313,40 @@ def _uncut(leaf: jax.Array, *, layout: StageLayout) -> jax.Array:
 def _gather_slot(tree: PyTree, slot: Slot, layout: StageLayout, mesh) -> Params:
   """Return the parts of a slot by the names of the exits."""
   owners = [(i, place) for place, i in enumerate(slot.exits) if i >= 0]
+  lead = 1 if layout.rounds == 1 else 2
+  example = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape[lead:], x.dtype), tree
+  )
+  cuts = _cuts(example, mesh)
+
+  def receive(cut: int, leaf) -> list[jax.Array]:
+    """Return this stage's part of every owner's leaf, by place."""
+    own = leaf if layout.rounds == 1 else leaf[0]  # [rounds, ...]
+    if cut < 0:
+      here = lax.axis_index(STAGE)
+      return [
+        _summed(jnp.where(here == s, piece, jnp.zeros_like(piece)), layout)
+        for piece in own
+        for s in range(layout.stages)
+      ]
+    return [
+      part
+      for piece in own
+      for part in lax.all_to_all(
+        piece[None], STAGE, split_axis=cut + 1, concat_axis=0, tiled=True
+      )
+    ]
 
   def select(tree):
-    here = lax.axis_index(STAGE)
+    parts = jax.tree.map(receive, cuts, tree)
+    pick = lambda place: jax.tree.map(
+      lambda cut, found: found[place], cuts, parts
+    )
+    return {layout.config.exits[i].name: pick(place) for i, place in owners}
 
-    def one(leaf, place):
-      own = leaf[0] if layout.rounds == 1 else leaf[0, place // layout.stages]
-      mine = here == place % layout.stages
-      return _summed(jnp.where(mine, own, jnp.zeros_like(own)), layout)
-
-    return {
-      layout.config.exits[i].name: jax.tree.map(
-        functools.partial(one, place=place), tree
-      )
-      for i, place in owners
-    }
-
-  return _over_stages(select, mesh, in_specs=_SPLIT, out_specs=_WHOLE)(tree)
+  specs = _specs(example, cuts)
+  out_specs = {layout.config.exits[i].name: specs for i, _ in owners}
+  return _over_stages(select, mesh, in_specs=_SPLIT, out_specs=out_specs)(tree)
 
 
 def _summed(x: jax.Array, layout: StageLayout) -> jax.Array:
@@ -299,8 +358,8 @@ def _over_stages(
   run: Callable,
   mesh,
   *,
-  in_specs: PartitionSpec = _WHOLE,
-  out_specs: PartitionSpec,
+  in_specs: PyTree = _WHOLE,
+  out_specs: PyTree,
 ) -> Callable:
   return jax.shard_map(
     run,

@@ -24,6 +24,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType
 
@@ -37,7 +38,7 @@ from eejax.pipeline.schedule import ScheduleKind
 from eejax.pipeline.skipping import IdleWork
 from eejax.testing import tiny
 from eejax.testing.compiled_text import groups_across, messages
-from eejax.training import freeze
+from eejax.training import freeze, state
 from eejax.training.freeze import Regime
 from eejax.training.loss_sums import TokenBatch
 from eejax.training.objective import Forward, Objective, TokenWeights
@@ -322,6 +323,40 @@ class TestMessages:
     program = lowered('', Regime.STANDARD, mesh, **COMPUTED).compile()
     found = messages(program.as_text())
     assert found and not [m for m in found if m.conditional]
+
+
+class TestExitsOverStages:
+  def test_a_stage_keeps_a_part_of_every_exit_and_of_its_moments(self):
+    config, objective = make_config(OWN), make_objective(Regime.TUNE)
+    trainable, _ = parts(config, objective)
+    whole = state.create(trainable, optimizer=optax.adam(1e-3))
+    places = sharding.shardings(whole, mesh=make_mesh(stage=4))
+    sizes = {'kernel': [0, 0], 'other': [0, 0]}
+    found = zip(
+      jax.tree_util.tree_leaves_with_path(whole),
+      jax.tree.leaves(places),
+      strict=True,
+    )
+    for (path, leaf), place in found:
+      kind = 'kernel' if 'kernel' in jax.tree_util.keystr(path) else 'other'
+      sizes[kind][0] += leaf.nbytes
+      sizes[kind][1] += sharding.bytes_on_device([leaf], places=[place])
+    assert sizes['kernel'][1] * 4 == sizes['kernel'][0] > 0
+    assert sizes['other'][1] == sizes['other'][0]
+
+  def test_they_go_to_their_owners_alone(self):
+    mesh = make_mesh(stage=2)
+    exits = '1:norm:untied,3:norm:untied'
+    program = lowered(exits, Regime.TUNE, mesh).compile()
+    found = messages(program.as_text())
+    across = groups_across(found, mesh=mesh, axis='stage')
+    kernel = 16 * 30 * 4  # [D, V] in float32
+    large = [(m.kind, m.size) for m in across if m.size >= kernel // 2]
+    # Weights go to their owner and gradients back; a stage ends up with as
+    # many bytes as one exit has, and nothing as large is gathered or summed.
+    stream = ('collective-permute', ROWS // 2 * LENGTH * 16 * 4)
+    assert set(large) <= {('all-to-all', kernel), stream}
+    assert large.count(('all-to-all', kernel)) == 2
 
 
 class TestTrainStep:
