@@ -34,9 +34,10 @@ class DataConfig:
   Attributes:
     corpus: `stdlib`; a file, folder or glob of the user's, here or in a store;
       `tokens:FOLDER` of a text that `batches.prepare_tokens` has read;
-      through seqio:
-      `seqio:TASK` for a registered task or mixture, `seqio:eejax_stdlib`,
-      `seqio:files:PATH`, and `tfds:NAME[/CONFIG][:VERSION][:SPLIT[:FIELD]]`.
+      through seqio: `seqio:TASK` for a registered task or mixture,
+      `seqio:cached:TASK` for what seqio has cached of it,
+      `seqio:eejax_stdlib`, `seqio:files:PATH`, and
+      `tfds:NAME[/CONFIG][:VERSION][:SPLIT[:FIELD]]`.
     sequence_length: columns of a batch (T).
     batch_size: rows of a batch over all shards together.
     packing: how documents share rows; conversations are never packed other

@@ -11,25 +11,33 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Documents of a seqio task or mixture, for the same packing as all others."""
+"""Documents of a seqio task or mixture, for the same packing as all others.
+
+A task has the features that seqio's decoder-only converters know: `targets`
+alone, which is learned, or `inputs` before it, which is read and not learned.
+`loss_weights`, one for each token of `targets`, may say more.
+"""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from eejax.data import seqio_tasks
 from eejax.data.corpus import Split
 from eejax.data.data_config import SEQIO_PREFIX, TFDS_PREFIX, DataConfig
+from eejax.data.document import Document, WeightedDocument
 from eejax.data.memory_source import Passes
 from eejax.data.seqio_runtime import seqio, tf
 from eejax.data.seqio_tasks import TfdsSpec
 from eejax.data.seqio_vocabulary import HuggingFaceVocabulary
 from eejax.data.tokenizer import Tokenizer
 from eejax.errors import ArgumentError, EejaxError
-from eejax.types import Int
 
 FILES_PREFIX = 'files:'
+CACHED_PREFIX = 'cached:'
+INPUTS, TARGETS, WEIGHTS = 'inputs', 'targets', 'loss_weights'
 _BUILT_IN = (
   f"'{SEQIO_PREFIX}{seqio_tasks.STANDARD_LIBRARY}', "
   f"'{SEQIO_PREFIX}{FILES_PREFIX}PATH' or '{TFDS_PREFIX}NAME'"
@@ -39,7 +47,7 @@ _MOST_EMPTY = 10_000
 
 
 class SeqioDocuments:
-  """Serve the `targets` of a task or mixture as documents.
+  """Serve the examples of a task or mixture as documents.
 
   A task is read epoch by epoch, each with a seed of its own, so every
   document comes once an epoch; a mixture for training is one endless sequence
@@ -59,11 +67,12 @@ class SeqioDocuments:
     seed: int = 0,
     shard_index: int = 0,
     num_shards: int = 1,
+    use_cached: bool = False,
   ):
     """Serve one split, or one shard of it.
 
     Args:
-      provider: a registered task or mixture with the feature `targets`.
+      provider: a registered task or mixture, see above for its features.
       tokenizer: of the run; documents get its start and end tokens where they
         lack them.
       split: name of the split.
@@ -71,12 +80,16 @@ class SeqioDocuments:
       seed: decides the order.
       shard_index: which shard, dealt out by seqio.
       num_shards: how many there are.
+      use_cached: whether examples are read that seqio has cached.
 
     Raises:
-      ArgumentError: there is no such split, the features do not fit, or the
-        task's vocabulary is another.
+      ArgumentError: there is no such split, the features do not fit, the
+        task's vocabulary is another, or nothing is cached.
     """
     _check(provider, tokenizer=tokenizer, split=split)
+    if use_cached:
+      _check_cache(provider)
+    self._use_cached = use_cached
     self._provider = provider
     self._tokenizer = tokenizer
     self._split = split
@@ -87,9 +100,10 @@ class SeqioDocuments:
       provider, seqio.Mixture
     )
     order = (provider.name, split, passes.value, seed, shard_index, num_shards)
-    self.fingerprint = _digest(repr((*order, tokenizer.fingerprint)))
+    cached = ('cached',) if use_cached else ()
+    self.fingerprint = _digest(repr((*order, tokenizer.fingerprint, *cached)))
 
-  def documents(self, *, start: int) -> Iterator[Int[np.ndarray, 'T']]:
+  def documents(self, *, start: int) -> Iterator[Document]:
     """Return the documents from number `start` on; see `DocumentSource`."""
     epoch, skipped = 0, start
     while True:
@@ -106,10 +120,10 @@ class SeqioDocuments:
         return
       epoch, skipped = epoch + 1, 0
 
-  def _read(self, dataset: tf.data.Dataset) -> Iterator[np.ndarray]:
+  def _read(self, dataset: tf.data.Dataset) -> Iterator[Document]:
     count = empty = 0
     for example in dataset.as_numpy_iterator():
-      document = self._framed(example['targets'])
+      document = self._document(example)
       count += 1
       # Start and end token are all there is.
       empty = 0 if len(document) > 2 else empty + 1
@@ -138,6 +152,7 @@ class SeqioDocuments:
       seed=seed,
       shard_info=self._shard if sharded else None,
       num_epochs=1 if self._one_epoch else None,
+      use_cached=self._use_cached,
       # Each pass is a dataset of its own, so a cache would never be read.
       try_in_mem_cache=False,
     )
@@ -145,14 +160,35 @@ class SeqioDocuments:
     options.deterministic = True
     return dataset.with_options(options)
 
-  def _framed(self, ids: np.ndarray) -> np.ndarray:
+  def _document(self, example: Mapping[str, Any]) -> Document:
+    # Beside its features an example has what these were made of.
+    features = self._provider.output_features.keys()
+    example = {k: v for k, v in example.items() if k in features}
+    targets = example[TARGETS]
+    inputs = example.get(INPUTS, targets[:0])
+    start, end = self._frame(np.concatenate([inputs, targets]))
+    tokens = np.concatenate([start, inputs, targets, end]).astype(np.int32)
+    if example.keys() == {TARGETS}:
+      return tokens
+    weights = example.get(WEIGHTS, np.ones(len(targets), np.float32))
+    if len(weights) != len(targets):
+      raise EejaxError(
+        f'an example of {self._provider.name} has {len(weights)} {WEIGHTS} for '
+        f'{len(targets)} {TARGETS}; there must be one for each.'
+      )
+    not_learned = np.zeros(len(start) + len(inputs))
+    learned = [not_learned, weights, np.ones(len(end))]
+    return WeightedDocument(tokens, np.concatenate(learned).astype(np.float32))
+
+  def _frame(self, ids: np.ndarray) -> tuple[list[int], list[int]]:
+    """Return the start and the end token where a text lacks them."""
     start, end = [], []
     bos_id, eos_id = self._tokenizer.bos_id, self._tokenizer.eos_id
     if bos_id is not None and ids[:1].tolist() != [bos_id]:
       start = [bos_id]
     if eos_id is not None and ids[-1:].tolist() != [eos_id]:
       end = [eos_id]
-    return np.concatenate([start, ids, end]).astype(np.int32)
+    return start, end
 
 
 def make_source(
@@ -168,8 +204,10 @@ def make_source(
     ArgumentError: there is no such task, dataset or file.
   """
   sharded = passes is Passes.ENDLESS
+  cached = f'{SEQIO_PREFIX}{CACHED_PREFIX}'
   return SeqioDocuments(
     _provider(config, tokenizer),
+    use_cached=config.corpus.startswith(cached),
     tokenizer=tokenizer,
     split=split.value,
     passes=passes,
@@ -198,6 +236,7 @@ def _provider(
       unit=config.unit,
       field=config.field,
     )
+  task = task.removeprefix(CACHED_PREFIX)
   try:
     return seqio.get_mixture_or_task(task)
   except ValueError as error:
@@ -231,24 +270,43 @@ def _check(
   provider: seqio.Task | seqio.Mixture, *, tokenizer: Tokenizer, split: str
 ) -> None:
   features = provider.output_features
-  if set(features) != {'targets'}:
+  known = {INPUTS, TARGETS, WEIGHTS}
+  if TARGETS not in features or not known.issuperset(features):
     raise ArgumentError(
       f'{provider.name} has the features {", ".join(sorted(features))}; a task '
-      'must have whole texts in `targets` and nothing else.'
+      f'must have {TARGETS}, and may have {INPUTS} and {WEIGHTS}.'
     )
   if split not in provider.splits:
     raise ArgumentError(
       f'{provider.name} has no split {split!r} (it has: '
       f'{", ".join(sorted(provider.splits))}).'
     )
-  vocabulary = features['targets'].vocabulary
-  same = vocabulary == HuggingFaceVocabulary(tokenizer)
-  if isinstance(vocabulary, HuggingFaceVocabulary):
-    fits = same
-  else:
-    fits = vocabulary.vocab_size <= tokenizer.vocab_size
-  if not fits:
-    raise ArgumentError(
-      f'{provider.name} was registered with another vocabulary than the '
-      "model's tokenizer; register it with that one."
-    )
+  for name in features.keys() - {WEIGHTS}:
+    vocabulary = features[name].vocabulary
+    same = vocabulary == HuggingFaceVocabulary(tokenizer)
+    if isinstance(vocabulary, HuggingFaceVocabulary):
+      fits = same
+    else:
+      fits = vocabulary.vocab_size <= tokenizer.vocab_size
+    if not fits:
+      raise ArgumentError(
+        f'{provider.name} was registered with another vocabulary than the '
+        "model's tokenizer; register it with that one."
+      )
+
+
+def _check_cache(provider: seqio.Task | seqio.Mixture) -> None:
+  tasks = [provider] if isinstance(provider, seqio.Task) else provider.tasks
+  for task in tasks:
+    if not task.supports_caching:
+      raise ArgumentError(
+        f'{task.name} says not where it may be cached; add a '
+        'seqio.CacheDatasetPlaceholder to its preprocessors.'
+      )
+    if task.cache_dir is None:
+      folders = ', '.join(seqio.get_global_cache_dirs())
+      where = f'in {folders}' if folders else 'in any folder'
+      raise ArgumentError(
+        f'{task.name} is not cached {where}; write it with seqio_cache_tasks, '
+        'and name its folder by seqio.add_global_cache_dirs.'
+      )

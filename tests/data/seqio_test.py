@@ -15,6 +15,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import json
 import subprocess
@@ -284,6 +285,133 @@ class TestSource:
     )
 
 
+PAIRS = [(f'ask {i}', f'answer {i}') for i in range(12)]
+
+
+def register_pairs(tokenizer, *, weights=None):
+  """Register questions with answers, and weights of these if given."""
+  vocabulary = HuggingFaceVocabulary(tokenizer)
+  features = {
+    'inputs': seqio.Feature(vocabulary, add_eos=False),
+    'targets': seqio.Feature(vocabulary, add_eos=False),
+  }
+  if weights is not None:
+    features['loss_weights'] = seqio.ContinuousFeature(dtype=tf.float32, rank=1)
+
+  def read(split, shuffle_files=False, seed=None):
+    asked, answered = zip(*PAIRS, strict=True)
+    return tf.data.Dataset.from_tensor_slices(
+      {'inputs': list(asked), 'targets': list(answered)}
+    )
+
+  def weigh(example):
+    count = tf.size(example['targets'])
+    return {**example, 'loss_weights': weights(count)}
+
+  tokenize = functools.partial(
+    seqio.preprocessors.tokenize, copy_pretokenized=False
+  )
+  steps = [tokenize, seqio.CacheDatasetPlaceholder()]
+  if weights is not None:
+    steps.append(lambda ds: ds.map(weigh))
+  seqio.TaskRegistry.remove('pairs')
+  return seqio.TaskRegistry.add(
+    'pairs',
+    source=seqio.FunctionDataSource(read, splits=('train', 'validation')),
+    preprocessors=steps,
+    output_features=features,
+  )
+
+
+def write_cache(folder, split, rows):
+  """Write rows as `seqio_cache_tasks` does, which needs Apache Beam."""
+  folder.mkdir()
+  path = str(folder / f'{split}.tfrecord-00000-of-00001')
+  number = lambda ids: tf.train.Feature(
+    int64_list=tf.train.Int64List(value=ids.tolist())
+  )
+  with tf.io.TFRecordWriter(path) as writer:
+    for row in rows:
+      features = tf.train.Features(
+        feature={k: number(v) for k, v in row.items()}
+      )
+      writer.write(tf.train.Example(features=features).SerializeToString())
+  described = {k: {'shape': [None], 'dtype': 'int32'} for k in rows[0]}
+  info = {'features': described, 'num_shards': 1, 'seqio_version': '0.0.20'}
+  (folder / f'info.{split}.json').write_text(json.dumps(info))
+  (folder / f'stats.{split}.json').write_text(
+    json.dumps({'examples': len(rows)})
+  )
+  (folder / 'COMPLETED').touch()
+
+
+def pairs_of(tokenizer, **settings):
+  source = SeqioDocuments(
+    seqio.get_mixture_or_task('pairs'),
+    tokenizer=tokenizer,
+    split='validation',
+    passes=Passes.ONCE,
+    **settings,
+  )
+  return list(source.documents(start=0))
+
+
+class TestFeatures:
+  def test_inputs_are_read_and_targets_learned(self, tokenizer):
+    register_pairs(tokenizer)
+    documents = pairs_of(tokenizer)
+    assert len(documents) == len(PAIRS)
+    for document, (asked, answered) in zip(documents, PAIRS, strict=True):
+      inputs, targets = (
+        tokenizer.encode(x, add_bos=False) for x in (asked, answered)
+      )
+      tokens = [tokenizer.bos_id, *inputs, *targets, tokenizer.eos_id]
+      assert document.tokens.tolist() == tokens
+      learned = len(targets) + 1
+      expected = [0] * (len(tokens) - learned) + [1] * learned
+      assert document.weights.tolist() == expected
+
+  def test_a_mask_says_more(self, tokenizer):
+    register_pairs(
+      tokenizer, weights=lambda n: tf.cast(tf.range(n) % 2, tf.float32)
+    )
+    (document, *_) = pairs_of(tokenizer)
+    count = len(tokenizer.encode(PAIRS[0][1], add_bos=False))
+    mask = document.weights[-count - 1 : -1].tolist()
+    assert mask == [i % 2 for i in range(count)]
+
+  def test_a_mask_of_another_length_is_refused(self, tokenizer):
+    register_pairs(tokenizer, weights=lambda n: tf.ones([n + 1]))
+    with pytest.raises(EejaxError, match='loss_weights for'):
+      pairs_of(tokenizer)
+
+  def test_batches_count_the_targets_alone(self, tokenizer):
+    register_pairs(tokenizer)
+    config = DataConfig(
+      corpus='seqio:pairs', sequence_length=24, batch_size=2, seed=1
+    )
+    batch = next(make_batches(config, tokenizer, Split.TRAIN))
+    text = tokenizer.decode(batch.targets[batch.weights > 0])
+    assert 'answer' in text and 'ask' not in text
+
+  def test_what_seqio_has_cached(self, tokenizer, tmp_path):
+    task = register_pairs(tokenizer)
+    whole = pairs_of(tokenizer)
+    rows = task.get_dataset(None, 'validation', shuffle=False)
+    write_cache(
+      tmp_path / task.name, 'validation', list(rows.as_numpy_iterator())[:3]
+    )
+    seqio.set_global_cache_dirs([str(tmp_path)])
+    try:
+      cached = pairs_of(tokenizer, use_cached=True)
+    finally:
+      seqio.set_global_cache_dirs([])
+    assert len(cached) == 3  # so it was the cache that was read
+    for found, expected in zip(cached, whole, strict=False):
+      np.testing.assert_array_equal(found.tokens, expected.tokens)
+      np.testing.assert_array_equal(found.weights, expected.weights)
+
+
 class TestMixture:
   @pytest.fixture
   def mixture(self, config, file, tokenizer):
@@ -455,17 +583,31 @@ class TestBadInput:
     with pytest.raises(ArgumentError, match='another vocabulary'):
       make_batches(DataConfig(corpus='seqio:mine'), other, Split.TRAIN)
 
-  def test_inputs_and_targets(self, config, tokenizer):
+  def test_other_features(self, config, tokenizer):
     task = seqio_pipeline._provider(config, tokenizer)
     feature = task.output_features['targets']
-    seqio.TaskRegistry.remove('pairs')
+    seqio.TaskRegistry.remove('pictures')
     seqio.TaskRegistry.add(
-      'pairs',
+      'pictures',
       source=task.source,
-      output_features={'inputs': feature, 'targets': feature},
+      output_features={'pictures': feature, 'targets': feature},
     )
-    with pytest.raises(ArgumentError, match='inputs, targets'):
-      make_batches(DataConfig(corpus='seqio:pairs'), tokenizer, Split.TRAIN)
+    with pytest.raises(ArgumentError, match='features pictures, targets'):
+      make_batches(DataConfig(corpus='seqio:pictures'), tokenizer, Split.TRAIN)
+
+  def test_nothing_cached(self, config, tokenizer):
+    register_pairs(tokenizer)
+    with pytest.raises(
+      ArgumentError, match='pairs is not cached in any folder'
+    ):
+      make_batches(
+        DataConfig(corpus='seqio:cached:pairs'), tokenizer, Split.TRAIN
+      )
+    seqio_tasks.register_standard_library(tokenizer, name='mine')
+    with pytest.raises(ArgumentError, match='CacheDatasetPlaceholder'):
+      make_batches(
+        DataConfig(corpus='seqio:cached:mine'), tokenizer, Split.TRAIN
+      )
 
   def test_documents_without_text(self, tokenizer, config, monkeypatch):
     monkeypatch.setattr(seqio_pipeline, '_MOST_EMPTY', 100)
