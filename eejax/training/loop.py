@@ -28,7 +28,8 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from eejax.checkpoint.manager import RunCheckpoints
+from eejax.checkpoint.local_steps import LocalSteps
+from eejax.checkpoint.manager import Restored, RunCheckpoints
 from eejax.checkpoint.retention import KeptSteps
 from eejax.config import EarlyExitConfig
 from eejax.data.batch import Batch
@@ -153,6 +154,12 @@ def train(
     stack.callback(reporter.close)
     run = _Run(task, settings, batches, held_out, checkpoints, reporter)
     run.folder = folder
+    if settings.local_every:
+      run.local = LocalSteps(
+        run_folder.local_folder(folder, settings.local_folder),
+        warn=reporter.say,
+      )
+      stack.callback(run.local.wait)
     run.trace = StepTrace(
       settings.traced_steps, folder=folder, say=reporter.say
     )
@@ -189,6 +196,7 @@ class _Run:
   recorder: Recorder
   folder: AnyPath
   trace: StepTrace
+  local: LocalSteps | None = None
 
   def __init__(self, task, settings, batches, held_out, checkpoints, reporter):
     self.task = task
@@ -246,19 +254,38 @@ class _Run:
     """Take up the latest checkpoint; return whether there is one."""
     if self.settings.resume_step is not None:
       self.checkpoints.go_back(self.settings.resume_step)
-    if not self.checkpoints.steps:
-      return False
+      if self.local is not None:
+        self.local.clear()
     like = state.abstract(self.state)
+    local = self._newest_local(like)
+    if not self.checkpoints.steps and local is None:
+      return False
     if self.task.mesh is not None:
       # There may not be room for two.
       jax.tree.map(lambda leaf: leaf.delete(), self.state)
-    restored = self.checkpoints.restore_latest(state.to_checkpoint(like))
+    wanted = state.to_checkpoint(like)
+    where = ''
+    if local is not None:
+      assert self.local is not None
+      restored: Restored | None = self.local.restore(local, like=wanted)
+      where = ", from the hosts' own disks"
+    else:
+      restored = self.checkpoints.restore_latest(wanted)
     assert restored is not None
     self.state = state.from_checkpoint(restored.state, like=like)
-    self.step = self.saved_step = restored.step
+    self.step = restored.step
+    self.saved_step = max(self.checkpoints.steps, default=None)
     self.batches.restore(restored.metadata['data'])
-    self.reporter.say(f'continuing at step {self.step}.')
+    self.reporter.say(f'continuing at step {self.step}{where}.')
     return True
+
+  def _newest_local(self, like: state.TrainState) -> int | None:
+    """Return the step on the hosts' disks that is newer than the folder's."""
+    if self.local is None:
+      return None
+    step = self.local.newest(like=state.to_checkpoint(like))
+    kept = max(self.checkpoints.steps, default=-1)
+    return step if step is not None and step > kept else None
 
   def until_end(self, stop: StopRequest) -> TrainResult:
     """Take steps until there are none left or somebody says stop."""
@@ -278,6 +305,8 @@ class _Run:
         self.evaluate()
       if self._due(self.settings.save_every) and self.step < steps:
         self.save()
+      elif self._due(self.settings.local_every) and self.step < steps:
+        self.save_local()
     finished = self.step == steps
     if self.saved_step != self.step:
       self.flush()
@@ -285,6 +314,8 @@ class _Run:
         self.evaluate()
       self.save()
     self.checkpoints.wait()
+    if self.local is not None:
+      self.local.clear()
     return TrainResult(
       ending=Ending.FINISHED if finished else Ending.INTERRUPTED,
       step=self.step,
@@ -328,10 +359,7 @@ class _Run:
     """Write a checkpoint, in the background."""
     self.flush()
     self.watch.at(self.step, Activity.CHECKPOINT)
-    try:
-      self.recorder.send()
-    except StoreError as error:
-      raise StoreError(f'{str(error)[:-1]}; {self._kept()}.') from error
+    self._send()
     run_folder.check_held(self.folder)
     is_measured = self.measured_step == self.step
     self.checkpoints.save(
@@ -342,6 +370,25 @@ class _Run:
     )
     self.saved_step = self.step
     self.recorder.restart_clock()
+
+  def save_local(self) -> None:
+    """Write a checkpoint to this host's disk, in the background."""
+    assert self.local is not None
+    self.flush()
+    self.watch.at(self.step, Activity.CHECKPOINT)
+    self._send()
+    self.local.save(
+      self.step,
+      state.to_checkpoint(self.state),
+      {'data': self.batches.state()},
+    )
+    self.recorder.restart_clock()
+
+  def _send(self) -> None:
+    try:
+      self.recorder.send()
+    except StoreError as error:
+      raise StoreError(f'{str(error)[:-1]}; {self._kept()}.') from error
 
   def _kept(self) -> str:
     if self.saved_step is None:

@@ -46,6 +46,9 @@ class LoopConfig:
       run waiting; 0 never says it.
     wandb: project of Weights & Biases that is told the metrics, too; '' is
       none.
+    local_every: steps between checkpoints on the disks of the hosts, beside
+      those in the run's folder; 0 has none.
+    local_folder: where on each host; '' is a folder of the user's caches.
     resume_step: the checkpoint that a run goes on from, later ones being set
       aside; None is the newest.
   """
@@ -63,6 +66,8 @@ class LoopConfig:
   profile: str = ''
   stall_seconds: float = 300.0
   wandb: str = ''
+  local_every: int = 0
+  local_folder: str = ''
   resume_step: int | None = None
 
   def __post_init__(self):
@@ -75,6 +80,7 @@ class LoopConfig:
       ('keep', 1),
       ('keep_every', 0),
       ('keep_hours', 0),
+      ('local_every', 0),
       ('keep_best', 0),
       ('stall_seconds', 0),
     ):

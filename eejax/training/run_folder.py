@@ -17,6 +17,7 @@ config.json       what decides the losses; another run is refused the folder
 metrics.jsonl     a line a step, and a line a held-out evaluation
 tensorboard/      the same for TensorBoard
 checkpoints/      to resume from
+local_steps.json  how hosts call the run where they keep steps of their own
 model/            the result, an eejax checkpoint
 
 The folder may be in a store, as in `gs://bucket/run`.
@@ -27,18 +28,24 @@ import fcntl
 import json
 import logging
 import os
+import pathlib
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-from eejax import serialization, storage, store_lock
+import jax
+
+from eejax import cache_folders, serialization, storage, store_lock
 from eejax.errors import ArgumentError, EejaxError
+from eejax.parallel import multihost
 from eejax.storage import AnyPath
 from eejax.training import metrics
 
 CONFIG = 'config.json'
 CHECKPOINTS = 'checkpoints'
 MODEL = 'model'
+LOCAL = 'local_steps.json'
 _LOCK = '.lock'
 _MOST_DIFFERENCES = 5
 # Of the file `config.json`.
@@ -67,6 +74,30 @@ def claim(
   with lock(folder):
     _check_identity(folder, identity)
     yield folder
+
+
+def local_folder(folder: AnyPath, named: str = '') -> pathlib.Path:
+  """Return where this process keeps steps of a run on its host's own disk.
+
+  A run that is begun anew in the same folder has another one. All processes
+  must ask.
+
+  Args:
+    folder: the run's folder, which is held.
+    named: the folder of all runs; '' is one of the user's caches.
+  """
+
+  def name() -> str:
+    path = folder / LOCAL
+    if not path.exists():
+      serialization.write_json(path, {'name': secrets.token_hex(8)})
+    return serialization.read_object(path, what='the name of a run')['name']
+
+  own = multihost.from_first(name)
+  root = (
+    storage.local_path(named) if named else cache_folders.folder('local-steps')
+  )
+  return root / own / f'process_{jax.process_index()}'
 
 
 def check_held(folder: AnyPath) -> None:

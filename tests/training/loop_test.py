@@ -13,8 +13,10 @@
 # limitations under the License.
 """Test the loop: what it writes, how it stops, and that it resumes exactly."""
 
+import dataclasses
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,6 +204,39 @@ class TestResuming:
       train(tmp_path, reporter=Interruption(after, crash))
     assert lines(tmp_path) != lines(straight[0])
     assert_same_run(tmp_path, straight)
+
+  @pytest.mark.parametrize('is_lost', [False, True], ids=['there', 'lost'])
+  def test_from_the_disk_of_the_host(self, straight, tmp_path, is_lost):
+    """Saved at 4 in the folder, and at 2 and 6 on the host's own disk."""
+    folder, own = tmp_path / 'run', tmp_path / 'own'
+    settings = dataclasses.replace(
+      SETTINGS, log_every=1, local_every=2, local_folder=str(own)
+    )
+    heard = []
+
+    class Listener(ProgressReporter):
+      def say(self, text):
+        heard.append(text)
+
+    def crash():
+      raise KeyboardInterrupt
+
+    folder.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+      train(folder, settings=settings, reporter=Interruption(7, crash))
+    kept = [int(p.parent.name) for p in own.glob('*/process_0/*/index.json')]
+    assert sorted(kept) == [2, 6]
+    if is_lost:
+      shutil.rmtree(own)
+    resumed = train(folder, settings=settings, reporter=Listener())
+    source = '4.' if is_lost else "6, from the hosts' own disks."
+    assert f'continuing at step {source}' in heard
+    expected, outcome = straight
+    assert lines(folder) == lines(expected)
+    jax.tree.map(
+      np.testing.assert_array_equal, resumed.trainable, outcome.trainable
+    )
+    assert not list(own.glob('*/process_0'))  # nothing is left of a whole run
 
   def test_after_kill_9(self, straight, tmp_path):
     script = (
