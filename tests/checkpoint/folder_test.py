@@ -16,6 +16,8 @@
 import dataclasses
 import errno
 import json
+import pathlib
+import re
 import shutil
 
 import jax
@@ -31,6 +33,7 @@ from eejax.errors import ArgumentError, CheckpointError
 from eejax.models.stacking import truncate, unstack
 from eejax.testing import tiny
 
+PAGE = pathlib.Path(__file__).parents[2] / 'docs/checkpoints.md'
 NORM_SCALE = 'backbone/outer/final_norm.scale'
 
 
@@ -71,6 +74,25 @@ def assert_same(found, expected):
     assert isinstance(other, jax.Array)
     assert other.dtype == leaf.dtype, path
     np.testing.assert_array_equal(np.asarray(other), np.asarray(leaf))
+
+
+def test_orbax_reads_it_in_the_lines_of_the_page(params, saved):
+  (code,) = re.findall(
+    r'```python\n(.*?ocp\.PyTreeCheckpointer.*?)```', PAGE.read_text(), re.S
+  )
+  assert "'checkpoints/tuned'" in code
+  found = {}
+  exec(code.replace("'checkpoints/tuned'", repr(str(saved))), found)
+  backbone = dict(params['backbone'])
+  blocks = list(unstack(backbone.pop('blocks')))
+  exits = {name: leaves for name, leaves in params['exits'].items() if leaves}
+  for read, expected in (
+    (found['outer'], backbone),
+    (found['blocks'], blocks),
+    (found['exits'], exits),
+  ):
+    assert jax.tree.structure(read) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, read, expected)
 
 
 def test_what_is_saved_loads_the_same(config, params, saved):
