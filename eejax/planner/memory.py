@@ -193,7 +193,19 @@ def _gradients(
   on_stage = FLOAT32 * _stage_values(workload, arrangement)
   if workload.learns is Learns.TUNE:
     return whole + (counts.tuning_gradients - 1) * on_stage
-  return whole + on_stage
+  return whole + on_stage + _received(workload, arrangement)
+
+
+def _received(workload: Workload, arrangement: Arrangement) -> float:
+  """Return the bytes of exits that their owner gets for a step.
+
+  Where `model` cuts a stage, streams are kept in parts as well, which are
+  counted whole and outweigh it.
+  """
+  is_joint = workload.learns is Learns.JOINT
+  if not is_joint or arrangement.mesh.model > 1:
+    return 0.0
+  return FLOAT32 * sum(_slot_values(workload, arrangement))
 
 
 def _stage_values(workload: Workload, arrangement: Arrangement) -> float:

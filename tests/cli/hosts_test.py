@@ -16,6 +16,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -241,7 +242,11 @@ class TestOneProcess:
 class TestSeveralProcesses:
   def test_a_lost_host_ends_all_and_they_go_on(self, whole, text, tmp_path):
     run = tmp_path / 'run'
-    command = pretrain(run, text, '--mesh', 'data=2,model=2')
+    own = [
+      '--gin.LoopConfig.local_every=1',
+      f"--gin.LoopConfig.local_folder='{tmp_path / 'own'}'",
+    ]
+    command = pretrain(run, text, '--mesh', 'data=2,model=2', *own)
     hosts = Hosts(command, tmp_path, count=2, devices=2)
     hosts.until_step(run, SAVE_EVERY + 2)
     hosts.processes[1].send_signal(signal.SIGKILL)
@@ -257,6 +262,9 @@ class TestSeveralProcesses:
     hosts = Hosts(command, tmp_path, count=2, devices=2)
     codes, said = hosts.wait()
     assert codes == [0, 0], said
+    # Not from the run's folder: each has steps of its own.
+    began = re.search(r"step (\d+), from the hosts' own disks", said[0])
+    assert began is not None and int(began[1]) > SAVE_EVERY
     assert json.loads(hosts.results[0].read_text())['steps'] == STEPS
     assert sorted(losses(run)) == list(range(1, STEPS + 1))
     assert losses(run) == pytest.approx(losses(whole), rel=1e-4)
