@@ -71,6 +71,7 @@ def families_kv_error(args: argparse.Namespace) -> figures.Figure:
         params, config=config, prompts=PROMPTS, policy=policy, steps=12
       )
     print(f'  {kind}: {errors[f"{kind} {name}"]:.1e}', file=sys.stderr)
+    jax.clear_caches()
   return max(errors.values()), {'errors': errors}
 
 

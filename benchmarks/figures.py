@@ -23,6 +23,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from eejax import environment
 
 # A figure, None where it cannot be measured here, and what it is made of.
@@ -62,6 +64,8 @@ def run(made: argparse.ArgumentParser, figures: Mapping[str, Measure]) -> None:
     # Whatever it is, the other figures are still wanted.
     except Exception as error:
       values[name], detail[name] = None, {'failed': repr(error)}
+    # A process may map so many regions of memory, and every program has some.
+    jax.clear_caches()
     shown = detail[name].get('failed', values[name])
     print(f'{name} = {shown}', file=sys.stderr, flush=True)
   result = {'figures': values, 'detail': detail, 'environment': described()}
