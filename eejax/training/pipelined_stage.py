@@ -25,38 +25,25 @@ import numpy as np
 from jax import lax
 
 from eejax.axes import DATA
-from eejax.config import ExitConfig, ExitHeadKind, GateKind
+from eejax.config import ExitHeadKind
 from eejax.models import decoder
 from eejax.models.block import Block, mlp_input_of
 from eejax.models.decoder import Rematerialization
-from eejax.models.exits import (
-  ExitInput,
-  apply_exit_head,
-  output_kernel,
-  output_matrix_name,
-)
 from eejax.models.intermediates import mlp_norm_of
 from eejax.models.patterns import block_pattern
-from eejax.ops.cross_entropy import (
-  OutputHead,
-  cross_entropy,
-  head_statistics,
-)
 from eejax.pipeline.skipping import IdleWork, run_or_pass
-from eejax.pipeline.stage import (
-  Head,
-  HeadResult,
-  Stage,
-  StageParams,
-  Teacher,
-  Turn,
-)
-from eejax.training.freeze import Regime
-from eejax.training.loss_sums import HeadSums, TokenBatch, no_sums
-from eejax.training.losses import head_sums, token_losses, with_gate
+from eejax.pipeline.stage import Stage, StageParams, Turn
+from eejax.training.loss_sums import TokenBatch
 from eejax.training.objective import Forward, Objective
-from eejax.training.pipelined_layout import BLOCKS, Slot, StageLayout
-from eejax.types import Array, Float, Params, PyTree
+from eejax.training.pipelined_heads import (
+  ExitHead,
+  Lessons,
+  final_head,
+  lessons_of,
+  teacher_of,
+)
+from eejax.training.pipelined_layout import BLOCKS, StageLayout
+from eejax.types import Array, Float, PyTree
 
 
 @flax.struct.dataclass
@@ -74,31 +61,6 @@ class StepContext:
   takes_part: PyTree
   scale: PyTree
   dropout: tuple[PyTree, PyTree] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Lessons:
-  """Say what exits learn of the final head.
-
-  Attributes:
-    distilled: whether they imitate it.
-    gated: whether gates are compared with where they agree with it.
-  """
-
-  distilled: bool
-  gated: bool
-
-  def gates(self, exit: ExitConfig) -> bool:
-    """Return whether an exit has a gate that learns."""
-    return self.gated and exit.gate is not GateKind.NONE
-
-
-def _lessons_of(layout: StageLayout, objective: Objective) -> _Lessons:
-  has_gate = any(s.kind.gate is not GateKind.NONE for s in layout.slots)
-  distilled = bool(layout.slots) and objective.distillation_weight > 0
-  # Where the last stage tells what it found anyway, gates are measured, too.
-  gated = has_gate and (distilled or objective.gate_weight > 0)
-  return _Lessons(distilled=distilled, gated=gated)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +89,7 @@ class _Taps:
   last_block: np.ndarray
 
 
-def _make_taps(layout: StageLayout, lessons: _Lessons) -> _Taps:
+def _make_taps(layout: StageLayout, lessons: Lessons) -> _Taps:
   is_mlp = [s.kind.head is ExitHeadKind.MLP for s in layout.slots]
   reads_stream = [
     not mlp or lessons.gates(s.kind)
@@ -174,12 +136,13 @@ def make_stage(
     forward: how blocks are run.
     idle: what becomes of work that a stage has not got.
   """
-  lessons = _lessons_of(layout, objective)
+  lessons = lessons_of(layout, objective)
   heads = [
-    _exit(layout, slot, objective, forward, lessons) for slot in layout.slots
+    ExitHead(layout, slot, objective, forward, lessons).described()
+    for slot in layout.slots
   ]
   if objective.full_depth(layout.config):
-    heads.append(_final(layout, objective, forward))
+    heads.append(final_head(layout, objective, forward))
   dtype = jnp.dtype(forward.dtype)
 
   def entry(params: StageParams, turn: Turn) -> Float[Array, 'B T D']:
@@ -199,7 +162,7 @@ def make_stage(
     ),
     heads=tuple(heads),
     idle=idle,
-    teacher=_teacher(layout, objective, forward, lessons),
+    teacher=teacher_of(layout, objective, forward, lessons),
   )
 
 
@@ -324,178 +287,3 @@ def _skips(turn: Turn, rows: Array) -> tuple[Array, Array] | None:
     key = jax.random.fold_in(key, lax.axis_index(DATA))
   keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
   return keys, rates[rows]
-
-
-# MARK: Heads
-
-
-def _exit(
-  layout: StageLayout,
-  slot: Slot,
-  objective: Objective,
-  forward: Forward,
-  lessons: _Lessons,
-) -> Head:
-  """Return the head of the exits in one slot."""
-  model = layout.config.model
-  position = layout.slots.index(slot)
-  exit_at = lambda turn: jnp.asarray(slot.exits, jnp.int32)[turn.place]
-  count = len(layout.config.exits)
-
-  def asks(turn: Turn) -> Array:
-    index = exit_at(turn)
-    part = turn.context.takes_part[jnp.maximum(index, 0)]
-    return (index >= 0) & part
-
-  def run(params: StageParams, read: PyTree, turn: Turn) -> HeadResult:
-    index, batch = exit_at(turn), TokenBatch(**turn.batch)
-    own = params.own.get(slot.name, {})
-    inputs = ExitInput(**read['exits'][position])
-    ready = apply_exit_head(
-      own,
-      inputs,
-      exit=slot.kind,
-      config=model,
-      positions=batch.positions,
-      segment_ids=batch.segment_ids,
-    )
-    tree = {'backbone': params.shared, 'exits': {slot.kind.name: own}}
-    head = OutputHead(
-      ready.hidden,
-      output_kernel(tree, exit=slot.kind, config=model),
-      softcap=model.logit_softcap,
-    )
-    teacher = None
-    if lessons.distilled:
-      final = output_kernel(tree, exit=None, config=model)
-      teacher = OutputHead(turn.told['hidden'], final, model.logit_softcap)
-    found = head_statistics(
-      [head],
-      targets=batch.targets,
-      teacher=teacher,
-      temperature=objective.temperature,
-      chunk_size=objective.chunk_size,
-      dtype=jnp.dtype(forward.dtype),
-    )
-    (stats,) = found.heads
-    loss = jnp.sum(batch.weights * token_losses(stats, objective))
-    weight = turn.context.exit_weights[index] * turn.context.scale[turn.place]
-    one = head_sums(stats, batch, None)
-    of_gate: Any = 0.0
-    if lessons.gates(slot.kind):
-      top1 = found.teacher_top1
-      top1 = turn.told['top1'][..., 0] if top1 is None else top1
-      one = with_gate(
-        one,
-        own,
-        inputs.hidden,
-        batch,
-        exit=slot.kind,
-        config=model,
-        agrees=stats.top1 == top1,
-      )
-      of_gate = objective.gate_weight * one.gate_loss
-    sums = jax.tree.map(
-      lambda s, v: s.at[index].set(lax.stop_gradient(v)), no_sums((count,)), one
-    )
-    return HeadResult(
-      loss=weight * loss + of_gate,
-      sums=_sums(no_sums(()), sums),
-      kept=_choices(stats, objective, layout),
-    )
-
-  names = {slot.name}
-  match output_matrix_name(slot.kind, config=model):
-    case 'embedding':
-      names.add('embedding')
-    case 'final':
-      names.add(_final_matrix(layout))
-  if lessons.distilled:
-    names.add(_final_matrix(layout))
-  return Head(names=tuple(names), asks=asks, run=run)
-
-
-def _final_matrix(layout: StageLayout) -> str:
-  return 'embedding' if layout.config.model.tied_head else 'head'
-
-
-def _teacher(
-  layout: StageLayout,
-  objective: Objective,
-  forward: Forward,
-  lessons: _Lessons,
-) -> Teacher | None:
-  """Return what the last stage tells exits, None where they learn without."""
-  if not (lessons.distilled or lessons.gated):
-    return None
-  model = layout.config.model
-
-  def run(params: StageParams, read: PyTree, turn: Turn) -> dict[str, Array]:
-    backbone: Params = params.shared
-    hidden = decoder.final_hidden(backbone, read['hidden'], config=model)
-    if lessons.distilled:
-      return {'hidden': hidden}  # [B, T, D]
-    stats = cross_entropy(
-      hidden,
-      kernel=output_kernel({'backbone': backbone}, exit=None, config=model),
-      targets=turn.batch['targets'],
-      chunk_size=objective.chunk_size,
-      softcap=model.logit_softcap,
-      dtype=jnp.dtype(forward.dtype),
-    )
-    return {'top1': stats.top1[..., None]}  # [B, T, 1]
-
-  return Teacher(
-    names=('final_norm', _final_matrix(layout)),
-    asks=lambda turn: turn.place == layout.places - 1,
-    run=run,
-  )
-
-
-def _final(layout: StageLayout, objective: Objective, forward: Forward) -> Head:
-  """Return the final head."""
-  model = layout.config.model
-  count = len(layout.config.exits)
-
-  def run(params: StageParams, read: PyTree, turn: Turn) -> HeadResult:
-    backbone: Params = params.shared
-    batch = TokenBatch(**turn.batch)
-    stats = cross_entropy(
-      decoder.final_hidden(backbone, read['hidden'], config=model),
-      kernel=output_kernel({'backbone': backbone}, exit=None, config=model),
-      targets=batch.targets,
-      chunk_size=objective.chunk_size,
-      softcap=model.logit_softcap,
-      dtype=jnp.dtype(forward.dtype),
-    )
-    one = head_sums(stats, batch, stats.top1)
-    trains = objective.regime is not Regime.TUNE
-    return HeadResult(
-      loss=trains * one.loss * turn.context.scale[turn.place],
-      sums=_sums(lax.stop_gradient(one), no_sums((count,))),
-      kept=_choices(stats, objective, layout),
-    )
-
-  return Head(
-    names=('final_norm', _final_matrix(layout)),
-    asks=lambda turn: turn.place == layout.places - 1,
-    run=run,
-  )
-
-
-def _sums(final: HeadSums, exits: HeadSums) -> dict[str, dict[str, Array]]:
-  return {'final': _by_name(final), 'exits': _by_name(exits)}
-
-
-def _by_name(sums: HeadSums) -> dict[str, Array]:
-  """Return plain values: JAX fills trees of cotangents with marks, too."""
-  names = [f.name for f in dataclasses.fields(HeadSums)]
-  return {name: getattr(sums, name) for name in names}
-
-
-def _choices(
-  stats: Any, objective: Objective, layout: StageLayout
-) -> Array | None:
-  """Return the likeliest tokens where exits are compared with the end."""
-  compared = layout.slots and objective.full_depth(layout.config)
-  return stats.top1 if compared else None
