@@ -14,6 +14,7 @@
 """Test manifests: what is read, and what each mistake is called."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -27,11 +28,25 @@ from eejax.analysis.manifest import (
 )
 from eejax.errors import ArgumentError
 
+STUDY = pathlib.Path(__file__).parents[2] / 'gin/studies/model_classes.json'
 MODEL = {'name': 'a', 'checkpoint': 'models/a'}
 
 
 def with_model(**fields):
   return {'models': [{**MODEL, **fields}]}
+
+
+def test_the_study_of_real_models_can_be_read():
+  found = read_manifest(STUDY)
+  kinds = {model.kind for model in found.models}
+  assert kinds == set(ModelKind)
+  assert {model.tuning for model in found.models} == set(Tuning)
+  assert found.reference in [model.name for model in found.models]
+  # Paths are as seen from the file, which is copied beside the models.
+  assert all(
+    pathlib.Path(model.checkpoint).parent == STUDY.parent
+    for model in found.models
+  )
 
 
 def test_a_whole_manifest(tmp_path):
