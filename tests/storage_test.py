@@ -44,9 +44,7 @@ class TestLocalPath:
 
 
 LOCAL_ALONE = [
-  'import gs://b/m out',
   'export default gs://b/m.gguf',
-  'generate default --prompts gs://b/p',
   'analyse default --out gs://b/p',
 ]
 IN_STORES_TOO = [
@@ -54,6 +52,7 @@ IN_STORES_TOO = [
   'export default gs://b/m',
   'add-exits default gs://b/m --exits 6:norm',
   'generate gs://b/m --prompt a',
+  'generate default --prompts gs://b/p',
   'generate default --prompt a --policy gs://b/p',
   'eval default --data gs://b/t',
   'calibrate default --out gs://b/p',

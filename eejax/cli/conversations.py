@@ -14,7 +14,6 @@
 """The conversations that `eejax generate --chat` continues."""
 
 import argparse
-import pathlib
 from typing import Any
 
 from eejax import storage
@@ -69,7 +68,7 @@ def read_conversations(args: argparse.Namespace) -> list[list[dict[str, Any]]]:
       raise ArgumentError(
         '--messages has the whole conversations; put the prompts into the file.'
       )
-    conversations = _read_file(storage.local_path(args.messages))
+    conversations = _read_file(storage.as_path(args.messages))
   else:
     prompts = generate_inputs.read_prompts(args)
     conversations = [[{'role': 'user', 'content': p}] for p in prompts]
@@ -84,7 +83,7 @@ def read_conversations(args: argparse.Namespace) -> list[list[dict[str, Any]]]:
   ]
 
 
-def _read_file(path: pathlib.Path) -> list[list[dict[str, Any]]]:
+def _read_file(path: storage.AnyPath) -> list[list[dict[str, Any]]]:
   from eejax.data.conversations import parse_conversations
 
   content = generate_inputs.read_text(path, what='messages')

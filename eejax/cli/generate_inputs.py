@@ -16,7 +16,6 @@
 import argparse
 import dataclasses
 import json
-import pathlib
 from typing import TYPE_CHECKING
 
 from eejax import storage
@@ -33,24 +32,25 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
   """Return the prompts that were given, in order."""
   prompts = list(args.prompt or [])
   if args.prompts:
-    prompts += _read_file(storage.local_path(args.prompts))
+    prompts += _read_file(storage.as_path(args.prompts))
   if not prompts:
     raise ArgumentError('there is no prompt; give --prompt or --prompts.')
   return prompts
 
 
-def read_text(path: pathlib.Path, *, what: str) -> str:
+def read_text(path: storage.AnyPath, *, what: str) -> str:
   """Return a text file's content.
 
   Args:
-    path: the file.
+    path: the file, here or in a store.
     what: it holds, as a sentence names it.
 
   Raises:
     ArgumentError: it cannot be read.
   """
   try:
-    return path.read_text(encoding='utf-8')
+    with storage.reported(path, what='read'):
+      return path.read_text(encoding='utf-8')
   except OSError as error:
     raise ArgumentError(
       f'the {what} {path} cannot be read ({error.strerror}).'
@@ -59,7 +59,7 @@ def read_text(path: pathlib.Path, *, what: str) -> str:
     raise ArgumentError(f'the {what} {path} are not UTF-8 text.') from error
 
 
-def _read_file(path: pathlib.Path) -> list[str]:
+def _read_file(path: storage.AnyPath) -> list[str]:
   lines = read_text(path, what='prompts').splitlines()
   lines = [line for line in lines if line.strip()]
   if path.suffix != '.jsonl':

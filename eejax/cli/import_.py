@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _read(args: argparse.Namespace) -> Any:
   """Return the model of a source, whatever it is."""
   from eejax.checkpoint import (
+    fetched,
     folder,
     formats,
     gguf_file,
@@ -101,7 +102,8 @@ def _read(args: argparse.Namespace) -> Any:
   from eejax.errors import ArgumentError
   from eejax.t5x_adapter import settings
 
-  source, config = args.source, args.config
+  source = fetched.local_copy(args.source, progress=output.reporter())
+  config = args.config
   if args.format is not None:
     return formats.map_folder(
       source, format=formats.CheckpointFormat(args.format), config=config

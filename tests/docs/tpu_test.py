@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 import eejax
-from eejax import storage
+from eejax import storage, store_folder
 from eejax.checkpoint.model import Model
 from eejax.cli import main
 from eejax.cli.gin import config as gin_config
@@ -85,7 +85,10 @@ def place(tmp_path, bucket, monkeypatch):
   model = Model(
     config, tiny.tiny_params(config), tokenizer_folder=tmp_path / 'tokenizer'
   )
-  eejax.export_folder(model, tmp_path / 'Llama-2-7b-hf')
+  name = 'Llama-2-7b-hf'
+  eejax.export_folder(model, tmp_path / name)
+  store_folder.copy(tmp_path / name, storage.as_path(f'{bucket}/{name}'))
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'caches'))
   text = storage.as_path(f'{bucket}/text.txt')
   text.write_text('\n\n'.join(documents))
   monkeypatch.chdir(tmp_path)
