@@ -58,17 +58,19 @@ def _key(key: Any) -> str:
   return str(key.value if isinstance(key, enum.Enum) else key)
 
 
+@functools.cache
+def _encoder(indent: int | None, sort_keys: bool) -> json.JSONEncoder:
+  # `json.dumps` makes one for each call, which a stream of tokens feels.
+  return json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, indent=indent, sort_keys=sort_keys
+  )
+
+
 def dumps(
   value: Any, *, indent: int | None = None, sort_keys: bool = False
 ) -> str:
   """Return `value` as JSON text, without NaN and Infinity."""
-  write = functools.partial(
-    json.dumps,
-    indent=indent,
-    sort_keys=sort_keys,
-    ensure_ascii=False,
-    allow_nan=False,
-  )
+  write = _encoder(indent, sort_keys).encode
   try:
     # Most of what is written is plain, and finding that out takes longer.
     return write(value)
