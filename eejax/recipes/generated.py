@@ -76,6 +76,9 @@ class GenerateResult(Result):
     results = list(results)
     rows = [row for result in results for row in result.rows]
     full = model.config.model.num_layers
+    # A token that the text drafted has run no block of its own: depth 0.
+    depths = {*model.config.exit_depths, full}
+    depths.update(depth for row in rows for depth in row.exit_depths)
     return cls(
       rows=tuple(
         dataclasses.replace(row, prompt=prompt)
@@ -85,7 +88,7 @@ class GenerateResult(Result):
       batch=sum((r.batch for r in results), start=BatchAccounting()),
       policy=policy,
       pipeline=_pipeline_steps(results),
-      levels=(*(d for d in model.config.exit_depths if d < full), full),
+      levels=tuple(sorted(depths)),
     )
 
   @property

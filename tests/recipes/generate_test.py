@@ -27,12 +27,14 @@ from eejax.decoding import generate as decoding
 from eejax.decoding.loop.prepare import prepare
 from eejax.decoding.policy.certificate import LEARN_THEN_TEST, Certificate
 from eejax.decoding.policy.policy import KVStrategy, Mode, Policy
+from eejax.decoding.results import DecodeResult, Timing
 from eejax.errors import ArgumentError
 from eejax.ops.quant import Quantization
 from eejax.progress import Bar, Progress
 from eejax.recipes import generate as recipe
 from eejax.recipes import pipelined
 from eejax.recipes.encoded_prompts import EncodedPrompts
+from eejax.recipes.generated import GenerateResult
 from eejax.testing import tiny
 
 EARLY = Policy(Mode.EARLY_EXIT, 'max_prob', (1e-9, None))
@@ -187,6 +189,20 @@ def test_a_result_shows_itself(out, tmp_path):
   assert values['results'][0]['tokens'] == list(out.rows[0].tokens)
   assert values['mode'] == 'early_exit'
   assert out.save(tmp_path / 'page.html').read_text().startswith('<!')
+
+
+def test_a_token_that_the_text_drafted_is_shown(model, out):
+  row = dataclasses.replace(
+    out.rows[0], exit_depths=(0, *out.rows[0].exit_depths[1:])
+  )
+  decoded = DecodeResult((row,), Timing(), out.batch, out.policy)
+  found = GenerateResult.of(
+    [decoded], policy=out.policy, model=model, prompts=['alpha']
+  )
+  assert found.levels == (0, 1, 3, 4)
+  html = found._repr_html_()
+  assert 'data-hint="depth 0' in html and '>depth 0</span>' in html
+  assert found.plot().axes[0].patches[0].get_height() == 1
 
 
 def test_the_picture_counts_tokens_by_depth(out):
