@@ -24,6 +24,7 @@ STEP/index.json   what they are, and the metadata; written last
 
 import dataclasses
 import json
+import logging
 import math
 import pathlib
 import shutil
@@ -82,17 +83,20 @@ class LocalSteps:
   """
 
   def __init__(
-    self, folder: pathlib.Path, *, warn: Callable[[str], None] = print
+    self,
+    folder: pathlib.Path,
+    *,
+    warn: Callable[[str], None] | None = None,
   ):
     """Look into a folder.
 
     Args:
       folder: of this process and this run, made when a step is saved.
-      warn: is told in a sentence when a step cannot be written; the run goes
-        on without.
+      warn: is told in a sentence when a step cannot be written, and the run
+        goes on without; by default it goes to the log of this module.
     """
     self.folder = folder
-    self._warn = warn
+    self._warn = warn or logging.getLogger(__name__).warning
     self._writer: threading.Thread | None = None
     self._failed = False
 
