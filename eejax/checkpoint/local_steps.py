@@ -76,10 +76,10 @@ class LocalSteps:
   """Keep this process's part of the newest states of a run.
 
   Example:
-    >>> steps = LocalSteps('/local/run/process_0')  # doctest: +SKIP
+    >>> steps = LocalSteps(pathlib.Path('runs/new/process_0'))
     >>> steps.save(20, state, {'data': {}})  # doctest: +SKIP
-    >>> steps.newest(like=state)  # doctest: +SKIP
-    20
+    >>> steps.steps
+    ()
   """
 
   def __init__(
