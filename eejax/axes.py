@@ -316,7 +316,7 @@ def parameter_spec(
   if cut is None:
     return spec
   entries = list(spec)
-  entries[cut] = _entry((STAGE, *_names(entries[cut])))
+  entries[cut] = _entry((STAGE, *entry_names(entries[cut])))
   return PartitionSpec(*entries)
 
 
@@ -339,13 +339,14 @@ def stage_dimension(
     return None
   spec = partition(axes, shape=shape, mesh=mesh, kind=Kind.PARAMETER)
   for dimension, letter in enumerate(axes):
-    parts = stages * math.prod(mesh[a] for a in _names(spec[dimension]))
+    parts = stages * math.prod(mesh[a] for a in entry_names(spec[dimension]))
     if letter == 'D' and shape[dimension] % parts == 0:
       return dimension
   return None
 
 
-def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def entry_names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  """Return the mesh axes of one entry of a partition."""
   if entry is None:
     return ()
   return (entry,) if isinstance(entry, str) else entry

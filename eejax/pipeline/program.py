@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from eejax.axes import DATA, STAGE, Kind, ambient, partition
+from eejax.axes import DATA, STAGE, Kind, ambient, entry_names, partition
 from eejax.pipeline.skipping import IdleWork, choose
 from eejax.pipeline.stage import (
   AnyArray,
@@ -124,7 +124,7 @@ def sent(
   spec = partition(
     ('B', 'T', 'D'), shape=stream.shape, mesh=mesh, kind=Kind.ACTIVATION
   )
-  axes = {name for entry in spec if entry for name in _names(entry)}
+  axes = {name for entry in spec if entry for name in entry_names(entry)}
   if not axes:
     return send(stream)
   # Left to the compiler, all of a stage's devices would send all of it
@@ -132,10 +132,6 @@ def sent(
   return jax.shard_map(
     send, axis_names=axes, in_specs=spec, out_specs=spec, check_vma=False
   )(stream)
-
-
-def _names(entry: str | tuple[str, ...]) -> tuple[str, ...]:
-  return (entry,) if isinstance(entry, str) else entry
 
 
 # MARK: Teacher

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from eejax.axes import Rule, active_rules, parameter_spec
+from eejax.axes import Rule, active_rules, entry_names, parameter_spec
 from eejax.config import EarlyExitConfig, ExitConfig, ExitHeadKind
 from eejax.errors import ArgumentError
 from eejax.models import decoder
@@ -253,6 +253,5 @@ def _part_size(
     return math.prod(shape)
   part = 1
   for size, names in zip(shape, spec, strict=True):
-    names = (names,) if isinstance(names, str) else names or ()
-    part *= size // math.prod(sizes[n] for n in names)
+    part *= size // math.prod(sizes[n] for n in entry_names(names))
   return part

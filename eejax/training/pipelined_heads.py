@@ -73,7 +73,7 @@ def lessons_of(layout: StageLayout, objective: Objective) -> Lessons:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExitHead:
+class SlotHead:
   """Describe the exits in one slot.
 
   Attributes:

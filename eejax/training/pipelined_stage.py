@@ -36,8 +36,8 @@ from eejax.pipeline.stage import Stage, StageParams, Turn
 from eejax.training.loss_sums import TokenBatch
 from eejax.training.objective import Forward, Objective
 from eejax.training.pipelined_heads import (
-  ExitHead,
   Lessons,
+  SlotHead,
   final_head,
   lessons_of,
   teacher_of,
@@ -138,7 +138,7 @@ def make_stage(
   """
   lessons = lessons_of(layout, objective)
   heads = [
-    ExitHead(layout, slot, objective, forward, lessons).described()
+    SlotHead(layout, slot, objective, forward, lessons).described()
     for slot in layout.slots
   ]
   if objective.full_depth(layout.config):
